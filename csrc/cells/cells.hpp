@@ -1,0 +1,7 @@
+// All cells' equations.
+#pragma once
+
+#include "cell_list.hpp"
+#include "gru.hpp"
+#include "lstm.hpp"
+#include "rnn.hpp"

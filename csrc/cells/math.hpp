@@ -1,0 +1,26 @@
+// The math policy: what a cell may ask of a vector of units.
+//
+// A cell is written over a type V that holds one or more units (a SIMD register on the CPU, one float on a GPU). V has
+//   value_type           float or double
+//   + - *                IEEE operations, round to nearest even
+//   /                    IEEE division
+//   fma(a, b, c)         a * b + c with one rounding
+//   min(a, b)            a < b ? a : b, so min(bound, x) keeps a NaN x; max(a, b) likewise with a > b
+//   abs(a), copysign(a, s)
+//   if_negative(s, a, b) s's sign bit set ? a : b
+//   if_positive(s, a)    s <= 0 ? 0 : a, so a where s is NaN
+//   V(t)                 t in every lane
+//   V::exp2_int<Bias>(m) 2^(n + Bias) for m = n + kRoundMagic, exact; needs -126 <= n + Bias <= 127 (double: 1022, 1023)
+// Every one of them gives the same bits on every machine; so does whatever is composed of them, as long as the compiler
+// contracts and reorders nothing (-ffp-contract=off, no -ffast-math).
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define RNN_INLINE __host__ __device__ __forceinline__
+#elif defined(_MSC_VER)
+#define RNN_INLINE __forceinline
+#else
+#define RNN_INLINE inline __attribute__((always_inline))
+#endif

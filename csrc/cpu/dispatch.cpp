@@ -1,0 +1,82 @@
+#include "dispatch.hpp"
+
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+namespace fusedrnn {
+
+#if defined(RNN_HAVE_X86_ISAS)
+extern const Kernels kernels_avx512, kernels_avx2;
+#endif
+extern const Kernels kernels_portable;
+
+namespace {
+
+struct Candidate {
+  const Kernels* kernels;
+  bool (*supported)();
+};
+
+bool always() { return true; }
+
+#if defined(RNN_HAVE_X86_ISAS)
+// gcc's and clang's own CPUID code also asks the operating system whether it saves the registers.
+bool has_avx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+}
+bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+#endif
+
+const Candidate kCandidates[] = {
+#if defined(RNN_HAVE_X86_ISAS)
+    {&kernels_avx512, has_avx512},
+    {&kernels_avx2, has_avx2},
+#endif
+    {&kernels_portable, always},
+};
+constexpr int kCandidateCount = sizeof kCandidates / sizeof *kCandidates;
+static_assert(kCandidateCount <= kMaxIsas);
+
+std::atomic<int> chosen{-1};
+
+int find(const std::string& name, const std::string& who) {
+  std::string valid;
+  for (int i = 0; i < kCandidateCount; ++i) {
+    if (!kCandidates[i].supported()) continue;
+    if (name == kCandidates[i].kernels->isa) return i;
+    valid += (valid.empty() ? "'" : ", '") + std::string(kCandidates[i].kernels->isa) + "'";
+  }
+  throw std::invalid_argument(who + ": expected one of " + valid + " on this CPU, got '" + name + "'");
+}
+
+int first_choice() {
+  if (const char* name = std::getenv("FUSEDRNN_ISA"); name && *name) return find(name, "FUSEDRNN_ISA");
+  for (int i = 0;; ++i) {
+    if (kCandidates[i].supported()) return i;
+  }
+}
+
+}  // namespace
+
+Isa current_isa() {
+  int i = chosen.load(std::memory_order_relaxed);
+  if (i < 0) {
+    i = first_choice();
+    chosen.store(i, std::memory_order_relaxed);
+  }
+  return {kCandidates[i].kernels, i};
+}
+
+void set_isa(const std::string& name) { chosen.store(find(name, "isa"), std::memory_order_relaxed); }
+
+std::vector<std::string> available_isas() {
+  std::vector<std::string> names;
+  for (const Candidate& c : kCandidates) {
+    if (c.supported()) names.emplace_back(c.kernels->isa);
+  }
+  return names;
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,100 @@
+// What the forward and backward drivers share: scratch memory, tiles, time.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "../problem.hpp"
+
+namespace {
+
+using fusedrnn::Gradients;
+using fusedrnn::Problem;
+using fusedrnn::Worker;
+using std::int64_t;
+
+// A bump allocator over scratch that the host made; over null it only measures.
+struct Arena {
+  char* base;
+  std::size_t used = 0;
+
+  template <class T>
+  T* take(int64_t count) {
+    T* p = reinterpret_cast<T*>(base + used);
+    used += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
+    return base ? p : nullptr;
+  }
+};
+
+template <class V>
+RNN_INLINE int64_t tiles_of(int64_t units) {
+  return (units + V::width - 1) / V::width;
+}
+
+// The lanes of a tile that are units.
+template <class V>
+RNN_INLINE typename V::Lanes lanes_of(int64_t tile, int64_t units) {
+  const int64_t left = units - tile * V::width;
+  return typename V::Lanes(left < V::width ? static_cast<int>(left) : V::width);
+}
+
+// The units of a worker's tiles.
+template <class V, class T>
+Span units_of(const Problem<T>& p, const Worker& w) {
+  const int64_t last = w.tile1 * V::width;
+  return {w.tile0 * V::width, last < p.hidden ? last : p.hidden};
+}
+
+template <class T>
+int64_t length_of(const Problem<T>& p, int64_t row) {
+  return p.lengths ? p.lengths[row] : p.seq_len;
+}
+
+// Steps are counted in the order in which forward runs them; time t is where a step lies in x and y.
+template <class T>
+int64_t time_of(const Problem<T>& p, int64_t step) {
+  return p.reverse ? p.seq_len - 1 - step : step;
+}
+
+template <class T>
+bool is_first(const Problem<T>& p, int64_t t, int64_t row) {
+  return p.reverse ? t == length_of(p, row) - 1 : t == 0;
+}
+
+template <class T>
+bool is_last(const Problem<T>& p, int64_t t, int64_t row) {
+  return p.reverse ? t == 0 : t == length_of(p, row) - 1;
+}
+
+template <class T>
+int64_t time_before(const Problem<T>& p, int64_t t) {
+  return p.reverse ? t + 1 : t - 1;
+}
+
+template <class T>
+int64_t time_after(const Problem<T>& p, int64_t t) {
+  return p.reverse ? t - 1 : t + 1;
+}
+
+// A row's initial state, zeros where none was given.
+template <class T>
+const T* initial_state(const Problem<T>& p, int state, int64_t row, const T* zeros) {
+  return p.state0[state] ? p.state0[state] + row * p.hidden : zeros;
+}
+
+// state[units] of the worker's rows = from[units], or zeros.
+template <class T>
+void copy_or_zero(T* to, const T* from, int64_t hidden, const Worker& w, Span units) {
+  for (int64_t row = w.row0; row < w.row1; ++row) {
+    T* target = to + row * hidden + units.first;
+    const std::size_t bytes = static_cast<std::size_t>(units.last - units.first) * sizeof(T);
+    if (from) std::memcpy(target, from + row * hidden + units.first, bytes);
+    else std::memset(target, 0, bytes);
+  }
+}
+
+inline void meet(fusedrnn::Barrier* barrier) {
+  if (barrier) fusedrnn::barrier_wait(barrier);
+}
+
+}  // namespace

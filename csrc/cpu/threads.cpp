@@ -1,0 +1,235 @@
+#include "threads.hpp"
+
+#include <pthread.h>
+#include <sched.h>
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <cstdlib>
+#include <fstream>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <thread>
+
+#include "../problem.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+constexpr int kMaxThreads = 1024;
+constexpr auto kSpinTime = std::chrono::microseconds(50);
+
+inline void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#endif
+}
+
+int affinity_cpus() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return static_cast<int>(std::thread::hardware_concurrency());
+  return CPU_COUNT(&set);
+}
+
+// The cgroup's CPU quota in whole CPUs, rounded up; 0 where there is none.
+int cgroup_cpus() {
+  double quota = -1, period = 0;
+  std::string word;
+  if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2 >> word >> period) {
+    quota = word == "max" ? -1 : std::atof(word.c_str());
+  } else {
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
+  }
+  return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : 0;
+}
+
+int usable_cpus() {
+  static const int cpus = [] {
+    const int affinity = affinity_cpus(), quota = cgroup_cpus();
+    const int n = quota > 0 && quota < affinity ? quota : affinity;
+    return n < 1 ? 1 : n > kMaxThreads ? kMaxThreads : n;
+  }();
+  return cpus;
+}
+
+// A positive integer, or 0 for anything else.
+int parse_count(const char* text) {
+  char* end = nullptr;
+  const long n = std::strtol(text, &end, 10);
+  return end != text && *end == '\0' && n >= 1 && n <= kMaxThreads ? static_cast<int>(n) : 0;
+}
+
+std::atomic<int> chosen_threads{0};
+
+// Spins on `done`, gently; where there are more threads than CPUs, or the wait grows long, gives the CPU away.
+template <class Done>
+void spin_until(bool crowded, Done&& done) {
+  for (int spins = 0; !done(); ++spins) {
+    if (crowded || spins > 2000) sched_yield();
+    else pause();
+  }
+}
+
+}  // namespace
+
+int num_threads() {
+  if (const int n = chosen_threads.load(std::memory_order_relaxed)) return n;
+  int n = 0;
+  if (const char* text = std::getenv("FUSEDRNN_NUM_THREADS"); text && *text) {
+    n = parse_count(text);
+    if (n == 0) {
+      throw std::invalid_argument(std::string("FUSEDRNN_NUM_THREADS: expected an integer in 1..1024, got '") + text + "'");
+    }
+  } else if (const char* omp = std::getenv("OMP_NUM_THREADS")) {
+    n = parse_count(omp);  // OpenMP also allows lists here; those say nothing to us
+  }
+  if (n == 0) n = usable_cpus();
+  chosen_threads.store(n, std::memory_order_relaxed);
+  return n;
+}
+
+void set_num_threads(int n) {
+  if (n < 1 || n > kMaxThreads) {
+    throw std::invalid_argument("n: expected an integer in 1..1024, got " + std::to_string(n));
+  }
+  chosen_threads.store(n, std::memory_order_relaxed);
+}
+
+struct Barrier {
+  alignas(64) std::atomic<int> missing;
+  alignas(64) std::atomic<unsigned> round{0};
+  const int count;
+  const bool crowded;
+  explicit Barrier(int n) : missing(n), count(n), crowded(n > usable_cpus()) {}
+};
+
+void barrier_wait(Barrier* b) {
+  const unsigned round = b->round.load(std::memory_order_relaxed);
+  if (b->missing.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+    b->missing.store(b->count, std::memory_order_relaxed);
+    b->round.store(round + 1, std::memory_order_release);
+  } else {
+    spin_until(b->crowded, [&] { return b->round.load(std::memory_order_acquire) != round; });
+  }
+}
+
+BarrierHandle::BarrierHandle(int count) : barrier_(count > 1 ? new Barrier(count) : nullptr) {}
+BarrierHandle::~BarrierHandle() { delete barrier_; }
+
+namespace {
+
+class Pool {
+ public:
+  bool try_enter() { return busy_.try_lock(); }
+  void leave() { busy_.unlock(); }
+
+  // Makes workers until there are `wanted`; the number there are.
+  int grow(int wanted) {
+    while (workers_ < wanted) {
+      try {
+        std::thread(&Pool::work, this, workers_, jobs_.load(std::memory_order_relaxed)).detach();
+      } catch (const std::system_error&) {
+        break;
+      }
+      ++workers_;
+    }
+    return workers_ < wanted ? workers_ : wanted;
+  }
+
+  // Runs task(context, 0..size-1); index 0 here.
+  void run(int size, void (*task)(void*, int), void* context) {
+    if (size == 1) return task(context, 0);
+    task_ = task;
+    context_ = context;
+    size_ = size;
+    // Every worker, wanted or not, looks at each job and says so: the next job may not change it under its eyes.
+    missing_.store(workers_, std::memory_order_relaxed);
+    jobs_.fetch_add(1, std::memory_order_seq_cst);
+    if (parked_.load(std::memory_order_seq_cst) > 0) {
+      { std::lock_guard<std::mutex> lock(park_); }
+      wake_.notify_all();
+    }
+    task(context, 0);
+    spin_until(workers_ + 1 > usable_cpus(), [&] { return missing_.load(std::memory_order_acquire) == 0; });
+  }
+
+ private:
+  void work(int worker, std::uint64_t seen) {
+    for (;;) {
+      seen = next_job(seen);
+      if (worker + 1 < size_) task_(context_, worker + 1);
+      missing_.fetch_sub(1, std::memory_order_acq_rel);
+    }
+  }
+
+  std::uint64_t next_job(std::uint64_t seen) {
+    const auto start = std::chrono::steady_clock::now();
+    for (int spins = 1;; ++spins) {
+      const std::uint64_t now = jobs_.load(std::memory_order_acquire);
+      if (now != seen) return now;
+      pause();
+      if (spins % 64 == 0 && std::chrono::steady_clock::now() - start > kSpinTime) break;
+    }
+    std::unique_lock<std::mutex> lock(park_);
+    parked_.fetch_add(1, std::memory_order_seq_cst);
+    wake_.wait(lock, [&] { return jobs_.load(std::memory_order_seq_cst) != seen; });
+    parked_.fetch_sub(1, std::memory_order_relaxed);
+    return jobs_.load(std::memory_order_acquire);
+  }
+
+  std::mutex busy_;
+  int workers_ = 0;
+  void (*task_)(void*, int) = nullptr;
+  void* context_ = nullptr;
+  int size_ = 0;
+  alignas(64) std::atomic<std::uint64_t> jobs_{0};
+  alignas(64) std::atomic<int> missing_{0};
+  std::atomic<int> parked_{0};
+  std::mutex park_;
+  std::condition_variable wake_;
+};
+
+std::atomic<Pool*> the_pool{nullptr};
+
+// The child of a fork has none of the workers: it starts over, and leaks the parent's pool, whose locks may be held.
+void forget_pool() { the_pool.store(nullptr, std::memory_order_relaxed); }
+
+Pool* get_pool() {
+  Pool* pool = the_pool.load(std::memory_order_acquire);
+  if (pool) return pool;
+  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+  if (registered != 0) return nullptr;
+  Pool* made = new Pool;
+  if (the_pool.compare_exchange_strong(pool, made, std::memory_order_acq_rel)) return made;
+  delete made;
+  return pool;
+}
+
+}  // namespace
+
+Team::Team(int wanted) {
+  if (wanted <= 1) return;
+  Pool* pool = get_pool();
+  if (!pool || !pool->try_enter()) return;
+  size_ = 1 + pool->grow(wanted - 1);
+  pool_ = pool;
+}
+
+Team::~Team() {
+  if (pool_) static_cast<Pool*>(pool_)->leave();
+}
+
+void Team::run(void (*task)(void*, int), void* context) {
+  if (!pool_) return task(context, 0);
+  static_cast<Pool*>(pool_)->run(size_, task, context);
+}
+
+}  // namespace fusedrnn

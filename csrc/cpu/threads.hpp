@@ -1,0 +1,46 @@
+// A small pool of threads. It is made when first needed, spins briefly for the next job and then parks, is forgotten in
+// the child of a fork, and is never torn down: a process may exit while workers are parked.
+#pragma once
+
+namespace fusedrnn {
+
+struct Barrier;
+
+// Where workers meet again and again within one job; for one worker there is none, and get() is null.
+class BarrierHandle {
+ public:
+  explicit BarrierHandle(int count);
+  ~BarrierHandle();
+  BarrierHandle(const BarrierHandle&) = delete;
+  BarrierHandle& operator=(const BarrierHandle&) = delete;
+  Barrier* get() const { return barrier_; }
+
+ private:
+  Barrier* barrier_;
+};
+
+// The pool, held by one caller. Where another caller has it, or threads cannot be made, the team is smaller, down to
+// the calling thread alone; results do not depend on that.
+class Team {
+ public:
+  explicit Team(int wanted);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+  int size() const { return size_; }
+
+  // Calls task(context, index) for index 0..size()-1, index 0 on the calling thread, all of them at the same time.
+  // Tasks must not throw.
+  void run(void (*task)(void* context, int index), void* context);
+
+ private:
+  void* pool_ = nullptr;
+  int size_ = 1;
+};
+
+// FUSEDRNN_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that affinity and the cgroup leave this process.
+// Throws std::invalid_argument where FUSEDRNN_NUM_THREADS is set to anything but a positive integer.
+int num_threads();
+void set_num_threads(int n);  // n >= 1
+
+}  // namespace fusedrnn

@@ -1,0 +1,153 @@
+#include "run.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "cpu/threads.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+using std::int64_t;
+
+// How the recurrence is shared out: rows_parts x tile_parts workers.
+struct Schedule {
+  int row_parts, tile_parts;
+  int workers() const { return row_parts * tile_parts; }
+};
+
+struct Machine {
+  // Below this much work a step's share is done before the others have heard of it.
+  static constexpr double kTinyCall = 60e3;       // multiply-adds of a whole call
+  static constexpr double kTinyStep = 12e3;       // multiply-adds of a step, where workers meet in every step
+  static constexpr double kPrivateCache = 1.5e6;  // bytes of weights that one core keeps to itself
+  static constexpr int64_t kManyRows = 24;        // rows that pay for streaming the weights from the shared cache
+};
+
+// The three schedules, all of which give the same bits: one thread for tiny problems; batch-parallel, where each thread
+// has its own rows and never waits, if there are rows enough to make each pass over the weights worth its while;
+// else unit-parallel, where each thread keeps its part of the weights in its own cache and all meet in every step.
+template <class T>
+Schedule choose(const Problem<T>& p, int gates, int64_t tiles, int threads) {
+  const double per_row = static_cast<double>(gates) * p.hidden * p.hidden;
+  const double per_step = per_row * p.batch;
+  const double call = p.seq_len * (per_step + static_cast<double>(gates) * p.hidden * p.input * p.batch);
+  if (threads <= 1 || call < Machine::kTinyCall) return {1, 1};
+  const int64_t rows_each = p.batch / threads;
+  const bool private_weights = per_row * sizeof(T) <= Machine::kPrivateCache;
+  if (rows_each >= Machine::kManyRows || (rows_each >= 2 && private_weights)) return {threads, 1};
+  if (per_step < Machine::kTinyStep) return {static_cast<int>(std::min<int64_t>(threads, p.batch)), 1};
+  return {1, static_cast<int>(std::min<int64_t>(threads, tiles))};
+}
+
+// Scratch is kept by the calling thread between calls, up to a size that nobody minds.
+class Scratch {
+ public:
+  explicit Scratch(std::size_t bytes) {
+    static thread_local Buffer kept;
+    if (bytes > kKeep) {
+      own_ = Buffer(bytes);
+      data_ = own_.data();
+      return;
+    }
+    if (bytes > kept.bytes()) kept = Buffer(bytes);
+    data_ = kept.data();
+  }
+  char* data() const { return data_; }
+
+ private:
+  static constexpr std::size_t kKeep = 4u << 20;
+  Buffer own_;
+  char* data_;
+};
+
+std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Lays the schedule's workers out over rows and tiles. Workers beyond the schedule's own get nothing to do in the
+// recurrence.
+Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t tiles) {
+  Worker w{};
+  w.index = index;
+  w.count = count;
+  if (index >= s.workers()) return w;
+  const int64_t row_part = index / s.tile_parts, tile_part = index % s.tile_parts;
+  w.row0 = batch * row_part / s.row_parts;
+  w.row1 = batch * (row_part + 1) / s.row_parts;
+  w.tile0 = tiles * tile_part / s.tile_parts;
+  w.tile1 = tiles * (tile_part + 1) / s.tile_parts;
+  return w;
+}
+
+template <class T>
+const CellKernels<T>& cell_kernels(const Kernels& kernels, CellId cell) {
+  if constexpr (sizeof(T) == sizeof(float)) return kernels.f32[static_cast<int>(cell)];
+  else return kernels.f64[static_cast<int>(cell)];
+}
+
+// One job: `kernel(worker)` on every worker of the team, each with its own scratch.
+template <class T, class LocalBytes, class Kernel>
+void launch(const Problem<T>& p, const Schedule& s, int64_t tiles, Team& team, int count, std::size_t shared_bytes,
+            LocalBytes&& local_bytes, Kernel&& kernel) {
+  std::size_t bytes = round_up(shared_bytes);
+  for (int i = 0; i < count; ++i) bytes += round_up(local_bytes(place(s, i, count, p.batch, tiles)));
+  Scratch scratch(bytes);
+  BarrierHandle steps(s.tile_parts), all(count);
+  std::memset(scratch.data(), 0, static_cast<std::size_t>(p.hidden) * sizeof(T));
+
+  const auto work = [&](int index) {
+    if (index >= count) return;
+    Worker w = place(s, index, count, p.batch, tiles);
+    w.shared = scratch.data();
+    w.local = scratch.data() + round_up(shared_bytes);
+    for (int i = 0; i < index; ++i) w.local += round_up(local_bytes(place(s, i, count, p.batch, tiles)));
+    w.step_barrier = index < s.workers() ? steps.get() : nullptr;
+    w.all_barrier = all.get();
+    kernel(w);
+  };
+  using Work = decltype(work);
+  team.run([](void* context, int index) { (*static_cast<Work*>(context))(index); }, const_cast<void*>(static_cast<const void*>(&work)));
+}
+
+}  // namespace
+
+template <class T>
+void run_forward(const Weights<T>& weights, Problem<T> p) {
+  const Isa isa = current_isa();
+  const auto& kernels = cell_kernels<T>(*isa.kernels, weights.cell());
+  const int lanes = sizeof(T) == sizeof(float) ? isa.kernels->lanes_f32 : isa.kernels->lanes_f64;
+  const int64_t tiles = (p.hidden + lanes - 1) / lanes;
+  const int gates = isa.kernels->facts[static_cast<int>(weights.cell())].gates;
+  p.weights = weights.packed(isa, false);
+  Team team(choose(p, gates, tiles, num_threads()).workers());
+  const Schedule s = choose(p, gates, tiles, team.size());
+  launch(
+      p, s, tiles, team, s.workers(), kernels.forward_shared_bytes(p),
+      [&](const Worker& w) { return kernels.forward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
+      [&](const Worker& w) { (p.slots ? kernels.forward_train : kernels.forward)(p, w); });
+}
+
+template <class T>
+void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g) {
+  const Isa isa = current_isa();
+  const auto& kernels = cell_kernels<T>(*isa.kernels, weights.cell());
+  const int lanes = sizeof(T) == sizeof(float) ? isa.kernels->lanes_f32 : isa.kernels->lanes_f64;
+  const int64_t tiles = (p.hidden + lanes - 1) / lanes;
+  const int gates = isa.kernels->facts[static_cast<int>(weights.cell())].gates;
+  p.weights = weights.packed(isa, true);
+  const bool tiny = choose(p, gates, tiles, num_threads()).workers() == 1 &&
+                    static_cast<double>(p.seq_len) * p.batch * gates * p.hidden * (p.input + p.hidden) < Machine::kTinyCall;
+  Team team(tiny ? 1 : num_threads());
+  const Schedule s = choose(p, gates, tiles, team.size());
+  launch(
+      p, s, tiles, team, team.size(), static_cast<std::size_t>(p.hidden) * sizeof(T),
+      [&](const Worker& w) { return kernels.backward_local_bytes(p, w.row1 - w.row0); },
+      [&](const Worker& w) { kernels.backward(p, g, w); });
+}
+
+template void run_forward<float>(const Weights<float>&, Problem<float>);
+template void run_forward<double>(const Weights<double>&, Problem<double>);
+template void run_backward<float>(const Weights<float>&, Problem<float>, const Gradients<float>&);
+template void run_backward<double>(const Weights<double>&, Problem<double>, const Gradients<double>&);
+
+}  // namespace fusedrnn

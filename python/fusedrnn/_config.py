@@ -1,0 +1,61 @@
+"""Threads, instruction sets, and what this installation is."""
+
+from __future__ import annotations
+
+import platform
+
+import numpy as np
+
+from . import _core
+from ._version import __version__
+
+
+def get_num_threads() -> int:
+    """How many threads a call may use: `set_num_threads`, else ``FUSEDRNN_NUM_THREADS``, else ``OMP_NUM_THREADS``, else
+    the CPUs that affinity and cgroup leave this process. Raises ValueError if ``FUSEDRNN_NUM_THREADS`` is no integer
+    in 1..1024."""
+    return _core.num_threads()
+
+
+def set_num_threads(n: int) -> None:
+    """Sets how many threads a call may use, for the whole process. Results do not depend on it.
+
+    Raises:
+        TypeError: n is no int.
+        ValueError: n is not in 1..1024.
+    """
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"n: expected int, got {type(n).__name__}")
+    if not 1 <= n <= 1024:
+        raise ValueError(f"n: expected an integer in 1..1024, got {n}")
+    _core.set_num_threads(n)
+
+
+def available_isas() -> list[str]:
+    """The instruction sets that this build and this CPU have in common, best first."""
+    return _core.available_isas()
+
+
+def isa() -> str:
+    """The instruction set in use: `set_isa`, else ``FUSEDRNN_ISA``, else the best. Raises ValueError if the one that
+    ``FUSEDRNN_ISA`` names is not available."""
+    return _core.isa()
+
+
+def set_isa(name: str) -> None:
+    """Chooses the instruction set, for the whole process. Results do not depend on it.
+
+    Raises:
+        TypeError: name is no str.
+        ValueError: name is not one of `available_isas`.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"isa: expected str, got {type(name).__name__}")
+    _core.set_isa(name)
+
+
+def show_config() -> None:
+    """Prints versions, instruction set and threads."""
+    print(f"fusedrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
+    print(f"ISA {isa()} (available: {', '.join(available_isas())}), {get_num_threads()} threads")
+    print("CUDA: this version has no CUDA backend")

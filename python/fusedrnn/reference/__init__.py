@@ -1,0 +1,37 @@
+"""The same functions in plain NumPy, written from the equations: what every kernel is checked against, and a place to
+read how the cells work. Same names, arguments and results as in `fusedrnn`, and it takes the same weights objects.
+
+Each cell is two functions on one time step, ``step`` and ``step_backward`` (`lstm.py` is the one to read first); the
+walk over time, which is the same for all cells, is in `_sequence.py`. Every function computes in the dtype of the
+weights; it is called the reference when that is float64.
+"""
+
+from ._ops import (
+    gru,
+    gru_backward,
+    gru_cell,
+    gru_forward,
+    lstm,
+    lstm_backward,
+    lstm_cell,
+    lstm_forward,
+    rnn,
+    rnn_backward,
+    rnn_cell,
+    rnn_forward,
+)
+
+__all__ = [
+    "gru",
+    "gru_backward",
+    "gru_cell",
+    "gru_forward",
+    "lstm",
+    "lstm_backward",
+    "lstm_cell",
+    "lstm_forward",
+    "rnn",
+    "rnn_backward",
+    "rnn_cell",
+    "rnn_forward",
+]

@@ -1,0 +1,75 @@
+"""GRU (Cho et al. 2014), gates r (reset), z (update), n (new), in its two forms::
+
+    r = sigmoid(W_r x + b_Wr + U_r h_prev + b_Ur)
+    z = sigmoid(W_z x + b_Wz + U_z h_prev + b_Uz)
+    reset_after    n = tanh(W_n x + b_Wn + r * (U_n h_prev + b_Un))       PyTorch, cuDNN
+    else           n = tanh(W_n x + b_Wn + U_n (r * h_prev) + b_Un)       Cho et al.
+    h = (1 - z) * n + z * h_prev
+
+Here z keeps the old state. Papers that write h = (1 - z) * h_prev + z * n mean our 1 - z.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._results import Array
+from .._weights import GRUWeights
+from ._activations import sigmoid
+
+States = tuple[Array, ...]
+
+
+def _bias(b: Array | None, hidden_size: int) -> list[Any]:
+    return [0, 0, 0] if b is None else np.split(b, 3)
+
+
+def step(w: GRUWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+    """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
+    (h_prev,) = states
+    W_r, W_z, W_n = np.split(w.weight_ih, 3)
+    U_r, U_z, U_n = np.split(w.weight_hh, 3)
+    b_Wr, b_Wz, b_Wn = _bias(w.bias_ih, w.hidden_size)
+    b_Ur, b_Uz, b_Un = _bias(w.bias_hh, w.hidden_size)
+
+    r = sigmoid(x @ W_r.T + b_Wr + h_prev @ U_r.T + b_Ur)
+    z = sigmoid(x @ W_z.T + b_Wz + h_prev @ U_z.T + b_Uz)
+    if w.reset_after:
+        q = h_prev @ U_n.T + b_Un
+        n = np.tanh(x @ W_n.T + b_Wn + r * q)
+    else:
+        q = r * h_prev
+        n = np.tanh(x @ W_n.T + b_Wn + q @ U_n.T + b_Un)
+    h = (1 - z) * n + z * h_prev
+    return (h,), {"x": x, "h_prev": h_prev, "r": r, "z": z, "n": n, "q": q}
+
+
+def step_backward(w: GRUWeights, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+    """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
+    (dh,) = dstates
+    x, h_prev, r, z, n, q = (saved[k] for k in ("x", "h_prev", "r", "z", "n", "q"))
+    U_r, U_z, U_n = np.split(w.weight_hh, 3)
+
+    dn, dz = dh * (1 - z), dh * (h_prev - n)
+    da_n = dn * (1 - n**2)
+    da_z = dz * z * (1 - z)
+    if w.reset_after:
+        dr, dq = da_n * q, da_n * r
+        dh_prev, dU_n, db_Un = dq @ U_n, dq.T @ h_prev, dq.sum(axis=0)
+    else:
+        dq = da_n @ U_n
+        dr = dq * h_prev
+        dh_prev, dU_n, db_Un = dq * r, da_n.T @ q, da_n.sum(axis=0)
+    da_r = dr * r * (1 - r)
+    dh_prev = dh_prev + dh * z + da_r @ U_r + da_z @ U_z
+
+    da = np.concatenate([da_r, da_z, da_n], axis=1)
+    dweights = {
+        "weight_ih": da.T @ x,
+        "weight_hh": np.concatenate([da_r.T @ h_prev, da_z.T @ h_prev, dU_n]),
+        "bias_ih": da.sum(axis=0),
+        "bias_hh": np.concatenate([da_r.sum(axis=0), da_z.sum(axis=0), db_Un]),
+    }
+    return da @ w.weight_ih, (dh_prev,), dweights

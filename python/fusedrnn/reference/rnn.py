@@ -1,0 +1,38 @@
+"""The simple recurrent network (Elman 1990): ``h = f(W x + b_W + U h_prev + b_U)``, f tanh or relu."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._results import Array
+from .._weights import RNNWeights
+
+States = tuple[Array, ...]
+
+
+def _bias(b: Array | None) -> Any:
+    return 0 if b is None else b
+
+
+def step(w: RNNWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+    """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
+    (h_prev,) = states
+    a = x @ w.weight_ih.T + _bias(w.bias_ih) + h_prev @ w.weight_hh.T + _bias(w.bias_hh)
+    h = np.tanh(a) if w.nonlinearity == "tanh" else np.maximum(a, 0)
+    return (h,), {"x": x, "h_prev": h_prev, "h": h}
+
+
+def step_backward(w: RNNWeights, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+    """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
+    (dh,) = dstates
+    h = saved["h"]
+    da = dh * (1 - h**2) if w.nonlinearity == "tanh" else np.where(h <= 0, 0, dh)
+    dweights = {
+        "weight_ih": da.T @ saved["x"],
+        "weight_hh": da.T @ saved["h_prev"],
+        "bias_ih": da.sum(axis=0),
+        "bias_hh": da.sum(axis=0),
+    }
+    return da @ w.weight_ih, (da @ w.weight_hh,), dweights
