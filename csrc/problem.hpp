@@ -75,8 +75,17 @@ struct CellKernels {
   std::size_t (*forward_shared_bytes)(const Problem<T>&);
   void (*forward)(const Problem<T>&, const Worker&);        // slots == null
   void (*forward_train)(const Problem<T>&, const Worker&);  // slots != null
-  std::size_t (*backward_local_bytes)(const Problem<T>&, std::int64_t rows);
+  std::size_t (*backward_local_bytes)(const Problem<T>&, std::int64_t rows, std::int64_t tiles);
   void (*backward)(const Problem<T>&, const Gradients<T>&, const Worker&);
+};
+
+// Packing, for tiles [tile0, tile1) of the output (cpu/pack.hpp).
+template <class T>
+struct PackKernels {
+  void (*gates)(T* to, const T* from, int first_gate, int gates, std::int64_t hidden, std::int64_t depth,
+                std::int64_t tile0, std::int64_t tile1);
+  void (*transposed)(T* to, const T* from, const int* gates, int gate_count, std::int64_t hidden, std::int64_t width,
+                     std::int64_t tile0, std::int64_t tile1);
 };
 
 template <class T>
@@ -109,6 +118,8 @@ struct Kernels {
   int lanes_f32, lanes_f64;
   CellKernels<float> f32[kCells];
   CellKernels<double> f64[kCells];
+  PackKernels<float> pack_f32;
+  PackKernels<double> pack_f64;
   ActivationKernels<float> activations_f32;
   ActivationKernels<double> activations_f64;
 };

@@ -141,7 +141,7 @@ void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g
   const Schedule s = choose(p, gates, tiles, team.size());
   launch(
       p, s, tiles, team, team.size(), static_cast<std::size_t>(p.hidden) * sizeof(T),
-      [&](const Worker& w) { return kernels.backward_local_bytes(p, w.row1 - w.row0); },
+      [&](const Worker& w) { return kernels.backward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
       [&](const Worker& w) { kernels.backward(p, g, w); });
 }
 

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/threads.hpp"
+
 namespace fusedrnn {
 
 namespace {
@@ -24,42 +26,28 @@ int lanes_of(const Kernels& kernels) {
 
 int64_t tiles_of(int64_t units, int lanes) { return (units + lanes - 1) / lanes; }
 
-// to [tile][k][gate][lane] = from[(first_gate + gate) * H + unit][k]. In blocks of 16 k, so that the cache lines of
-// `lanes` rows are read once.
 template <class T>
-void pack_gates(T* to, const T* from, int first_gate, int gates, int64_t hidden, int64_t depth, int lanes) {
-  for (int64_t tile = 0; tile < tiles_of(hidden, lanes); ++tile) {
-    const int64_t unit0 = tile * lanes;
-    const int used = static_cast<int>(std::min<int64_t>(lanes, hidden - unit0));
-    T* tile_to = to + tile * depth * gates * lanes;
-    for (int64_t k0 = 0; k0 < depth; k0 += 16) {
-      const int64_t k1 = std::min(k0 + 16, depth);
-      for (int gate = 0; gate < gates; ++gate) {
-        const T* rows = from + ((first_gate + gate) * hidden + unit0) * depth;
-        for (int64_t k = k0; k < k1; ++k) {
-          T* target = tile_to + (k * gates + gate) * lanes;
-          for (int lane = 0; lane < used; ++lane) target[lane] = rows[lane * depth + k];
-          for (int lane = used; lane < lanes; ++lane) target[lane] = T(0);
-        }
-      }
-    }
-  }
+const PackKernels<T>& pack_kernels(const Kernels& kernels) {
+  if constexpr (sizeof(T) == sizeof(float)) return kernels.pack_f32;
+  else return kernels.pack_f64;
 }
 
-// to [tile][k][lane] = from[gate * H + unit][tile * lanes + lane], with k over the gates listed, then units.
-template <class T>
-void pack_transposed(T* to, const T* from, const int* gates, int gate_count, int64_t hidden, int64_t width,
-                     int lanes) {
-  for (int64_t tile = 0; tile < tiles_of(width, lanes); ++tile) {
-    const int used = static_cast<int>(std::min<int64_t>(lanes, width - tile * lanes));
-    for (int j = 0; j < gate_count; ++j) {
-      const T* row = from + gates[j] * hidden * width + tile * lanes;
-      for (int64_t unit = 0; unit < hidden; ++unit, row += width, to += lanes) {
-        std::copy(row, row + used, to);
-        std::fill(to + used, to + lanes, T(0));
-      }
-    }
-  }
+// Runs pack(tile0, tile1) over all tiles, on more than one thread where there are bytes enough to share.
+template <class Pack>
+void over_tiles(int64_t tiles, std::size_t bytes, Pack&& pack) {
+  constexpr std::size_t kWorthSharing = 512 * 1024;
+  Team team(bytes < kWorthSharing ? 1 : num_threads());
+  struct Job {
+    Pack& pack;
+    int64_t tiles;
+    int size;
+  } job{pack, tiles, team.size()};
+  team.run(
+      [](void* context, int index) {
+        Job& j = *static_cast<Job*>(context);
+        j.pack(j.tiles * index / j.size, j.tiles * (index + 1) / j.size);
+      },
+      &job);
 }
 
 }  // namespace
@@ -85,14 +73,19 @@ void Weights<T>::pack_forward(const Kernels& kernels, Pack& pack) const {
   Buffer buffer(static_cast<std::size_t>(padded * gates_ * (input_ + hidden_) + 2 * bias_size) * sizeof(T));
   T* to = buffer.as<T>();
 
-  pack.view.ih = to;
-  pack_gates(to, weight_ih(), 0, static_cast<int>(gates_), hidden_, input_, lanes);
-  to += padded * gates_ * input_;
+  const PackKernels<T>& kernel = pack_kernels<T>(kernels);
+  const auto pack_one = [&](const T* from, int first_gate, int gates, int64_t depth) {
+    T* const target = to;
+    const int64_t size = padded * gates * depth;
+    over_tiles(tiles_of(hidden_, lanes), static_cast<std::size_t>(size) * sizeof(T), [&](int64_t tile0, int64_t tile1) {
+      kernel.gates(target, from, first_gate, gates, hidden_, depth, tile0, tile1);
+    });
+    to += size;
+    return target;
+  };
+  pack.view.ih = pack_one(weight_ih(), 0, static_cast<int>(gates_), input_);
   for (int phase = 0; phase < facts.phases; ++phase) {
-    const auto& f = facts.phase[phase];
-    pack.view.hh[phase] = to;
-    pack_gates(to, weight_hh(), f.first_gate, f.gates, hidden_, hidden_, lanes);
-    to += padded * f.gates * hidden_;
+    pack.view.hh[phase] = pack_one(weight_hh(), facts.phase[phase].first_gate, facts.phase[phase].gates, hidden_);
   }
   T *pre = to, *rec = to + bias_size;
   pack.view.bias_pre = pre;
@@ -117,14 +110,20 @@ void Weights<T>::pack_backward(const Kernels& kernels, Pack& pack) const {
   const int64_t wide = tiles_of(input_, lanes) * lanes, high = tiles_of(hidden_, lanes) * lanes;
   Buffer buffer(static_cast<std::size_t>(gates_ * hidden_ * (wide + high)) * sizeof(T));
   T* to = buffer.as<T>();
-  pack.view.ih_t = to;
-  pack_transposed(to, weight_ih(), facts.input_gates, static_cast<int>(gates_), hidden_, input_, lanes);
-  to += gates_ * hidden_ * wide;
+  const PackKernels<T>& kernel = pack_kernels<T>(kernels);
+  const auto pack_one = [&](const T* from, const int* gates, int count, int64_t width, int64_t padded) {
+    T* const target = to;
+    const int64_t size = count * hidden_ * padded;
+    over_tiles(padded / lanes, static_cast<std::size_t>(size) * sizeof(T), [&](int64_t tile0, int64_t tile1) {
+      kernel.transposed(target, from, gates, count, hidden_, width, tile0, tile1);
+    });
+    to += size;
+    return target;
+  };
+  pack.view.ih_t = pack_one(weight_ih(), facts.input_gates, static_cast<int>(gates_), input_, wide);
   for (int phase = 0; phase < facts.phases; ++phase) {
     const auto& f = facts.phase[phase];
-    pack.view.hh_t[phase] = to;
-    pack_transposed(to, weight_hh(), f.column_gates, f.gates, hidden_, hidden_, lanes);
-    to += f.gates * hidden_ * high;
+    pack.view.hh_t[phase] = pack_one(weight_hh(), f.column_gates, f.gates, hidden_, high);
   }
   pack.backward = std::move(buffer);
 }

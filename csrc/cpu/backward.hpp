@@ -52,13 +52,21 @@ struct StageOp {
   const BackwardRow<T>* rows;
   int64_t hidden;
   bool add_direct;
+  int64_t k0;   // this block of k begins here
+  bool last;    // and is the last one
+  T* sums;      // [row][tile of this worker][lane]: what the blocks before came to
+  int64_t sums_stride, tile0;
 
   RNN_INLINE const T* column(int64_t) const { return nullptr; }
   RNN_INLINE const T* source(int64_t row) const {
     const T* slots = Stage == 0 ? rows[row].source : rows[row].slots;
-    return slots + Cell::phase_columns(kPhase).first * hidden;
+    return slots + Cell::phase_columns(kPhase).first * hidden + k0;
+  }
+  RNN_INLINE T* sum_at(int64_t row, int64_t tile) const {
+    return sums + row * sums_stride + (tile - tile0) * V::width;
   }
   RNN_INLINE V init(int64_t row, int64_t tile, int) const {
+    if (k0 > 0) return V::load(sum_at(row, tile));
     if (Stage > 0) return V(0);
     const auto lanes = lanes_of<V>(tile, hidden);
     const BackwardRow<T>& r = rows[row];
@@ -66,6 +74,7 @@ struct StageOp {
     return add_direct ? dy + V::load(r.direct + tile * V::width, lanes) : dy;
   }
   RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
+    if (!last) return a[0].store(sum_at(row, tile));
     Cell::template backward<Stage>(
         a[0], BackwardAt<T>{rows[row], tile * V::width, hidden, lanes_of<V>(tile, hidden)});
   }
@@ -99,12 +108,15 @@ template <class Cell, class T>
 struct Backward {
   using V = Vec<T>;
   static constexpr int kColumns0 = Cell::phase_columns(0).count;
+  // Gradients that the rows of a block of k take up, so that they stay in L2 while all tiles pass over them.
+  static constexpr int64_t kSourceBytes = 512 * 1024;
 
   const Problem<T>& p;
   const Gradients<T>& g;
   const Worker& w;
   const T* const zeros = reinterpret_cast<const T*>(w.shared);
   BackwardRow<T>* rows = nullptr;
+  T* sums = nullptr;
 
   BackwardRow<T> row_at(int64_t t, int64_t row) const {
     const int64_t H = p.hidden, here = t * p.batch + row;
@@ -127,10 +139,18 @@ struct Backward {
   template <int Stage>
   void run_stage(Span span, int64_t depth, bool add_direct) {
     constexpr int phase = StageOp<Cell, T, Stage>::kPhase;
-    const StageOp<Cell, T, Stage> op{p.weights.hh_t[phase],
-                                     Cell::phase_columns(phase).count * p.hidden * V::width,
-                                     depth, rows, p.hidden, add_direct};
-    sweep(op, span, {w.tile0, w.tile1});
+    const int64_t rows_bytes = (span.last - span.first) * static_cast<int64_t>(sizeof(T));
+    const int64_t block = depth * rows_bytes <= kSourceBytes ? depth : kSourceBytes / rows_bytes;
+    int64_t k0 = 0;
+    do {
+      const int64_t left = depth - k0;
+      const StageOp<Cell, T, Stage> op{p.weights.hh_t[phase] + k0 * V::width,
+                                       Cell::phase_columns(phase).count * p.hidden * V::width,
+                                       left < block ? left : block, rows, p.hidden, add_direct, k0, left <= block,
+                                       sums, (w.tile1 - w.tile0) * V::width, w.tile0};
+      sweep(op, span, {w.tile0, w.tile1});
+      k0 += block;
+    } while (k0 < depth);
   }
 
   template <int Stage>
@@ -172,7 +192,10 @@ struct Backward {
     sweep(op, {0, n}, {w.tile0, w.tile1});
   }
 
-  void layout(Arena& arena) { rows = arena.take<BackwardRow<T>>(w.row1 - w.row0); }
+  void layout(Arena& arena) {
+    rows = arena.take<BackwardRow<T>>(w.row1 - w.row0);
+    sums = arena.take<T>((w.row1 - w.row0) * (w.tile1 - w.tile0) * V::width);
+  }
 
   void run() {
     Arena arena{w.local};

@@ -9,6 +9,7 @@
 namespace {
 
 constexpr int64_t kSumBlock = 256;
+constexpr int64_t kColumnBlock = 96;  // rows of a weight gradient whose factors stay in L2 while the inputs pass over them
 
 // to = W^T d, a block of k at a time.
 template <class T>
@@ -44,12 +45,12 @@ struct WeightGradientOp {
   static constexpr int kUnrolledFinish = kAccumulators;
   const T* weights;
   int64_t tile_stride, depth;
-  const T* const* columns;
+  const T* columns;  // [k][kColumnBlock]
   T* to;
   int64_t width;
   bool add;
 
-  RNN_INLINE const T* column(int64_t k) const { return columns[k]; }
+  RNN_INLINE const T* column(int64_t k) const { return columns + k * kColumnBlock; }
   RNN_INLINE const T* source(int64_t) const { return nullptr; }
   RNN_INLINE V init(int64_t, int64_t, int) const { return V(0); }
   RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
@@ -63,7 +64,7 @@ template <class Cell, class T>
 struct Batched {
   using V = Vec<T>;
   static constexpr int64_t kRowBlock = 96;  // rows of gradients that stay in L2 while the weights pass over them
-  static constexpr int64_t kBlock = 32 * 1024 / (sizeof(T) * V::width * Plan<1>::kMainTiles);
+  static constexpr int64_t kBlock = 64 * 1024 / (sizeof(T) * V::width * Plan<1>::kMainTiles);
 
   const Problem<T>& p;
   const Gradients<T>& g;
@@ -73,11 +74,13 @@ struct Batched {
   const T** v = nullptr;      // kSumBlock rows of inputs
   T** to = nullptr;           // kRowBlock rows of dx
   T* panel = nullptr;         // inputs of a block, [tile][k][lane]
+  T* columns = nullptr;       // gradients of a block, [k][kColumnBlock]
 
   void layout(Arena& arena) {
     d = arena.take<const T*>(kSumBlock);
     v = arena.take<const T*>(kSumBlock);
     to = arena.take<T*>(kRowBlock);
+    columns = arena.take<T>(kSumBlock * kColumnBlock);
     const int64_t widest = p.input > p.hidden ? p.input : p.hidden;
     panel = arena.take<T>(tiles_of<V>(widest) * kSumBlock * V::width);
   }
@@ -134,10 +137,15 @@ struct Batched {
 
   // Rows [units) of one gate's part of a weight gradient, of `count` pairs; the gradients stand in slot `column`.
   void weight_block(T* dweight, int column, int gate, Span units, int64_t count, int64_t width, bool add) {
-    for (int64_t k = 0; k < count; ++k) d[k] += column * p.hidden;
-    const WeightGradientOp<T> op{panel, count * V::width, count, d, dweight + gate * p.hidden * width, width, add};
-    sweep(op, units, {0, tiles_of<V>(width)});
-    for (int64_t k = 0; k < count; ++k) d[k] -= column * p.hidden;
+    for (int64_t first = units.first; first < units.last; first += kColumnBlock) {
+      const int64_t n = units.last - first < kColumnBlock ? units.last - first : kColumnBlock;
+      for (int64_t k = 0; k < count; ++k) {
+        std::memcpy(columns + k * kColumnBlock, d[k] + column * p.hidden + first, static_cast<std::size_t>(n) * sizeof(T));
+      }
+      const WeightGradientOp<T> op{panel, count * V::width, count, columns, dweight + (gate * p.hidden + first) * width,
+                                   width, add};
+      sweep(op, {0, n}, {0, tiles_of<V>(width)});
+    }
   }
 
   void bias_block(T* dbias, int column, int gate, Span units, int64_t count, bool add) {

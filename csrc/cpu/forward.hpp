@@ -105,7 +105,7 @@ struct Forward {
   // The projection of a chunk of steps waits in cache until the recurrence takes it: half of a private L2.
   static constexpr int64_t kChunkBytes = 512 * 1024;
   // One tile's weights for a block of k stay in L1 while all rows pass over them.
-  static constexpr int64_t kBlock = 32 * 1024 / (sizeof(T) * V::width * Cell::kGates * Plan<Cell::kGates>::kMainTiles);
+  static constexpr int64_t kBlock = 64 * 1024 / (sizeof(T) * V::width * Cell::kGates * Plan<Cell::kGates>::kMainTiles);
 
   const Problem<T>& p;
   const Worker& w;

@@ -22,6 +22,8 @@ namespace {
 // pragma before each loop over R, NT or G sees to that.
 #define RNN_UNROLL _Pragma("GCC unroll 64")
 
+constexpr int kCacheLine = 64;
+
 // Which R and NT are compiled for G gates.
 template <int G>
 struct Plan {
@@ -29,17 +31,18 @@ struct Plan {
   static constexpr int kMaxRows = kAccumulators / (G * kMainTiles);
 
   // The most tiles that fit the registers beside R rows. One row alone needs about 8 chains to hide the latency of
-  // its multiply-adds; more than 16 streams of weights help nobody.
+  // its multiply-adds; more than 8 streams of weights help nobody.
   static constexpr int max_tiles(int rows) {
     int tiles = 1;
-    const int limit = rows == 1 ? 16 / G : 4;
+    const int limit = rows > 1 || G > 2 ? 4 : 8;
     while (2 * tiles <= limit && 2 * tiles * rows * G <= kAccumulators) tiles *= 2;
     return tiles;
   }
 };
 
+// `next` is memory that is wanted soon: one cache line of it is fetched into L2 with each k.
 template <class Op, int R, int NT>
-void micro_kernel(const Op& op, std::int64_t row, std::int64_t tile) {
+void micro_kernel(const Op& op, std::int64_t row, std::int64_t tile, const typename Op::value_type* next) {
   using T = typename Op::value_type;
   using V = Vec<T>;
   constexpr int G = Op::kGates, N = NT * G;
@@ -70,6 +73,8 @@ void micro_kernel(const Op& op, std::int64_t row, std::int64_t tile) {
       }
     }
     w += G * V::width;
+    __builtin_prefetch(next, 0, 2);
+    next += kCacheLine / sizeof(T);
   }
 
   if constexpr (R * NT <= Op::kUnrolledFinish) {
@@ -83,7 +88,7 @@ void micro_kernel(const Op& op, std::int64_t row, std::int64_t tile) {
 }
 
 template <class Op>
-using MicroKernel = void (*)(const Op&, std::int64_t row, std::int64_t tile);
+using MicroKernel = void (*)(const Op&, std::int64_t row, std::int64_t tile, const typename Op::value_type* next);
 
 template <class Op, int R, int NT>
 constexpr MicroKernel<Op> micro_kernel_or_null() {
@@ -93,7 +98,7 @@ constexpr MicroKernel<Op> micro_kernel_or_null() {
 
 template <class Op>
 struct KernelRow {
-  MicroKernel<Op> by_tiles[4];  // 1, 2, 4, 8 tiles
+  MicroKernel<Op> by_tiles[4];  // 1, 2, 4, 8 tiles: max_tiles is at most 8
 };
 
 template <class Op, class Rows>
@@ -124,10 +129,14 @@ void sweep(const Op& op, Span rows, Span tiles) {
   while ((2 << log) <= width) ++log;
   for (std::int64_t tile = tiles.first; tile < tiles.last; tile += width) {
     while (width > tiles.last - tile) width /= 2, --log;
+    using T = typename Op::value_type;
+    const std::int64_t part = op.depth * kCacheLine / static_cast<std::int64_t>(sizeof(T));
+    const std::int64_t parts = width * Op::kGates * Vec<T>::width * sizeof(T) / kCacheLine;
+    const T* const next = op.weights + (tile + width < tiles.last ? tile + width : tiles.first) * op.tile_stride;
     std::int64_t row = rows.first;
     for (std::int64_t group = 0; group < groups; ++group) {
       const std::int64_t n = size + (group < larger);
-      Table::rows[n - 1].by_tiles[log](op, row, tile);
+      Table::rows[n - 1].by_tiles[log](op, row, tile, next + (group < parts ? group : 0) * part);
       row += n;
     }
   }

@@ -15,6 +15,7 @@
 #include "backward.hpp"
 #include "batched.hpp"
 #include "forward.hpp"
+#include "pack.hpp"
 
 namespace {
 
@@ -24,9 +25,9 @@ using fusedrnn::kCells;
 using fusedrnn::Kernels;
 
 template <class Cell, class T>
-std::size_t backward_local_bytes(const Problem<T>& p, int64_t rows) {
+std::size_t backward_local_bytes(const Problem<T>& p, int64_t rows, int64_t tiles) {
   const Gradients<T> g{};
-  const Worker w{0, 1, 0, rows, 0, 0, nullptr, nullptr, nullptr, nullptr};
+  const Worker w{0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr};
   Arena recurrent{nullptr}, batched{nullptr};
   Backward<Cell, T>{p, g, w}.layout(recurrent);
   Batched<Cell, T>{p, g, w}.layout(batched);
@@ -106,6 +107,8 @@ const Kernels RNN_KERNELS_NAME = {
     Vec<double>::width,
     {RNN_CELLS(RNN_F32)},
     {RNN_CELLS(RNN_F64)},
+    {pack_gates<float>, pack_transposed<float>},
+    {pack_gates<double>, pack_transposed<double>},
     {map_sigmoid<float>, map_tanh<float>},
     {map_sigmoid<double>, map_tanh<double>},
 };

@@ -52,6 +52,12 @@ struct Vec<float> {
     return _mm256_or_ps(_mm256_andnot_ps(sign, a.v), _mm256_and_ps(sign, s.v));
   }
   friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) { return _mm256_blendv_ps(b.v, a.v, s.v); }
+  static RNN_INLINE Vec zip_low(Vec a, Vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20);
+  }
+  static RNN_INLINE Vec zip_high(Vec a, Vec b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31);
+  }
   template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {
     const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(magic.v), 23);
@@ -96,6 +102,12 @@ struct Vec<double> {
     return _mm256_or_pd(_mm256_andnot_pd(sign, a.v), _mm256_and_pd(sign, s.v));
   }
   friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) { return _mm256_blendv_pd(b.v, a.v, s.v); }
+  static RNN_INLINE Vec zip_low(Vec a, Vec b) {
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x20);
+  }
+  static RNN_INLINE Vec zip_high(Vec a, Vec b) {
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31);
+  }
   template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {
     const __m256i n = _mm256_slli_epi64(_mm256_castpd_si256(magic.v), 52);

@@ -53,6 +53,14 @@ struct Vec<float> {
   friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) {
     return _mm512_mask_mov_ps(b.v, _mm512_movepi32_mask(_mm512_castps_si512(s.v)), a.v);
   }
+  static RNN_INLINE Vec zip_low(Vec a, Vec b) {
+    const __m512i from = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a.v, from, b.v);
+  }
+  static RNN_INLINE Vec zip_high(Vec a, Vec b) {
+    const __m512i from = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return _mm512_permutex2var_ps(a.v, from, b.v);
+  }
   template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {
     const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(magic.v), 23);
@@ -97,6 +105,12 @@ struct Vec<double> {
   }
   friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) {
     return _mm512_mask_mov_pd(b.v, _mm512_movepi64_mask(_mm512_castpd_si512(s.v)), a.v);
+  }
+  static RNN_INLINE Vec zip_low(Vec a, Vec b) {
+    return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v);
+  }
+  static RNN_INLINE Vec zip_high(Vec a, Vec b) {
+    return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.v);
   }
   template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {

@@ -81,6 +81,10 @@ struct Vec {
   friend RNN_INLINE Vec copysign(Vec a, Vec s) { return Vec(std::copysign(a.v, s.v)); }
   friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) { return std::signbit(s.v) ? a : b; }
 
+  // The lanes of a and b in turn: the first half of that, and the second.
+  static RNN_INLINE Vec zip_low(Vec a, Vec) { return a; }
+  static RNN_INLINE Vec zip_high(Vec, Vec b) { return b; }
+
   template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {
     Bits bits;

@@ -1,0 +1,67 @@
+// Brings weights into the order in which the micro-kernel reads them (problem.hpp, PackedWeights), a range of tiles at
+// a time. Both directions read whole rows and write whole vectors, so that training, which packs in every step, pays
+// little more than a copy.
+#pragma once
+
+#include "driver.hpp"
+
+namespace {
+
+// rows[j][lane] becomes rows[lane][j]: log2(width) rounds of interleaving each row with the one half the rows further.
+template <class V>
+RNN_INLINE void transpose(V* rows) {
+  V next[V::width];
+  RNN_UNROLL for (int round = 1; round < V::width; round *= 2) {
+    RNN_UNROLL for (int j = 0; j < V::width / 2; ++j) {
+      next[2 * j] = V::zip_low(rows[j], rows[j + V::width / 2]);
+      next[2 * j + 1] = V::zip_high(rows[j], rows[j + V::width / 2]);
+    }
+    RNN_UNROLL for (int j = 0; j < V::width; ++j) rows[j] = next[j];
+  }
+}
+
+// to [tile][k][gate][lane] = from[(first_gate + gate) * hidden + unit][k].
+template <class T>
+void pack_gates(T* to, const T* from, int first_gate, int gates, int64_t hidden, int64_t depth, int64_t tile0,
+                int64_t tile1) {
+  using V = Vec<T>;
+  for (int64_t tile = tile0; tile < tile1; ++tile) {
+    const int64_t unit0 = tile * V::width, used = hidden - unit0 < V::width ? hidden - unit0 : V::width;
+    for (int64_t k0 = 0; k0 < depth; k0 += V::width) {
+      const int64_t count = depth - k0 < V::width ? depth - k0 : V::width;
+      const auto lanes = lanes_of<V>(k0 / V::width, depth);
+      for (int gate = 0; gate < gates; ++gate) {
+        const T* rows = from + ((first_gate + gate) * hidden + unit0) * depth + k0;
+        V block[V::width];
+        for (int64_t j = 0; j < V::width; ++j) block[j] = j < used ? V::load(rows + j * depth, lanes) : V(0);
+        transpose(block);
+        T* target = to + ((tile * depth + k0) * gates + gate) * V::width;
+        for (int64_t k = 0; k < count; ++k) block[k].store(target + k * gates * V::width);
+      }
+    }
+  }
+}
+
+// to [tile][k][lane] = from[gate * hidden + unit][tile * width + lane], with k over the gates listed, then units.
+template <class T>
+void pack_transposed(T* to, const T* from, const int* gates, int gate_count, int64_t hidden, int64_t width,
+                     int64_t tile0, int64_t tile1) {
+  using V = Vec<T>;
+  constexpr int64_t kRows = 16;
+  const int64_t depth = gate_count * hidden;
+  for (int j = 0; j < gate_count; ++j) {
+    for (int64_t unit0 = 0; unit0 < hidden; unit0 += kRows) {
+      const int64_t unit1 = unit0 + kRows < hidden ? unit0 + kRows : hidden;
+      for (int64_t tile = tile0; tile < tile1; ++tile) {
+        const auto lanes = lanes_of<V>(tile, width);
+        const T* row = from + (gates[j] * hidden + unit0) * width + tile * V::width;
+        T* target = to + (tile * depth + j * hidden + unit0) * V::width;
+        for (int64_t unit = unit0; unit < unit1; ++unit, row += width, target += V::width) {
+          V::load(row, lanes).store(target);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
