@@ -24,3 +24,11 @@
 #else
 #define RNN_INLINE inline __attribute__((always_inline))
 #endif
+
+// gcc keeps an array of vectors in registers only if every index into it is a constant by the time it looks; this
+// pragma before a loop of constant length sees to that.
+#if defined(__GNUC__)
+#define RNN_UNROLL _Pragma("GCC unroll 64")
+#else
+#define RNN_UNROLL
+#endif

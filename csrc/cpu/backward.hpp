@@ -139,6 +139,7 @@ struct Backward {
   template <int Stage>
   void run_stage(Span span, int64_t depth, bool add_direct) {
     constexpr int phase = StageOp<Cell, T, Stage>::kPhase;
+    if (span.first == span.last) return;
     const int64_t rows_bytes = (span.last - span.first) * static_cast<int64_t>(sizeof(T));
     const int64_t block = depth * rows_bytes <= kSourceBytes ? depth : kSourceBytes / rows_bytes;
     int64_t k0 = 0;

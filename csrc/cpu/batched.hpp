@@ -89,6 +89,7 @@ struct Batched {
   template <class F>
   int64_t valid_pairs(int64_t from, int64_t most, F&& take) const {
     const int64_t end = p.seq_len * p.batch;
+    if (end == 0) return 0;
     int64_t t = from / p.batch, row = from % p.batch, taken = 0;
     for (; from < end && taken < most; ++from) {
       if (t < length_of(p, row)) take(taken++, t, row);

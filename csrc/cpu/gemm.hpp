@@ -18,10 +18,6 @@
 
 namespace {
 
-// gcc keeps an array of vectors in registers only if every index into it is a constant by the time it looks; this
-// pragma before each loop over R, NT or G sees to that.
-#define RNN_UNROLL _Pragma("GCC unroll 64")
-
 constexpr int kCacheLine = 64;
 
 // Which R and NT are compiled for G gates.

@@ -1,0 +1,209 @@
+"""Promise 2, the same bits: whatever the threads, the batch, the strides, the ISA, the number of calls."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import BITS_SHAPES, CELLS, DTYPES, Array, Cell, Problem, assert_same_bits, make_problem
+
+import fusedrnn
+
+cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+shapes = pytest.mark.parametrize("shape", [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20)], ids=str)
+variants = pytest.mark.parametrize("variant", [{}, {"lengths": True}, {"reverse": True}], ids=["", "lengths", "reverse"])
+Shape = tuple[int, int, int, int]
+
+
+def everything(problem: Problem) -> list[Any]:
+    """Inference, training forward, gradients; the first two must agree with each other too."""
+    infer, *_ = problem.cell.functions()
+    inferred = infer(problem.x, problem.w, *problem.states, **problem.kwargs)
+    out, grads = problem.run()
+    assert_same_bits(inferred, out, "inference against training")
+    return [out, grads]
+
+
+@cells
+@dtypes
+@shapes
+@variants
+def test_threads_and_isas(cell: Cell, dtype: str, shape: Shape, variant: dict[str, bool], rng: np.random.Generator) -> None:
+    problem = make_problem(cell, shape, dtype, rng, **variant)
+    fusedrnn.set_num_threads(1)
+    want = everything(problem)
+    for isa in fusedrnn.available_isas():
+        fusedrnn.set_isa(isa)
+        assert fusedrnn.isa() == isa
+        for threads in (1, 2, 3, 7):
+            fusedrnn.set_num_threads(threads)
+            for a, b in zip(everything(problem), want, strict=True):
+                assert_same_bits(a, b, f"{isa}, {threads} threads:")
+
+
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
+def test_the_isa_asked_for_runs(isa: str) -> None:
+    """In a process of its own, by the environment; the kernels' own table says which they are."""
+    code = "import fusedrnn; print(fusedrnn.isa())"
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"FUSEDRNN_ISA": isa}, capture_output=True, text=True, check=False
+    )
+    if isa in fusedrnn.available_isas():
+        assert run.stdout.strip() == isa
+    else:
+        assert run.returncode != 0
+        assert "FUSEDRNN_ISA: expected one of" in run.stderr
+
+
+@cells
+@dtypes
+@shapes
+@variants
+def test_a_row_does_not_depend_on_its_batch(
+    cell: Cell, dtype: str, shape: Shape, variant: dict[str, bool], rng: np.random.Generator
+) -> None:
+    problem = make_problem(cell, shape, dtype, rng, **variant)
+    out, grads = problem.run()
+    lengths = problem.kwargs.get("lengths")
+    for row in {0, shape[1] // 2, shape[1] - 1}:
+        one = slice(row, row + 1)
+        alone = Problem(
+            cell,
+            problem.w,
+            problem.x[:, one],
+            [s[one] for s in problem.states],
+            problem.kwargs | ({} if lengths is None else {"lengths": lengths[one]}),
+            problem.dy[:, one],
+            [s[one] for s in problem.dstates],
+        )
+        out1, grads1 = alone.run()
+        np.testing.assert_array_equal(out1.y, out.y[:, one])
+        np.testing.assert_array_equal(grads1.dx, grads.dx[:, one])
+        for i in range(cell.states):
+            np.testing.assert_array_equal(out1[1 + i], out[1 + i][one])
+            np.testing.assert_array_equal(grads1[1 + i], grads[1 + i][one])
+
+
+def misaligned(a: Array) -> Array:
+    """A copy of `a` whose data begins one byte past an element boundary."""
+    raw = np.empty(a.nbytes + 1, np.uint8)
+    copy = raw[1:].view(a.dtype).reshape(a.shape) if a.size else a.copy()
+    copy[...] = a
+    return copy
+
+
+def strided(a: Array) -> Array:
+    """A copy of `a` that is every second element of a larger array, and runs backwards."""
+    big = np.zeros(tuple(2 * n for n in a.shape), a.dtype)
+    view = big[tuple(slice(None, None, 2) for _ in a.shape)][::-1]
+    view[...] = a
+    return view
+
+
+def shifted(a: Array) -> Array:
+    """A copy of `a`, aligned to its elements but to nothing larger."""
+    big = np.empty(a.size + 1, a.dtype)[1:].reshape(a.shape)
+    big[...] = a
+    return big
+
+
+@cells
+@dtypes
+@pytest.mark.parametrize("layout", [misaligned, strided, shifted, np.asfortranarray])
+def test_layout(cell: Cell, dtype: str, layout: Any, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (4, 5, 7, 19), dtype, rng, lengths=True)
+    w = problem.w
+    other = Problem(
+        cell,
+        cell.weights(*(layout(a) for a in (w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh))),
+        layout(problem.x),
+        [layout(s) for s in problem.states],
+        {"lengths": layout(problem.kwargs["lengths"]), "reverse": False},
+        layout(problem.dy),
+        [layout(s) for s in problem.dstates],
+    )
+    for a, b in zip(everything(other), everything(problem), strict=True):
+        assert_same_bits(a, b)
+
+
+@cells
+@dtypes
+@pytest.mark.parametrize("shape", BITS_SHAPES, ids=str)
+def test_single_steps_give_the_bits_of_one_call(cell: Cell, dtype: str, shape: Shape, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, shape, dtype, rng)
+    infer, _, _, step = cell.functions()
+    want = infer(problem.x, problem.w, *problem.states)
+    states: Any = tuple(problem.states)
+    half = shape[0] // 2
+    for t in range(shape[0]):
+        states = step(problem.x[t], problem.w, *states)
+        states = states if cell.states == 2 else (states,)
+        np.testing.assert_array_equal(states[0], want.y[t])
+    np.testing.assert_array_equal(states, want[1:])
+    first = infer(problem.x[:half], problem.w, *problem.states)
+    second = infer(problem.x[half:], problem.w, *first[1:])
+    np.testing.assert_array_equal(np.concatenate([first.y, second.y]), want.y)
+
+
+@cells
+@dtypes
+def test_reverse_is_forward_on_reversed_time(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (6, 3, 5, 21), dtype, rng)
+    infer = cell.functions()[0]
+    a = infer(problem.x, problem.w, *problem.states, reverse=True)
+    b = infer(problem.x[::-1], problem.w, *problem.states)
+    np.testing.assert_array_equal(a.y, b.y[::-1])
+    np.testing.assert_array_equal(a.h_n, b.h_n)
+
+
+@cells
+@dtypes
+def test_a_unit_does_not_depend_on_its_place(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    """Units are permuted, recurrent weights excepted, which would change the order of the sums: with U = 0 a unit gives
+    the same bits wherever it falls in a vector or its tail."""
+    I, H, G = 6, 37, cell.gates  # noqa: E741
+    problem = make_problem(cell, (1, 3, I, H), dtype, rng)
+    w, order = problem.w, rng.permutation(H)
+    permute = lambda a: a.reshape(G, H, -1)[:, order].reshape(a.shape)  # noqa: E731
+    zeros = np.zeros_like(w.weight_hh)
+    infer = cell.functions()[0]
+    a = infer(problem.x, cell.weights(w.weight_ih, zeros, w.bias_ih, w.bias_hh), *problem.states)
+    b = infer(
+        problem.x,
+        cell.weights(permute(w.weight_ih), zeros, permute(w.bias_ih), permute(w.bias_hh)),
+        *(np.ascontiguousarray(s[:, order]) for s in problem.states),
+    )
+    np.testing.assert_array_equal(a.y[..., order], b.y)
+
+
+@cells
+@dtypes
+def test_inputs_are_left_alone(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (4, 3, 5, 18), dtype, rng, lengths=True)
+    inputs = [problem.x, *problem.states, problem.dy, *problem.dstates, problem.kwargs["lengths"]]
+    before = [a.copy() for a in inputs]
+    for a in inputs:
+        a.flags.writeable = False
+    everything(problem)
+    for a, b in zip(inputs, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@cells
+def test_weights_are_a_snapshot(cell: Cell, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (2, 3, 4, 5), "float32", rng)
+    arrays = [np.array(a) for a in (problem.w.weight_ih, problem.w.weight_hh, problem.w.bias_ih, problem.w.bias_hh)]
+    w = cell.weights(*arrays)
+    infer = cell.functions()[0]
+    want = infer(problem.x, w)
+    for a in arrays:
+        a[...] = 7
+    assert_same_bits(infer(problem.x, w), want)
+    np.testing.assert_array_equal(w.weight_hh, problem.w.weight_hh)
+    with pytest.raises(ValueError, match="read-only"):
+        w.weight_hh[0, 0] = 1

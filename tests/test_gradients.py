@@ -1,0 +1,94 @@
+"""Promise 1, gradients: the reference against central differences, and the kernels' Jacobian against its adjoint."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CELLS, SHAPES, SMALL_SHAPES, Array, Cell, Problem, make_problem, named
+
+import fusedrnn
+
+cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+
+# The step of a central difference that balances its truncation error, ~ step^2, against rounding, ~ u / step.
+STEP = float(np.finfo("float64").eps) ** (1 / 3)
+# Both errors are then of the order of step^2 = eps^(2/3), times the loss's third derivative or its value: below 100 for
+# these sizes, where at most some 50 outputs of order 1 are summed.
+DIFFERENCE_TOLERANCE = 100 * STEP**2
+
+
+def arguments(problem: Problem) -> dict[str, Array]:
+    """Everything that there is a gradient of, by the name of that gradient."""
+    w = problem.w
+    names = ["dh0", "dc0"][: problem.cell.states]
+    values = {"dx": problem.x} | dict(zip(names, problem.states, strict=True))
+    return values | {
+        "dweight_ih": w.weight_ih,
+        "dweight_hh": w.weight_hh,
+        "dbias_ih": w.bias_ih,
+        "dbias_hh": w.bias_hh,
+    }
+
+
+def outputs(problem: Problem, values: dict[str, Array], module: ModuleType) -> Any:
+    states = [values[k] for k in ("dh0", "dc0") if k in values]
+    w = problem.cell.weights(*(values[k] for k in ("dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh")))
+    return problem.cell.functions(module)[0](values["dx"], w, *states, **problem.kwargs)
+
+
+def loss(problem: Problem, values: dict[str, Array], module: ModuleType) -> float:
+    out = outputs(problem, values, module)
+    return float(sum(np.vdot(d, o) for d, o in zip([problem.dy, *problem.dstates], out, strict=True)))
+
+
+@cells
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+@pytest.mark.parametrize("module", [fusedrnn.reference, fusedrnn], ids=["reference", "kernels"])
+@pytest.mark.parametrize("kind", ["full", "lengths", "reverse"])
+def test_central_differences(
+    cell: Cell, shape: tuple[int, int, int, int], module: ModuleType, kind: str, rng: np.random.Generator
+) -> None:
+    problem = make_problem(cell, shape, "float64", rng, lengths=kind == "lengths", reverse=kind == "reverse")
+    gradients = dict(named(problem.run(module)[1]))
+    values = {k: np.array(v) for k, v in arguments(problem).items()}
+    for name, value in values.items():
+        flat, gradient = value.reshape(-1), gradients[name].reshape(-1)
+        for i in range(flat.size):
+            kept = flat[i]
+            flat[i] = kept + STEP
+            up = loss(problem, values, module)
+            flat[i] = kept - STEP
+            down = loss(problem, values, module)
+            flat[i] = kept
+            assert abs((up - down) / (2 * STEP) - gradient[i]) < DIFFERENCE_TOLERANCE, f"{name}[{i}]"
+
+
+@cells
+@pytest.mark.parametrize("shape", [s for s in SHAPES if 0 not in s], ids=str)
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_adjoint(
+    cell: Cell, shape: tuple[int, int, int, int], lengths: bool, reverse: bool, rng: np.random.Generator
+) -> None:
+    """<J u, v> = <u, J^T v>, J u from a difference of the kernels' outputs along u, J^T v from their backward."""
+    problem = make_problem(cell, shape, "float64", rng, lengths=lengths, reverse=reverse)
+    gradients = dict(named(problem.run()[1]))
+    values = arguments(problem)
+    u = {k: rng.standard_normal(v.shape) for k, v in values.items()}
+    norm = np.sqrt(sum(np.vdot(d, d) for d in u.values()))
+    ends = [outputs(problem, {k: v + s * STEP / norm * u[k] for k, v in values.items()}, fusedrnn) for s in (1, -1)]
+    v = [problem.dy, *problem.dstates]
+    left = sum(np.vdot((a - b) / (2 * STEP), d) for a, b, d in zip(*ends, v, strict=True))
+    right = sum(np.vdot(u[k] / norm, gradients[k]) for k in values)
+    scale = 1 + np.sqrt(sum(np.vdot(d, d) for d in v))
+    assert abs(left - right) < DIFFERENCE_TOLERANCE * scale
+
+
+def test_relu_gradient_at_zero_is_zero() -> None:
+    w = fusedrnn.RNNWeights(np.zeros((3, 2)), np.zeros((3, 3)), nonlinearity="relu")
+    out, reserve = fusedrnn.rnn_forward(np.ones((1, 1, 2)), w)
+    assert not out.y.any()
+    assert not fusedrnn.rnn_backward(reserve, np.ones((1, 1, 3))).dweight_ih.any()

@@ -1,0 +1,184 @@
+"""Promise 1, the same function: every op against `fusedrnn.reference` in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CELLS, DTYPES, SHAPES, Cell, Problem, make_problem, make_weights, named, tolerance
+
+import fusedrnn
+
+cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+dtypes = pytest.mark.parametrize("dtype", DTYPES)
+
+
+def absolute_sums(problem: Problem) -> float:
+    """The largest sum of absolute products in a pre-activation, states bounded by the largest there is."""
+    w, states = problem.w, problem.run()[0].y
+    x = float(np.abs(problem.x).max(initial=0))
+    h = max(float(np.abs(a).max(initial=0)) for a in [states, *problem.states])
+    rows = np.abs(w.weight_ih).sum(1) * x + np.abs(w.weight_hh).sum(1) * h
+    return float((rows + np.abs(w.bias_ih) + np.abs(w.bias_hh)).max())
+
+
+def compare(problem: Problem, dtype: str) -> None:
+    T, B, I = problem.x.shape  # noqa: E741
+    H, G = problem.w.hidden_size, problem.cell.gates
+    out, grads = problem.run()
+    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
+    bound = tolerance(dtype, I + H, T, max(1.0, absolute_sums(problem)))
+    for (name, a), (_, b) in zip(named(out), named(want_out), strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+    # A gradient sums over gates and units, and those of weights over steps and rows as well.
+    largest = max(1.0, *(float(np.abs(b).max(initial=0)) for _, b in named(want_grads)))
+    bound = tolerance(dtype, G * H + I + T * B, T, largest)
+    for (name, a), (_, b) in zip(named(grads), named(want_grads), strict=True):
+        assert a.dtype == dtype
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+
+
+@cells
+@dtypes
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_training(
+    cell: Cell, dtype: str, shape: tuple[int, int, int, int], lengths: bool, reverse: bool, rng: np.random.Generator
+) -> None:
+    compare(make_problem(cell, shape, dtype, rng, lengths=lengths, reverse=reverse), dtype)
+
+
+@cells
+@dtypes
+@pytest.mark.parametrize("shape", [(6, 70, 20, 24), (12, 40, 130, 10), (3, 4, 600, 260)], ids=str)
+def test_more_rows_and_columns_than_one_block(
+    cell: Cell, dtype: str, shape: tuple[int, int, int, int], rng: np.random.Generator
+) -> None:
+    compare(make_problem(cell, shape, dtype, rng), dtype)
+
+
+@cells
+@dtypes
+def test_sources_beyond_one_block_of_backward(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    fusedrnn.set_num_threads(1)
+    compare(make_problem(cell, (2, 230, 4, 200), dtype, rng), dtype)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_relu_on_both_sides_of_its_kink(shape: tuple[int, int, int, int], rng: np.random.Generator) -> None:
+    """In float64 alone, where no pre-activation comes near enough to 0 for rounding to matter."""
+    cell = next(c for c in CELLS if c.kink)
+    problem = make_problem(cell, shape, "float64", rng)
+    problem.w = make_weights(cell, shape[2], shape[3], "float64", rng, clear_of_kink=False)
+    compare(problem, "float64")
+
+
+@cells
+@dtypes
+@pytest.mark.parametrize("missing", ["bias_ih", "bias_hh", "both"])
+def test_without_biases(cell: Cell, dtype: str, missing: str, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (4, 3, 5, 9), dtype, rng)
+    w = problem.w
+    b_ih = None if missing in ("bias_ih", "both") else w.bias_ih
+    b_hh = None if missing in ("bias_hh", "both") else w.bias_hh
+    problem.w = cell.weights(w.weight_ih, w.weight_hh, b_ih, b_hh)
+    out, grads = problem.run()
+    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
+    assert (grads.dbias_ih is None, grads.dbias_hh is None) == (b_ih is None, b_hh is None)
+    bound = tolerance(dtype, 60, 4, 20)
+    for got, want in ((out, want_out), (grads, want_grads)):
+        for (name, a), (_, b) in zip(named(got), named(want), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+
+
+@cells
+@dtypes
+def test_defaults_are_zeros(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (5, 3, 4, 10), dtype, rng)
+    infer, forward, backward, step = cell.functions()
+    zeros = [np.zeros_like(s) for s in problem.states]
+    for a, b in zip(infer(problem.x, problem.w), infer(problem.x, problem.w, *zeros), strict=True):
+        np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(step(problem.x[0], problem.w), step(problem.x[0], problem.w, *zeros))
+    out, reserve = forward(problem.x, problem.w)
+    got = backward(reserve, None)
+    assert all(not a.any() for _, a in named(got))
+    _, reserve = forward(problem.x, problem.w, *zeros)
+    a = backward(reserve, problem.dy)
+    _, reserve = forward(problem.x, problem.w)
+    b = backward(reserve, problem.dy, *zeros)
+    for (name, p), (_, q) in zip(named(a), named(b), strict=True):
+        np.testing.assert_array_equal(p, q, err_msg=name)
+
+
+@cells
+@dtypes
+def test_lengths(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    """y is zero past a row's length, the last state is that of its last step, padding may hold anything."""
+    problem = make_problem(cell, (6, 4, 3, 11), dtype, rng)
+    lengths = np.array([0, 6, 1, 4])
+    x = problem.x.copy()
+    for row, n in enumerate(lengths):
+        x[n:, row] = np.nan
+    _, forward, backward, _ = cell.functions()
+    dy = problem.dy.copy()
+    for row, n in enumerate(lengths):
+        dy[n:, row] = np.nan
+    out, reserve = forward(x, problem.w, *problem.states, lengths=lengths)
+    grads = backward(reserve, dy, *problem.dstates)
+    for name, a in [*named(out), *named(grads)]:
+        assert np.isfinite(a).all(), name
+    for i, state in enumerate(problem.states):
+        np.testing.assert_array_equal(out[1 + i][0], state[0])
+        np.testing.assert_array_equal(grads[1 + i][0], problem.dstates[i][0])
+    for row, n in enumerate(lengths):
+        assert not out.y[n:, row].any()
+        assert not grads.dx[n:, row].any()
+        if n > 0:
+            np.testing.assert_array_equal(out.h_n[row], out.y[n - 1, row])
+
+
+@cells
+@dtypes
+def test_nan_and_inf_go_through(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (3, 3, 4, 20), dtype, rng)
+    infer = cell.functions()[0]
+    clean = infer(problem.x, problem.w).y
+    x = problem.x.copy()
+    x[1, 0, 2] = np.nan
+    x[1, 1, 2] = np.inf
+    y = infer(x, problem.w).y
+    assert np.isnan(y[1:, 0]).all()
+    np.testing.assert_array_equal(y[0], clean[0])
+    np.testing.assert_array_equal(y[:, 2], clean[:, 2])
+    if cell.name != "rnn_relu":  # which has no bound
+        assert (np.abs(y[1, 1]) <= 1).all()
+
+
+@cells
+@dtypes
+def test_cell_with_out(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (1, 5, 6, 19), dtype, rng)
+    step = cell.functions()[3]
+    want = step(problem.x[0], problem.w, *problem.states)
+    out: Any = tuple(np.full_like(s, np.nan) for s in problem.states)
+    got = step(problem.x[0], problem.w, *problem.states, out=out if cell.states == 2 else out[0])
+    assert (got[0] is out[0] and got[1] is out[1]) if cell.states == 2 else got is out[0]
+    np.testing.assert_array_equal(got, want)
+    reference = cell.functions(fusedrnn.reference)[3](
+        problem.x[0].astype("f8"), problem.as_float64().w, *(s.astype("f8") for s in problem.states)
+    )
+    np.testing.assert_allclose(got, reference, rtol=0, atol=tolerance(dtype, 25, 1, 20))
+
+
+@cells
+@dtypes
+def test_reserve_size(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (7, 3, 2, 18), dtype, rng)
+    _, reserve = cell.functions()[1](problem.x, problem.w)
+    assert reserve.nbytes == cell.reserve_slots * problem.dy.nbytes
+    assert reserve.dtype == dtype
+    assert repr(reserve).startswith(f"<fusedrnn.Reserve of {cell.name}, seq_len=7, batch_size=3, hidden_size=18")
