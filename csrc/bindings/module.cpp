@@ -395,7 +395,7 @@ using namespace fusedrnn;
 PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.doc() = "Native layer of fusedrnn. Use the functions of the package `fusedrnn` instead.";
 
-  py::class_<PyWeights>(m, "Weights")
+  py::class_<PyWeights>(m, "Weights", "Weights of any cell, by its name; the package has a class for each kind.")
       .def(py::init(&make_weights), py::arg("cell"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"),
            py::arg("bias_hh"))
       .def_property_readonly("cell", [](const PyWeights& w) { return facts_of(w.cell).name; })
@@ -415,7 +415,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
         return snapshot(self, [&](auto& w, auto& s) { return view(self, s.bias_hh(), {w.gates * w.hidden}); });
       });
 
-  py::class_<PyReserve>(m, "Reserve")
+  py::class_<PyReserve>(m, "Reserve",
+                         "What forward keeps for backward. Backward uses it up: its memory becomes gradients.")
       .def_property_readonly("cell", [](const PyReserve& r) { return facts_of(r.cell).name; })
       .def_property_readonly("dtype", [](const PyReserve& r) { return py::dtype(r.dtype); })
       .def_property_readonly("nbytes", [](const PyReserve& r) { return r.nbytes; })

@@ -57,15 +57,18 @@ RNN_INLINE ReducedExp<V> reduced_expm1(V y, V magic) {
   return {magic, fma(r * r, q, r)};
 }
 
-// With t = exp(-|x|): 1 / (1 + t) for x >= 0, t / (1 + t) for x < 0. The scaling by 2^n is done in two steps, so that a
-// subnormal t is rounded once.
+// With t = exp(-|x|): h = 1 / (1 + t) for x >= 0, t / (1 + t) for x < 0. The scaling by 2^n is done in two steps, so that
+// a subnormal t is rounded once. The rounding of 1 + t alone can cost an ulp, so the quotient's residual is added back,
+// times 1 - t/2, which is near enough to 1 / (1 + t).
 template <class V>
 RNN_INLINE V sigmoid(V x) {
   using C = ExpConstants<typename V::value_type>;
-  const V y = V(0) - min(V(C::kSigmoidZero), abs(x));
+  const V one(1), y = V(0) - min(V(C::kSigmoidZero), abs(x));
   const auto e = reduced_expm1(y, fma(y, V(C::kLog2e), V(C::kRoundMagic)));
-  const V t = (e.p + V(1)) * V::template exp2_int<C::kHalfRange>(e.magic) * V(C::kHalfScale);
-  return if_negative(x, t, V(1)) / (V(1) + t);
+  const V t = (e.p + one) * V::template exp2_int<C::kHalfRange>(e.magic) * V(C::kHalfScale);
+  const V numerator = if_negative(x, t, one), h = numerator / (one + t);
+  const V residual = fma(V(0) - h, t, numerator - h);
+  return fma(residual, fma(V(-C::kHalf), t, one), h);
 }
 
 // With m = expm1(2|x|): h = m / (m + 2), which damps the error of a growing m. n = 0 keeps small x exact; rounding n

@@ -1,0 +1,268 @@
+"""Promises 4 and 5, nothing hidden and safe: what bad input gets, from the package and from the raw native layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CELLS, Cell, make_problem
+
+import fusedrnn
+from fusedrnn import _core
+
+T, B, I, H = 4, 3, 5, 6
+LSTM = CELLS[0]
+f32 = np.float32
+
+
+def array(*shape: int, dtype: Any = f32) -> Any:
+    return np.ones(shape, dtype)
+
+
+def lstm_weights(**change: Any) -> Any:
+    arrays = {
+        "weight_ih": array(4 * H, I),
+        "weight_hh": array(4 * H, H),
+        "bias_ih": array(4 * H),
+        "bias_hh": array(4 * H),
+    }
+    return fusedrnn.LSTMWeights(**(arrays | change))
+
+
+Bad = tuple[dict[str, Any], type[Exception], str]
+BAD_WEIGHTS: list[Bad] = [
+    ({"weight_ih": array(4 * H)}, ValueError, "weight_ih: expected 2 dimensions (4*hidden_size, input_size), got shape (24,)"),
+    (
+        {"weight_ih": array(23, I)},
+        ValueError,
+        "weight_ih: expected shape (4*hidden_size, input_size) with hidden_size and input_size at least 1, got (23, 5)",
+    ),
+    ({"weight_ih": array(0, I)}, ValueError, "at least 1, got (0, 5)"),
+    ({"weight_ih": array(4 * H, 0)}, ValueError, "at least 1, got (24, 0)"),
+    (
+        {"weight_hh": array(4 * H, 7)},
+        ValueError,
+        "weight_hh: expected shape (4*hidden_size, hidden_size) = (24, 6), got (24, 7)",
+    ),
+    ({"weight_hh": array(3 * H, H)}, ValueError, "weight_hh: expected shape (4*hidden_size, hidden_size) = (24, 6), got (18, 6)"),
+    ({"bias_ih": array(23)}, ValueError, "bias_ih: expected shape (4*hidden_size,) = (24,), got (23,)"),
+    ({"bias_hh": array(24, 1)}, ValueError, "bias_hh: expected shape (4*hidden_size,) = (24,), got (24, 1)"),
+    ({"weight_ih": array(24, I, dtype=int)}, TypeError, "weight_ih: expected dtype float32 or float64, got int64"),
+    ({"weight_ih": array(24, I, dtype="f2")}, TypeError, "weight_ih: expected dtype float32 or float64, got float16"),
+    ({"weight_ih": array(24, I, dtype=object)}, TypeError, "got object"),
+    ({"weight_ih": array(24, I, dtype=complex)}, TypeError, "got complex128"),
+    ({"weight_ih": array(24, I, dtype=">f4")}, TypeError, "got >f4"),
+    ({"weight_hh": array(24, H, dtype=float)}, TypeError, "weight_hh: expected dtype float32, got float64"),
+    ({"bias_ih": array(24, dtype=float)}, TypeError, "bias_ih: expected dtype float32, got float64"),
+    ({"weight_ih": [[1.0]]}, TypeError, "weight_ih: expected a numpy.ndarray, got list"),
+    ({"weight_hh": None}, TypeError, "weight_hh: expected a numpy.ndarray, got NoneType"),
+    (
+        {"weight_ih": np.lib.stride_tricks.as_strided(array(1, 1), (4 << 28, 1 << 30), (0, 0))},
+        ValueError,
+        "needs more bytes than 64 bits can count",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "text"), BAD_WEIGHTS)
+def test_weights(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as raised:
+        lstm_weights(**change)
+    assert text in str(raised.value)
+
+
+def test_unknown_names() -> None:
+    with pytest.raises(ValueError, match="nonlinearity: expected 'tanh' or 'relu', got 'gelu'"):
+        fusedrnn.RNNWeights(array(H, I), array(H, H), nonlinearity="gelu")
+    with pytest.raises(TypeError, match="reset_after: expected bool, got int"):
+        fusedrnn.GRUWeights(array(3 * H, I), array(3 * H, H), reset_after=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cell: expected one of 'rnn_tanh', .*, got 'lstn'"):
+        _core.Weights("lstn", array(H, I), array(H, H), None, None)
+
+
+huge = np.lib.stride_tricks.as_strided(array(1, 1, I), (1 << 30, 1 << 28, I), (0, 0, 4))
+BAD_CALLS: list[Bad] = [
+    ({"x": array(T, I)}, ValueError, "x: expected 3 dimensions (seq_len, batch_size, input_size), got shape (4, 5)"),
+    (
+        {"x": array(T, B, I + 1)},
+        ValueError,
+        "x: expected shape (seq_len, batch_size, input_size) = (4, 3, 5), got (4, 3, 6)",
+    ),
+    ({"x": array(T, B, I, dtype=float)}, TypeError, "x: expected dtype float32, got float64"),
+    ({"x": array(T, B, I, dtype=int)}, TypeError, "x: expected dtype float32, got int64"),
+    ({"x": array(T, B, I, dtype="f2")}, TypeError, "x: expected dtype float32, got float16"),
+    ({"x": array(T, B, I, dtype=complex)}, TypeError, "x: expected dtype float32, got complex128"),
+    ({"x": array(T, B, I, dtype=object)}, TypeError, "x: expected dtype float32, got object"),
+    ({"x": array(T, B, I, dtype=">f4")}, TypeError, "x: expected dtype float32, got >f4"),
+    ({"x": array(T, B, I).tolist()}, TypeError, "x: expected a numpy.ndarray, got list"),
+    ({"x": None}, TypeError, "x: expected a numpy.ndarray, got NoneType"),
+    ({"x": huge}, ValueError, "needs more bytes than 64 bits can count"),
+    ({"h0": array(B, H + 1)}, ValueError, "h0: expected shape (batch_size, hidden_size) = (3, 6), got (3, 7)"),
+    ({"h0": array(1, B, H)}, ValueError, "h0: expected shape (batch_size, hidden_size) = (3, 6), got (1, 3, 6)"),
+    ({"c0": array(B + 1, H)}, ValueError, "c0: expected shape (batch_size, hidden_size) = (3, 6), got (4, 6)"),
+    ({"c0": array(B, H, dtype=float)}, TypeError, "c0: expected dtype float32, got float64"),
+    ({"h0": 0}, TypeError, "h0: expected a numpy.ndarray, got int"),
+    ({"lengths": np.array([1, 2])}, ValueError, "lengths: expected shape (batch_size,) = (3,), got (2,)"),
+    (
+        {"lengths": np.array([1, 5, 2])},
+        ValueError,
+        "lengths: expected values in 0..seq_len = 0..4, got 5 at index 1",
+    ),
+    ({"lengths": np.array([1, 2, -1])}, ValueError, "got -1 at index 2"),
+    ({"lengths": np.array([1, 2, 3], np.int32)}, TypeError, "lengths: expected dtype int64, got int32"),
+    ({"lengths": np.array([1.0, 2, 3])}, TypeError, "lengths: expected dtype int64, got float64"),
+    ({"lengths": [1, 2, 3]}, TypeError, "lengths: expected a numpy.ndarray, got list"),
+    ({"reverse": 1}, TypeError, "reverse: expected bool, got int"),
+]
+
+
+@pytest.mark.parametrize("layer", ["package", "native"])
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+@pytest.mark.parametrize(("change", "error", "text"), BAD_CALLS)
+def test_calls(change: dict[str, Any], error: type[Exception], text: str, training: bool, layer: str) -> None:
+    a: dict[str, Any] = {"x": array(T, B, I), "h0": None, "c0": None, "lengths": None, "reverse": False} | change
+    with pytest.raises(error) as raised:
+        if layer == "native":
+            (_core.forward if training else _core.infer)(lstm_weights(), *a.values())
+        else:
+            run = fusedrnn.lstm_forward if training else fusedrnn.lstm
+            run(a["x"], lstm_weights(), a["h0"], a["c0"], lengths=a["lengths"], reverse=a["reverse"])
+    assert text in str(raised.value)
+
+
+def test_too_large_for_memory_is_a_memory_error() -> None:
+    x = np.lib.stride_tricks.as_strided(array(1, 1, I), (1 << 30, 1 << 14, I), (0, 0, 4))
+    with pytest.raises(MemoryError):
+        fusedrnn.lstm_forward(x, lstm_weights())
+    assert np.isfinite(fusedrnn.lstm(array(T, B, I), lstm_weights()).y).all()
+
+
+def test_the_wrong_weights() -> None:
+    gru = fusedrnn.GRUWeights(array(3 * H, I), array(3 * H, H))
+    with pytest.raises(TypeError, match="w: expected LSTMWeights, got GRUWeights"):
+        fusedrnn.lstm(array(T, B, I), gru)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="w: expected GRUWeights, got dict"):
+        fusedrnn.gru(array(T, B, I), {})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="w: expected weights of a cell .*, got dict"):
+        _core.infer({}, array(T, B, I), None, None, None, False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="c0: expected None, as this cell has no cell state, got numpy.ndarray"):
+        _core.infer(gru, array(T, B, I), None, array(B, H), None, False)
+
+
+def with_flag(a: Any, **flags: bool) -> Any:
+    a.setflags(**flags)
+    return a
+
+
+def overlapping() -> dict[str, Any]:
+    h = array(B, H)
+    return {"h": h, "out": (h, array(B, H))}
+
+
+def overlapping_each_other() -> dict[str, Any]:
+    both = array(B + 1, H)
+    return {"out": (both[:B], both[1:])}
+
+
+BAD_STEPS: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
+    (lambda: {"x": array(1, B, I)}, ValueError, "x: expected 2 dimensions (batch_size, input_size), got shape (1, 3, 5)"),
+    (lambda: {"x": array(B, I + 1)}, ValueError, "x: expected shape (batch_size, input_size) = (3, 5), got (3, 6)"),
+    (lambda: {"h": array(B, I)}, ValueError, "h: expected shape (batch_size, hidden_size) = (3, 6), got (3, 5)"),
+    (lambda: {"c": array(B, H, dtype=float)}, TypeError, "c: expected dtype float32, got float64"),
+    (lambda: {"out": (array(B, H + 1), array(B, H))}, ValueError, "out (h): expected shape (batch_size, hidden_size) = (3, 6)"),
+    (lambda: {"out": (array(B, H, dtype=float), array(B, H))}, TypeError, "out (h): expected dtype float32, got float64"),
+    (lambda: {"out": (array(B, H), array(B, H, dtype=">f4"))}, TypeError, "out (c): expected dtype float32, got >f4"),
+    (
+        lambda: {"out": (array(B, H), with_flag(array(B, H), write=False))},
+        ValueError,
+        "out (c): expected a writeable array, got a read-only one",
+    ),
+    (lambda: {"out": (array(H, B).T, array(B, H))}, ValueError, "out (h): expected a C-contiguous array, got a strided one"),
+    (overlapping, ValueError, "out (h): expected memory of its own, got an array that overlaps h"),
+    (overlapping_each_other, ValueError, "out (c): expected memory of its own, got an array that overlaps out (h)"),
+    (lambda: {"out": array(B, H)}, TypeError, "out: expected a tuple (h, c) of two arrays, got ndarray"),
+    (lambda: {"out": ([0], array(B, H))}, TypeError, "out (h): expected a numpy.ndarray, got list"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "text"), BAD_STEPS)
+def test_steps(change: Callable[[], dict[str, Any]], error: type[Exception], text: str) -> None:
+    a: dict[str, Any] = {"x": array(B, I), "h": array(B, H), "c": array(B, H), "out": None} | change()
+    outs = a["out"] if isinstance(a["out"], tuple) and error is ValueError else ()
+    kept = [x.copy() for x in outs]
+    with pytest.raises(error) as raised:
+        fusedrnn.lstm_cell(a["x"], lstm_weights(), a["h"], a["c"], out=a["out"])
+    assert text in str(raised.value)
+    for before, after in zip(kept, outs, strict=True):
+        np.testing.assert_array_equal(before, after)  # nothing modified
+
+
+BAD_BACKWARDS: list[Bad] = [
+    (
+        {"dy": array(T, B, H + 1)},
+        ValueError,
+        "dy: expected shape (seq_len, batch_size, hidden_size) = (4, 3, 6), got (4, 3, 7)",
+    ),
+    ({"dy": array(T + 1, B, H)}, ValueError, "= (4, 3, 6), got (5, 3, 6)"),
+    ({"dy": array(T, B, H, dtype=float)}, TypeError, "dy: expected dtype float32, got float64"),
+    ({"dh_n": array(B, I)}, ValueError, "dh_n: expected shape (batch_size, hidden_size) = (3, 6), got (3, 5)"),
+    ({"dc_n": array(H)}, ValueError, "dc_n: expected shape (batch_size, hidden_size) = (3, 6), got (6,)"),
+    ({"dy": "no"}, TypeError, "dy: expected a numpy.ndarray, got str"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "text"), BAD_BACKWARDS)
+def test_backward(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    _, reserve = fusedrnn.lstm_forward(array(T, B, I), lstm_weights())
+    a: dict[str, Any] = {"dy": array(T, B, H), "dh_n": None, "dc_n": None} | change
+    with pytest.raises(error) as raised:
+        fusedrnn.lstm_backward(reserve, **a)
+    assert text in str(raised.value)
+    assert not reserve.used  # the refused call has not spoilt it
+    fusedrnn.lstm_backward(reserve, array(T, B, H))
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+def test_a_reserve_serves_once(cell: Cell, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (T, B, I, H), "float32", rng)
+    _, forward, backward, _ = cell.functions()
+    _, reserve = forward(problem.x, problem.w)
+    backward(reserve, problem.dy)
+    assert reserve.used
+    with pytest.raises(ValueError, match="reserve: expected one that no backward has used, got one that has been used"):
+        backward(reserve, problem.dy)
+
+
+def test_a_reserve_of_another_cell() -> None:
+    _, reserve = fusedrnn.lstm_forward(array(T, B, I), lstm_weights())
+    with pytest.raises(TypeError, match="reserve: expected one of gru_forward, got one of cell 'lstm'"):
+        fusedrnn.gru_backward(reserve, array(T, B, H))
+    with pytest.raises(TypeError, match="reserve: expected a Reserve, as rnn_forward returns it, got NoneType"):
+        fusedrnn.rnn_backward(None, array(T, B, H))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="reserve: expected a Reserve, as forward returns it, got int"):
+        _core.backward(1, None, None, None)  # type: ignore[arg-type]
+
+
+def test_settings() -> None:
+    with pytest.raises(ValueError, match=r"isa: expected one of .*'portable' on this CPU, got 'sse9'"):
+        fusedrnn.set_isa("sse9")
+    with pytest.raises(TypeError, match="isa: expected str, got int"):
+        fusedrnn.set_isa(2)  # type: ignore[arg-type]
+    for n in (0, -1, 1025):
+        with pytest.raises(ValueError, match=f"n: expected an integer in 1..1024, got {n}"):
+            fusedrnn.set_num_threads(n)
+        with pytest.raises(ValueError, match=f"n: expected an integer in 1..1024, got {n}"):
+            _core.set_num_threads(n)
+    with pytest.raises(TypeError, match="n: expected int, got float"):
+        fusedrnn.set_num_threads(2.0)  # type: ignore[arg-type]
+    fusedrnn.set_num_threads(3)
+    assert fusedrnn.get_num_threads() == 3
+
+
+def test_activations() -> None:
+    with pytest.raises(TypeError, match="x: expected dtype float32 or float64, got int64"):
+        _core.tanh(np.arange(3))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="x: expected 1 dimensions"):
+        _core.sigmoid(array(2, 2))

@@ -1,0 +1,58 @@
+"""Promise 6, light: import time, what is imported, size; and that versions agree."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import fusedrnn
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_import_costs_at_most_50_ms_beyond_numpy() -> None:
+    code = "import time, numpy; t = time.perf_counter(); import fusedrnn; print(time.perf_counter() - t)"
+    times = [float(run(code)) for _ in range(7)]
+    assert statistics.median(times) < 0.050
+
+
+def test_nothing_heavy_is_imported() -> None:
+    loaded = run("import sys, fusedrnn; print(*sys.modules)").split()
+    for name in ("torch", "onnx", "onnxruntime", "scipy", "hypothesis", "pytest", "cupy"):
+        assert name not in loaded
+
+
+def test_the_extension_needs_no_library_beyond_the_systems() -> None:
+    core = next(Path(fusedrnn.__file__).parent.glob("_core*.so"))
+    needed = set(re.findall(rb"lib[a-z0-9_+-]+\.so\.\d+", core.read_bytes()))
+    assert needed <= {b"libstdc++.so.6", b"libgcc_s.so.1", b"libc.so.6", b"libm.so.6", b"libpthread.so.0", b"libcuda.so.1"}
+
+
+def test_the_installed_version_is_this_one() -> None:
+    assert version("fusedrnn") == fusedrnn.__version__
+
+
+def test_public_names_have_docstrings() -> None:
+    for name in fusedrnn.__all__:
+        if name != "__version__":
+            assert getattr(fusedrnn, name).__doc__, name
+
+
+def test_the_reference_has_the_same_names_and_signatures() -> None:
+    import inspect
+
+    for name in fusedrnn.reference.__all__:
+        mine, theirs = (list(inspect.signature(getattr(m, name)).parameters.values()) for m in (fusedrnn, fusedrnn.reference))
+        assert [(p.name, p.kind, p.default) for p in mine] == [(p.name, p.kind, p.default) for p in theirs], name
+
+
+def test_show_config_prints(capsys: object) -> None:
+    out = run("import fusedrnn; fusedrnn.show_config()")
+    assert f"fusedrnn {fusedrnn.__version__}" in out
+    assert "threads" in out

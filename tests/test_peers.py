@@ -1,0 +1,87 @@
+"""The same function as PyTorch and ONNX Runtime, where they are installed: gate order, biases, gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CELLS, Cell, make_problem, named, tolerance
+
+import fusedrnn
+
+cells = pytest.mark.parametrize("cell", [c for c in CELLS if c.name != "gru_reset_before"], ids=lambda c: c.name)
+SHAPE = (6, 4, 5, 20)
+
+
+@cells
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_torch(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+    torch = pytest.importorskip("torch")
+    T, B, I, H = SHAPE  # noqa: E741
+    problem = make_problem(cell, SHAPE, dtype, rng)
+    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[cell.op]
+    options = {"nonlinearity": cell.name.removeprefix("rnn_")} if cell.op == "rnn" else {}
+    layer = kind(I, H, dtype=getattr(torch, dtype), **options)
+    w = problem.w
+    with torch.no_grad():
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            getattr(layer, name + "_l0").copy_(torch.tensor(np.array(getattr(w, name))))
+    x = torch.tensor(problem.x, requires_grad=True)
+    states = [torch.tensor(s[None], requires_grad=True) for s in problem.states]
+    y, last = layer(x, tuple(states) if len(states) == 2 else states[0])
+    last = last if isinstance(last, tuple) else (last,)
+    torch.autograd.backward(
+        [y, *last], [torch.tensor(problem.dy), *(torch.tensor(d[None]) for d in problem.dstates)]
+    )
+    out, grads = problem.run()
+    want: dict[str, Any] = {"y": y, "h_n": last[0][0], "dx": x.grad, "dh0": states[0].grad[0]}
+    if cell.states == 2:
+        want |= {"c_n": last[1][0], "dc0": states[1].grad[0]}
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        want["d" + name] = getattr(layer, name + "_l0").grad
+    scale = max(1.0, *(float(v.detach().abs().max()) for v in want.values()))
+    bound = 2 * tolerance(dtype, 4 * H + I + T * B, T, scale)  # both sides round
+    for name, a in [*named(out), *named(grads)]:
+        np.testing.assert_allclose(a, want[name].detach().numpy(), rtol=0, atol=bound, err_msg=name)
+
+
+# fusedrnn's gate blocks in the order of ONNX: i, o, f, c and z, r, h.
+ONNX_ORDER = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2], "rnn": [0]}
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+def test_onnxruntime(cell: Cell, rng: np.random.Generator) -> None:
+    onnx = pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    T, B, I, H = SHAPE  # noqa: E741
+    problem = make_problem(cell, SHAPE, "float32", rng)
+    w, op = problem.w, cell.op.upper()
+    reorder = lambda a: np.concatenate([np.split(a, cell.gates)[j] for j in ONNX_ORDER[cell.op]])  # noqa: E731
+    tensors = {
+        "W": reorder(w.weight_ih)[None],
+        "R": reorder(w.weight_hh)[None],
+        "B": np.concatenate([reorder(w.bias_ih), reorder(w.bias_hh)])[None],
+    }
+    attributes: dict[str, Any] = {"hidden_size": H}
+    if cell.op == "gru":
+        attributes["linear_before_reset"] = int(cell.name == "gru_reset_after")
+    if cell.op == "rnn":
+        attributes["activations"] = ["Tanh" if cell.name == "rnn_tanh" else "Relu"]
+    inputs = ["X", "W", "R", "B", "", *["H0", "C0"][: cell.states]]
+    node = onnx.helper.make_node(op, inputs, ["Y"], **attributes)
+    value = onnx.helper.make_tensor_value_info
+    feeds = {"X": problem.x} | {n: s[None] for n, s in zip(["H0", "C0"], problem.states, strict=False)}
+    graph = onnx.helper.make_graph(
+        [node],
+        "cell",
+        [value(n, onnx.TensorProto.FLOAT, a.shape) for n, a in feeds.items()],
+        [value("Y", onnx.TensorProto.FLOAT, (T, 1, B, H))],
+        [onnx.numpy_helper.from_array(a, n) for n, a in tensors.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)], ir_version=8)
+    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, feeds)
+    got = cell.functions()[0](problem.x, w, *problem.states).y
+    # ONNX Runtime's activations are rational approximations good to some 2^-21.
+    np.testing.assert_allclose(got, y[:, 0], rtol=0, atol=tolerance("float32", I + H, T, 5) + T * 2**-21)

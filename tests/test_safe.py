@@ -1,0 +1,131 @@
+"""Promise 5, safe: the GIL is released, many threads may call at once, a fork is survived."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from cases import CELLS, Cell, assert_same_bits, make_problem
+
+import fusedrnn
+
+cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+
+
+@cells
+def test_many_python_threads(cell: Cell, rng: np.random.Generator) -> None:
+    """Eight threads at once, on weights that are packed by whoever comes first."""
+    fusedrnn.set_num_threads(2)
+    problems = [make_problem(cell, (10, 4, 8, 100 + i), "float32", rng) for i in range(4)]
+    want = [p.run() for p in problems]
+    fresh = [make_problem(cell, (1, 1, 8, 1), "float32", rng) for _ in problems]  # replaced below
+    for p, q in zip(fresh, problems, strict=True):
+        w = q.w
+        p.__dict__.update(q.__dict__)
+        p.w = cell.weights(w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh)
+
+    def work(i: int) -> None:
+        for _ in range(20):
+            for got, expected in zip(fresh[i % 4].run(), want[i % 4], strict=True):
+                assert_same_bits(got, expected)
+
+    with ThreadPoolExecutor(8) as pool:
+        for future in [pool.submit(work, i) for i in range(8)]:
+            future.result()
+
+
+def test_the_gil_is_released(rng: np.random.Generator) -> None:
+    """While a kernel runs, another Python thread goes on."""
+    problem = make_problem(CELLS[0], (400, 16, 128, 128), "float64", rng)
+    fusedrnn.set_num_threads(1)
+    running, done, ticks = threading.Event(), threading.Event(), 0
+
+    def call() -> None:
+        running.set()
+        fusedrnn.lstm(problem.x, problem.w)
+        done.set()
+
+    thread = threading.Thread(target=call)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-4)
+    try:
+        thread.start()
+        running.wait()
+        while not done.is_set():
+            ticks += 1
+            time.sleep(0.001)
+    finally:
+        sys.setswitchinterval(interval)
+        thread.join()
+    assert ticks > 5  # the call takes some 100 ms; with the GIL held there would be one or two
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@cells
+def test_fork_after_use(cell: Cell, rng: np.random.Generator) -> None:
+    """The child has none of the parent's workers; it makes its own and gets the same bits."""
+    fusedrnn.set_num_threads(2)
+    problem = make_problem(cell, (20, 4, 16, 200), "float32", rng)
+    want = problem.run()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            for got, expected in zip(problem.run(), want, strict=True):
+                assert_same_bits(got, expected)
+            status = 0
+        finally:
+            os._exit(status)
+    deadline = time.monotonic() + 60
+    while (finished := os.waitpid(child, os.WNOHANG))[0] == 0:
+        assert time.monotonic() < deadline, "the child hangs"
+        time.sleep(0.01)
+    assert os.waitstatus_to_exitcode(finished[1]) == 0
+    for got, expected in zip(problem.run(), want, strict=True):
+        assert_same_bits(got, expected)
+
+
+def test_workers_rest_when_idle(rng: np.random.Generator) -> None:
+    """No CPU time is used 50 ms after a call."""
+    fusedrnn.set_num_threads(2)
+    problem = make_problem(CELLS[0], (20, 4, 64, 256), "float32", rng)
+    fusedrnn.lstm(problem.x, problem.w)
+    time.sleep(0.05)
+    before = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - before < 0.03
+
+
+def test_a_process_may_end_while_workers_run() -> None:
+    code = (
+        "import numpy as np, fusedrnn as f; f.set_num_threads(4); H = 256; z = lambda *s: np.ones(s, 'f4');"
+        "f.lstm(z(20, 4, H), f.LSTMWeights(z(4 * H, H), z(4 * H, H)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "threads"),
+    [("FUSEDRNN_NUM_THREADS", "3", "3"), ("OMP_NUM_THREADS", "5", "5"), ("OMP_NUM_THREADS", "4,2", None)],
+)
+def test_threads_by_environment(variable: str, value: str, threads: str | None) -> None:
+    env = {k: v for k, v in os.environ.items() if k not in ("FUSEDRNN_NUM_THREADS", "OMP_NUM_THREADS")}
+    code = "import fusedrnn; print(fusedrnn.get_num_threads())"
+    got = subprocess.run(
+        [sys.executable, "-c", code], env=env | {variable: value}, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    assert threads is None or got == threads
+    assert 1 <= int(got) <= 1024
+
+
+def test_a_bad_environment_raises() -> None:
+    code = "import fusedrnn; fusedrnn.get_num_threads()"
+    env = os.environ | {"FUSEDRNN_NUM_THREADS": "many"}
+    run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert "ValueError: FUSEDRNN_NUM_THREADS: expected an integer in 1..1024, got 'many'" in run.stderr
