@@ -88,6 +88,13 @@ struct PackKernels {
                      std::int64_t tile0, std::int64_t tile1);
 };
 
+// The machine's ceilings (cpu/probe.hpp). `sink` takes a vector.
+template <class T>
+struct ProbeKernels {
+  double (*fma)(std::int64_t rounds, T* sink);
+  double (*read)(const T* from, std::int64_t n, std::int64_t rounds, T* sink);
+};
+
 template <class T>
 struct ActivationKernels {
   void (*sigmoid)(const T* x, T* y, std::int64_t n);
@@ -122,6 +129,8 @@ struct Kernels {
   PackKernels<double> pack_f64;
   ActivationKernels<float> activations_f32;
   ActivationKernels<double> activations_f64;
+  ProbeKernels<float> probe_f32;
+  ProbeKernels<double> probe_f64;
 };
 
 }  // namespace fusedrnn

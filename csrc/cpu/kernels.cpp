@@ -16,6 +16,7 @@
 #include "batched.hpp"
 #include "forward.hpp"
 #include "pack.hpp"
+#include "probe.hpp"
 
 namespace {
 
@@ -111,6 +112,8 @@ const Kernels RNN_KERNELS_NAME = {
     {pack_gates<double>, pack_transposed<double>},
     {map_sigmoid<float>, map_tanh<float>},
     {map_sigmoid<double>, map_tanh<double>},
+    {probe_fma<float>, probe_read<float>},
+    {probe_fma<double>, probe_read<double>},
 };
 
 }  // namespace fusedrnn

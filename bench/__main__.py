@@ -1,0 +1,216 @@
+"""Benchmarks: `python bench`. For each case it verifies against the reference, then times, against the peers that are
+installed (PyTorch, ONNX Runtime: `pip install '.[peers]'`). See `python bench --help` and bench/README.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+try:
+    from rich.console import Console
+    from rich.progress import Progress
+except ImportError:
+    sys.exit("The benchmarks need rich and matplotlib: pip install '.[bench]'")
+
+from report import Result, plot, print_tables
+from suite import GATES, MODES, Case, cases
+
+HERE = Path(__file__).parent
+
+
+class Missing(Exception):
+    """A system is not installed."""
+
+
+class Worker:
+    """One system in a process of its own."""
+
+    def __init__(self, system: str, threads: int) -> None:
+        # OpenBLAS, which only NumPy's reference uses here, would otherwise spin for 100 ms after each product.
+        env = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), system, str(threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=env,
+        )
+        hello = self._read()
+        if "missing" in hello:
+            raise Missing(hello["missing"])
+        self.versions: dict[str, str] = hello["versions"]
+
+    def _read(self) -> dict[str, Any]:
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the worker ended with status {self.process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def pause(self) -> None:
+        """Between its turns a worker is stopped: ONNX Runtime's and OpenMP's threads go on spinning after a call."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def ask(self, do: str, **request: Any) -> Any:
+        assert self.process.stdin
+        self.process.send_signal(signal.SIGCONT)
+        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
+        self.process.stdin.flush()
+        answer = self._read()
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer["result"]
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.send_signal(signal.SIGCONT)
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Ceilings:
+    """What the machine can do, measured in this run, when first asked for."""
+
+    def __init__(self, worker: Worker, threads: int) -> None:
+        self.worker, self.threads = worker, threads
+        self.known: dict[str, float] = {}
+
+    def _get(self, key: str, **request: Any) -> float:
+        if key not in self.known:
+            self.known[key] = self.worker.ask(**request)
+        return self.known[key]
+
+    def binding(self, case: Case) -> tuple[str, float]:
+        """The ceiling that binds the case, and the least time in ms that it allows."""
+        f64 = case.dtype == "float64"
+        flops = self._get(f"{case.dtype} fma GFLOP/s", do="fma", f64=f64)
+        each = max(4096, 1 << (case.weight_bytes // self.threads - 1).bit_length())
+        read = self._get(f"{case.dtype} read {each >> 10} KiB each GB/s", do="read", f64=f64, bytes=each)
+        passes = 2 if case.mode == "train" else 1
+        times = {
+            "multiply-add": case.flops / flops / 1e6,
+            f"read {each >> 10} KiB": passes * case.T * case.weight_bytes / read / 1e6,
+        }
+        name = max(times, key=lambda k: times[k])
+        return name, times[name]
+
+
+def measure(case: Case, workers: dict[str, Worker], ceilings: Ceilings, rounds: int, verify: bool) -> Result:
+    if verify:
+        workers["fusedrnn"].ask("verify", case=case.as_dict())
+    able = []
+    for name, worker in workers.items():
+        if worker.ask("prepare", case=case.as_dict()):
+            able.append(name)
+        worker.pause()
+    times: dict[str, list[float]] = {name: [] for name in able}
+    for _ in range(rounds):
+        for name in able:
+            times[name].append(1e3 * workers[name].ask("time", budget=0.05))
+            workers[name].pause()
+    ms = {name: statistics.median(t) for name, t in times.items()}
+    name, floor = ceilings.binding(case)
+    spread = {n: [min(t), max(t)] for n, t in times.items()}
+    return {"case": case.as_dict(), "ms": ms, "spread": spread, "ceiling": name, "fraction": floor / ms["fusedrnn"]}
+
+
+def machine() -> dict[str, Any]:
+    cpu = platform.processor()
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), cpu)
+    return {
+        "cpu": cpu,
+        "cpus": len(os.sched_getaffinity(0)),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str | None:
+    run = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return run.stdout.strip() or None
+
+
+def size(text: str) -> tuple[int, ...]:
+    numbers = tuple(map(int, text.split(",")))
+    if len(numbers) != 4 or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"expected four positive numbers T,B,I,H, got {text!r}")
+    return numbers
+
+
+def listed(valid: Any) -> Any:
+    def parse(text: str) -> list[str]:
+        names = text.split(",")
+        for name in names:
+            if name not in valid:
+                raise argparse.ArgumentTypeError(f"expected a list from {', '.join(valid)}, got {name!r}")
+        return names
+
+    return parse
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python bench", description=__doc__)
+    parser.add_argument("--suite", choices=["quick", "full"], default="quick", help="quick: under two minutes; full: the grid")
+    parser.add_argument("--op", type=listed(GATES), default=None, help="lstm,gru,rnn (quick: lstm,gru)")
+    parser.add_argument("--mode", type=listed(MODES), default=list(MODES), help="infer,train,step")
+    parser.add_argument("--dtype", type=listed(("float32", "float64")), default=["float32"], help="float32,float64")
+    parser.add_argument("--size", type=size, action="append", default=[], metavar="T,B,I,H", help="may be repeated")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all CPUs")
+    parser.add_argument("--rounds", type=int, default=None, help="timed in turn so often; medians (quick 5, full 9)")
+    parser.add_argument("--peers", type=listed(("torch", "onnxruntime", "none")), default=["torch", "onnxruntime"])
+    parser.add_argument("--no-verify", action="store_true", help="skip the comparison with the reference")
+    parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for results.json and results.png")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = arguments()
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    ops = args.op or (["lstm", "gru"] if args.suite == "quick" else list(GATES))
+    chosen = cases(args.suite, ops, args.mode, args.dtype, args.size)
+    workers: dict[str, Worker] = {}
+    for name in ["fusedrnn", *(p for p in args.peers if p != "none")]:
+        try:
+            workers[name] = Worker(name, args.threads)
+        except Missing as missing:
+            if name == "fusedrnn":
+                sys.exit(f"fusedrnn is not installed: {missing}")
+            console.print(f"[yellow]{name} takes no part: {missing}")
+    ceilings = Ceilings(workers["fusedrnn"], args.threads)
+    rounds = args.rounds or (5 if args.suite == "quick" else 9)
+    results = []
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(chosen))
+        for case in chosen:
+            progress.update(task, description=str(case))
+            results.append(measure(case, workers, ceilings, rounds, not args.no_verify))
+            progress.advance(task)
+    for worker in workers.values():
+        worker.close()
+    print_tables(results, console)
+    for key, value in ceilings.known.items():
+        console.print(f"ceiling: {key} {value:.0f}, {args.threads} threads")
+    versions = {k: v for w in workers.values() for k, v in w.versions.items()}
+    console.print(f"{machine()['cpu']}, {args.threads} threads, {versions}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    record = {"machine": machine(), "threads": args.threads, "versions": versions, "commit": commit()}
+    record |= {"date": time.strftime("%Y-%m-%d"), "ceilings": ceilings.known, "results": results}
+    (args.out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    plot(results, args.out / "results.png")
+    console.print(f"written: {args.out / 'results.json'}, {args.out / 'results.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The systems that are measured. Each makes, for a case, a function of no arguments that runs it once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from suite import GATES, Case
+
+Run = Callable[[], Any]
+
+
+class Inputs:
+    """The same numbers for all systems."""
+
+    def __init__(self, case: Case) -> None:
+        rng = np.random.default_rng(0)
+        g, k = GATES[case.op] * case.H, 1 / np.sqrt(case.H)
+        uniform = lambda *s: rng.uniform(-k, k, s).astype(case.dtype)  # noqa: E731
+        self.weights = [uniform(g, case.I), uniform(g, case.H), uniform(g), uniform(g)]
+        self.x = rng.standard_normal((case.T, case.B, case.I)).astype(case.dtype)
+        self.dy = rng.standard_normal((case.T, case.B, case.H)).astype(case.dtype)
+
+
+class FusedRNN:
+    def __init__(self, threads: int) -> None:
+        import fusedrnn
+
+        self.lib = fusedrnn
+        fusedrnn.set_num_threads(threads)
+        self.versions = {"fusedrnn": fusedrnn.__version__, "isa": fusedrnn.isa(), "numpy": np.__version__}
+
+    def prepare(self, case: Case) -> Run | None:
+        lib, n = self.lib, Inputs(case)
+        kind = {"lstm": lib.LSTMWeights, "gru": lib.GRUWeights, "rnn": lib.RNNWeights}[case.op]
+        infer, forward, backward, step = (getattr(lib, case.op + s) for s in ("", "_forward", "_backward", "_cell"))
+        w = kind(*n.weights)
+        if case.mode == "infer":
+            return lambda: infer(n.x, w)
+        if case.mode == "step":
+            states = [np.zeros((case.B, case.H), case.dtype) for _ in range(2 if case.op == "lstm" else 1)]
+            out = tuple(np.empty_like(s) for s in states)
+            x, target = n.x[0], out if case.op == "lstm" else out[0]
+            return lambda: step(x, w, *states, out=target)
+
+        def train() -> Any:
+            out, reserve = forward(n.x, kind(*n.weights))
+            return out, backward(reserve, n.dy)
+
+        return train
+
+    def verify(self, case: Case) -> None:
+        """Against the float64 reference, within the tests' bounds."""
+        sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+        import cases as tests
+
+        cell = next(c for c in tests.CELLS if c.op == case.op)
+        problem = tests.make_problem(cell, case.shape, case.dtype, np.random.default_rng(1))
+        terms = GATES[case.op] * case.H + case.I + case.T * case.B
+        for got, want in zip(problem.run(), problem.as_float64().run(self.lib.reference), strict=True):
+            for (name, a), (_, b) in zip(tests.named(got), tests.named(want), strict=True):
+                scale = max(10.0, float(np.abs(b).max(initial=0)))
+                error, bound = float(np.abs(a - b).max(initial=0)), tests.tolerance(case.dtype, terms, case.T, scale)
+                if not error <= bound:
+                    raise AssertionError(f"{case}: {name} is off by {error:.3g}, allowed {bound:.3g}")
+
+
+class PyTorch:
+    def __init__(self, threads: int) -> None:
+        import torch
+
+        self.torch = torch
+        torch.set_num_threads(threads)
+        self.versions = {"torch": torch.__version__}
+
+    def prepare(self, case: Case) -> Run | None:
+        torch, n = self.torch, Inputs(case)
+        nn = torch.nn
+        kind = {"lstm": nn.LSTM, "gru": nn.GRU, "rnn": nn.RNN}[case.op]
+        layer = kind(case.I, case.H, dtype=getattr(torch, case.dtype))
+        x, dy = torch.from_numpy(n.x), torch.from_numpy(n.dy)
+
+        def infer() -> Any:
+            with torch.inference_mode():
+                return layer(x)
+
+        if case.mode == "infer":
+            return infer
+        if case.mode == "step":
+            cell = {"lstm": nn.LSTMCell, "gru": nn.GRUCell, "rnn": nn.RNNCell}[case.op](case.I, case.H, dtype=x.dtype)
+            state = torch.zeros(case.B, case.H, dtype=x.dtype)
+            states = (state, state.clone()) if case.op == "lstm" else state
+
+            def step() -> Any:
+                with torch.inference_mode():
+                    return cell(x[0], states)
+
+            return step
+        x.requires_grad_()
+
+        def train() -> Any:
+            layer.zero_grad()
+            x.grad = None
+            y, _ = layer(x)
+            y.backward(dy)
+
+        return train
+
+
+class OnnxRuntime:
+    ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}  # our gates in ONNX's order
+
+    def __init__(self, threads: int) -> None:
+        import onnx
+        import onnxruntime
+
+        self.onnx, self.runtime, self.threads = onnx, onnxruntime, threads
+        self.versions = {"onnxruntime": onnxruntime.__version__}
+
+    def prepare(self, case: Case) -> Run | None:
+        if case.mode != "infer" or case.dtype != "float32":
+            return None  # it has no training, and no float64
+        onnx, n = self.onnx, Inputs(case)
+        reorder = lambda a: np.concatenate([np.split(a, GATES[case.op])[j] for j in self.ORDER[case.op]])  # noqa: E731
+        w_ih, w_hh, b_ih, b_hh = map(reorder, n.weights)
+        tensors = {"W": w_ih[None], "R": w_hh[None], "B": np.concatenate([b_ih, b_hh])[None]}
+        extra = {"linear_before_reset": 1} if case.op == "gru" else {}
+        node = onnx.helper.make_node(case.op.upper(), ["X", "W", "R", "B"], ["Y"], hidden_size=case.H, **extra)
+        value = onnx.helper.make_tensor_value_info
+        graph = onnx.helper.make_graph(
+            [node],
+            "layer",
+            [value("X", onnx.TensorProto.FLOAT, n.x.shape)],
+            [value("Y", onnx.TensorProto.FLOAT, (case.T, 1, case.B, case.H))],
+            [onnx.numpy_helper.from_array(a, name) for name, a in tensors.items()],
+        )
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)], ir_version=8)
+        options = self.runtime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        session = self.runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        feeds = {"X": n.x}
+        return lambda: session.run(None, feeds)
+
+
+SYSTEMS: dict[str, Any] = {"fusedrnn": FusedRNN, "torch": PyTorch, "onnxruntime": OnnxRuntime}

@@ -1,0 +1,69 @@
+"""Measures one system in a process of its own, as thread pools disturb each other. Reads one JSON request a line from
+standard input, writes one JSON answer a line."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Any
+
+from suite import Case
+from systems import SYSTEMS
+
+
+def seconds_per_call(run: Any, budget: float) -> float:
+    """The mean over as many calls as fit the budget."""
+    calls, start = 0, time.perf_counter()
+    while True:
+        run()
+        calls += 1
+        elapsed = time.perf_counter() - start
+        if elapsed >= budget:
+            return elapsed / calls
+
+
+def answer(system: Any, state: dict[str, Any], request: dict[str, Any]) -> Any:
+    if request["do"] == "prepare":
+        state["run"] = system.prepare(Case(**request["case"]))
+        if state["run"] is None:
+            return False
+        state["run"]()  # warm
+        state["run"]()
+        return True
+    if request["do"] == "verify":
+        return system.verify(Case(**request["case"]))
+    if request["do"] == "time":
+        return seconds_per_call(state["run"], request["budget"])
+    if request["do"] == "fma":
+        from fusedrnn import _core
+
+        rounds = int(2e7)
+        return max(_core.probe_fma(request["f64"], rounds) for _ in range(3))
+    if request["do"] == "read":
+        from fusedrnn import _core
+
+        rounds = max(3, int(3e8 / request["bytes"]))
+        return max(_core.probe_read(request["f64"], request["bytes"], rounds) for _ in range(3))
+    raise ValueError(f"do: got {request['do']!r}")
+
+
+def main() -> None:
+    name, threads = sys.argv[1], int(sys.argv[2])
+    try:
+        system = SYSTEMS[name](threads)
+    except ImportError as error:
+        print(json.dumps({"missing": str(error)}), flush=True)
+        return
+    print(json.dumps({"versions": system.versions}), flush=True)
+    state: dict[str, Any] = {}
+    for line in sys.stdin:
+        try:
+            result = {"result": answer(system, state, json.loads(line))}
+        except Exception as error:  # told to the parent, which raises it
+            result = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    main()
