@@ -17,12 +17,14 @@ struct Schedule {
   int workers() const { return row_parts * tile_parts; }
 };
 
+// Where one schedule overtakes another, by bench/schedules.py on two cores with 2 MB of L2 each.
 struct Machine {
-  // Below this much work a step's share is done before the others have heard of it.
-  static constexpr double kTinyCall = 60e3;       // multiply-adds of a whole call
-  static constexpr double kTinyStep = 12e3;       // multiply-adds of a step, where workers meet in every step
-  static constexpr double kPrivateCache = 1.5e6;  // bytes of weights that one core keeps to itself
-  static constexpr int64_t kManyRows = 24;        // rows that pay for streaming the weights from the shared cache
+  static constexpr double kTinyCall = 2e6;          // multiply-adds of a call that is over before others have woken up
+  static constexpr double kTinyStep = 20e3;         // multiply-adds of a step below which meeting in it costs too much
+  static constexpr double kSmallWeights = 256e3;    // bytes that any thread can pass over for a single row
+  static constexpr double kPrivateWeights = 1.5e6;  // bytes that one core keeps to itself
+  static constexpr int64_t kSomeRows = 4;           // rows that pay for passing over private weights
+  static constexpr int64_t kManyRows = 24;          // rows that pay for fetching weights from the shared cache
 };
 
 // The three schedules, all of which give the same bits: one thread for tiny problems; batch-parallel, where each thread
@@ -35,8 +37,11 @@ Schedule choose(const Problem<T>& p, int gates, int64_t tiles, int threads) {
   const double call = p.seq_len * (per_step + static_cast<double>(gates) * p.hidden * p.input * p.batch);
   if (threads <= 1 || call < Machine::kTinyCall) return {1, 1};
   const int64_t rows_each = p.batch / threads;
-  const bool private_weights = per_row * sizeof(T) <= Machine::kPrivateCache;
-  if (rows_each >= Machine::kManyRows || (rows_each >= 2 && private_weights)) return {threads, 1};
+  const double bytes = per_row * sizeof(T);
+  const int64_t enough = bytes <= Machine::kSmallWeights     ? 1
+                         : bytes <= Machine::kPrivateWeights ? Machine::kSomeRows
+                                                             : Machine::kManyRows;
+  if (rows_each >= enough) return {threads, 1};
   if (per_step < Machine::kTinyStep) return {static_cast<int>(std::min<int64_t>(threads, p.batch)), 1};
   return {1, static_cast<int>(std::min<int64_t>(threads, tiles))};
 }

@@ -73,7 +73,7 @@ std::atomic<int> chosen_threads{0};
 template <class Done>
 void spin_until(bool crowded, Done&& done) {
   for (int spins = 0; !done(); ++spins) {
-    if (crowded || spins > 2000) sched_yield();
+    if (crowded || spins > 128) sched_yield();
     else pause();
   }
 }

@@ -1,0 +1,321 @@
+"""The embedded Reber grammar, learned by RNN, LSTM and GRU: what gates are for.
+
+Experiment 1 of Hochreiter & Schmidhuber, "Long short-term memory" (1997). A string of the embedded grammar is B, then T
+or P, then a string of the Reber grammar, then the same T or P again, then E. Read symbol by symbol, the network has to
+tell which symbols may come next; to know the last but one, it must remember the second through the whole string. There
+are 256 training and 256 test strings; a trial succeeds when, over both sets, the outputs of all legal next symbols are
+the most active ones at every step. One string, one step of the optimiser: strings count as in the paper.
+
+    python bench/reber.py --trials 30
+
+prints the table of successes beside the paper's, and draws learning curves and, for one string, the LSTM's gates and cell
+state over time. The optimiser (Adam, Kingma & Ba 2015) and the softmax layer are the few lines of NumPy below.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+import fusedrnn
+
+Array = npt.NDArray[Any]
+SYMBOLS = "BTPSXVE"
+
+# state: the symbols that may come, and the states that they lead to; 7 is the end.
+REBER: dict[int, dict[str, int]] = {
+    0: {"B": 1},
+    1: {"T": 2, "P": 3},
+    2: {"S": 2, "X": 4},
+    3: {"T": 3, "V": 5},
+    4: {"X": 3, "S": 6},
+    5: {"P": 4, "V": 6},
+    6: {"E": 7},
+}
+
+
+@dataclass(frozen=True)
+class String:
+    """A string as numbers: `symbols[t]` is read at step t, `legal[t]` says what may follow it."""
+
+    text: str
+    symbols: npt.NDArray[np.intp]
+    legal: npt.NDArray[np.bool_]
+
+    @property
+    def x(self) -> Array:
+        """One-hot input (T, 1, 7): every symbol but the last."""
+        return np.eye(7, dtype=np.float32)[self.symbols[:-1], None]
+
+
+def reber_string(rng: np.random.Generator) -> tuple[str, list[str]]:
+    """A string of the Reber grammar, and for each symbol but the last those that may follow it."""
+    state, text, legal = 0, "", []
+    while state != 7:
+        choices = "".join(REBER[state])
+        if text:
+            legal.append(choices)
+        text += choices[rng.integers(len(choices))]
+        state = REBER[state][text[-1]]
+    return text, legal
+
+
+def embedded_string(rng: np.random.Generator) -> tuple[str, list[str]]:
+    inner, legal = reber_string(rng)
+    arm = "TP"[rng.integers(2)]
+    return f"B{arm}{inner}{arm}E", ["TP", "B", *legal, arm, "E"]
+
+
+def encode(text: str, legal: list[str]) -> String:
+    symbols = np.array([SYMBOLS.index(s) for s in text])
+    return String(text, symbols, np.array([[s in choices for s in SYMBOLS] for choices in legal]))
+
+
+def strings(rng: np.random.Generator, grammar: str, count: int) -> list[String]:
+    make = embedded_string if grammar == "embedded" else reber_string
+    return [encode(*make(rng)) for _ in range(count)]
+
+
+class Adam:
+    def __init__(self, parameters: list[Array], rate: float) -> None:
+        self.parameters, self.rate, self.t = parameters, rate, 0
+        self.m = [np.zeros_like(p) for p in parameters]
+        self.v = [np.zeros_like(p) for p in parameters]
+
+    def step(self, gradients: list[Array]) -> None:
+        self.t += 1
+        rate = self.rate * np.sqrt(1 - 0.999**self.t) / (1 - 0.9**self.t)
+        norm = np.sqrt(sum(float(np.vdot(g, g)) for g in gradients))
+        clip = min(1.0, 1.0 / norm) if norm > 0 else 1.0
+        for p, g, m, v in zip(self.parameters, gradients, self.m, self.v, strict=True):
+            g = g * clip
+            m += 0.1 * (g - m)
+            v += 0.001 * (g * g - v)
+            p -= rate * m / (np.sqrt(v) + 1e-8)
+
+
+@dataclass
+class Network:
+    """A recurrent layer and a softmax over the seven symbols."""
+
+    op: str
+    hidden: int
+    parameters: list[Array] = field(default_factory=list)
+
+    GATES = {"lstm": 4, "gru": 3, "rnn": 1}
+    WEIGHTS = {"lstm": fusedrnn.LSTMWeights, "gru": fusedrnn.GRUWeights, "rnn": fusedrnn.RNNWeights}
+
+    def initialise(self, rng: np.random.Generator) -> None:
+        g, k = self.GATES[self.op] * self.hidden, 1 / np.sqrt(self.hidden)
+        shapes = [(g, 7), (g, self.hidden), (g,), (7, self.hidden), (7,)]
+        self.parameters = [rng.uniform(-k, k, s).astype(np.float32) for s in shapes]
+        if self.op == "lstm":
+            self.parameters[2][self.hidden : 2 * self.hidden] += 1  # forget gates begin open (Gers et al. 2000)
+
+    def weights(self) -> Any:
+        w_ih, w_hh, bias, _, _ = self.parameters
+        return self.WEIGHTS[self.op](w_ih, w_hh, bias, None)
+
+    def function(self, suffix: str = "") -> Any:
+        return getattr(fusedrnn, self.op + suffix)
+
+    def learn(self, string: String, optimiser: Adam) -> float:
+        """One step on one string: cross-entropy with the symbols that came. Returns the loss of a step."""
+        *_, w_out, b_out = self.parameters
+        out, reserve = self.function("_forward")(string.x, self.weights())
+        h = out.y[:, 0]
+        logits = h @ w_out.T + b_out
+        p = np.exp(logits - logits.max(axis=1, keepdims=True))
+        p /= p.sum(axis=1, keepdims=True)
+        target, steps = string.symbols[1:], np.arange(len(h))
+        loss = -np.log(p[steps, target]).mean()
+        p[steps, target] -= 1
+        g = self.function("_backward")(reserve, (p @ w_out)[:, None])
+        optimiser.step([g.dweight_ih, g.dweight_hh, g.dbias_ih, p.T @ h, p.sum(axis=0)])
+        return float(loss)
+
+    def succeeds(self, batch: Batch) -> bool:
+        """Whether, at every step of every string, the least active legal symbol beats the most active illegal one."""
+        *_, w_out, b_out = self.parameters
+        logits = self.function()(batch.x, self.weights(), lengths=batch.lengths).y @ w_out.T + b_out
+        least = np.where(batch.legal, logits, np.inf).min(axis=2)
+        most = np.where(batch.legal, -np.inf, logits).max(axis=2)
+        return bool(((least > most) | ~batch.valid).all())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Many strings at once, padded on the right."""
+
+    x: Array
+    lengths: npt.NDArray[np.int64]
+    legal: npt.NDArray[np.bool_]
+    valid: npt.NDArray[np.bool_]
+
+
+def batch_of(many: list[String]) -> Batch:
+    lengths = np.array([len(s.legal) for s in many])
+    shape = (lengths.max(), len(many), 7)
+    x, legal = np.zeros(shape, np.float32), np.zeros(shape, bool)
+    for i, s in enumerate(many):
+        x[: lengths[i], i], legal[: lengths[i], i] = s.x[:, 0], s.legal
+    return Batch(x, lengths, legal, np.arange(shape[0])[:, None] < lengths)
+
+
+@dataclass
+class Trial:
+    strings: int | None  # until success
+    losses: list[float]
+    network: Network
+    seconds: float
+
+
+HIDDEN = {"lstm": 16, "gru": 16, "rnn": 32}
+RATE = {"lstm": 0.015, "gru": 0.015, "rnn": 0.003}
+CHECK_EVERY = 50
+
+
+def run_trial(op: str, grammar: str, seed: int, budget: int) -> Trial:
+    rng = np.random.default_rng(seed)
+    train, test = strings(rng, grammar, 256), strings(rng, grammar, 256)
+    everything = batch_of(train + test)
+    network = Network(op, HIDDEN[op])
+    network.initialise(rng)
+    optimiser = Adam(network.parameters, RATE[op])
+    losses, start = [], time.perf_counter()
+    for seen in range(1, budget + 1):
+        losses.append(network.learn(train[rng.integers(256)], optimiser))
+        if (seen % CHECK_EVERY == 0 or seen == budget) and network.succeeds(everything):
+            return Trial(seen, losses, network, time.perf_counter() - start)
+    return Trial(None, losses, network, time.perf_counter() - start)
+
+
+# What Hochreiter & Schmidhuber 1997 report (table 1): weights, successes, strings until success.
+PAPER = [
+    ("RTRL (3 units)", "~170", "some fraction", "173,000"),
+    ("RTRL (12 units)", "~494", "some fraction", "25,000"),
+    ("Elman net (15 units)", "~435", "0%", ">200,000"),
+    ("Recurrent cascade-corr.", "~119-198", "50%", "182,000"),
+    ("LSTM (3 or 4 blocks)", "264-276", "97-100%", "8,440-39,740"),
+]
+
+
+def print_table(console: Console, grammar: str, trials: dict[str, list[Trial]], budget: int) -> None:
+    table = Table(title=f"{grammar} Reber grammar, at most {budget:,} strings a trial")
+    for column in ("network", "weights", "successes", "strings to success: median", "most", "seconds"):
+        table.add_column(column, justify="left" if column == "network" else "right")
+    for op, runs in trials.items():
+        done = sorted(t.strings for t in runs if t.strings is not None)
+        weights = sum(p.size for p in runs[0].network.parameters)
+        median = f"{np.median(done):,.0f}" if done else "-"
+        most = f"{done[-1]:,}" if done else "-"
+        seconds = f"{sum(t.seconds for t in runs):.0f}"
+        name, successes = f"{op.upper()} ({HIDDEN[op]} units)", f"{len(done)} of {len(runs)}"
+        table.add_row(name, str(weights), successes, median, most, seconds)
+    if grammar == "embedded":
+        table.add_section()
+        for name, weights, successes, needed in PAPER:
+            table.add_row(f"{name}, 1997", weights, successes, needed, "", "")
+    console.print(table)
+
+
+def lstm_trace(network: Network, string: String) -> dict[str, Array]:
+    """The LSTM's gates and cell states over one string, by the equations, from the states that `lstm_cell` gives."""
+    w, hidden = network.weights(), network.hidden
+    h = c = np.zeros((1, hidden), np.float32)
+    trace: dict[str, list[Array]] = {"i": [], "f": [], "o": [], "c": []}
+    for x in string.x:
+        a = x @ w.weight_ih.T + h @ w.weight_hh.T + w.bias_ih
+        i, f, _, o = np.split(1 / (1 + np.exp(-a[0])), 4)
+        h, c = fusedrnn.lstm_cell(x, w, h, c)
+        for name, value in zip("ifoc", (i, f, o, c[0]), strict=True):
+            trace[name].append(value)
+    return {name: np.array(values) for name, values in trace.items()}
+
+
+def carrier(network: Network, many: list[String]) -> int:
+    """The unit whose cell state, when the inner string is over, tells best whether T or P came at its beginning."""
+    states = np.array([lstm_trace(network, s)["c"][-2] for s in many])
+    first = np.array([s.text[1] == "T" for s in many])
+    gap = np.abs(states[first].mean(axis=0) - states[~first].mean(axis=0))
+    return int(np.argmax(gap / (states[first].std(axis=0) + states[~first].std(axis=0) + 1e-6)))
+
+
+def draw(trials: dict[str, list[Trial]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(3, 1, figsize=(9, 10), height_ratios=[1.3, 1.6, 1])
+    for op, colour in (("rnn", "tab:orange"), ("gru", "tab:green"), ("lstm", "tab:blue")):
+        for k, trial in enumerate(trials.get(op, [])):
+            smooth = np.convolve(trial.losses, np.full(100, 0.01), "valid")
+            axes[0].plot(smooth, color=colour, alpha=0.35, linewidth=0.8, label=op.upper() if k == 0 else None)
+    axes[0].set(xlabel="strings", ylabel="cross-entropy a symbol", title="embedded Reber grammar, each line a trial", xscale="log")
+    axes[0].legend()
+
+    rng = np.random.default_rng(1)
+    network = next(t.network for t in trials["lstm"] if t.strings is not None)
+    many = strings(rng, "embedded", 400)
+    unit = carrier(network, many)
+    string = next(s for s in many if s.text[1] == "P" and len(s.text) >= 16)
+    trace, at = lstm_trace(network, string), np.arange(len(string.text) - 1)
+    shown = axes[1].imshow(trace["c"].T, aspect="auto", cmap="coolwarm", vmin=-3, vmax=3)
+    figure.colorbar(shown, ax=axes[1], label="cell state c")
+    axes[1].set(title=f"the LSTM reads {string.text}: unit {unit} carries the second symbol to the end", ylabel="unit")
+    axes[1].set_xticks(at, string.text[:-1])
+    axes[1].axhline(unit - 0.5, color="black", linewidth=0.8)
+    axes[1].axhline(unit + 0.5, color="black", linewidth=0.8)
+    twin = encode(f"BT{string.text[2:-2]}TE", ["E"] * (len(string.text) - 1))
+    for name, style in (("i", ":"), ("f", "--"), ("o", "-.")):
+        axes[2].plot(at, trace[name][:, unit], style, label=f"gate {name}", color="gray")
+    axes[2].plot(at, trace["c"][:, unit], color="tab:blue", label="c after P")
+    axes[2].plot(at, lstm_trace(network, twin)["c"][:, unit], color="tab:red", label="c, had it been T")
+    axes[2].set_xticks(at, string.text[:-1])
+    axes[2].set(title=f"unit {unit}: gates and cell state")
+    axes[2].legend(fontsize=7, ncols=5)
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, default=10)
+    parser.add_argument("--budget", type=int, default=8440, help="strings a trial (default: the paper's fastest LSTM)")
+    parser.add_argument("--picture", type=Path, default=Path(__file__).parent / "out" / "reber.png")
+    args = parser.parse_args()
+    fusedrnn.set_num_threads(1)
+    console = Console(width=110)
+    embedded: dict[str, list[Trial]] = {}
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("", total=6 * args.trials)
+        for grammar in ("plain", "embedded"):
+            trials: dict[str, list[Trial]] = {}
+            for op in ("rnn", "gru", "lstm"):
+                progress.update(task, description=f"{grammar} grammar, {op}")
+                trials[op] = []
+                for seed in range(args.trials):
+                    trials[op].append(run_trial(op, grammar, seed, args.budget))
+                    progress.advance(task)
+            print_table(progress.console, grammar, trials, args.budget)
+            embedded = trials
+    if any(t.strings is not None for t in embedded["lstm"]):
+        args.picture.parent.mkdir(parents=True, exist_ok=True)
+        draw(embedded, args.picture)
+        console.print(f"written: {args.picture}")
+    else:
+        console.print("no LSTM trial succeeded: no picture")
+
+
+if __name__ == "__main__":
+    main()
