@@ -138,7 +138,9 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    run = subprocess.run(["git", "-C", str(HERE), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        ["git", "-C", str(HERE), "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    )
     return run.stdout.strip() or None
 
 
@@ -162,7 +164,9 @@ def listed(valid: Any) -> Any:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python bench", description=__doc__)
-    parser.add_argument("--suite", choices=["quick", "full"], default="quick", help="quick: under two minutes; full: the grid")
+    parser.add_argument(
+        "--suite", choices=["quick", "full"], default="quick", help="quick: under two minutes; full: the grid"
+    )
     parser.add_argument("--op", type=listed(GATES), default=None, help="lstm,gru,rnn (quick: lstm,gru)")
     parser.add_argument("--mode", type=listed(MODES), default=list(MODES), help="infer,train,step")
     parser.add_argument("--dtype", type=listed(("float32", "float64")), default=["float32"], help="float32,float64")

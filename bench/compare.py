@@ -22,15 +22,15 @@ def main() -> None:
         sys.exit(__doc__)
     (a, times_a), (b, times_b) = load(sys.argv[1]), load(sys.argv[2])
     console = Console(width=None if sys.stdout.isatty() else 120)
-    for key in ("machine", "threads", "versions"):
-        if a[key] != b[key]:
-            console.print(f"[yellow]{key} differs: {a[key]} against {b[key]}")
+    for what in ("machine", "threads", "versions"):
+        if a[what] != b[what]:
+            console.print(f"[yellow]{what} differs: {a[what]} against {b[what]}")
     common = [key for key in times_a if key in times_b]
     if not common:
         sys.exit("the two runs have no case in common")
     table = Table(title=f"A = {sys.argv[1]} ({a['commit']}), B = {sys.argv[2]} ({b['commit']})")
-    for column in ("case", "size", "A ms", "B ms", "A / B"):
-        table.add_column(column, justify="left" if column in ("case", "size") else "right")
+    for head in ("case", "size", "A ms", "B ms", "A / B"):
+        table.add_column(head, justify="left" if head in ("case", "size") else "right")
     ratios = [times_a[key] / times_b[key] for key in common]
     for key, value in zip(common, ratios, strict=True):
         table.add_row(*key, f"{times_a[key]:.4g}", f"{times_b[key]:.4g}", f"{value:.2f}")

@@ -8,8 +8,8 @@ the most active ones at every step. One string, one step of the optimiser: strin
 
     python bench/reber.py --trials 30
 
-prints the table of successes beside the paper's, and draws learning curves and, for one string, the LSTM's gates and cell
-state over time. The optimiser (Adam, Kingma & Ba 2015) and the softmax layer are the few lines of NumPy below.
+prints the table of successes beside the paper's, and draws learning curves and, for one string, the LSTM's gates and
+cell state over time. The optimiser (Adam, Kingma & Ba 2015) and the softmax layer are the few lines of NumPy below.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fusedrnn
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-
-import fusedrnn
+from suite import GATES
 
 Array = npt.NDArray[Any]
 SYMBOLS = "BTPSXVE"
@@ -103,6 +103,9 @@ class Adam:
             p -= rate * m / (np.sqrt(v) + 1e-8)
 
 
+WEIGHTS = {"lstm": fusedrnn.LSTMWeights, "gru": fusedrnn.GRUWeights, "rnn": fusedrnn.RNNWeights}
+
+
 @dataclass
 class Network:
     """A recurrent layer and a softmax over the seven symbols."""
@@ -111,11 +114,8 @@ class Network:
     hidden: int
     parameters: list[Array] = field(default_factory=list)
 
-    GATES = {"lstm": 4, "gru": 3, "rnn": 1}
-    WEIGHTS = {"lstm": fusedrnn.LSTMWeights, "gru": fusedrnn.GRUWeights, "rnn": fusedrnn.RNNWeights}
-
     def initialise(self, rng: np.random.Generator) -> None:
-        g, k = self.GATES[self.op] * self.hidden, 1 / np.sqrt(self.hidden)
+        g, k = GATES[self.op] * self.hidden, 1 / np.sqrt(self.hidden)
         shapes = [(g, 7), (g, self.hidden), (g,), (7, self.hidden), (7,)]
         self.parameters = [rng.uniform(-k, k, s).astype(np.float32) for s in shapes]
         if self.op == "lstm":
@@ -123,7 +123,7 @@ class Network:
 
     def weights(self) -> Any:
         w_ih, w_hh, bias, _, _ = self.parameters
-        return self.WEIGHTS[self.op](w_ih, w_hh, bias, None)
+        return WEIGHTS[self.op](w_ih, w_hh, bias, None)
 
     def function(self, suffix: str = "") -> Any:
         return getattr(fusedrnn, self.op + suffix)
@@ -223,8 +223,8 @@ def print_table(console: Console, grammar: str, trials: dict[str, list[Trial]], 
         table.add_row(name, str(weights), successes, median, most, seconds)
     if grammar == "embedded":
         table.add_section()
-        for name, weights, successes, needed in PAPER:
-            table.add_row(f"{name}, 1997", weights, successes, needed, "", "")
+        for row in PAPER:
+            table.add_row(f"{row[0]}, 1997", *row[1:], "", "")
     console.print(table)
 
 
@@ -242,12 +242,20 @@ def lstm_trace(network: Network, string: String) -> dict[str, Array]:
     return {name: np.array(values) for name, values in trace.items()}
 
 
+def twin_of(string: String) -> String:
+    """The same string with the other second symbol, T for P or P for T."""
+    arm = "T" if string.text[1] == "P" else "P"
+    return encode(f"B{arm}{string.text[2:-2]}{arm}E", ["E"] * (len(string.text) - 1))
+
+
 def carrier(network: Network, many: list[String]) -> int:
-    """The unit whose cell state, when the inner string is over, tells best whether T or P came at its beginning."""
-    states = np.array([lstm_trace(network, s)["c"][-2] for s in many])
-    first = np.array([s.text[1] == "T" for s in many])
-    gap = np.abs(states[first].mean(axis=0) - states[~first].mean(axis=0))
-    return int(np.argmax(gap / (states[first].std(axis=0) + states[~first].std(axis=0) + 1e-6)))
+    """The unit whose cell state tells T from P all the way: the largest least difference, over the steps of a string,
+    between its cell states in the string and in its twin; the mean over strings."""
+    least = []
+    for string in many:
+        a, b = (lstm_trace(network, s)["c"][1:-1] for s in (string, twin_of(string)))
+        least.append(np.abs(a - b).min(axis=0))
+    return int(np.argmax(np.mean(least, axis=0)))
 
 
 def draw(trials: dict[str, list[Trial]], path: Path) -> None:
@@ -261,13 +269,18 @@ def draw(trials: dict[str, list[Trial]], path: Path) -> None:
         for k, trial in enumerate(trials.get(op, [])):
             smooth = np.convolve(trial.losses, np.full(100, 0.01), "valid")
             axes[0].plot(smooth, color=colour, alpha=0.35, linewidth=0.8, label=op.upper() if k == 0 else None)
-    axes[0].set(xlabel="strings", ylabel="cross-entropy a symbol", title="embedded Reber grammar, each line a trial", xscale="log")
+    axes[0].set(
+        xlabel="strings",
+        ylabel="cross-entropy a symbol",
+        title="embedded Reber grammar, each line a trial",
+        xscale="log",
+    )
     axes[0].legend()
 
     rng = np.random.default_rng(1)
     network = next(t.network for t in trials["lstm"] if t.strings is not None)
     many = strings(rng, "embedded", 400)
-    unit = carrier(network, many)
+    unit = carrier(network, many[:100])
     string = next(s for s in many if s.text[1] == "P" and len(s.text) >= 16)
     trace, at = lstm_trace(network, string), np.arange(len(string.text) - 1)
     shown = axes[1].imshow(trace["c"].T, aspect="auto", cmap="coolwarm", vmin=-3, vmax=3)
@@ -276,7 +289,7 @@ def draw(trials: dict[str, list[Trial]], path: Path) -> None:
     axes[1].set_xticks(at, string.text[:-1])
     axes[1].axhline(unit - 0.5, color="black", linewidth=0.8)
     axes[1].axhline(unit + 0.5, color="black", linewidth=0.8)
-    twin = encode(f"BT{string.text[2:-2]}TE", ["E"] * (len(string.text) - 1))
+    twin = twin_of(string)
     for name, style in (("i", ":"), ("f", "--"), ("o", "-.")):
         axes[2].plot(at, trace[name][:, unit], style, label=f"gate {name}", color="gray")
     axes[2].plot(at, trace["c"][:, unit], color="tab:blue", label="c after P")

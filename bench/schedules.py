@@ -1,5 +1,5 @@
-"""Where the thresholds in csrc/run.cpp (struct Machine) come from: time against batch and hidden size, on one thread and
-on all, as `python bench/schedules.py`. A schedule is well chosen where two threads are never slower than one."""
+"""Where the thresholds in csrc/run.cpp (struct Machine) come from: time against batch and hidden size, on one thread
+and on all. A schedule is well chosen where two threads are never slower than one: `python bench/schedules.py`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import statistics
 import time
 from typing import Any
 
+import fusedrnn
 from rich.console import Console
 from rich.table import Table
 from suite import GATES, Case
 from systems import FusedRNN
-
-import fusedrnn
 
 
 def milliseconds(run: Any) -> float:

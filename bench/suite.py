@@ -33,7 +33,7 @@ class Case:
     dtype: str
     T: int
     B: int
-    I: int  # noqa: E741
+    I: int
     H: int
 
     @property

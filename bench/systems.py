@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx_model import make_session
 from suite import GATES, Case
 
 Run = Callable[[], Any]
@@ -19,7 +20,10 @@ class Inputs:
     def __init__(self, case: Case) -> None:
         rng = np.random.default_rng(0)
         g, k = GATES[case.op] * case.H, 1 / np.sqrt(case.H)
-        uniform = lambda *s: rng.uniform(-k, k, s).astype(case.dtype)  # noqa: E731
+
+        def uniform(*size: int) -> Any:
+            return rng.uniform(-k, k, size).astype(case.dtype)
+
         self.weights = [uniform(g, case.I), uniform(g, case.H), uniform(g), uniform(g)]
         self.x = rng.standard_normal((case.T, case.B, case.I)).astype(case.dtype)
         self.dy = rng.standard_normal((case.T, case.B, case.H)).astype(case.dtype)
@@ -111,38 +115,20 @@ class PyTorch:
 
 
 class OnnxRuntime:
-    ORDER = {"lstm": (0, 3, 1, 2), "gru": (1, 0, 2), "rnn": (0,)}  # our gates in ONNX's order
-
     def __init__(self, threads: int) -> None:
-        import onnx
+        import onnx  # noqa: F401  (which makes the models)
         import onnxruntime
 
-        self.onnx, self.runtime, self.threads = onnx, onnxruntime, threads
+        self.threads = threads
         self.versions = {"onnxruntime": onnxruntime.__version__}
 
     def prepare(self, case: Case) -> Run | None:
         if case.mode != "infer" or case.dtype != "float32":
             return None  # it has no training, and no float64
-        onnx, n = self.onnx, Inputs(case)
-        reorder = lambda a: np.concatenate([np.split(a, GATES[case.op])[j] for j in self.ORDER[case.op]])  # noqa: E731
-        w_ih, w_hh, b_ih, b_hh = map(reorder, n.weights)
-        tensors = {"W": w_ih[None], "R": w_hh[None], "B": np.concatenate([b_ih, b_hh])[None]}
+        n = Inputs(case)
         extra = {"linear_before_reset": 1} if case.op == "gru" else {}
-        node = onnx.helper.make_node(case.op.upper(), ["X", "W", "R", "B"], ["Y"], hidden_size=case.H, **extra)
-        value = onnx.helper.make_tensor_value_info
-        graph = onnx.helper.make_graph(
-            [node],
-            "layer",
-            [value("X", onnx.TensorProto.FLOAT, n.x.shape)],
-            [value("Y", onnx.TensorProto.FLOAT, (case.T, 1, case.B, case.H))],
-            [onnx.numpy_helper.from_array(a, name) for name, a in tensors.items()],
-        )
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)], ir_version=8)
-        options = self.runtime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        session = self.runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        feeds = {"X": n.x}
-        return lambda: session.run(None, feeds)
+        session = make_session(case.op, n.weights, case.shape, with_states=False, threads=self.threads, **extra)
+        return lambda: session.run(None, {"X": n.x})
 
 
 SYSTEMS: dict[str, Any] = {"fusedrnn": FusedRNN, "torch": PyTorch, "onnxruntime": OnnxRuntime}

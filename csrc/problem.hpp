@@ -44,14 +44,14 @@ struct Problem {
 
 template <class T>
 struct Gradients {
-  const T* dy;                     // (T, B, H) or null for zeros; not read past a row's length
-  const T* dstate_n[kMaxStates];   // (B, H) or null for zeros
-  T* dx;                           // (T, B, I), zeros past a row's length
-  T* dstate0[kMaxStates];          // (B, H); also holds what is carried from step to step
-  T* dweight_ih;                   // (G*H, I)
-  T* dweight_hh;                   // (G*H, H)
-  T* dbias_ih;                     // (G*H,) or null
-  T* dbias_hh;                     // (G*H,) or null
+  const T* dy;                    // (T, B, H) or null for zeros; not read past a row's length
+  const T* dstate_n[kMaxStates];  // (B, H) or null for zeros
+  T* dx;                          // (T, B, I), zeros past a row's length
+  T* dstate0[kMaxStates];         // (B, H); also holds what is carried from step to step
+  T* dweight_ih;                  // (G*H, I)
+  T* dweight_hh;                  // (G*H, H)
+  T* dbias_ih;                    // (G*H,) or null
+  T* dbias_hh;                    // (G*H,) or null
 };
 
 struct Barrier;

@@ -86,8 +86,10 @@ Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t til
 
 template <class T>
 const CellKernels<T>& cell_kernels(const Kernels& kernels, CellId cell) {
-  if constexpr (sizeof(T) == sizeof(float)) return kernels.f32[static_cast<int>(cell)];
-  else return kernels.f64[static_cast<int>(cell)];
+  if constexpr (sizeof(T) == sizeof(float))
+    return kernels.f32[static_cast<int>(cell)];
+  else
+    return kernels.f64[static_cast<int>(cell)];
 }
 
 // One job: `kernel(worker)` on every worker of the team, each with its own scratch.
@@ -111,7 +113,8 @@ void launch(const Problem<T>& p, const Schedule& s, int64_t tiles, Team& team, i
     kernel(w);
   };
   using Work = decltype(work);
-  team.run([](void* context, int index) { (*static_cast<Work*>(context))(index); }, const_cast<void*>(static_cast<const void*>(&work)));
+  team.run([](void* context, int index) { (*static_cast<Work*>(context))(index); },
+           const_cast<void*>(static_cast<const void*>(&work)));
 }
 
 }  // namespace
@@ -140,8 +143,9 @@ void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g
   const int64_t tiles = (p.hidden + lanes - 1) / lanes;
   const int gates = isa.kernels->facts[static_cast<int>(weights.cell())].gates;
   p.weights = weights.packed(isa, true);
-  const bool tiny = choose(p, gates, tiles, num_threads()).workers() == 1 &&
-                    static_cast<double>(p.seq_len) * p.batch * gates * p.hidden * (p.input + p.hidden) < Machine::kTinyCall;
+  const bool tiny =
+      choose(p, gates, tiles, num_threads()).workers() == 1 &&
+      static_cast<double>(p.seq_len) * p.batch * gates * p.hidden * (p.input + p.hidden) < Machine::kTinyCall;
   Team team(tiny ? 1 : num_threads());
   const Schedule s = choose(p, gates, tiles, team.size());
   launch(

@@ -28,8 +28,10 @@ int64_t tiles_of(int64_t units, int lanes) { return (units + lanes - 1) / lanes;
 
 template <class T>
 const PackKernels<T>& pack_kernels(const Kernels& kernels) {
-  if constexpr (sizeof(T) == sizeof(float)) return kernels.pack_f32;
-  else return kernels.pack_f64;
+  if constexpr (sizeof(T) == sizeof(float))
+    return kernels.pack_f32;
+  else
+    return kernels.pack_f64;
 }
 
 // Runs pack(tile0, tile1) over all tiles, on more than one thread where there are bytes enough to share.

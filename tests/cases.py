@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import fusedrnn
 import numpy as np
 import numpy.typing as npt
-
-import fusedrnn
 
 Array = npt.NDArray[Any]
 
@@ -29,7 +28,7 @@ class Cell:
     kink: bool = False  # the gradient jumps where a pre-activation is 0
 
     def functions(self, module: ModuleType = fusedrnn) -> tuple[Any, Any, Any, Any]:
-        return tuple(getattr(module, self.op + suffix) for suffix in ("", "_forward", "_backward", "_cell"))  # type: ignore[return-value]
+        return tuple(getattr(module, self.op + suffix) for suffix in ("", "_forward", "_backward", "_cell"))
 
 
 CELLS = [
@@ -79,8 +78,8 @@ def tolerance(dtype: str, terms: int, steps: int, scale: float) -> float:
 def make_weights(
     cell: Cell, input_size: int, hidden_size: int, dtype: str, rng: np.random.Generator, *, clear_of_kink: bool = True
 ) -> Any:
-    """Random weights. A cell with a kink gets biases of +-4, which keep its pre-activations on one side: within rounding
-    of 0, two right answers may have different gradients."""
+    """Random weights. A cell with a kink gets biases of +-4, which keep its pre-activations on one side: within
+    rounding of 0, two right answers may have different gradients."""
     k, g = cell.gain / np.sqrt(hidden_size), cell.gates * hidden_size
     shapes = ((g, input_size), (g, hidden_size), (g,), (g,))
     arrays = [rng.uniform(-k, k, s).astype(dtype) for s in shapes]
@@ -108,7 +107,9 @@ class Problem:
     dstates: list[Array]
 
     def as_float64(self) -> Problem:
-        up = lambda a: a.astype("float64")  # noqa: E731
+        def up(a: Array) -> Array:
+            return a.astype("float64")
+
         return Problem(
             self.cell,
             as_float64(self.cell, self.w),
@@ -135,14 +136,19 @@ def make_problem(
     lengths: bool = False,
     reverse: bool = False,
 ) -> Problem:
-    T, B, I, H = shape  # noqa: E741
-    normal = lambda *s: rng.standard_normal(s).astype(dtype)  # noqa: E731
+    T, B, I, H = shape
+
+    def normal(*size: int) -> Array:
+        return rng.standard_normal(size).astype(dtype)
+
     kwargs: dict[str, Any] = {"reverse": reverse}
     if lengths:
         kwargs["lengths"] = rng.integers(0, T + 1, B)
     w = make_weights(cell, I, H, dtype, rng)
     states = [normal(B, H) for _ in range(cell.states)]
-    return Problem(cell, w, normal(T, B, I), states, kwargs, normal(T, B, H), [normal(B, H) for _ in range(cell.states)])
+    return Problem(
+        cell, w, normal(T, B, I), states, kwargs, normal(T, B, H), [normal(B, H) for _ in range(cell.states)]
+    )
 
 
 def named(results: Any) -> list[tuple[str, Array]]:

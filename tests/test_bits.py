@@ -7,16 +7,17 @@ import subprocess
 import sys
 from typing import Any
 
+import fusedrnn
 import numpy as np
 import pytest
 from cases import BITS_SHAPES, CELLS, DTYPES, Array, Cell, Problem, assert_same_bits, make_problem
 
-import fusedrnn
-
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 shapes = pytest.mark.parametrize("shape", [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20)], ids=str)
-variants = pytest.mark.parametrize("variant", [{}, {"lengths": True}, {"reverse": True}], ids=["", "lengths", "reverse"])
+variants = pytest.mark.parametrize(
+    "variant", [{}, {"lengths": True}, {"reverse": True}], ids=["", "lengths", "reverse"]
+)
 Shape = tuple[int, int, int, int]
 
 
@@ -33,7 +34,9 @@ def everything(problem: Problem) -> list[Any]:
 @dtypes
 @shapes
 @variants
-def test_threads_and_isas(cell: Cell, dtype: str, shape: Shape, variant: dict[str, bool], rng: np.random.Generator) -> None:
+def test_threads_and_isas(
+    cell: Cell, dtype: str, shape: Shape, variant: dict[str, bool], rng: np.random.Generator
+) -> None:
     problem = make_problem(cell, shape, dtype, rng, **variant)
     fusedrnn.set_num_threads(1)
     want = everything(problem)
@@ -51,7 +54,11 @@ def test_the_isa_asked_for_runs(isa: str) -> None:
     """In a process of its own, by the environment; the kernels' own table says which they are."""
     code = "import fusedrnn; print(fusedrnn.isa())"
     run = subprocess.run(
-        [sys.executable, "-c", code], env=os.environ | {"FUSEDRNN_ISA": isa}, capture_output=True, text=True, check=False
+        [sys.executable, "-c", code],
+        env=os.environ | {"FUSEDRNN_ISA": isa},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if isa in fusedrnn.available_isas():
         assert run.stdout.strip() == isa
@@ -166,10 +173,13 @@ def test_reverse_is_forward_on_reversed_time(cell: Cell, dtype: str, rng: np.ran
 def test_a_unit_does_not_depend_on_its_place(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     """Units are permuted, recurrent weights excepted, which would change the order of the sums: with U = 0 a unit gives
     the same bits wherever it falls in a vector or its tail."""
-    I, H, G = 6, 37, cell.gates  # noqa: E741
+    I, H, G = 6, 37, cell.gates
     problem = make_problem(cell, (1, 3, I, H), dtype, rng)
     w, order = problem.w, rng.permutation(H)
-    permute = lambda a: a.reshape(G, H, -1)[:, order].reshape(a.shape)  # noqa: E731
+
+    def permute(a: Array) -> Array:
+        return np.ascontiguousarray(a.reshape(G, H, -1)[:, order].reshape(a.shape))
+
     zeros = np.zeros_like(w.weight_hh)
     infer = cell.functions()[0]
     a = infer(problem.x, cell.weights(w.weight_ih, zeros, w.bias_ih, w.bias_hh), *problem.states)

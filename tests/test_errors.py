@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import fusedrnn
 import numpy as np
 import pytest
 from cases import CELLS, Cell, make_problem
-
-import fusedrnn
 from fusedrnn import _core
 
 T, B, I, H = 4, 3, 5, 6
@@ -33,7 +32,11 @@ def lstm_weights(**change: Any) -> Any:
 
 Bad = tuple[dict[str, Any], type[Exception], str]
 BAD_WEIGHTS: list[Bad] = [
-    ({"weight_ih": array(4 * H)}, ValueError, "weight_ih: expected 2 dimensions (4*hidden_size, input_size), got shape (24,)"),
+    (
+        {"weight_ih": array(4 * H)},
+        ValueError,
+        "weight_ih: expected 2 dimensions (4*hidden_size, input_size), got shape (24,)",
+    ),
     (
         {"weight_ih": array(23, I)},
         ValueError,
@@ -46,7 +49,11 @@ BAD_WEIGHTS: list[Bad] = [
         ValueError,
         "weight_hh: expected shape (4*hidden_size, hidden_size) = (24, 6), got (24, 7)",
     ),
-    ({"weight_hh": array(3 * H, H)}, ValueError, "weight_hh: expected shape (4*hidden_size, hidden_size) = (24, 6), got (18, 6)"),
+    (
+        {"weight_hh": array(3 * H, H)},
+        ValueError,
+        "weight_hh: expected shape (4*hidden_size, hidden_size) = (24, 6), got (18, 6)",
+    ),
     ({"bias_ih": array(23)}, ValueError, "bias_ih: expected shape (4*hidden_size,) = (24,), got (23,)"),
     ({"bias_hh": array(24, 1)}, ValueError, "bias_hh: expected shape (4*hidden_size,) = (24,), got (24, 1)"),
     ({"weight_ih": array(24, I, dtype=int)}, TypeError, "weight_ih: expected dtype float32 or float64, got int64"),
@@ -167,19 +174,35 @@ def overlapping_each_other() -> dict[str, Any]:
 
 
 BAD_STEPS: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
-    (lambda: {"x": array(1, B, I)}, ValueError, "x: expected 2 dimensions (batch_size, input_size), got shape (1, 3, 5)"),
+    (
+        lambda: {"x": array(1, B, I)},
+        ValueError,
+        "x: expected 2 dimensions (batch_size, input_size), got shape (1, 3, 5)",
+    ),
     (lambda: {"x": array(B, I + 1)}, ValueError, "x: expected shape (batch_size, input_size) = (3, 5), got (3, 6)"),
     (lambda: {"h": array(B, I)}, ValueError, "h: expected shape (batch_size, hidden_size) = (3, 6), got (3, 5)"),
     (lambda: {"c": array(B, H, dtype=float)}, TypeError, "c: expected dtype float32, got float64"),
-    (lambda: {"out": (array(B, H + 1), array(B, H))}, ValueError, "out (h): expected shape (batch_size, hidden_size) = (3, 6)"),
-    (lambda: {"out": (array(B, H, dtype=float), array(B, H))}, TypeError, "out (h): expected dtype float32, got float64"),
+    (
+        lambda: {"out": (array(B, H + 1), array(B, H))},
+        ValueError,
+        "out (h): expected shape (batch_size, hidden_size) = (3, 6)",
+    ),
+    (
+        lambda: {"out": (array(B, H, dtype=float), array(B, H))},
+        TypeError,
+        "out (h): expected dtype float32, got float64",
+    ),
     (lambda: {"out": (array(B, H), array(B, H, dtype=">f4"))}, TypeError, "out (c): expected dtype float32, got >f4"),
     (
         lambda: {"out": (array(B, H), with_flag(array(B, H), write=False))},
         ValueError,
         "out (c): expected a writeable array, got a read-only one",
     ),
-    (lambda: {"out": (array(H, B).T, array(B, H))}, ValueError, "out (h): expected a C-contiguous array, got a strided one"),
+    (
+        lambda: {"out": (array(H, B).T, array(B, H))},
+        ValueError,
+        "out (h): expected a C-contiguous array, got a strided one",
+    ),
     (overlapping, ValueError, "out (h): expected memory of its own, got an array that overlaps h"),
     (overlapping_each_other, ValueError, "out (c): expected memory of its own, got an array that overlaps out (h)"),
     (lambda: {"out": array(B, H)}, TypeError, "out: expected a tuple (h, c) of two arrays, got ndarray"),

@@ -31,7 +31,14 @@ def test_nothing_heavy_is_imported() -> None:
 def test_the_extension_needs_no_library_beyond_the_systems() -> None:
     core = next(Path(fusedrnn.__file__).parent.glob("_core*.so"))
     needed = set(re.findall(rb"lib[a-z0-9_+-]+\.so\.\d+", core.read_bytes()))
-    assert needed <= {b"libstdc++.so.6", b"libgcc_s.so.1", b"libc.so.6", b"libm.so.6", b"libpthread.so.0", b"libcuda.so.1"}
+    assert needed <= {
+        b"libstdc++.so.6",
+        b"libgcc_s.so.1",
+        b"libc.so.6",
+        b"libm.so.6",
+        b"libpthread.so.0",
+        b"libcuda.so.1",
+    }
 
 
 def test_the_installed_version_is_this_one() -> None:
@@ -48,7 +55,9 @@ def test_the_reference_has_the_same_names_and_signatures() -> None:
     import inspect
 
     for name in fusedrnn.reference.__all__:
-        mine, theirs = (list(inspect.signature(getattr(m, name)).parameters.values()) for m in (fusedrnn, fusedrnn.reference))
+        mine, theirs = (
+            list(inspect.signature(getattr(m, name)).parameters.values()) for m in (fusedrnn, fusedrnn.reference)
+        )
         assert [(p.name, p.kind, p.default) for p in mine] == [(p.name, p.kind, p.default) for p in theirs], name
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import fusedrnn
 import numpy as np
 import pytest
 from cases import CELLS, Cell, make_problem, named, tolerance
-
-import fusedrnn
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)

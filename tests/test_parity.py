@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import fusedrnn
 import numpy as np
 import pytest
 from cases import CELLS, DTYPES, SHAPES, Cell, Problem, make_problem, make_weights, named, tolerance
-
-import fusedrnn
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -24,7 +23,7 @@ def absolute_sums(problem: Problem) -> float:
 
 
 def compare(problem: Problem, dtype: str) -> None:
-    T, B, I = problem.x.shape  # noqa: E741
+    T, B, I = problem.x.shape
     H, G = problem.w.hidden_size, problem.cell.gates
     out, grads = problem.run()
     want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
@@ -103,7 +102,7 @@ def test_defaults_are_zeros(cell: Cell, dtype: str, rng: np.random.Generator) ->
     for a, b in zip(infer(problem.x, problem.w), infer(problem.x, problem.w, *zeros), strict=True):
         np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(step(problem.x[0], problem.w), step(problem.x[0], problem.w, *zeros))
-    out, reserve = forward(problem.x, problem.w)
+    _, reserve = forward(problem.x, problem.w)
     got = backward(reserve, None)
     assert all(not a.any() for _, a in named(got))
     _, reserve = forward(problem.x, problem.w, *zeros)

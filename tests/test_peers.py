@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from cases import CELLS, Cell, make_problem, named, tolerance
 
-import fusedrnn
-
 cells = pytest.mark.parametrize("cell", [c for c in CELLS if c.name != "gru_reset_before"], ids=lambda c: c.name)
 SHAPE = (6, 4, 5, 20)
 
@@ -18,7 +16,7 @@ SHAPE = (6, 4, 5, 20)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_torch(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
-    T, B, I, H = SHAPE  # noqa: E741
+    T, B, I, H = SHAPE
     problem = make_problem(cell, SHAPE, dtype, rng)
     kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[cell.op]
     options = {"nonlinearity": cell.name.removeprefix("rnn_")} if cell.op == "rnn" else {}
@@ -31,9 +29,7 @@ def test_torch(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     states = [torch.tensor(s[None], requires_grad=True) for s in problem.states]
     y, last = layer(x, tuple(states) if len(states) == 2 else states[0])
     last = last if isinstance(last, tuple) else (last,)
-    torch.autograd.backward(
-        [y, *last], [torch.tensor(problem.dy), *(torch.tensor(d[None]) for d in problem.dstates)]
-    )
+    torch.autograd.backward([y, *last], [torch.tensor(problem.dy), *(torch.tensor(d[None]) for d in problem.dstates)])
     out, grads = problem.run()
     want: dict[str, Any] = {"y": y, "h_n": last[0][0], "dx": x.grad, "dh0": states[0].grad[0]}
     if cell.states == 2:
@@ -46,42 +42,24 @@ def test_torch(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
         np.testing.assert_allclose(a, want[name].detach().numpy(), rtol=0, atol=bound, err_msg=name)
 
 
-# fusedrnn's gate blocks in the order of ONNX: i, o, f, c and z, r, h.
-ONNX_ORDER = {"lstm": [0, 3, 1, 2], "gru": [1, 0, 2], "rnn": [0]}
-
-
 @pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
 def test_onnxruntime(cell: Cell, rng: np.random.Generator) -> None:
-    onnx = pytest.importorskip("onnx")
-    runtime = pytest.importorskip("onnxruntime")
-    T, B, I, H = SHAPE  # noqa: E741
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx_model import STATES, make_session
+
+    T, _, I, H = SHAPE
     problem = make_problem(cell, SHAPE, "float32", rng)
-    w, op = problem.w, cell.op.upper()
-    reorder = lambda a: np.concatenate([np.split(a, cell.gates)[j] for j in ONNX_ORDER[cell.op]])  # noqa: E731
-    tensors = {
-        "W": reorder(w.weight_ih)[None],
-        "R": reorder(w.weight_hh)[None],
-        "B": np.concatenate([reorder(w.bias_ih), reorder(w.bias_hh)])[None],
-    }
-    attributes: dict[str, Any] = {"hidden_size": H}
+    w = problem.w
+    attributes: dict[str, Any] = {}
     if cell.op == "gru":
         attributes["linear_before_reset"] = int(cell.name == "gru_reset_after")
     if cell.op == "rnn":
         attributes["activations"] = ["Tanh" if cell.name == "rnn_tanh" else "Relu"]
-    inputs = ["X", "W", "R", "B", "", *["H0", "C0"][: cell.states]]
-    node = onnx.helper.make_node(op, inputs, ["Y"], **attributes)
-    value = onnx.helper.make_tensor_value_info
-    feeds = {"X": problem.x} | {n: s[None] for n, s in zip(["H0", "C0"], problem.states, strict=False)}
-    graph = onnx.helper.make_graph(
-        [node],
-        "cell",
-        [value(n, onnx.TensorProto.FLOAT, a.shape) for n, a in feeds.items()],
-        [value("Y", onnx.TensorProto.FLOAT, (T, 1, B, H))],
-        [onnx.numpy_helper.from_array(a, n) for n, a in tensors.items()],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 14)], ir_version=8)
-    session = runtime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (y,) = session.run(None, feeds)
+    weights = [w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh]
+    session = make_session(cell.op, weights, SHAPE, with_states=True, threads=1, **attributes)
+    states = {name: s[None] for name, s in zip(STATES[cell.op], problem.states, strict=True)}
+    (y,) = session.run(None, {"X": problem.x} | states)
     got = cell.functions()[0](problem.x, w, *problem.states).y
     # ONNX Runtime's activations are rational approximations good to some 2^-21.
     np.testing.assert_allclose(got, y[:, 0], rtol=0, atol=tolerance("float32", I + H, T, 5) + T * 2**-21)

@@ -9,11 +9,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import fusedrnn
 import numpy as np
 import pytest
 from cases import CELLS, Cell, assert_same_bits, make_problem
-
-import fusedrnn
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
 

@@ -125,8 +125,10 @@ inline std::size_t checked_bytes(const char* name, std::initializer_list<std::in
   std::int64_t total = static_cast<std::int64_t>(item);
   bool overflow = false, empty = false;
   for (const std::int64_t d : dims) {
-    if (d == 0) empty = true;
-    else overflow = __builtin_mul_overflow(total, d, &total) || overflow;
+    if (d == 0)
+      empty = true;
+    else
+      overflow = __builtin_mul_overflow(total, d, &total) || overflow;
   }
   if (overflow) {
     throw py::value_error(std::string(name) + ": shape " + shape_text(dims.begin(), dims.size()) +
@@ -175,8 +177,10 @@ inline Extent extent_of(py::handle array) {
   for (int i = 0; i < a->nd; ++i) {
     if (a->dimensions[i] == 0) return {a->data, a->data};
     const auto span = (a->dimensions[i] - 1) * a->strides[i];
-    if (span > 0) e.last += span;
-    else e.first += span;
+    if (span > 0)
+      e.last += span;
+    else
+      e.first += span;
   }
   return e;
 }

@@ -44,8 +44,10 @@ struct PyWeights {
 
   template <class T>
   const Weights<T>& get() const {
-    if constexpr (sizeof(T) == sizeof(float)) return *f32;
-    else return *f64;
+    if constexpr (sizeof(T) == sizeof(float))
+      return *f32;
+    else
+      return *f64;
   }
 };
 
@@ -254,8 +256,10 @@ py::tuple forward(py::handle w, py::handle x, py::handle h0, py::handle c0, py::
   reserve->dtype = DType<T>::name;
   reserve->n = n;
   Reserve<T> kept{std::move(call), y, std::move(buffer)};
-  if constexpr (sizeof(T) == sizeof(float)) reserve->f32.emplace(std::move(kept));
-  else reserve->f64.emplace(std::move(kept));
+  if constexpr (sizeof(T) == sizeof(float))
+    reserve->f32.emplace(std::move(kept));
+  else
+    reserve->f64.emplace(std::move(kept));
   py::object out = py::cast(std::move(reserve));
   if (weights.states > 1) return py::make_tuple(std::move(y), std::move(h_n), std::move(c_n), std::move(out));
   return py::make_tuple(std::move(y), std::move(h_n), std::move(out));
@@ -267,7 +271,8 @@ py::tuple backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, py
   const PyWeights& weights = weights_of(kept.call.weights_object);
   const int64_t rows = weights.gates * n.hidden;
   const char* state = "(batch_size, hidden_size)";
-  const auto in_dy = read_input<T>("dy", "(seq_len, batch_size, hidden_size)", {n.seq_len, n.batch, n.hidden}, dy, true);
+  const auto in_dy =
+      read_input<T>("dy", "(seq_len, batch_size, hidden_size)", {n.seq_len, n.batch, n.hidden}, dy, true);
   const auto in_dh = read_input<T>("dh_n", state, {n.batch, n.hidden}, dh_n, true);
   refuse_cell_state(weights, "dc_n", dc_n);
   const auto in_dc = read_input<T>("dc_n", state, {n.batch, n.hidden}, dc_n, true);
@@ -314,7 +319,8 @@ py::tuple backward_any(py::handle h, py::handle dy, py::handle dh_n, py::handle 
     throw py::type_error("reserve: expected a Reserve, as forward returns it, got " + type_name(h));
   }
   auto& reserve = h.cast<PyReserve&>();
-  return reserve.f32 ? backward(reserve, *reserve.f32, dy, dh_n, dc_n) : backward(reserve, *reserve.f64, dy, dh_n, dc_n);
+  return reserve.f32 ? backward(reserve, *reserve.f32, dy, dh_n, dc_n)
+                     : backward(reserve, *reserve.f64, dy, dh_n, dc_n);
 }
 
 // One step. out_h and out_c are None, or arrays to write to.
@@ -459,30 +465,38 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
       .def_property_readonly("hidden_size", [](const PyWeights& w) { return w.hidden; })
       .def_property_readonly("dtype", [](const PyWeights& w) { return py::dtype(w.f32 ? "float32" : "float64"); })
-      .def_property_readonly("weight_ih", [](H self) {
-        return snapshot(self, [&](auto& w, auto& s) { return view(self, s.weight_ih(), {w.gates * w.hidden, w.input}); });
-      })
-      .def_property_readonly("weight_hh", [](H self) {
-        return snapshot(self, [&](auto& w, auto& s) { return view(self, s.weight_hh(), {w.gates * w.hidden, w.hidden}); });
-      })
-      .def_property_readonly("bias_ih", [](H self) {
-        return snapshot(self, [&](auto& w, auto& s) { return view(self, s.bias_ih(), {w.gates * w.hidden}); });
-      })
+      .def_property_readonly("weight_ih",
+                             [](H self) {
+                               return snapshot(self, [&](auto& w, auto& s) {
+                                 return view(self, s.weight_ih(), {w.gates * w.hidden, w.input});
+                               });
+                             })
+      .def_property_readonly("weight_hh",
+                             [](H self) {
+                               return snapshot(self, [&](auto& w, auto& s) {
+                                 return view(self, s.weight_hh(), {w.gates * w.hidden, w.hidden});
+                               });
+                             })
+      .def_property_readonly(
+          "bias_ih",
+          [](H self) {
+            return snapshot(self, [&](auto& w, auto& s) { return view(self, s.bias_ih(), {w.gates * w.hidden}); });
+          })
       .def_property_readonly("bias_hh", [](H self) {
         return snapshot(self, [&](auto& w, auto& s) { return view(self, s.bias_hh(), {w.gates * w.hidden}); });
       });
 
   py::class_<PyReserve>(m, "Reserve",
-                         "What forward keeps for backward. Backward uses it up: its memory becomes gradients.")
+                        "What forward keeps for backward. Backward uses it up: its memory becomes gradients.")
       .def_property_readonly("cell", [](const PyReserve& r) { return facts_of(r.cell).name; })
       .def_property_readonly("dtype", [](const PyReserve& r) { return py::dtype(r.dtype); })
       .def_property_readonly("nbytes", [](const PyReserve& r) { return r.nbytes; })
       .def_property_readonly("used", [](const PyReserve& r) { return r.used.load(); })
       .def("__repr__", [](const PyReserve& r) {
-        return "<fusedrnn.Reserve of " + std::string(facts_of(r.cell).name) + ", seq_len=" +
-               std::to_string(r.n.seq_len) + ", batch_size=" + std::to_string(r.n.batch) + ", hidden_size=" +
-               std::to_string(r.n.hidden) + ", " + r.dtype + ", " + std::to_string(r.nbytes) + " bytes" +
-               (r.used ? ", used>" : ">");
+        return "<fusedrnn.Reserve of " + std::string(facts_of(r.cell).name) +
+               ", seq_len=" + std::to_string(r.n.seq_len) + ", batch_size=" + std::to_string(r.n.batch) +
+               ", hidden_size=" + std::to_string(r.n.hidden) + ", " + r.dtype + ", " + std::to_string(r.nbytes) +
+               " bytes" + (r.used ? ", used>" : ">");
       });
 
   m.def("infer", [](H w, H x, H h0, H c0, H lengths, H reverse) {

@@ -2,9 +2,9 @@
 // reference function and its cases in the tests.
 #pragma once
 
-#define RNN_CELLS(X)                   \
-  X(rnn_tanh, RnnTanh)                 \
-  X(rnn_relu, RnnRelu)                 \
-  X(lstm, Lstm)                        \
-  X(gru_reset_after, GruResetAfter)    \
+#define RNN_CELLS(X)                \
+  X(rnn_tanh, RnnTanh)              \
+  X(rnn_relu, RnnRelu)              \
+  X(lstm, Lstm)                     \
+  X(gru_reset_after, GruResetAfter) \
   X(gru_reset_before, GruResetBefore)

@@ -10,7 +10,8 @@
 //   if_negative(s, a, b) s's sign bit set ? a : b
 //   if_positive(s, a)    s <= 0 ? 0 : a, so a where s is NaN
 //   V(t)                 t in every lane
-//   V::exp2_int<Bias>(m) 2^(n + Bias) for m = n + kRoundMagic, exact; needs -126 <= n + Bias <= 127 (double: 1022, 1023)
+//   V::exp2_int<Bias>(m) 2^(n + Bias) for m = n + kRoundMagic, exact; needs -126 <= n + Bias <= 127 (double: 1022,
+//   1023)
 // Every one of them gives the same bits on every machine; so does whatever is composed of them, as long as the compiler
 // contracts and reorders nothing (-ffp-contract=off, no -ffast-math).
 #pragma once

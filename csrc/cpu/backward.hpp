@@ -12,8 +12,8 @@ struct BackwardRow {
   const T* dy;  // null: zeros
   const T* h_prev;
   const T* c_prev;
-  T* direct;    // the row of dstate0[0]: gradient of h carried from the step after
-  T* dc;        // the row of dstate0[1]: gradient of c carried from the step after
+  T* direct;  // the row of dstate0[0]: gradient of h carried from the step after
+  T* dc;      // the row of dstate0[1]: gradient of c carried from the step after
   T* slots;
   const T* source;  // slots of the step after, which hold its gradients by now; unused in a row's last step
 };
@@ -52,9 +52,9 @@ struct StageOp {
   const BackwardRow<T>* rows;
   int64_t hidden;
   bool add_direct;
-  int64_t k0;   // this block of k begins here
-  bool last;    // and is the last one
-  T* sums;      // [row][tile of this worker][lane]: what the blocks before came to
+  int64_t k0;  // this block of k begins here
+  bool last;   // and is the last one
+  T* sums;     // [row][tile of this worker][lane]: what the blocks before came to
   int64_t sums_stride, tile0;
 
   RNN_INLINE const T* column(int64_t) const { return nullptr; }
@@ -62,9 +62,7 @@ struct StageOp {
     const T* slots = Stage == 0 ? rows[row].source : rows[row].slots;
     return slots + Cell::phase_columns(kPhase).first * hidden + k0;
   }
-  RNN_INLINE T* sum_at(int64_t row, int64_t tile) const {
-    return sums + row * sums_stride + (tile - tile0) * V::width;
-  }
+  RNN_INLINE T* sum_at(int64_t row, int64_t tile) const { return sums + row * sums_stride + (tile - tile0) * V::width; }
   RNN_INLINE V init(int64_t row, int64_t tile, int) const {
     if (k0 > 0) return V::load(sum_at(row, tile));
     if (Stage > 0) return V(0);
@@ -75,8 +73,7 @@ struct StageOp {
   }
   RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
     if (!last) return a[0].store(sum_at(row, tile));
-    Cell::template backward<Stage>(
-        a[0], BackwardAt<T>{rows[row], tile * V::width, hidden, lanes_of<V>(tile, hidden)});
+    Cell::template backward<Stage>(a[0], BackwardAt<T>{rows[row], tile * V::width, hidden, lanes_of<V>(tile, hidden)});
   }
 };
 
@@ -130,8 +127,10 @@ struct Backward {
     r.source = is_last(p, t, row) ? nullptr : p.slots + next * Cell::kSlots * H;
     if constexpr (Cell::kStates > 1) {
       r.dc = g.dstate0[1] + row * H;
-      if (first) r.c_prev = initial_state(p, 1, row, zeros);
-      else r.c_prev = p.slots + (prev * Cell::kSlots + Cell::kStateSlot) * H;
+      if (first)
+        r.c_prev = initial_state(p, 1, row, zeros);
+      else
+        r.c_prev = p.slots + (prev * Cell::kSlots + Cell::kStateSlot) * H;
     }
     return r;
   }
@@ -147,8 +146,15 @@ struct Backward {
       const int64_t left = depth - k0;
       const StageOp<Cell, T, Stage> op{p.weights.hh_t[phase] + k0 * V::width,
                                        Cell::phase_columns(phase).count * p.hidden * V::width,
-                                       left < block ? left : block, rows, p.hidden, add_direct, k0, left <= block,
-                                       sums, (w.tile1 - w.tile0) * V::width, w.tile0};
+                                       left < block ? left : block,
+                                       rows,
+                                       p.hidden,
+                                       add_direct,
+                                       k0,
+                                       left <= block,
+                                       sums,
+                                       (w.tile1 - w.tile0) * V::width,
+                                       w.tile0};
       sweep(op, span, {w.tile0, w.tile1});
       k0 += block;
     } while (k0 < depth);
@@ -188,8 +194,8 @@ struct Backward {
       rows[n].source = rows[n].slots;
       ++n;
     }
-    const InitialStateOp<T> op{p.weights.hh_t[0], kColumns0 * p.hidden * V::width, kColumns0 * p.hidden, rows,
-                               p.hidden, Cell::phase_columns(0).first * p.hidden, Cell::kDirect};
+    const InitialStateOp<T> op{p.weights.hh_t[0], kColumns0 * p.hidden * V::width,         kColumns0 * p.hidden, rows,
+                               p.hidden,          Cell::phase_columns(0).first * p.hidden, Cell::kDirect};
     sweep(op, {0, n}, {w.tile0, w.tile1});
   }
 

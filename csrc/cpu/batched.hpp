@@ -9,7 +9,8 @@
 namespace {
 
 constexpr int64_t kSumBlock = 256;
-constexpr int64_t kColumnBlock = 96;  // rows of a weight gradient whose factors stay in L2 while the inputs pass over them
+constexpr int64_t kColumnBlock =
+    96;  // rows of a weight gradient whose factors stay in L2 while the inputs pass over them
 
 // to = W^T d, a block of k at a time.
 template <class T>
@@ -70,11 +71,11 @@ struct Batched {
   const Gradients<T>& g;
   const Worker& w;
   const T* const zeros = reinterpret_cast<const T*>(w.shared);
-  const T** d = nullptr;      // kSumBlock rows of gradients
-  const T** v = nullptr;      // kSumBlock rows of inputs
-  T** to = nullptr;           // kRowBlock rows of dx
-  T* panel = nullptr;         // inputs of a block, [tile][k][lane]
-  T* columns = nullptr;       // gradients of a block, [k][kColumnBlock]
+  const T** d = nullptr;  // kSumBlock rows of gradients
+  const T** v = nullptr;  // kSumBlock rows of inputs
+  T** to = nullptr;       // kRowBlock rows of dx
+  T* panel = nullptr;     // inputs of a block, [tile][k][lane]
+  T* columns = nullptr;   // gradients of a block, [k][kColumnBlock]
 
   void layout(Arena& arena) {
     d = arena.take<const T*>(kSumBlock);
@@ -120,8 +121,13 @@ struct Batched {
         to[n++] = dx;
       }
       for (int64_t k0 = 0; k0 < depth; k0 += kBlock) {
-        const InputGradientOp<T> op{p.weights.ih_t + k0 * V::width, depth * V::width,
-                                    depth - k0 < kBlock ? depth - k0 : kBlock, d, to, k0, p.input};
+        const InputGradientOp<T> op{p.weights.ih_t + k0 * V::width,
+                                    depth * V::width,
+                                    depth - k0 < kBlock ? depth - k0 : kBlock,
+                                    d,
+                                    to,
+                                    k0,
+                                    p.input};
         sweep(op, {0, n}, {0, tiles_of<V>(p.input)});
       }
     }
@@ -141,10 +147,11 @@ struct Batched {
     for (int64_t first = units.first; first < units.last; first += kColumnBlock) {
       const int64_t n = units.last - first < kColumnBlock ? units.last - first : kColumnBlock;
       for (int64_t k = 0; k < count; ++k) {
-        std::memcpy(columns + k * kColumnBlock, d[k] + column * p.hidden + first, static_cast<std::size_t>(n) * sizeof(T));
+        std::memcpy(columns + k * kColumnBlock, d[k] + column * p.hidden + first,
+                    static_cast<std::size_t>(n) * sizeof(T));
       }
-      const WeightGradientOp<T> op{panel, count * V::width, count, columns, dweight + (gate * p.hidden + first) * width,
-                                   width, add};
+      const WeightGradientOp<T> op{
+          panel, count * V::width, count, columns, dweight + (gate * p.hidden + first) * width, width, add};
       sweep(op, {0, n}, {0, tiles_of<V>(width)});
     }
   }
@@ -205,9 +212,8 @@ struct Batched {
     Arena arena{w.local};
     layout(arena);
     input_gradient();
-    weight_gradient(g.dweight_ih, g.dbias_ih, Cell::input_columns(), p.input, [&](int64_t t, int64_t row) {
-      return p.x + (t * p.batch + row) * p.input;
-    });
+    weight_gradient(g.dweight_ih, g.dbias_ih, Cell::input_columns(), p.input,
+                    [&](int64_t t, int64_t row) { return p.x + (t * p.batch + row) * p.input; });
     recurrent_gradients<0>();
   }
 };

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../problem.hpp"
+#include "gemm.hpp"
 
 namespace {
 
@@ -88,8 +89,10 @@ void copy_or_zero(T* to, const T* from, int64_t hidden, const Worker& w, Span un
   for (int64_t row = w.row0; row < w.row1; ++row) {
     T* target = to + row * hidden + units.first;
     const std::size_t bytes = static_cast<std::size_t>(units.last - units.first) * sizeof(T);
-    if (from) std::memcpy(target, from + row * hidden + units.first, bytes);
-    else std::memset(target, 0, bytes);
+    if (from)
+      std::memcpy(target, from + row * hidden + units.first, bytes);
+    else
+      std::memset(target, 0, bytes);
   }
 }
 

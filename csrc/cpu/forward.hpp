@@ -94,8 +94,8 @@ struct PhaseOp {
     return V::load(pre_tile(row, tile) + (kFirst + gate) * V::width);
   }
   RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
-    Cell::template forward<Phase>(a, ForwardAt<Cell, T, kTrain>{rows[row], tile * V::width, depth,
-                                                               pre_tile(row, tile), lanes_of<V>(tile, depth)});
+    Cell::template forward<Phase>(a, ForwardAt<Cell, T, kTrain>{rows[row], tile * V::width, depth, pre_tile(row, tile),
+                                                                lanes_of<V>(tile, depth)});
   }
 };
 
@@ -122,7 +122,8 @@ struct Forward {
     return steps < 1 ? 1 : steps < p.seq_len ? steps : p.seq_len;
   }
 
-  // Scratch shared by all workers: a row of zeros; in inference, a set of slots per batch row if a later phase reads any.
+  // Scratch shared by all workers: a row of zeros; in inference, a set of slots per batch row if a later phase reads
+  // any.
   static constexpr bool kScratchSlots = !kTrain && Cell::kPhases > 1;
   static T* shared_slots(const Problem<T>& p, Arena& arena) {
     arena.take<T>(p.hidden);
@@ -158,8 +159,8 @@ struct Forward {
     const T* weights = p.weights.ih;
     for (int64_t k0 = 0; k0 < p.input; k0 += kBlock, weights += kBlock * Cell::kGates * V::width) {
       const int64_t depth = p.input - k0 < kBlock ? p.input - k0 : kBlock;
-      const ProjectOp<T, Cell::kGates> op{weights, p.input * Cell::kGates * V::width, depth, x, k0, p.weights.bias_pre, pre,
-                                  pre_stride, w.tile0};
+      const ProjectOp<T, Cell::kGates> op{
+          weights, p.input * Cell::kGates * V::width, depth, x, k0, p.weights.bias_pre, pre, pre_stride, w.tile0};
       sweep(op, {0, n}, {w.tile0, w.tile1});
     }
   }
@@ -184,9 +185,12 @@ struct Forward {
       r.pre = pre_rows + n * pre_stride;
       if constexpr (Cell::kStates > 1) {
         r.c = kTrain ? r.slots + Cell::kStateSlot * H : p.state_n[1] + row * H;
-        if (!kTrain) r.c_prev = r.c;
-        else if (first) r.c_prev = initial_state(p, 1, row, zeros);
-        else r.c_prev = p.slots + (prev * Cell::kSlots + Cell::kStateSlot) * H;
+        if (!kTrain)
+          r.c_prev = r.c;
+        else if (first)
+          r.c_prev = initial_state(p, 1, row, zeros);
+        else
+          r.c_prev = p.slots + (prev * Cell::kSlots + Cell::kStateSlot) * H;
       }
       ++n;
     }
@@ -215,7 +219,8 @@ struct Forward {
       const T* h = length > 0 ? p.y + last : initial_state(p, 0, row, zeros);
       if (p.state_n[0]) std::memcpy(p.state_n[0] + row * H + units.first, h + units.first, bytes);
       if constexpr (kTrain && Cell::kStates > 1) {
-        const T* c = length > 0 ? p.slots + last * Cell::kSlots + Cell::kStateSlot * H : initial_state(p, 1, row, zeros);
+        const T* c =
+            length > 0 ? p.slots + last * Cell::kSlots + Cell::kStateSlot * H : initial_state(p, 1, row, zeros);
         std::memcpy(p.state_n[1] + row * H + units.first, c + units.first, bytes);
       }
     }

@@ -16,6 +16,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "vec.hpp"
+
 namespace {
 
 constexpr int kCacheLine = 64;
@@ -88,8 +90,10 @@ using MicroKernel = void (*)(const Op&, std::int64_t row, std::int64_t tile, con
 
 template <class Op, int R, int NT>
 constexpr MicroKernel<Op> micro_kernel_or_null() {
-  if constexpr (NT <= Plan<Op::kGates>::max_tiles(R)) return micro_kernel<Op, R, NT>;
-  else return nullptr;
+  if constexpr (NT <= Plan<Op::kGates>::max_tiles(R))
+    return micro_kernel<Op, R, NT>;
+  else
+    return nullptr;
 }
 
 template <class Op>

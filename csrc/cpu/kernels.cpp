@@ -1,20 +1,11 @@
 // The one file that is compiled once per ISA. Everything above the table has internal linkage, so that the linker can
 // never take a function compiled for one ISA in place of another's; tools/check_symbols.py holds the objects to it.
-#if defined(RNN_ISA_AVX512)
-#include "vec_avx512.hpp"
-#elif defined(RNN_ISA_AVX2)
-#include "vec_avx2.hpp"
-#else
-#include "vec_portable.hpp"
-#endif
-
 #include "../cells/cells.hpp"
 #include "../problem.hpp"
-#include "gemm.hpp"
-
 #include "backward.hpp"
 #include "batched.hpp"
 #include "forward.hpp"
+#include "gemm.hpp"
 #include "pack.hpp"
 #include "probe.hpp"
 
@@ -44,9 +35,8 @@ void backward_entry(const Problem<T>& p, const Gradients<T>& g, const Worker& w)
 
 template <class Cell, class T>
 constexpr CellKernels<T> cell_kernels() {
-  return {Forward<Cell, T, false>::local_bytes, Forward<Cell, T, false>::shared_bytes,
-          Forward<Cell, T, false>::entry,       Forward<Cell, T, true>::entry,
-          backward_local_bytes<Cell, T>,        backward_entry<Cell, T>};
+  return {Forward<Cell, T, false>::local_bytes, Forward<Cell, T, false>::shared_bytes, Forward<Cell, T, false>::entry,
+          Forward<Cell, T, true>::entry,        backward_local_bytes<Cell, T>,         backward_entry<Cell, T>};
 }
 
 template <class Cell>

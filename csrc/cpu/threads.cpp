@@ -73,8 +73,10 @@ std::atomic<int> chosen_threads{0};
 template <class Done>
 void spin_until(bool crowded, Done&& done) {
   for (int spins = 0; !done(); ++spins) {
-    if (crowded || spins > 128) sched_yield();
-    else pause();
+    if (crowded || spins > 128)
+      sched_yield();
+    else
+      pause();
   }
 }
 
@@ -86,7 +88,8 @@ int num_threads() {
   if (const char* text = std::getenv("FUSEDRNN_NUM_THREADS"); text && *text) {
     n = parse_count(text);
     if (n == 0) {
-      throw std::invalid_argument(std::string("FUSEDRNN_NUM_THREADS: expected an integer in 1..1024, got '") + text + "'");
+      throw std::invalid_argument(std::string("FUSEDRNN_NUM_THREADS: expected an integer in 1..1024, got '") + text +
+                                  "'");
     }
   } else if (const char* omp = std::getenv("OMP_NUM_THREADS")) {
     n = parse_count(omp);  // OpenMP also allows lists here; those say nothing to us
@@ -154,7 +157,9 @@ class Pool {
     missing_.store(workers_, std::memory_order_relaxed);
     jobs_.fetch_add(1, std::memory_order_seq_cst);
     if (parked_.load(std::memory_order_seq_cst) > 0) {
-      { std::lock_guard<std::mutex> lock(park_); }
+      {
+        std::lock_guard<std::mutex> lock(park_);
+      }
       wake_.notify_all();
     }
     task(context, 0);

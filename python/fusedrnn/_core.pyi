@@ -56,9 +56,7 @@ def forward(
     reverse: bool,
     /,
 ) -> tuple[Any, ...]: ...
-def backward(
-    reserve: Reserve, dy: _Array | None, dh_n: _Array | None, dc_n: _Array | None, /
-) -> tuple[Any, ...]: ...
+def backward(reserve: Reserve, dy: _Array | None, dh_n: _Array | None, dc_n: _Array | None, /) -> tuple[Any, ...]: ...
 def step(
     w: Weights,
     x: _Array,

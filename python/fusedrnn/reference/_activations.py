@@ -10,4 +10,5 @@ from .._results import Array
 def sigmoid(a: Array) -> Array:
     """``1 / (1 + exp(-a))``, without overflow for any a."""
     t = np.exp(-np.abs(a))
-    return np.where(np.signbit(a), t, 1) / (1 + t)
+    result: Array = np.where(np.signbit(a), t, 1) / (1 + t)
+    return result
