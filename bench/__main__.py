@@ -21,7 +21,7 @@ try:
 except ImportError:
     sys.exit("The benchmarks need rich and matplotlib: pip install '.[bench]'")
 
-from report import Result, plot, print_tables
+from report import Result, markdown, plot, print_tables
 from suite import GATES, MODES, Case, cases
 
 HERE = Path(__file__).parent
@@ -175,7 +175,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=None, help="timed in turn so often; medians (quick 5, full 9)")
     parser.add_argument("--peers", type=listed(("torch", "onnxruntime", "none")), default=["torch", "onnxruntime"])
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison with the reference")
-    parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for results.json and results.png")
+    parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for results.json, .md, .png")
     return parser.parse_args()
 
 
@@ -212,8 +212,9 @@ def main() -> None:
     record = {"machine": machine(), "threads": args.threads, "versions": versions, "commit": commit()}
     record |= {"date": time.strftime("%Y-%m-%d"), "ceilings": ceilings.known, "results": results}
     (args.out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    (args.out / "results.md").write_text(markdown(results) + "\n")
     plot(results, args.out / "results.png")
-    console.print(f"written: {args.out / 'results.json'}, {args.out / 'results.png'}")
+    console.print(f"written: {args.out / 'results'}.json, .md, .png")
 
 
 if __name__ == "__main__":

@@ -59,6 +59,23 @@ def print_tables(results: list[Result], console: Console) -> None:
         console.print(table)
 
 
+def markdown(results: list[Result]) -> str:
+    """One table: a row per size, a column per op and mode; our ms, and the fastest peer's time over ours."""
+    found = {k: {label(r["case"]): r for r in rows} for k, rows in groups(results).items()}
+    sizes = list(dict.fromkeys(label(r["case"]) for r in results))
+    lines = ["| T,B,I,H | " + " | ".join(found) + " |", "|---|" + "---:|" * len(found)]
+    for size in sizes:
+        cells = []
+        for rows in found.values():
+            r = rows.get(size)
+            faster = r and ratio(r)
+            cells.append(f"{r['ms']['fusedrnn']:.3g} ({faster:.2f}x)" if r and faster else "")
+        lines.append(f"| {size[1:-1]} | " + " | ".join(cells) + " |")
+    means = [geometric_mean([v for v in map(ratio, rows.values()) if v]) for rows in found.values()]
+    lines.append("| geometric mean | " + " | ".join(f"{m:.2f}x" for m in means) + " |")
+    return "\n".join(lines)
+
+
 def plot(results: list[Result], path: Path) -> None:
     import matplotlib
 

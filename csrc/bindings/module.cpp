@@ -2,11 +2,9 @@
 // can crash it, whatever the Python layer above does.
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <memory>
-#include <numeric>
+#include <new>
 #include <optional>
 #include <string>
 #include <vector>
@@ -14,107 +12,14 @@
 #include "../cpu/dispatch.hpp"
 #include "../cpu/threads.hpp"
 #include "../run.hpp"
-#include "../weights.hpp"
 #include "arrays.hpp"
+#include "probe.hpp"
+#include "weights.hpp"
 
 namespace fusedrnn {
 namespace {
 
 using std::int64_t;
-
-const CellFacts& facts_of(CellId cell) { return current_isa().kernels->facts[static_cast<int>(cell)]; }
-
-CellId cell_by_name(const std::string& name) {
-  std::string valid;
-  for (int i = 0; i < kCells; ++i) {
-    const char* known = facts_of(static_cast<CellId>(i)).name;
-    if (name == known) return static_cast<CellId>(i);
-    valid += (i ? ", '" : "'") + std::string(known) + "'";
-  }
-  throw py::value_error("cell: expected one of " + valid + ", got '" + name + "'");
-}
-
-// The weights of one cell, of either dtype.
-struct PyWeights {
-  CellId cell{};
-  int64_t gates = 0, states = 0, input = 0, hidden = 0;
-  bool has_bias_ih = false, has_bias_hh = false;
-  std::unique_ptr<Weights<float>> f32;
-  std::unique_ptr<Weights<double>> f64;
-
-  template <class T>
-  const Weights<T>& get() const {
-    if constexpr (sizeof(T) == sizeof(float))
-      return *f32;
-    else
-      return *f64;
-  }
-};
-
-template <class T>
-void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle weight_ih, py::handle weight_hh,
-                  py::handle bias_ih, py::handle bias_hh) {
-  const std::string g = std::to_string(w.gates) + "*hidden_size";
-  const std::string ih = "(" + g + ", input_size)", hh = "(" + g + ", hidden_size)", b = "(" + g + ",)";
-  const int64_t rows = w.gates * w.hidden;
-  const auto in_ih = read_input<T>("weight_ih", ih.c_str(), {rows, w.input}, weight_ih, false);
-  const auto in_hh = read_input<T>("weight_hh", hh.c_str(), {rows, w.hidden}, weight_hh, false);
-  const auto in_bih = read_input<T>("bias_ih", b.c_str(), {rows}, bias_ih, true);
-  const auto in_bhh = read_input<T>("bias_hh", b.c_str(), {rows}, bias_hh, true);
-  slot = std::make_unique<Weights<T>>(w.cell, w.input, w.hidden, in_ih.data, in_hh.data, in_bih.data, in_bhh.data);
-}
-
-std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weight_ih, py::handle weight_hh,
-                                        py::handle bias_ih, py::handle bias_hh) {
-  auto w = std::make_unique<PyWeights>();
-  w->cell = cell_by_name(cell);
-  w->gates = facts_of(w->cell).gates;
-  w->states = facts_of(w->cell).states;
-  require_array("weight_ih", weight_ih);
-  require_array("weight_hh", weight_hh);
-  const std::string symbols = "(" + std::to_string(w->gates) + "*hidden_size, input_size)";
-  require_rank("weight_ih", symbols.c_str(), 2, weight_ih);
-  const int64_t rows = proxy(weight_ih)->dimensions[0];
-  w->input = proxy(weight_ih)->dimensions[1];
-  w->hidden = rows / w->gates;
-  if (rows % w->gates != 0 || rows == 0 || w->input == 0) {
-    throw py::value_error("weight_ih: expected shape " + symbols + " with hidden_size and input_size at least 1, got " +
-                          shape_text(weight_ih));
-  }
-  checked_bytes("weight_ih", {rows + 64 * w->gates, w->input + w->hidden + 64, 2}, sizeof(double));
-  w->has_bias_ih = !bias_ih.is_none();
-  w->has_bias_hh = !bias_hh.is_none();
-  if (has_dtype(weight_ih, DType<float>::number)) {
-    fill_weights(*w, w->f32, weight_ih, weight_hh, bias_ih, bias_hh);
-  } else if (has_dtype(weight_ih, DType<double>::number)) {
-    fill_weights(*w, w->f64, weight_ih, weight_hh, bias_ih, bias_hh);
-  } else {
-    fail_dtype("weight_ih", "float32 or float64", weight_ih);
-  }
-  return w;
-}
-
-// A read-only view of the snapshot, which lives as long as the view does.
-template <class T>
-py::object view(py::handle self, const T* data, std::vector<py::ssize_t> shape) {
-  if (!data) return py::none();
-  py::array_t<T> array(std::move(shape), data, self);
-  array.attr("flags").attr("writeable") = false;
-  return std::move(array);
-}
-
-template <class Get>
-py::object snapshot(py::handle self, Get&& get) {
-  const auto& w = self.cast<const PyWeights&>();
-  return w.f32 ? get(w, *w.f32) : get(w, *w.f64);
-}
-
-const PyWeights& weights_of(py::handle h) {
-  if (!py::isinstance<PyWeights>(h)) {
-    throw py::type_error("w: expected weights of a cell (LSTMWeights, GRUWeights, RNNWeights), got " + type_name(h));
-  }
-  return h.cast<const PyWeights&>();
-}
 
 struct Sizes {
   int64_t seq_len, batch, input, hidden;
@@ -306,9 +211,12 @@ py::tuple backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, py
   if (reserve.used.exchange(true)) {
     throw py::value_error("reserve: expected one that no backward has used, got one that has been used");
   }
-  {
+  try {
     py::gil_scoped_release release;
     run_backward(*kept.call.weights, p, g);
+  } catch (const std::bad_alloc&) {
+    reserve.used = false;  // nothing has been written yet
+    throw;
   }
   if (weights.states > 1) return py::make_tuple(dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh);
   return py::make_tuple(dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh);
@@ -392,60 +300,6 @@ py::object activation(bool is_tanh, py::handle x) {
   if (has_dtype(x, DType<float>::number)) return activate(k.activations_f32, is_tanh, x);
   if (has_dtype(x, DType<double>::number)) return activate(k.activations_f64, is_tanh, x);
   fail_dtype("x", "float32 or float64", x);
-}
-
-// Runs probe(index) on all threads at once and returns the rate of all together, in units of 1e9 a second.
-template <class Probe>
-double rate(Probe&& probe) {
-  py::gil_scoped_release release;
-  Team team(num_threads());
-  struct Job {
-    Probe& probe;
-    std::vector<double> done;
-  } job{probe, std::vector<double>(static_cast<std::size_t>(team.size()))};
-  const auto start = std::chrono::steady_clock::now();
-  team.run(
-      [](void* context, int index) {
-        Job& j = *static_cast<Job*>(context);
-        j.done[static_cast<std::size_t>(index)] = j.probe(index);
-      },
-      &job);
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return std::accumulate(job.done.begin(), job.done.end(), 0.0) / seconds / 1e9;
-}
-
-template <class T>
-double fma_rate(const ProbeKernels<T>& kernels, int64_t rounds) {
-  return rate([&](int) {
-    alignas(64) T sink[64];
-    return kernels.fma(rounds, sink);
-  });
-}
-
-template <class T>
-double read_rate(const ProbeKernels<T>& kernels, int64_t bytes_each, int64_t rounds) {
-  const int64_t n = bytes_each / static_cast<int64_t>(sizeof(T));
-  std::vector<Buffer> data;
-  for (int i = 0; i < num_threads(); ++i) {
-    data.emplace_back(static_cast<std::size_t>(bytes_each));
-    std::fill_n(data.back().as<T>(), n, T(1));
-  }
-  const auto probe = [&](int index) {
-    alignas(64) T sink[64];
-    return kernels.read(data[static_cast<std::size_t>(index)].template as<T>(), n, rounds, sink);
-  };
-  const int64_t wanted = std::exchange(rounds, 1);
-  rate(probe);  // brings the data into the caches that can hold it
-  rounds = wanted;
-  return rate(probe);
-}
-
-int64_t require_positive(const char* name, int64_t n, int64_t most) {
-  if (n < 1 || n > most) {
-    throw py::value_error(std::string(name) + ": expected an integer in 1.." + std::to_string(most) + ", got " +
-                          std::to_string(n));
-  }
-  return n;
 }
 
 using H = py::handle;

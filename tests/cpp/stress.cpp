@@ -1,0 +1,167 @@
+// The native code without Python, for the sanitizers: every cell, dtype and ISA, forward and backward, with lengths and
+// in reverse, on several threads and from several callers at once. Fails where results differ between any of them, or
+// where an output is left unwritten.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "../../csrc/cpu/threads.hpp"
+#include "../../csrc/run.hpp"
+
+namespace {
+
+using namespace fusedrnn;
+using std::int64_t;
+
+struct Sizes {
+  int64_t T, B, I, H;
+};
+
+template <class T>
+using Array = std::vector<T>;
+
+template <class T>
+Array<T> random(std::mt19937& rng, int64_t n) {
+  std::uniform_real_distribution<T> uniform(T(-0.4), T(0.4));
+  Array<T> a(static_cast<std::size_t>(n));
+  for (T& v : a) v = uniform(rng);
+  return a;
+}
+
+// Memory that an output must be written to.
+template <class T>
+Array<T> unwritten(int64_t n) {
+  return Array<T>(static_cast<std::size_t>(n), std::numeric_limits<T>::quiet_NaN());
+}
+
+// All outputs of inference, training forward and backward, one after another.
+template <class T>
+Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, bool with_lengths) {
+  const CellFacts& facts = current_isa().kernels->facts[static_cast<int>(cell)];
+  std::mt19937 rng(1);
+  const int64_t G = facts.gates * n.H;
+  const auto x = random<T>(rng, n.T * n.B * n.I), h0 = random<T>(rng, n.B * n.H), c0 = random<T>(rng, n.B * n.H);
+  const auto dy = random<T>(rng, n.T * n.B * n.H);
+  std::vector<int64_t> lengths(static_cast<std::size_t>(n.B));
+  for (int64_t b = 0; b < n.B; ++b) lengths[static_cast<std::size_t>(b)] = (b * 7 + 3) % (n.T + 1);
+
+  auto y = unwritten<T>(n.T * n.B * n.H), h_n = unwritten<T>(n.B * n.H), c_n = unwritten<T>(n.B * n.H);
+  Problem<T> p{};
+  p.seq_len = n.T;
+  p.batch = n.B;
+  p.input = n.I;
+  p.hidden = n.H;
+  p.reverse = reverse;
+  p.lengths = with_lengths ? lengths.data() : nullptr;
+  p.x = x.data();
+  p.state0[0] = h0.data();
+  p.state0[1] = c0.data();
+  p.y = y.data();
+  p.state_n[0] = h_n.data();
+  p.state_n[1] = c_n.data();
+  run_forward(w, p);
+  Array<T> all = y;
+  const auto append = [&all](const Array<T>& a) { all.insert(all.end(), a.begin(), a.end()); };
+  append(h_n);
+  if (facts.states > 1) append(c_n);
+
+  Buffer slots(static_cast<std::size_t>(n.T * n.B * facts.slots * n.H) * sizeof(T));
+  p.slots = slots.as<T>();
+  run_forward(w, p);
+  append(y);
+  p.h = y.data();
+  auto dx = unwritten<T>(n.T * n.B * n.I), dh0 = unwritten<T>(n.B * n.H), dc0 = unwritten<T>(n.B * n.H);
+  auto dw_ih = unwritten<T>(G * n.I), dw_hh = unwritten<T>(G * n.H), db_ih = unwritten<T>(G), db_hh = unwritten<T>(G);
+  Gradients<T> g{};
+  g.dy = dy.data();
+  g.dx = dx.data();
+  g.dstate0[0] = dh0.data();
+  g.dstate0[1] = dc0.data();
+  g.dweight_ih = dw_ih.data();
+  g.dweight_hh = dw_hh.data();
+  g.dbias_ih = db_ih.data();
+  g.dbias_hh = db_hh.data();
+  run_backward(w, p, g);
+  for (const auto* a : {&dx, &dh0, &dw_ih, &dw_hh, &db_ih, &db_hh}) append(*a);
+  if (facts.states > 1) append(dc0);
+  for (const T v : all) {
+    if (std::isnan(v)) {
+      std::printf("%s (%s): an output was not written, or is NaN\n", facts.name, current_isa().kernels->isa);
+      std::exit(1);
+    }
+  }
+  return all;
+}
+
+template <class T>
+Weights<T> make_weights(CellId cell, const Sizes& n) {
+  std::mt19937 rng(2);
+  const int64_t G = current_isa().kernels->facts[static_cast<int>(cell)].gates * n.H;
+  const auto w_ih = random<T>(rng, G * n.I), w_hh = random<T>(rng, G * n.H), b = random<T>(rng, G);
+  return Weights<T>(cell, n.I, n.H, w_ih.data(), w_hh.data(), b.data(), b.data());
+}
+
+template <class T>
+void same(const Array<T>& a, const Array<T>& b, const char* what, CellId cell) {
+  if (a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0) return;
+  std::printf("cell %d: %s changes the bits\n", static_cast<int>(cell), what);
+  std::exit(1);
+}
+
+template <class T>
+int check(CellId cell, const Sizes& n) {
+  int runs = 0;
+  const Weights<T> w = make_weights<T>(cell, n);
+  for (const bool reverse : {false, true}) {
+    for (const bool with_lengths : {false, true}) {
+      set_isa("portable");
+      set_num_threads(1);
+      const auto want = run<T>(cell, n, w, reverse, with_lengths);
+      for (const std::string& isa : available_isas()) {
+        set_isa(isa);
+        for (const int threads : {1, 3}) {
+          set_num_threads(threads);
+          same(run<T>(cell, n, w, reverse, with_lengths), want, (isa + ", threads").c_str(), cell);
+          ++runs;
+        }
+      }
+    }
+  }
+  return runs;
+}
+
+// Callers at once, on weights that nobody has packed yet.
+template <class T>
+void callers(CellId cell, const Sizes& n) {
+  set_num_threads(3);
+  const auto want = run<T>(cell, n, make_weights<T>(cell, n), false, false);
+  const Weights<T> fresh = make_weights<T>(cell, n);
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      for (int j = 0; j < 3; ++j) same(run<T>(cell, n, fresh, false, false), want, "another caller", cell);
+    });
+  }
+  for (std::thread& t : threads) t.join();
+}
+
+}  // namespace
+
+int main() {
+  const Sizes sizes[] = {{3, 2, 1, 1}, {4, 5, 7, 19}, {6, 13, 20, 33}, {9, 3, 5, 100}, {5, 70, 40, 48}, {0, 3, 2, 5}};
+  int runs = 0;
+  for (int i = 0; i < kCells; ++i) {
+    for (const Sizes& n : sizes) {
+      runs += check<float>(static_cast<CellId>(i), n);
+      runs += check<double>(static_cast<CellId>(i), n);
+    }
+    callers<float>(static_cast<CellId>(i), {12, 6, 32, 150});
+  }
+  std::printf("%d passed, 0 failed\n", runs);
+}
