@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import fusedrnn
 import numpy as np
@@ -128,3 +130,23 @@ def test_a_bad_environment_raises() -> None:
     env = os.environ | {"FUSEDRNN_NUM_THREADS": "many"}
     run = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
     assert "ValueError: FUSEDRNN_NUM_THREADS: expected an integer in 1..1024, got 'many'" in run.stderr
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+def test_kept_memory_is_bounded_and_can_be_given_back(rng: np.random.Generator) -> None:
+    problem = make_problem(CELLS[0], (200, 64, 16, 200), "float32", rng)  # a reserve of 51 MB
+    for _ in range(8):
+        problem.run()
+    fusedrnn.release_memory()
+    gc.collect()
+    before = resident_bytes()
+    reserves = [fusedrnn.lstm_forward(problem.x, problem.w)[1] for _ in range(8)]
+    del reserves
+    kept = resident_bytes() - before
+    assert kept < 300e6  # of 410 MB that were freed
+    fusedrnn.release_memory()
+    assert resident_bytes() - before < 60e6

@@ -166,7 +166,7 @@ struct Forward {
   }
 
   // The rows that are active at time t; their number.
-  int64_t gather_rows(int64_t t, T* scratch_slots, const T* pre_rows) {
+  int64_t gather_rows(int64_t t, [[maybe_unused]] T* scratch_slots, const T* pre_rows) {
     const int64_t H = p.hidden, before = time_before(p, t);
     int64_t n = 0;
     for (int64_t row = w.row0; row < w.row1; ++row) {
@@ -181,7 +181,8 @@ struct Forward {
       ForwardRow<T>& r = rows[n];
       r.h_prev = first ? initial_state(p, 0, row, zeros) : p.y + prev * H;
       r.y = p.y + here * H;
-      r.slots = kTrain ? p.slots + here * Cell::kSlots * H : scratch_slots + row * Cell::kSlots * H;
+      if constexpr (kTrain) r.slots = p.slots + here * Cell::kSlots * H;
+      if constexpr (kScratchSlots) r.slots = scratch_slots + row * Cell::kSlots * H;
       r.pre = pre_rows + n * pre_stride;
       if constexpr (Cell::kStates > 1) {
         r.c = kTrain ? r.slots + Cell::kStateSlot * H : p.state_n[1] + row * H;

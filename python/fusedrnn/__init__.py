@@ -7,7 +7,7 @@ Shapes: ``x (seq_len, batch_size, input_size)``, ``y (seq_len, batch_size, hidde
 """
 
 from . import reference
-from ._config import available_isas, get_num_threads, isa, set_isa, set_num_threads, show_config
+from ._config import available_isas, get_num_threads, isa, release_memory, set_isa, set_num_threads, show_config
 from ._core import Reserve
 from ._ops import (
     gru,
@@ -49,6 +49,7 @@ __all__ = [
     "lstm_cell",
     "lstm_forward",
     "reference",
+    "release_memory",
     "rnn",
     "rnn_backward",
     "rnn_cell",

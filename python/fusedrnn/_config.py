@@ -54,6 +54,12 @@ def set_isa(name: str) -> None:
     _core.set_isa(name)
 
 
+def release_memory() -> None:
+    """Gives back the memory that is kept for the next call: blocks of 4 MB and more that weights and reserves have
+    freed, at most 256 MB of them."""
+    _core.release_memory()
+
+
 def show_config() -> None:
     """Prints versions, instruction set and threads."""
     print(f"fusedrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")

@@ -1,0 +1,103 @@
+#include "buffer.hpp"
+
+#include <cstdint>
+#include <cstdlib>
+#include <deque>
+#include <mutex>
+#include <new>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace fusedrnn {
+
+namespace {
+
+constexpr std::size_t kHugePage = 2u << 20;
+
+// Freed blocks, the oldest first. Whoever finds the lock taken goes without: it may have been held across a fork.
+class Kept {
+ public:
+  // A block of at least `bytes`, not much larger; its size in `capacity`. Null if there is none.
+  char* take(std::size_t bytes, std::size_t& capacity) {
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock) return nullptr;
+    auto best = blocks_.end();
+    for (auto it = blocks_.begin(); it != blocks_.end(); ++it) {
+      if (it->bytes < bytes || it->bytes > bytes + bytes / 4) continue;
+      if (best == blocks_.end() || it->bytes < best->bytes) best = it;
+    }
+    if (best == blocks_.end()) return nullptr;
+    char* data = best->data;
+    capacity = best->bytes;
+    total_ -= best->bytes;
+    blocks_.erase(best);
+    return data;
+  }
+
+  // False if the block is not wanted.
+  bool give(char* data, std::size_t bytes) {
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    if (!lock || bytes > kKeptBytes) return false;
+    while (total_ + bytes > kKeptBytes) free_oldest();
+    try {
+      blocks_.push_back({data, bytes});
+    } catch (const std::bad_alloc&) {
+      return false;  // a destructor asks, and must not throw
+    }
+    total_ += bytes;
+    return true;
+  }
+
+  void release() {
+    std::lock_guard<std::mutex> lock(mutex_);
+    while (!blocks_.empty()) free_oldest();
+  }
+
+ private:
+  struct Block {
+    char* data;
+    std::size_t bytes;
+  };
+
+  void free_oldest() {
+    total_ -= blocks_.front().bytes;
+    std::free(blocks_.front().data);
+    blocks_.pop_front();
+  }
+
+  std::mutex mutex_;
+  std::deque<Block> blocks_;
+  std::size_t total_ = 0;
+};
+
+// Never destroyed: buffers may outlive static objects.
+Kept& kept() {
+  static Kept* const the_kept = new Kept;
+  return *the_kept;
+}
+
+}  // namespace
+
+void release_kept_memory() { kept().release(); }
+
+Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
+  const bool large = bytes >= kLargeBlock;
+  const std::size_t align = large ? kHugePage : 64;
+  if (bytes > SIZE_MAX - align) throw std::bad_alloc();
+  capacity_ = bytes == 0 ? align : (bytes + align - 1) / align * align;
+  if (large && (data_ = kept().take(bytes, capacity_))) return;
+  data_ = static_cast<char*>(std::aligned_alloc(align, capacity_));
+  if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+  if (large) (void)madvise(data_, capacity_, MADV_HUGEPAGE);  // a wish; it may be refused
+#endif
+}
+
+Buffer::~Buffer() {
+  if (capacity_ >= kLargeBlock && kept().give(data_, capacity_)) return;
+  std::free(data_);
+}
+
+}  // namespace fusedrnn
