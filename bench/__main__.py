@@ -132,7 +132,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cpus": len(os.sched_getaffinity(0)),
-        "system": platform.platform(),
+        "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
     }
 
