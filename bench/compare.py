@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from report import geometric_mean, label, title
 from rich.console import Console
 from rich.table import Table
+
+from report import geometric_mean, label, title
 
 
 def load(path: str) -> tuple[dict[str, Any], dict[tuple[str, str], float]]:

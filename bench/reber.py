@@ -20,12 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fusedrnn
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+
+import fusedrnn
 from suite import GATES
 
 Array = npt.NDArray[Any]

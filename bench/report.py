@@ -82,12 +82,15 @@ def plot(results: list[Result], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    found = {k: v for k, v in groups(results).items() if any(ratio(r) for r in v)}
+    found = {k: [r for r in v if ratio(r)] for k, v in groups(results).items()}
+    found = {k: v for k, v in found.items() if len(v) > 1} or {k: v for k, v in found.items() if v}
     if not found:
         return
-    figure, axes = plt.subplots(len(found), 1, figsize=(9, 0.5 + 2.6 * len(found)), squeeze=False)
-    for axis, (name, rows) in zip(axes[:, 0], found.items(), strict=True):
-        rows = [r for r in rows if ratio(r)]
+    rows_of_axes = (len(found) + 1) // 2
+    figure, axes = plt.subplots(rows_of_axes, 2, figsize=(12, 3.2 * rows_of_axes), squeeze=False)
+    for axis in axes.flat[len(found) :]:
+        axis.set_visible(False)
+    for axis, (name, rows) in zip(axes.flat, found.items(), strict=False):
         for offset, (peer, colour) in enumerate((("torch", "tab:orange"), ("onnxruntime", "tab:green"))):
             at = [i + 0.4 * (offset - 0.5) for i, r in enumerate(rows) if peer in r["ms"]]
             height = [r["ms"][peer] / r["ms"]["fusedrnn"] for r in rows if peer in r["ms"]]
@@ -96,8 +99,8 @@ def plot(results: list[Result], path: Path) -> None:
         axis.axhline(1, color="black", linewidth=1)
         axis.set_yscale("log")
         axis.set_ylabel("peer's time / ours")
-        axis.set_title(name, fontsize=10)
-        axis.set_xticks(range(len(rows)), [label(r["case"])[1:-1] for r in rows], fontsize=7)
+        axis.set_title(f"{name} (T,B,I,H)", fontsize=10)
+        axis.set_xticks(range(len(rows)), [label(r["case"])[1:-1] for r in rows], fontsize=7, rotation=40, ha="right")
         axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=110)

@@ -9,9 +9,10 @@ import statistics
 import time
 from typing import Any
 
-import fusedrnn
 from rich.console import Console
 from rich.table import Table
+
+import fusedrnn
 from suite import GATES, Case
 from systems import FusedRNN
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from onnx_model import make_session
 from suite import GATES, Case
 

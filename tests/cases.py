@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-import fusedrnn
 import numpy as np
 import numpy.typing as npt
+
+import fusedrnn
 
 Array = npt.NDArray[Any]
 

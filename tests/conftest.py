@@ -3,9 +3,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 
-import fusedrnn
 import numpy as np
 import pytest
+
+import fusedrnn
 
 
 @pytest.fixture

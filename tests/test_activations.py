@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
-import fusedrnn
 import numpy as np
 import pytest
+
+import fusedrnn
 from cases import Array
 from fusedrnn import _core
 

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from typing import Any
 
-import fusedrnn
 import numpy as np
 import pytest
+
+import fusedrnn
 from cases import BITS_SHAPES, CELLS, DTYPES, Array, Cell, Problem, assert_same_bits, make_problem
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)

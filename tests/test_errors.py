@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import fusedrnn
 import numpy as np
 import pytest
+
+import fusedrnn
 from cases import CELLS, Cell, make_problem
 from fusedrnn import _core
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-import fusedrnn
 import numpy as np
 import pytest
+
+import fusedrnn
 from cases import CELLS, SHAPES, SMALL_SHAPES, Array, Cell, Problem, make_problem, named
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)

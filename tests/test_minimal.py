@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import fusedrnn
 import numpy as np
 import pytest
+
+import fusedrnn
 from cases import CELLS, Cell, make_problem, named, tolerance
 
 

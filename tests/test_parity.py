@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import fusedrnn
 import numpy as np
 import pytest
+
+import fusedrnn
 from cases import CELLS, DTYPES, SHAPES, Cell, Problem, make_problem, make_weights, named, tolerance
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from cases import CELLS, Cell, make_problem, named, tolerance
 
 cells = pytest.mark.parametrize("cell", [c for c in CELLS if c.name != "gru_reset_before"], ids=lambda c: c.name)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import fusedrnn
 import numpy as np
-from cases import CELLS, DTYPES, Cell, assert_same_bits, make_problem, named, tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import fusedrnn
+from cases import CELLS, DTYPES, Cell, assert_same_bits, make_problem, named, tolerance
 
 shapes = st.tuples(st.integers(0, 9), st.integers(0, 20), st.integers(1, 40), st.integers(1, 70))
 problems = st.tuples(

@@ -11,9 +11,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import fusedrnn
 import numpy as np
 import pytest
+
+import fusedrnn
 from cases import CELLS, Cell, assert_same_bits, make_problem
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
