@@ -35,12 +35,10 @@ def _require_reserve(reserve: Reserve, cell: str) -> None:
         raise TypeError(f"reserve: expected one of {cell}_forward, got one of cell {reserve.cell!r}")
 
 
-def _pair(out: Any) -> tuple[Array | None, Array | None]:
-    if out is None:
-        return None, None
+def _pair(out: Any) -> tuple[Array, Array]:
     if not (isinstance(out, tuple) and len(out) == 2):
         raise TypeError(f"out: expected a tuple (h, c) of two arrays, got {type(out).__name__}")
-    return out
+    return out[0], out[1]
 
 
 def lstm(
