@@ -1,7 +1,9 @@
 #include "run.hpp"
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
+#include <stdexcept>
 
 #include "cpu/threads.hpp"
 
@@ -16,6 +18,9 @@ struct Schedule {
   int row_parts, tile_parts;
   int workers() const { return row_parts * tile_parts; }
 };
+
+constexpr const char* kScheduleNames[] = {"auto", "one", "rows", "units"};
+std::atomic<int> asked_schedule{0};
 
 // Where one schedule overtakes another, by bench/schedules.py on two cores with 2 MB of L2 each.
 struct Machine {
@@ -35,15 +40,18 @@ Schedule choose(const Problem<T>& p, int gates, int64_t tiles, int threads) {
   const double per_row = static_cast<double>(gates) * p.hidden * p.hidden;
   const double per_step = per_row * p.batch;
   const double call = p.seq_len * (per_step + static_cast<double>(gates) * p.hidden * p.input * p.batch);
+  const Schedule rows{static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, p.batch))), 1};
+  const Schedule units{1, static_cast<int>(std::min<int64_t>(threads, tiles))};
+  if (const int asked = asked_schedule.load(std::memory_order_relaxed)) {
+    return asked == 1 ? Schedule{1, 1} : asked == 2 ? rows : units;
+  }
   if (threads <= 1 || call < Machine::kTinyCall) return {1, 1};
   const int64_t rows_each = p.batch / threads;
   const double bytes = per_row * sizeof(T);
   const int64_t enough = bytes <= Machine::kSmallWeights     ? 1
                          : bytes <= Machine::kPrivateWeights ? Machine::kSomeRows
                                                              : Machine::kManyRows;
-  if (rows_each >= enough) return {threads, 1};
-  if (per_step < Machine::kTinyStep) return {static_cast<int>(std::min<int64_t>(threads, p.batch)), 1};
-  return {1, static_cast<int>(std::min<int64_t>(threads, tiles))};
+  return rows_each >= enough || per_step < Machine::kTinyStep ? rows : units;
 }
 
 // Scratch is kept by the calling thread between calls, up to a size that nobody minds.
@@ -118,6 +126,13 @@ void launch(const Problem<T>& p, const Schedule& s, int64_t tiles, Team& team, i
 }
 
 }  // namespace
+
+void set_schedule(const std::string& name) {
+  for (int i = 0; i < 4; ++i) {
+    if (name == kScheduleNames[i]) return asked_schedule.store(i, std::memory_order_relaxed);
+  }
+  throw std::invalid_argument("schedule: expected one of 'auto', 'one', 'rows', 'units', got '" + name + "'");
+}
 
 template <class T>
 void run_forward(const Weights<T>& weights, Problem<T> p) {

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
+from fusedrnn import _core
 
 
 @pytest.fixture
@@ -21,6 +22,7 @@ def _restore_settings() -> Iterator[None]:
     yield
     fusedrnn.set_isa(isa)
     fusedrnn.set_num_threads(threads)
+    _core.set_schedule("auto")
 
 
 def pytest_report_header() -> str:

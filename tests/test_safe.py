@@ -147,7 +147,8 @@ def test_kept_memory_is_bounded_and_can_be_given_back(rng: np.random.Generator) 
     before = resident_bytes()
     reserves = [fusedrnn.lstm_forward(problem.x, problem.w)[1] for _ in range(8)]
     del reserves
-    kept = resident_bytes() - before
-    assert kept < 300e6  # of 410 MB that were freed
+    # Beside the 2^28 bytes, what the allocator may keep of the eight y that were freed too; 10 MB for all else.
+    others = 8 * problem.dy.nbytes + 10_000_000
+    assert resident_bytes() - before < 2**28 + others  # of 410 MB and y that were freed
     fusedrnn.release_memory()
-    assert resident_bytes() - before < 60e6
+    assert resident_bytes() - before < others

@@ -381,6 +381,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("available_isas", &available_isas);
   m.def("isa", [] { return std::string(current_isa().kernels->isa); });
   m.def("set_isa", &set_isa);
+  m.def("set_schedule", &set_schedule);
   m.def("release_memory", &release_kept_memory);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);

@@ -121,13 +121,14 @@ int check(CellId cell, const Sizes& n) {
   for (const bool reverse : {false, true}) {
     for (const bool with_lengths : {false, true}) {
       set_isa("portable");
-      set_num_threads(1);
+      set_schedule("one");
       const auto want = run<T>(cell, n, w, reverse, with_lengths);
       for (const std::string& isa : available_isas()) {
         set_isa(isa);
-        for (const int threads : {1, 3}) {
-          set_num_threads(threads);
-          same(run<T>(cell, n, w, reverse, with_lengths), want, (isa + ", threads").c_str(), cell);
+        set_num_threads(3);
+        for (const std::string schedule : {"one", "rows", "units"}) {
+          set_schedule(schedule);
+          same(run<T>(cell, n, w, reverse, with_lengths), want, (isa + ", " + schedule).c_str(), cell);
           ++runs;
         }
       }
@@ -139,7 +140,7 @@ int check(CellId cell, const Sizes& n) {
 // Callers at once, on weights that nobody has packed yet.
 template <class T>
 void callers(CellId cell, const Sizes& n) {
-  set_num_threads(3);
+  set_schedule("units");
   const auto want = run<T>(cell, n, make_weights<T>(cell, n), false, false);
   const Weights<T> fresh = make_weights<T>(cell, n);
   std::vector<std::thread> threads;
