@@ -105,7 +105,6 @@ struct ActivationKernels {
 struct CellFacts {
   const char* name;
   int gates, states, slots, phases;
-  bool direct;
   bool split[8];
   int input_gates[8];  // the gate of each input column, in the order of backward's packed weights
   struct {

@@ -13,7 +13,6 @@ from cases import CELLS, Cell, make_problem
 from fusedrnn import _core
 
 T, B, I, H = 4, 3, 5, 6
-LSTM = CELLS[0]
 f32 = np.float32
 
 

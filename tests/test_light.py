@@ -61,7 +61,7 @@ def test_the_reference_has_the_same_names_and_signatures() -> None:
         assert [(p.name, p.kind, p.default) for p in mine] == [(p.name, p.kind, p.default) for p in theirs], name
 
 
-def test_show_config_prints(capsys: object) -> None:
+def test_show_config_prints() -> None:
     out = run("import fusedrnn; fusedrnn.show_config()")
     assert f"fusedrnn {fusedrnn.__version__}" in out
     assert "threads" in out

@@ -47,7 +47,6 @@ constexpr CellFacts cell_facts(const char* name) {
   f.states = Cell::kStates;
   f.slots = Cell::kSlots;
   f.phases = Cell::kPhases;
-  f.direct = Cell::kDirect;
   for (int gate = 0; gate < Cell::kGates; ++gate) f.split[gate] = Cell::split(gate);
   for (int j = 0; j < Cell::input_columns().count; ++j) {
     f.input_gates[j] = Cell::column_gate(Cell::input_columns().first + j);
