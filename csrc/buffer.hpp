@@ -1,6 +1,6 @@
 // Aligned memory that throws std::bad_alloc. Large blocks ask for huge pages, as packed weights and reserves are walked
 // over a wide range of addresses in every step; and they are kept for the next taker when freed, as a training step
-// frees and takes the same sizes again and the kernel's zeroing of fresh pages would cost it a seventh of its time.
+// frees and takes the same sizes again, and the system would zero fresh pages for it each time.
 #pragma once
 
 #include <cstddef>
