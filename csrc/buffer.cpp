@@ -19,13 +19,13 @@ constexpr std::size_t kHugePage = 2u << 20;
 // Freed blocks, the oldest first. Whoever finds the lock taken goes without: it may have been held across a fork.
 class Kept {
  public:
-  // A block of at least `bytes`, not much larger; its size in `capacity`. Null if there is none.
-  char* take(std::size_t bytes, std::size_t& capacity) {
+  // A block of at least `capacity` bytes, not much larger; its size in `capacity`. Null if there is none.
+  char* take(std::size_t& capacity) {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return nullptr;
     auto best = blocks_.end();
     for (auto it = blocks_.begin(); it != blocks_.end(); ++it) {
-      if (it->bytes < bytes || it->bytes > bytes + bytes / 4) continue;
+      if (it->bytes < capacity || it->bytes > capacity + capacity / 4) continue;
       if (best == blocks_.end() || it->bytes < best->bytes) best = it;
     }
     if (best == blocks_.end()) return nullptr;
@@ -40,7 +40,7 @@ class Kept {
   bool give(char* data, std::size_t bytes) {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock || bytes > kKeptBytes) return false;
-    while (total_ + bytes > kKeptBytes) free_oldest();
+    while (total_ + bytes > kKeptBytes || blocks_.size() >= kKeptBlocks) free_oldest();
     try {
       blocks_.push_back({data, bytes});
     } catch (const std::bad_alloc&) {
@@ -51,8 +51,8 @@ class Kept {
   }
 
   void release() {
-    std::lock_guard<std::mutex> lock(mutex_);
-    while (!blocks_.empty()) free_oldest();
+    std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
+    while (lock && !blocks_.empty()) free_oldest();
   }
 
  private:
@@ -87,7 +87,7 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
   const std::size_t align = large ? kHugePage : 64;
   if (bytes > SIZE_MAX - align) throw std::bad_alloc();
   capacity_ = bytes == 0 ? align : (bytes + align - 1) / align * align;
-  if (large && (data_ = kept().take(bytes, capacity_))) return;
+  if (bytes >= kKeptBlock && (data_ = kept().take(capacity_))) return;
   data_ = static_cast<char*>(std::aligned_alloc(align, capacity_));
   if (!data_) throw std::bad_alloc();
 #if defined(__linux__)
@@ -96,7 +96,7 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
 }
 
 Buffer::~Buffer() {
-  if (capacity_ >= kLargeBlock && kept().give(data_, capacity_)) return;
+  if (capacity_ >= kKeptBlock && kept().give(data_, capacity_)) return;
   std::free(data_);
 }
 

@@ -1,6 +1,6 @@
-// Aligned memory that throws std::bad_alloc. Large blocks ask for huge pages, as packed weights and reserves are walked
-// over a wide range of addresses in every step; and they are kept for the next taker when freed, as a training step
-// frees and takes the same sizes again, and the system would zero fresh pages for it each time.
+// Aligned memory that throws std::bad_alloc. All but small blocks are kept for the next taker when freed, as a training
+// step frees and takes the same sizes again, and the system would take their pages back and zero fresh ones each time.
+// Large blocks ask for huge pages: packed weights and reserves are walked over a wide range of addresses in each step.
 #pragma once
 
 #include <cstddef>
@@ -8,9 +8,11 @@
 
 namespace fusedrnn {
 
-// At most so many bytes are kept, in blocks of at least kLargeBlock; release_kept_memory gives them back.
-constexpr std::size_t kLargeBlock = 4u << 20;
+// At most so many bytes are kept, in at most so many blocks of at least kKeptBlock, until release_kept_memory.
+constexpr std::size_t kKeptBlock = 128u << 10;
 constexpr std::size_t kKeptBytes = 256u << 20;
+constexpr std::size_t kKeptBlocks = 256;
+constexpr std::size_t kLargeBlock = 4u << 20;
 void release_kept_memory();
 
 class Buffer {

@@ -9,7 +9,10 @@
 
 #include <cstdint>
 #include <initializer_list>
+#include <memory>
 #include <string>
+
+#include "../buffer.hpp"
 
 namespace fusedrnn {
 
@@ -137,10 +140,17 @@ inline std::size_t checked_bytes(const char* name, std::initializer_list<std::in
   return empty ? 0 : static_cast<std::size_t>(total);
 }
 
+// All but small ones are Buffers, as theirs is memory that needs no fresh pages.
 template <class T>
 py::array_t<T> new_array(const char* name, std::initializer_list<std::int64_t> dims) {
-  checked_bytes(name, dims, sizeof(T));
-  return py::array_t<T>(py::array::ShapeContainer(dims.begin(), dims.end()));
+  const std::size_t bytes = checked_bytes(name, dims, sizeof(T));
+  const py::array::ShapeContainer shape(dims.begin(), dims.end());
+  if (bytes < kKeptBlock) return py::array_t<T>(shape);
+  auto buffer = std::make_unique<Buffer>(bytes);
+  T* const data = buffer->as<T>();
+  const py::capsule owner(buffer.get(), [](void* p) { delete static_cast<Buffer*>(p); });
+  buffer.release();
+  return py::array_t<T>(shape, data, owner);
 }
 
 template <class T>
