@@ -9,12 +9,15 @@
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "../problem.hpp"
 
@@ -51,13 +54,18 @@ int cgroup_cpus() {
   return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : 0;
 }
 
+int count_usable_cpus() {
+  const int affinity = affinity_cpus(), quota = cgroup_cpus();
+  const int n = quota > 0 && quota < affinity ? quota : affinity;
+  return n < 1 ? 1 : n > kMaxThreads ? kMaxThreads : n;
+}
+
+std::atomic<int> known_cpus{0};
+
 int usable_cpus() {
-  static const int cpus = [] {
-    const int affinity = affinity_cpus(), quota = cgroup_cpus();
-    const int n = quota > 0 && quota < affinity ? quota : affinity;
-    return n < 1 ? 1 : n > kMaxThreads ? kMaxThreads : n;
-  }();
-  return cpus;
+  int n = known_cpus.load(std::memory_order_relaxed);
+  if (n == 0) known_cpus.store(n = count_usable_cpus(), std::memory_order_relaxed);
+  return n;
 }
 
 // A positive integer, or 0 for anything else.
@@ -103,7 +111,13 @@ void set_num_threads(int n) {
   if (n < 1 || n > kMaxThreads) {
     throw std::invalid_argument("n: expected an integer in 1..1024, got " + std::to_string(n));
   }
+  known_cpus.store(count_usable_cpus(), std::memory_order_relaxed);
   chosen_threads.store(n, std::memory_order_relaxed);
+}
+
+int useful_threads() {
+  const int n = num_threads(), cpus = usable_cpus();
+  return n < cpus ? n : cpus;
 }
 
 struct Barrier {
@@ -136,70 +150,78 @@ class Pool {
 
   // Makes workers until there are `wanted`; the number there are.
   int grow(int wanted) {
-    while (workers_ < wanted) {
+    while (count() < wanted) {
       try {
-        std::thread(&Pool::work, this, workers_, jobs_.load(std::memory_order_relaxed)).detach();
+        workers_.reserve(workers_.size() + 1);  // nothing may throw once the thread runs
+        auto worker = std::make_unique<Worker>();
+        std::thread(&Pool::work, this, worker.get(), count() + 1).detach();
+        workers_.push_back(std::move(worker));
       } catch (const std::system_error&) {
         break;
+      } catch (const std::bad_alloc&) {
+        break;
       }
-      ++workers_;
     }
-    return workers_ < wanted ? workers_ : wanted;
+    return count() < wanted ? count() : wanted;
   }
 
-  // Runs task(context, 0..size-1); index 0 here.
+  // Runs task(context, 0..size-1); index 0 here. Workers beyond those are left asleep.
   void run(int size, void (*task)(void*, int), void* context) {
     if (size == 1) return task(context, 0);
     task_ = task;
     context_ = context;
-    size_ = size;
-    // Every worker, wanted or not, looks at each job and says so: the next job may not change it under its eyes.
-    missing_.store(workers_, std::memory_order_relaxed);
-    jobs_.fetch_add(1, std::memory_order_seq_cst);
-    if (parked_.load(std::memory_order_seq_cst) > 0) {
-      {
-        std::lock_guard<std::mutex> lock(park_);
+    missing_.store(size - 1, std::memory_order_relaxed);
+    for (int i = 0; i < size - 1; ++i) {
+      Worker& worker = *workers_[static_cast<std::size_t>(i)];
+      worker.jobs.fetch_add(1, std::memory_order_seq_cst);
+      if (worker.parked.load(std::memory_order_seq_cst)) {
+        {
+          std::lock_guard<std::mutex> lock(worker.mutex);
+        }
+        worker.wake.notify_one();
       }
-      wake_.notify_all();
     }
     task(context, 0);
-    spin_until(workers_ + 1 > usable_cpus(), [&] { return missing_.load(std::memory_order_acquire) == 0; });
+    spin_until(size > usable_cpus(), [&] { return missing_.load(std::memory_order_acquire) == 0; });
   }
 
  private:
-  void work(int worker, std::uint64_t seen) {
-    for (;;) {
-      seen = next_job(seen);
-      if (worker + 1 < size_) task_(context_, worker + 1);
+  struct Worker {
+    alignas(64) std::atomic<std::uint64_t> jobs{0};  // given to this worker so far
+    std::atomic<bool> parked{false};
+    std::mutex mutex;
+    std::condition_variable wake;
+  };
+
+  int count() const { return static_cast<int>(workers_.size()); }
+
+  void work(Worker* worker, int index) {
+    for (std::uint64_t done = 0;; ++done) {
+      await_job(*worker, done);
+      task_(context_, index);
       missing_.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
 
-  std::uint64_t next_job(std::uint64_t seen) {
+  // Returns when the worker has been given more jobs than it has done.
+  static void await_job(Worker& worker, std::uint64_t done) {
     const auto start = std::chrono::steady_clock::now();
     for (int spins = 1;; ++spins) {
-      const std::uint64_t now = jobs_.load(std::memory_order_acquire);
-      if (now != seen) return now;
+      if (worker.jobs.load(std::memory_order_acquire) != done) return;
       pause();
       if (spins % 64 == 0 && std::chrono::steady_clock::now() - start > kSpinTime) break;
     }
-    std::unique_lock<std::mutex> lock(park_);
-    parked_.fetch_add(1, std::memory_order_seq_cst);
-    wake_.wait(lock, [&] { return jobs_.load(std::memory_order_seq_cst) != seen; });
-    parked_.fetch_sub(1, std::memory_order_relaxed);
-    return jobs_.load(std::memory_order_acquire);
+    std::unique_lock<std::mutex> lock(worker.mutex);
+    worker.parked.store(true, std::memory_order_seq_cst);
+    worker.wake.wait(lock, [&] { return worker.jobs.load(std::memory_order_seq_cst) != done; });
+    worker.parked.store(false, std::memory_order_relaxed);
   }
 
   std::mutex busy_;
-  int workers_ = 0;
+  std::vector<std::unique_ptr<Worker>> workers_;
   void (*task_)(void*, int) = nullptr;
   void* context_ = nullptr;
-  int size_ = 0;
-  alignas(64) std::atomic<std::uint64_t> jobs_{0};
   alignas(64) std::atomic<int> missing_{0};
-  std::atomic<int> parked_{0};
-  std::mutex park_;
-  std::condition_variable wake_;
 };
 
 std::atomic<Pool*> the_pool{nullptr};

@@ -42,5 +42,7 @@ class Team {
 // Throws std::invalid_argument where FUSEDRNN_NUM_THREADS is set to anything but a positive integer.
 int num_threads();
 void set_num_threads(int n);  // n >= 1
+// What a call uses: no more than there are CPUs for, as threads that share one wait for each other in every step.
+int useful_threads();
 
 }  // namespace fusedrnn
