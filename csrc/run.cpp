@@ -5,6 +5,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
 
 namespace fusedrnn {
@@ -24,13 +25,19 @@ std::atomic<int> asked_schedule{0};
 
 // Where one schedule overtakes another, by bench/schedules.py on two cores with 2 MB of L2 each.
 struct Machine {
-  static constexpr double kTinyCall = 2e6;          // multiply-adds of a call that is over before others have woken up
+  static constexpr double kTinyCall = 4e6;          // multiply-adds of a call that is over before others have woken up
   static constexpr double kTinyStep = 20e3;         // multiply-adds of a step below which meeting in it costs too much
   static constexpr double kSmallWeights = 256e3;    // bytes that any thread can pass over for a single row
   static constexpr double kPrivateWeights = 1.5e6;  // bytes that one core keeps to itself
   static constexpr int64_t kSomeRows = 4;           // rows that pay for passing over private weights
   static constexpr int64_t kManyRows = 24;          // rows that pay for fetching weights from the shared cache
 };
+
+// Of one forward pass.
+template <class T>
+double multiply_adds(const Problem<T>& p, int gates) {
+  return static_cast<double>(p.seq_len) * p.batch * gates * p.hidden * (p.input + p.hidden);
+}
 
 // The three schedules, all of which give the same bits: one thread for tiny problems; batch-parallel, where each thread
 // has its own rows and never waits, if there are rows enough to make each pass over the weights worth its while;
@@ -39,13 +46,12 @@ template <class T>
 Schedule choose(const Problem<T>& p, int gates, int64_t tiles, int threads) {
   const double per_row = static_cast<double>(gates) * p.hidden * p.hidden;
   const double per_step = per_row * p.batch;
-  const double call = p.seq_len * (per_step + static_cast<double>(gates) * p.hidden * p.input * p.batch);
   const Schedule rows{static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, p.batch))), 1};
   const Schedule units{1, static_cast<int>(std::min<int64_t>(threads, tiles))};
   if (const int asked = asked_schedule.load(std::memory_order_relaxed)) {
     return asked == 1 ? Schedule{1, 1} : asked == 2 ? rows : units;
   }
-  if (threads <= 1 || call < Machine::kTinyCall) return {1, 1};
+  if (threads <= 1 || multiply_adds(p, gates) < Machine::kTinyCall) return {1, 1};
   const int64_t rows_each = p.batch / threads;
   const double bytes = per_row * sizeof(T);
   const int64_t enough = bytes <= Machine::kSmallWeights     ? 1
@@ -112,6 +118,7 @@ void launch(const Problem<T>& p, const Schedule& s, int64_t tiles, Team& team, i
 
   const auto work = [&](int index) {
     if (index >= count) return;
+    const FloatEnvironment environment;
     Worker w = place(s, index, count, p.batch, tiles);
     w.shared = scratch.data();
     w.local = scratch.data() + round_up(shared_bytes);
@@ -134,39 +141,55 @@ void set_schedule(const std::string& name) {
   throw std::invalid_argument("schedule: expected one of 'auto', 'one', 'rows', 'units', got '" + name + "'");
 }
 
+namespace {
+
+// What a call runs on.
+template <class T>
+struct Call {
+  const CellKernels<T>& kernels;
+  int64_t tiles;
+  int gates;
+  int threads;  // a schedule that is asked for, in tests, may have more threads than there are CPUs
+
+  Call(const Isa& isa, CellId cell, int64_t hidden)
+      : kernels(cell_kernels<T>(*isa.kernels, cell)),
+        tiles((hidden + lanes(*isa.kernels) - 1) / lanes(*isa.kernels)),
+        gates(isa.kernels->facts[static_cast<int>(cell)].gates),
+        threads(asked_schedule.load(std::memory_order_relaxed) ? num_threads() : useful_threads()) {}
+
+  static int lanes(const Kernels& kernels) {
+    return sizeof(T) == sizeof(float) ? kernels.lanes_f32 : kernels.lanes_f64;
+  }
+};
+
+}  // namespace
+
 template <class T>
 void run_forward(const Weights<T>& weights, Problem<T> p) {
   const Isa isa = current_isa();
-  const auto& kernels = cell_kernels<T>(*isa.kernels, weights.cell());
-  const int lanes = sizeof(T) == sizeof(float) ? isa.kernels->lanes_f32 : isa.kernels->lanes_f64;
-  const int64_t tiles = (p.hidden + lanes - 1) / lanes;
-  const int gates = isa.kernels->facts[static_cast<int>(weights.cell())].gates;
+  const Call<T> call(isa, weights.cell(), p.hidden);
   p.weights = weights.packed(isa, false);
-  Team team(choose(p, gates, tiles, num_threads()).workers());
-  const Schedule s = choose(p, gates, tiles, team.size());
+  Team team(choose(p, call.gates, call.tiles, call.threads).workers());
+  const Schedule s = choose(p, call.gates, call.tiles, team.size());
   launch(
-      p, s, tiles, team, s.workers(), kernels.forward_shared_bytes(p),
-      [&](const Worker& w) { return kernels.forward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
-      [&](const Worker& w) { (p.slots ? kernels.forward_train : kernels.forward)(p, w); });
+      p, s, call.tiles, team, s.workers(), call.kernels.forward_shared_bytes(p),
+      [&](const Worker& w) { return call.kernels.forward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
+      [&](const Worker& w) { (p.slots ? call.kernels.forward_train : call.kernels.forward)(p, w); });
 }
 
 template <class T>
 void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g) {
   const Isa isa = current_isa();
-  const auto& kernels = cell_kernels<T>(*isa.kernels, weights.cell());
-  const int lanes = sizeof(T) == sizeof(float) ? isa.kernels->lanes_f32 : isa.kernels->lanes_f64;
-  const int64_t tiles = (p.hidden + lanes - 1) / lanes;
-  const int gates = isa.kernels->facts[static_cast<int>(weights.cell())].gates;
+  const Call<T> call(isa, weights.cell(), p.hidden);
   p.weights = weights.packed(isa, true);
-  const bool tiny =
-      choose(p, gates, tiles, num_threads()).workers() == 1 &&
-      static_cast<double>(p.seq_len) * p.batch * gates * p.hidden * (p.input + p.hidden) < Machine::kTinyCall;
-  Team team(tiny ? 1 : num_threads());
-  const Schedule s = choose(p, gates, tiles, team.size());
+  const bool tiny = multiply_adds(p, call.gates) < Machine::kTinyCall &&
+                    choose(p, call.gates, call.tiles, call.threads).workers() == 1;
+  Team team(tiny ? 1 : call.threads);
+  const Schedule s = choose(p, call.gates, call.tiles, team.size());
   launch(
-      p, s, tiles, team, team.size(), static_cast<std::size_t>(p.hidden) * sizeof(T),
-      [&](const Worker& w) { return kernels.backward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
-      [&](const Worker& w) { kernels.backward(p, g, w); });
+      p, s, call.tiles, team, team.size(), static_cast<std::size_t>(p.hidden) * sizeof(T),
+      [&](const Worker& w) { return call.kernels.backward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
+      [&](const Worker& w) { call.kernels.backward(p, g, w); });
 }
 
 template void run_forward<float>(const Weights<float>&, Problem<float>);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
 
 namespace fusedrnn {
@@ -38,7 +39,7 @@ const PackKernels<T>& pack_kernels(const Kernels& kernels) {
 template <class Pack>
 void over_tiles(int64_t tiles, std::size_t bytes, Pack&& pack) {
   constexpr std::size_t kWorthSharing = 512 * 1024;
-  Team team(bytes < kWorthSharing ? 1 : num_threads());
+  Team team(bytes < kWorthSharing ? 1 : useful_threads());
   struct Job {
     Pack& pack;
     int64_t tiles;
@@ -89,6 +90,7 @@ void Weights<T>::pack_forward(const Kernels& kernels, Pack& pack) const {
   for (int phase = 0; phase < facts.phases; ++phase) {
     pack.view.hh[phase] = pack_one(weight_hh(), facts.phase[phase].first_gate, facts.phase[phase].gates, hidden_);
   }
+  const FloatEnvironment environment;
   T *pre = to, *rec = to + bias_size;
   pack.view.bias_pre = pre;
   pack.view.bias_rec = rec;

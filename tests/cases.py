@@ -76,6 +76,16 @@ def tolerance(dtype: str, terms: int, steps: int, scale: float) -> float:
     return float((terms + 20) * max(steps, 1) * u * scale)
 
 
+def lost_to_flushing(dtype: str, terms: int, steps: int) -> float:
+    """How far a kernel may be from the reference where all numbers are subnormal or little more.
+
+    An operation whose operands or result count as zeros loses less than twice the smallest normal number (a product's
+    other factor is at most 2 here); rounding loses less. A step has at most `terms` + 20 operations on the way to a
+    result (see `tolerance`), and does not magnify what it is given.
+    """
+    return float(2 * (terms + 20) * max(steps, 1) * np.finfo(dtype).smallest_normal)
+
+
 def make_weights(
     cell: Cell, input_size: int, hidden_size: int, dtype: str, rng: np.random.Generator, *, clear_of_kink: bool = True
 ) -> Any:

@@ -1,4 +1,5 @@
-"""Promise 3, bounded activations: all 2^32 float32 inputs (a thinned run by default), float64 sampled."""
+"""Promise 3, bounded activations: all 2^32 float32 inputs (a thinned run by default), float64 sampled. Subnormals count
+as zeros (csrc/cpu/float_environment.hpp), so a result that would be subnormal is 0."""
 
 from __future__ import annotations
 
@@ -51,7 +52,9 @@ def check_float32(name: str, step: int) -> float:
         assert np.isnan(got[nan]).all()
         # NumPy's float64 functions err by less than 2^-50, nothing on this scale.
         want = exact(x[~nan].astype(np.float64))
-        worst = max(worst, float((np.abs(got[~nan] - want) / ulp32(want)).max(initial=0)))
+        error = np.abs(got[~nan] - want) / ulp32(want)
+        flushed = (np.abs(want) < 2.0**-126) & (got[~nan] == 0)
+        worst = max(worst, float(error[~flushed].max(initial=0)))
     assert worst <= MAX_ULP
     return worst
 
@@ -124,6 +127,8 @@ def test_float64_sampled(name: str, exact: Callable[[float], Fraction], isa: str
     got = FUNCTIONS[name][0](x)
     for a, b in zip(x.tolist(), got.tolist(), strict=True):
         want = exact(a)
+        if abs(want) < 2.0**-1022 and b == 0:
+            continue
         error = abs(Fraction(b) - want) / Fraction(math.ulp(float(want)))
         assert error <= MAX_ULP, f"{name}({a!r}) = {b!r}, off by {float(error):.2f} ulp"
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import fusedrnn
 
 
-def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+def run(code: str, *args: str) -> str:
+    return subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True).stdout
 
 
 def test_import_costs_at_most_50_ms_beyond_numpy() -> None:
@@ -65,3 +65,22 @@ def test_show_config_prints() -> None:
     out = run("import fusedrnn; fusedrnn.show_config()")
     assert f"fusedrnn {fusedrnn.__version__}" in out
     assert "threads" in out
+
+
+def test_inference_needs_no_memory_that_grows_with_the_sequence() -> None:
+    """What one call adds to the peak, beyond y. Pre-activations of all 3000 steps would be 98 MB."""
+    code = """
+import numpy as np, fusedrnn, sys
+T, B, H = int(sys.argv[1]), 16, 128
+w = fusedrnn.LSTMWeights(np.zeros((4 * H, H), "f4"), np.zeros((4 * H, H), "f4"))
+x = np.zeros((T, B, H), "f4")
+fusedrnn.lstm(x[:1], w)
+def kib(name):
+    return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(name))
+open("/proc/self/clear_refs", "w").write("5")
+before = kib("VmRSS")
+y = fusedrnn.lstm(x, w).y
+print(kib("VmHWM") * 1024 - before * 1024 - y.nbytes)
+"""
+    added = [int(run(code, str(T))) for T in (100, 3000)]
+    assert max(added) < 6 << 20  # two chunks of half a MiB, x's first touch of the reading, huge pages' rounding

@@ -16,6 +16,7 @@ import pytest
 
 import fusedrnn
 from cases import CELLS, Cell, assert_same_bits, make_problem
+from fusedrnn import _core
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
 
@@ -152,3 +153,17 @@ def test_kept_memory_is_bounded_and_can_be_given_back(rng: np.random.Generator) 
     assert resident_bytes() - before < 2**28 + others  # of 410 MB and y that were freed
     fusedrnn.release_memory()
     assert resident_bytes() - before < others
+
+
+def test_waiting_costs_nothing(rng: np.random.Generator) -> None:
+    """50 ms after a call no thread burns CPU; nor do threads that an earlier call needed and later ones do not."""
+    problem = make_problem(CELLS[0], (20, 16, 32, 64), "float32", rng)
+    _core.set_schedule("rows")
+    fusedrnn.set_num_threads(8)
+    problem.run()
+    fusedrnn.set_num_threads(2)
+    problem.run()
+    time.sleep(0.05)
+    start = time.process_time()
+    time.sleep(0.3)
+    assert time.process_time() - start < 0.02

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../cpu/dispatch.hpp"
+#include "../cpu/float_environment.hpp"
 #include "../cpu/threads.hpp"
 #include "../run.hpp"
 #include "arrays.hpp"
@@ -290,6 +291,7 @@ py::array_t<T> activate(const ActivationKernels<T>& k, bool is_tanh, py::handle 
   auto y = new_array<T>("y", {n});
   T* to = data_of(y);
   py::gil_scoped_release release;
+  const FloatEnvironment environment;
   (is_tanh ? k.tanh : k.sigmoid)(in.data, to, n);
   return y;
 }

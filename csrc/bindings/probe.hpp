@@ -18,11 +18,11 @@ namespace {
 
 using std::int64_t;
 
-// Runs probe(index) on all threads at once and returns the rate of all together, in units of 1e9 a second.
+// Runs probe(index) on so many threads at once and returns the rate of all together, in units of 1e9 a second.
 template <class Probe>
-double rate(Probe&& probe) {
+double rate(int threads, Probe&& probe) {
   py::gil_scoped_release release;
-  Team team(num_threads());
+  Team team(threads);
   struct Job {
     Probe& probe;
     std::vector<double> done;
@@ -40,7 +40,7 @@ double rate(Probe&& probe) {
 
 template <class T>
 double fma_rate(const ProbeKernels<T>& kernels, int64_t rounds) {
-  return rate([&](int) {
+  return rate(useful_threads(), [&](int) {
     alignas(64) T sink[64];
     return kernels.fma(rounds, sink);
   });
@@ -49,8 +49,9 @@ double fma_rate(const ProbeKernels<T>& kernels, int64_t rounds) {
 template <class T>
 double read_rate(const ProbeKernels<T>& kernels, int64_t bytes_each, int64_t rounds) {
   const int64_t n = bytes_each / static_cast<int64_t>(sizeof(T));
+  const int threads = useful_threads();
   std::vector<Buffer> data;
-  for (int i = 0; i < num_threads(); ++i) {
+  for (int i = 0; i < threads; ++i) {
     data.emplace_back(static_cast<std::size_t>(bytes_each));
     std::fill_n(data.back().as<T>(), n, T(1));
   }
@@ -59,9 +60,9 @@ double read_rate(const ProbeKernels<T>& kernels, int64_t bytes_each, int64_t rou
     return kernels.read(data[static_cast<std::size_t>(index)].template as<T>(), n, rounds, sink);
   };
   const int64_t wanted = std::exchange(rounds, 1);
-  rate(probe);  // brings the data into the caches that can hold it
+  rate(threads, probe);  // brings the data into the caches that can hold it
   rounds = wanted;
-  return rate(probe);
+  return rate(threads, probe);
 }
 
 int64_t require_positive(const char* name, int64_t n, int64_t most) {

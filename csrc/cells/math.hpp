@@ -4,14 +4,13 @@
 //   value_type           float or double
 //   + - *                IEEE operations, round to nearest even
 //   /                    IEEE division
-//   fma(a, b, c)         a * b + c with one rounding
+//   fma(a, b, c)         a * b + c with one rounding; fnma(a, b, c) is c - a * b
 //   min(a, b)            a < b ? a : b, so min(bound, x) keeps a NaN x; max(a, b) likewise with a > b
 //   abs(a), copysign(a, s)
-//   if_negative(s, a, b) s's sign bit set ? a : b
 //   if_positive(s, a)    s <= 0 ? 0 : a, so a where s is NaN
 //   V(t)                 t in every lane
-//   V::exp2_int<Bias>(m) 2^(n + Bias) for m = n + kRoundMagic, exact; needs -126 <= n + Bias <= 127 (double: 1022,
-//   1023)
+//   V::exp2_int(m)       2^n for m = n + kRoundMagic (activations.hpp), exact; 0 for the n below the smallest exponent
+// Subnormal operands and results count as zeros (cpu/float_environment.hpp).
 // Every one of them gives the same bits on every machine; so does whatever is composed of them, as long as the compiler
 // contracts and reorders nothing (-ffp-contract=off, no -ffast-math).
 #pragma once

@@ -46,7 +46,7 @@ struct StageOp {
   static constexpr int kPhase = Stage == 0 ? 0 : Cell::kPhases - Stage;
   static constexpr int kGates = 1;
   static constexpr bool kColumns = false;
-  static constexpr int kUnrolledFinish = 2;
+  static constexpr bool kPointwise = true, kCold = true;
   const T* weights;
   int64_t tile_stride, depth;
   const BackwardRow<T>* rows;
@@ -71,9 +71,34 @@ struct StageOp {
     const V dy = r.dy ? V::load(r.dy + tile * V::width, lanes) : V(0);
     return add_direct ? dy + V::load(r.direct + tile * V::width, lanes) : dy;
   }
-  RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
-    if (!last) return a[0].store(sum_at(row, tile));
-    Cell::template backward<Stage>(a[0], BackwardAt<T>{rows[row], tile * V::width, hidden, lanes_of<V>(tile, hidden)});
+  RNN_INLINE void fetch_init(const Area& area) const {
+    if (k0 > 0 || Stage > 0) return;
+    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
+        if (rows[r].dy) __builtin_prefetch(rows[r].dy + tile * V::width);
+      }
+    }
+  }
+  RNN_INLINE void fetch_end(const Area& area) const {
+    if (!last) return;
+    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
+        if (Cell::kStates > 1) __builtin_prefetch(rows[r].c_prev + tile * V::width);
+        for (int k = 0; k < Cell::kSlots; ++k) prefetch_write(rows[r].slots + k * hidden + tile * V::width);
+      }
+    }
+  }
+  void pointwise(Span span, Span tiles, const V* a) const {
+    for (int64_t row = span.first; row < span.last; ++row) {
+      for (int64_t tile = tiles.first; tile < tiles.last; ++tile, ++a) {
+        if (last) {
+          Cell::template backward<Stage>(*a,
+                                         BackwardAt<T>{rows[row], tile * V::width, hidden, lanes_of<V>(tile, hidden)});
+        } else {
+          a->store(sum_at(row, tile));
+        }
+      }
+    }
   }
 };
 
@@ -84,7 +109,7 @@ struct InitialStateOp {
   using V = Vec<T>;
   static constexpr int kGates = 1;
   static constexpr bool kColumns = false;
-  static constexpr int kUnrolledFinish = kAccumulators;
+  static constexpr bool kPointwise = false, kCold = false;
   const T* weights;
   int64_t tile_stride, depth;
   const BackwardRow<T>* rows;
@@ -93,6 +118,8 @@ struct InitialStateOp {
 
   RNN_INLINE const T* column(int64_t) const { return nullptr; }
   RNN_INLINE const T* source(int64_t row) const { return rows[row].source + first; }
+  RNN_INLINE void fetch_init(const Area&) const {}
+  RNN_INLINE void fetch_end(const Area&) const {}
   RNN_INLINE V init(int64_t row, int64_t tile, int) const {
     return add_direct ? V::load(rows[row].direct + tile * V::width, lanes_of<V>(tile, hidden)) : V(0);
   }
@@ -136,7 +163,7 @@ struct Backward {
   }
 
   template <int Stage>
-  void run_stage(Span span, int64_t depth, bool add_direct) {
+  void run_stage(Span span, int64_t depth, bool add_direct, bool backwards) {
     constexpr int phase = StageOp<Cell, T, Stage>::kPhase;
     if (span.first == span.last) return;
     const int64_t rows_bytes = (span.last - span.first) * static_cast<int64_t>(sizeof(T));
@@ -155,22 +182,24 @@ struct Backward {
                                        sums,
                                        (w.tile1 - w.tile0) * V::width,
                                        w.tile0};
-      sweep(op, span, {w.tile0, w.tile1});
+      sweep(op, span, {w.tile0, w.tile1}, backwards);
       k0 += block;
     } while (k0 < depth);
   }
 
   template <int Stage>
-  void run_later_stages(int64_t n) {
+  void run_later_stages(int64_t n, bool backwards) {
     if constexpr (Stage < Cell::kPhases) {
-      run_stage<Stage>({0, n}, Cell::phase_columns(Cell::kPhases - Stage).count * p.hidden, false);
+      run_stage<Stage>({0, n}, Cell::phase_columns(Cell::kPhases - Stage).count * p.hidden, false, backwards);
       meet(w.step_barrier);
-      run_later_stages<Stage + 1>(n);
+      run_later_stages<Stage + 1>(n, backwards);
     }
   }
 
   // Rows in their last step come first: their dh is dy + dh_n, without a product.
-  void run_step(int64_t t) {
+  void run_step(int64_t step) {
+    const int64_t t = time_of(p, step);
+    const bool backwards = step % 2 != 0;
     int64_t ending = 0, n = 0;
     for (int64_t row = w.row0; row < w.row1; ++row) {
       if (t < length_of(p, row) && is_last(p, t, row)) rows[ending++] = row_at(t, row);
@@ -179,10 +208,10 @@ struct Backward {
     for (int64_t row = w.row0; row < w.row1; ++row) {
       if (t < length_of(p, row) && !is_last(p, t, row)) rows[n++] = row_at(t, row);
     }
-    run_stage<0>({0, ending}, 0, true);
-    run_stage<0>({ending, n}, kColumns0 * p.hidden, Cell::kDirect);
+    run_stage<0>({0, ending}, 0, true, backwards);
+    run_stage<0>({ending, n}, kColumns0 * p.hidden, Cell::kDirect, backwards);
     meet(w.step_barrier);
-    run_later_stages<1>(n);
+    run_later_stages<1>(n, backwards);
   }
 
   void initial_state_gradient() {
@@ -209,7 +238,7 @@ struct Backward {
     layout(arena);
     const Span units = units_of<V>(p, w);
     for (int s = 0; s < Cell::kStates; ++s) copy_or_zero(g.dstate0[s], g.dstate_n[s], p.hidden, w, units);
-    for (int64_t step = p.seq_len - 1; step >= 0; --step) run_step(time_of(p, step));
+    for (int64_t step = p.seq_len - 1; step >= 0; --step) run_step(step);
     initial_state_gradient();
   }
 };

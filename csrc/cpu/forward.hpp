@@ -13,7 +13,7 @@ struct ForwardRow {
   T* c;
   T* y;
   T* slots;
-  const T* pre;  // [tile of this worker][gate][lane]
+  const T* pre;  // [tile of this worker][row of this chunk][gate][lane]
 };
 
 // The `at` of cell.hpp.
@@ -37,32 +37,29 @@ struct ForwardAt {
   RNN_INLINE void set_h(V v) const { v.store(row.y + unit, lanes); }
 };
 
-// pre = bias + W x, a block of k at a time.
+// pre = bias + W x.
 template <class T, int Gates>
 struct ProjectOp {
   using value_type = T;
   using V = Vec<T>;
   static constexpr int kGates = Gates;
   static constexpr bool kColumns = false;
-  static constexpr int kUnrolledFinish = kAccumulators;
+  static constexpr bool kPointwise = false, kCold = false;
   const T* weights;
   int64_t tile_stride, depth;
   const T* const* x;
-  int64_t k0;
   const T* bias;
-  T* pre;
+  T* pre;  // [tile of this worker][row][gate][lane]
   int64_t pre_stride, tile0;
 
   RNN_INLINE const T* column(int64_t) const { return nullptr; }
-  RNN_INLINE const T* source(int64_t row) const { return x[row] + k0; }
-  RNN_INLINE T* at(int64_t row, int64_t tile) const {
-    return pre + row * pre_stride + (tile - tile0) * kGates * V::width;
-  }
-  RNN_INLINE V init(int64_t row, int64_t tile, int gate) const {
-    return V::load(k0 == 0 ? bias + (tile * kGates + gate) * V::width : at(row, tile) + gate * V::width);
-  }
+  RNN_INLINE const T* source(int64_t row) const { return x[row]; }
+  RNN_INLINE void fetch_init(const Area&) const {}
+  RNN_INLINE void fetch_end(const Area&) const {}
+  RNN_INLINE V init(int64_t, int64_t tile, int gate) const { return V::load(bias + (tile * kGates + gate) * V::width); }
   RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
-    for (int g = 0; g < kGates; ++g) a[g].store(at(row, tile) + g * V::width);
+    T* const to = pre + (tile - tile0) * pre_stride + row * kGates * V::width;
+    for (int g = 0; g < kGates; ++g) a[g].store(to + g * V::width);
   }
 };
 
@@ -75,27 +72,46 @@ struct PhaseOp {
   static constexpr int kGates = Cell::phase_gates(Phase).count;
   static constexpr int kSource = Cell::phase_source(Phase);
   static constexpr bool kColumns = false;
-  static constexpr int kUnrolledFinish = 6;
+  static constexpr bool kPointwise = true, kCold = false;
   const T* weights;
   int64_t tile_stride, depth;
   const ForwardRow<T>* rows;
   const T* bias;  // of gates that are split
-  int64_t tile0;
+  int64_t pre_stride, tile0;
 
   RNN_INLINE const T* column(int64_t) const { return nullptr; }
   RNN_INLINE const T* source(int64_t row) const {
     return kSource == kFromState ? rows[row].h_prev : rows[row].slots + kSource * depth;
   }
-  RNN_INLINE const T* pre_tile(int64_t row, int64_t tile) const {
-    return rows[row].pre + (tile - tile0) * Cell::kGates * V::width;
-  }
+  RNN_INLINE const T* pre_at(int64_t row, int64_t tile) const { return rows[row].pre + (tile - tile0) * pre_stride; }
   RNN_INLINE V init(int64_t row, int64_t tile, int gate) const {
     if (Cell::split(kFirst + gate)) return V::load(bias + (tile * Cell::kGates + kFirst + gate) * V::width);
-    return V::load(pre_tile(row, tile) + (kFirst + gate) * V::width);
+    return V::load(pre_at(row, tile) + (kFirst + gate) * V::width);
   }
-  RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
-    Cell::template forward<Phase>(a, ForwardAt<Cell, T, kTrain>{rows[row], tile * V::width, depth, pre_tile(row, tile),
-                                                                lanes_of<V>(tile, depth)});
+  RNN_INLINE void fetch_init(const Area& area) const {
+    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
+        const T* const pre = pre_at(r, tile) + kFirst * V::width;
+        for (int gate = 0; gate < kGates; ++gate) __builtin_prefetch(pre + gate * V::width);
+      }
+    }
+  }
+  RNN_INLINE void fetch_end(const Area& area) const {
+    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
+        const ForwardRow<T>& row = rows[r];
+        prefetch_write(row.y + tile * V::width);
+        if (Cell::kStates > 1) __builtin_prefetch(row.c_prev + tile * V::width);
+      }
+    }
+  }
+  void pointwise(Span span, Span tiles, const V* sums) const {
+    for (int64_t row = span.first; row < span.last; ++row) {
+      for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += kGates) {
+        Cell::template forward<Phase>(sums, ForwardAt<Cell, T, kTrain>{rows[row], tile * V::width, depth,
+                                                                       pre_at(row, tile), lanes_of<V>(tile, depth)});
+      }
+    }
   }
 };
 
@@ -104,13 +120,13 @@ struct Forward {
   using V = Vec<T>;
   // The projection of a chunk of steps waits in cache until the recurrence takes it: half of a private L2.
   static constexpr int64_t kChunkBytes = 512 * 1024;
-  // One tile's weights for a block of k stay in L1 while all rows pass over them.
-  static constexpr int64_t kBlock = 64 * 1024 / (sizeof(T) * V::width * Cell::kGates * Plan<Cell::kGates>::kMainTiles);
 
   const Problem<T>& p;
   const Worker& w;
   const int64_t row_count = w.row1 - w.row0;
-  const int64_t pre_stride = (w.tile1 - w.tile0) * Cell::kGates * V::width;
+  const int64_t chunk = chunk_steps(p, row_count, w.tile1 - w.tile0);
+  // A tile's part of the chunk lies together: rows a power of two apart would push each other out of L1.
+  const int64_t pre_stride = chunk * row_count * Cell::kGates * V::width;
   const T* const zeros = reinterpret_cast<const T*>(w.shared);
   T* pre = nullptr;
   const T** x = nullptr;
@@ -130,8 +146,7 @@ struct Forward {
     return kScratchSlots ? arena.take<T>(p.batch * Cell::kSlots * p.hidden) : nullptr;
   }
   void layout(Arena& arena) {
-    const int64_t chunk = chunk_steps(p, row_count, w.tile1 - w.tile0);
-    pre = arena.take<T>(chunk * row_count * pre_stride);
+    pre = arena.take<T>((w.tile1 - w.tile0) * pre_stride);
     x = arena.take<const T*>(chunk * row_count);
     rows = arena.take<ForwardRow<T>>(row_count);
   }
@@ -156,13 +171,9 @@ struct Forward {
         if (t < length_of(p, row)) x[n++] = p.x + (t * p.batch + row) * p.input;
       }
     }
-    const T* weights = p.weights.ih;
-    for (int64_t k0 = 0; k0 < p.input; k0 += kBlock, weights += kBlock * Cell::kGates * V::width) {
-      const int64_t depth = p.input - k0 < kBlock ? p.input - k0 : kBlock;
-      const ProjectOp<T, Cell::kGates> op{
-          weights, p.input * Cell::kGates * V::width, depth, x, k0, p.weights.bias_pre, pre, pre_stride, w.tile0};
-      sweep(op, {0, n}, {w.tile0, w.tile1});
-    }
+    const ProjectOp<T, Cell::kGates> op{
+        p.weights.ih, p.input * Cell::kGates * V::width, p.input, x, p.weights.bias_pre, pre, pre_stride, w.tile0};
+    sweep(op, {0, n}, {w.tile0, w.tile1});
   }
 
   // The rows that are active at time t; their number.
@@ -183,7 +194,7 @@ struct Forward {
       r.y = p.y + here * H;
       if constexpr (kTrain) r.slots = p.slots + here * Cell::kSlots * H;
       if constexpr (kScratchSlots) r.slots = scratch_slots + row * Cell::kSlots * H;
-      r.pre = pre_rows + n * pre_stride;
+      r.pre = pre_rows + n * Cell::kGates * V::width;
       if constexpr (Cell::kStates > 1) {
         r.c = kTrain ? r.slots + Cell::kStateSlot * H : p.state_n[1] + row * H;
         if (!kTrain)
@@ -199,14 +210,19 @@ struct Forward {
   }
 
   template <int Phase>
-  void run_phases(int64_t n) {
+  void run_phases(int64_t n, bool backwards) {
     if constexpr (Phase < Cell::kPhases) {
       const int64_t H = p.hidden;
-      const PhaseOp<Cell, T, Phase, kTrain> op{
-          p.weights.hh[Phase], H * Cell::phase_gates(Phase).count * V::width, H, rows, p.weights.bias_rec, w.tile0};
-      sweep(op, {0, n}, {w.tile0, w.tile1});
+      const PhaseOp<Cell, T, Phase, kTrain> op{p.weights.hh[Phase],
+                                               H * Cell::phase_gates(Phase).count * V::width,
+                                               H,
+                                               rows,
+                                               p.weights.bias_rec,
+                                               pre_stride,
+                                               w.tile0};
+      sweep(op, {0, n}, {w.tile0, w.tile1}, backwards);
       meet(w.step_barrier);
-      run_phases<Phase + 1>(n);
+      run_phases<Phase + 1>(n, backwards);
     }
   }
 
@@ -232,15 +248,14 @@ struct Forward {
     layout(arena);
     T* scratch_slots = shared_slots(p, shared);
     if (!kTrain && Cell::kStates > 1) copy_or_zero(p.state_n[1], p.state0[1], p.hidden, w, units_of<V>(p, w));
-    const int64_t chunk = chunk_steps(p, row_count, w.tile1 - w.tile0);
     for (int64_t first = 0; first < p.seq_len; first += chunk) {
       const int64_t last = first + chunk < p.seq_len ? first + chunk : p.seq_len;
       project(first, last);
       const T* pre_rows = pre;
       for (int64_t step = first; step < last; ++step) {
         const int64_t n = gather_rows(time_of(p, step), scratch_slots, pre_rows);
-        run_phases<0>(n);
-        pre_rows += n * pre_stride;
+        run_phases<0>(n, step % 2 != 0);
+        pre_rows += n * Cell::kGates * V::width;
       }
     }
     last_states();

@@ -41,6 +41,7 @@ struct Vec<float> {
   friend RNN_INLINE Vec operator*(Vec a, Vec b) { return _mm256_mul_ps(a.v, b.v); }
   friend RNN_INLINE Vec operator/(Vec a, Vec b) { return _mm256_div_ps(a.v, b.v); }
   friend RNN_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
+  friend RNN_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_ps(a.v, b.v, c.v); }
   friend RNN_INLINE Vec min(Vec a, Vec b) { return _mm256_min_ps(a.v, b.v); }
   friend RNN_INLINE Vec max(Vec a, Vec b) { return _mm256_max_ps(a.v, b.v); }
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) {
@@ -51,17 +52,14 @@ struct Vec<float> {
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return _mm256_or_ps(_mm256_andnot_ps(sign, a.v), _mm256_and_ps(sign, s.v));
   }
-  friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) { return _mm256_blendv_ps(b.v, a.v, s.v); }
   static RNN_INLINE Vec zip_low(Vec a, Vec b) {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x20);
   }
   static RNN_INLINE Vec zip_high(Vec a, Vec b) {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v), 0x31);
   }
-  template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {
-    const __m256i n = _mm256_slli_epi32(_mm256_castps_si256(magic.v), 23);
-    return _mm256_castsi256_ps(_mm256_add_epi32(n, _mm256_set1_epi32((127 + Bias) << 23)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(magic.v), 23));
   }
 };
 
@@ -91,6 +89,7 @@ struct Vec<double> {
   friend RNN_INLINE Vec operator*(Vec a, Vec b) { return _mm256_mul_pd(a.v, b.v); }
   friend RNN_INLINE Vec operator/(Vec a, Vec b) { return _mm256_div_pd(a.v, b.v); }
   friend RNN_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_pd(a.v, b.v, c.v); }
+  friend RNN_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm256_fnmadd_pd(a.v, b.v, c.v); }
   friend RNN_INLINE Vec min(Vec a, Vec b) { return _mm256_min_pd(a.v, b.v); }
   friend RNN_INLINE Vec max(Vec a, Vec b) { return _mm256_max_pd(a.v, b.v); }
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) {
@@ -101,17 +100,14 @@ struct Vec<double> {
     const __m256d sign = _mm256_set1_pd(-0.0);
     return _mm256_or_pd(_mm256_andnot_pd(sign, a.v), _mm256_and_pd(sign, s.v));
   }
-  friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) { return _mm256_blendv_pd(b.v, a.v, s.v); }
   static RNN_INLINE Vec zip_low(Vec a, Vec b) {
     return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x20);
   }
   static RNN_INLINE Vec zip_high(Vec a, Vec b) {
     return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a.v, b.v), _mm256_unpackhi_pd(a.v, b.v), 0x31);
   }
-  template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {
-    const __m256i n = _mm256_slli_epi64(_mm256_castpd_si256(magic.v), 52);
-    return _mm256_castsi256_pd(_mm256_add_epi64(n, _mm256_set1_epi64x((1023LL + Bias) << 52)));
+    return _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(magic.v), 52));
   }
 };
 

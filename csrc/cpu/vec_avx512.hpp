@@ -40,6 +40,7 @@ struct Vec<float> {
   friend RNN_INLINE Vec operator*(Vec a, Vec b) { return _mm512_mul_ps(a.v, b.v); }
   friend RNN_INLINE Vec operator/(Vec a, Vec b) { return _mm512_div_ps(a.v, b.v); }
   friend RNN_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+  friend RNN_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_ps(a.v, b.v, c.v); }
   friend RNN_INLINE Vec min(Vec a, Vec b) { return _mm512_min_ps(a.v, b.v); }
   friend RNN_INLINE Vec max(Vec a, Vec b) { return _mm512_max_ps(a.v, b.v); }
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) {
@@ -47,11 +48,9 @@ struct Vec<float> {
   }
   friend RNN_INLINE Vec abs(Vec a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v); }
   friend RNN_INLINE Vec copysign(Vec a, Vec s) {
-    const __m512 sign = _mm512_set1_ps(-0.0f);
-    return _mm512_or_ps(_mm512_andnot_ps(sign, a.v), _mm512_and_ps(sign, s.v));
-  }
-  friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) {
-    return _mm512_mask_mov_ps(b.v, _mm512_movepi32_mask(_mm512_castps_si512(s.v)), a.v);
+    const __m512i sign = _mm512_castps_si512(_mm512_set1_ps(-0.0f));
+    return _mm512_castsi512_ps(
+        _mm512_ternarylogic_epi32(sign, _mm512_castps_si512(s.v), _mm512_castps_si512(a.v), 0xCA));  // sign ? s : a
   }
   static RNN_INLINE Vec zip_low(Vec a, Vec b) {
     const __m512i from = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -61,10 +60,8 @@ struct Vec<float> {
     const __m512i from = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
     return _mm512_permutex2var_ps(a.v, from, b.v);
   }
-  template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {
-    const __m512i n = _mm512_slli_epi32(_mm512_castps_si512(magic.v), 23);
-    return _mm512_castsi512_ps(_mm512_add_epi32(n, _mm512_set1_epi32((127 + Bias) << 23)));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(magic.v), 23));
   }
 };
 
@@ -93,6 +90,7 @@ struct Vec<double> {
   friend RNN_INLINE Vec operator*(Vec a, Vec b) { return _mm512_mul_pd(a.v, b.v); }
   friend RNN_INLINE Vec operator/(Vec a, Vec b) { return _mm512_div_pd(a.v, b.v); }
   friend RNN_INLINE Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_pd(a.v, b.v, c.v); }
+  friend RNN_INLINE Vec fnma(Vec a, Vec b, Vec c) { return _mm512_fnmadd_pd(a.v, b.v, c.v); }
   friend RNN_INLINE Vec min(Vec a, Vec b) { return _mm512_min_pd(a.v, b.v); }
   friend RNN_INLINE Vec max(Vec a, Vec b) { return _mm512_max_pd(a.v, b.v); }
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) {
@@ -100,11 +98,9 @@ struct Vec<double> {
   }
   friend RNN_INLINE Vec abs(Vec a) { return _mm512_andnot_pd(_mm512_set1_pd(-0.0), a.v); }
   friend RNN_INLINE Vec copysign(Vec a, Vec s) {
-    const __m512d sign = _mm512_set1_pd(-0.0);
-    return _mm512_or_pd(_mm512_andnot_pd(sign, a.v), _mm512_and_pd(sign, s.v));
-  }
-  friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) {
-    return _mm512_mask_mov_pd(b.v, _mm512_movepi64_mask(_mm512_castpd_si512(s.v)), a.v);
+    const __m512i sign = _mm512_castpd_si512(_mm512_set1_pd(-0.0));
+    return _mm512_castsi512_pd(
+        _mm512_ternarylogic_epi64(sign, _mm512_castpd_si512(s.v), _mm512_castpd_si512(a.v), 0xCA));  // sign ? s : a
   }
   static RNN_INLINE Vec zip_low(Vec a, Vec b) {
     return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), b.v);
@@ -112,10 +108,8 @@ struct Vec<double> {
   static RNN_INLINE Vec zip_high(Vec a, Vec b) {
     return _mm512_permutex2var_pd(a.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), b.v);
   }
-  template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {
-    const __m512i n = _mm512_slli_epi64(_mm512_castpd_si512(magic.v), 52);
-    return _mm512_castsi512_pd(_mm512_add_epi64(n, _mm512_set1_epi64((1023LL + Bias) << 52)));
+    return _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(magic.v), 52));
   }
 };
 

@@ -41,12 +41,12 @@ struct ScalarBits;
 template <>
 struct ScalarBits<float> {
   using type = std::uint32_t;
-  static constexpr int kMantissa = 23, kExponentBias = 127;
+  static constexpr int kMantissa = 23;
 };
 template <>
 struct ScalarBits<double> {
   using type = std::uint64_t;
-  static constexpr int kMantissa = 52, kExponentBias = 1023;
+  static constexpr int kMantissa = 52;
 };
 
 template <class T>
@@ -74,23 +74,21 @@ struct Vec {
   friend RNN_INLINE Vec operator*(Vec a, Vec b) { return Vec(a.v * b.v); }
   friend RNN_INLINE Vec operator/(Vec a, Vec b) { return Vec(a.v / b.v); }
   friend RNN_INLINE Vec fma(Vec a, Vec b, Vec c) { return Vec(scalar_fma(a.v, b.v, c.v)); }
+  friend RNN_INLINE Vec fnma(Vec a, Vec b, Vec c) { return Vec(scalar_fma(-a.v, b.v, c.v)); }
   friend RNN_INLINE Vec min(Vec a, Vec b) { return a.v < b.v ? a : b; }
   friend RNN_INLINE Vec max(Vec a, Vec b) { return a.v > b.v ? a : b; }
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) { return s.v <= T(0) ? Vec(T(0)) : a; }
   friend RNN_INLINE Vec abs(Vec a) { return Vec(std::fabs(a.v)); }
   friend RNN_INLINE Vec copysign(Vec a, Vec s) { return Vec(std::copysign(a.v, s.v)); }
-  friend RNN_INLINE Vec if_negative(Vec s, Vec a, Vec b) { return std::signbit(s.v) ? a : b; }
 
   // The lanes of a and b in turn: the first half of that, and the second.
   static RNN_INLINE Vec zip_low(Vec a, Vec) { return a; }
   static RNN_INLINE Vec zip_high(Vec, Vec b) { return b; }
 
-  template <int Bias>
   static RNN_INLINE Vec exp2_int(Vec magic) {
     Bits bits;
     std::memcpy(&bits, &magic.v, sizeof bits);
-    bits = (bits << ScalarBits<T>::kMantissa) +
-           (static_cast<Bits>(ScalarBits<T>::kExponentBias + Bias) << ScalarBits<T>::kMantissa);
+    bits <<= ScalarBits<T>::kMantissa;
     Vec result;
     std::memcpy(&result.v, &bits, sizeof bits);
     return result;
