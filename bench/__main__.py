@@ -7,7 +7,6 @@ import argparse
 import json
 import os
 import platform
-import signal
 import statistics
 import subprocess
 import sys
@@ -21,61 +20,11 @@ try:
 except ImportError:
     sys.exit("The benchmarks need rich and matplotlib: pip install '.[bench]'")
 
+from process import Missing, Worker
 from report import Result, markdown, plot, print_tables
 from suite import GATES, MODES, Case, cases
 
 HERE = Path(__file__).parent
-
-
-class Missing(Exception):
-    """A system is not installed."""
-
-
-class Worker:
-    """One system in a process of its own."""
-
-    def __init__(self, system: str, threads: int) -> None:
-        # OpenBLAS, which only NumPy's reference uses here, would otherwise spin for 100 ms after each product.
-        env = os.environ | {"OPENBLAS_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "worker.py"), system, str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=env,
-        )
-        hello = self._read()
-        if "missing" in hello:
-            raise Missing(hello["missing"])
-        self.versions: dict[str, str] = hello["versions"]
-
-    def _read(self) -> dict[str, Any]:
-        assert self.process.stdout
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the worker ended with status {self.process.wait()}")
-        answer: dict[str, Any] = json.loads(line)
-        return answer
-
-    def pause(self) -> None:
-        """Between its turns a worker is stopped: ONNX Runtime's and OpenMP's threads go on spinning after a call."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def ask(self, do: str, **request: Any) -> Any:
-        assert self.process.stdin
-        self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.write(json.dumps({"do": do, **request}) + "\n")
-        self.process.stdin.flush()
-        answer = self._read()
-        if "error" in answer:
-            raise RuntimeError(answer["error"])
-        return answer["result"]
-
-    def close(self) -> None:
-        assert self.process.stdin
-        self.process.send_signal(signal.SIGCONT)
-        self.process.stdin.close()
-        self.process.wait()
 
 
 class Ceilings:
@@ -172,6 +121,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", type=listed(("float32", "float64")), default=["float32"], help="float32,float64")
     parser.add_argument("--size", type=size, action="append", default=[], metavar="T,B,I,H", help="may be repeated")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all CPUs")
+    parser.add_argument("--isa", default=None, help="avx2 holds PyTorch to AVX2 as well (ONNX Runtime cannot be held)")
     parser.add_argument("--rounds", type=int, default=None, help="timed in turn so often; medians (quick 5, full 9)")
     parser.add_argument("--peers", type=listed(("torch", "onnxruntime", "none")), default=["torch", "onnxruntime"])
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison with the reference")
@@ -187,7 +137,7 @@ def main() -> None:
     workers: dict[str, Worker] = {}
     for name in ["fusedrnn", *(p for p in args.peers if p != "none")]:
         try:
-            workers[name] = Worker(name, args.threads)
+            workers[name] = Worker(name, args.threads, args.isa)
         except Missing as missing:
             if name == "fusedrnn":
                 sys.exit(f"fusedrnn is not installed: {missing}")

@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from suite import GRID
+
 Result = dict[str, Any]
 
 
@@ -60,8 +62,10 @@ def print_tables(results: list[Result], console: Console) -> None:
 
 
 def markdown(results: list[Result]) -> str:
-    """One table: a row per size, a column per op and mode; our ms, and the fastest peer's time over ours."""
+    """One table: a row per size, a column per op and mode; our ms, the fastest peer's time over ours, and how much of
+    the binding ceiling that is."""
     found = {k: {label(r["case"]): r for r in rows} for k, rows in groups(results).items()}
+    found = {k: rows for k, rows in found.items() if len(rows) > 1} or found
     sizes = list(dict.fromkeys(label(r["case"]) for r in results))
     lines = ["| T,B,I,H | " + " | ".join(found) + " |", "|---|" + "---:|" * len(found)]
     for size in sizes:
@@ -69,10 +73,16 @@ def markdown(results: list[Result]) -> str:
         for rows in found.values():
             r = rows.get(size)
             faster = r and ratio(r)
-            cells.append(f"{r['ms']['fusedrnn']:.3g} ({faster:.2f}x)" if r and faster else "")
+            cells.append(
+                f"{r['ms']['fusedrnn']:.3g} ({faster:.2f}x, {100 * r['fraction']:.0f}%)" if r and faster else ""
+            )
         lines.append(f"| {size[1:-1]} | " + " | ".join(cells) + " |")
-    means = [geometric_mean([v for v in map(ratio, rows.values()) if v]) for rows in found.values()]
-    lines.append("| geometric mean | " + " | ".join(f"{m:.2f}x" for m in means) + " |")
+    for name, wanted in (
+        ("geometric mean, grid", [str(s).replace(" ", "") for s in GRID]),
+        ("geometric mean, all", sizes),
+    ):
+        means = [geometric_mean([v for s in wanted if s in rows and (v := ratio(rows[s]))]) for rows in found.values()]
+        lines.append(f"| {name} | " + " | ".join(f"{m:.2f}x" for m in means) + " |")
     return "\n".join(lines)
 
 

@@ -73,6 +73,13 @@ class FusedRNN:
                     raise AssertionError(f"{case}: {name} is off by {error:.3g}, allowed {bound:.3g}")
 
 
+def prepared(system: Any, case: Case) -> Run:
+    """Of a system that can run the case."""
+    run: Run | None = system.prepare(case)
+    assert run is not None
+    return run
+
+
 class PyTorch:
     def __init__(self, threads: int) -> None:
         import torch

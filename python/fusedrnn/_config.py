@@ -18,7 +18,8 @@ def get_num_threads() -> int:
 
 
 def set_num_threads(n: int) -> None:
-    """Sets how many threads a call may use, for the whole process. Results do not depend on it.
+    """Sets how many threads a call may use, for the whole process. Results do not depend on it. No call uses more than
+    there are CPUs for (the process's affinity and cgroup, as they are when this is called).
 
     Raises:
         TypeError: n is no int.
@@ -55,8 +56,8 @@ def set_isa(name: str) -> None:
 
 
 def release_memory() -> None:
-    """Gives back the memory that is kept for the next call: blocks of 4 MB and more that weights and reserves have
-    freed, at most 256 MB of them."""
+    """Gives back the memory that is kept for the next call: blocks of 128 KB and more that weights, reserves and
+    results have freed, at most 256 MB of them."""
     _core.release_memory()
 
 
