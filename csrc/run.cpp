@@ -33,25 +33,33 @@ struct Machine {
   static constexpr int64_t kManyRows = 24;          // rows that pay for fetching weights from the shared cache
 };
 
+// Of all recurrent products of a step, for one row.
+double recurrent_weights(const CellFacts& f, int64_t hidden) {
+  double sum = 0;
+  for (int i = 0; i < f.products; ++i) sum += static_cast<double>(f.product[i].gates) * f.product[i].depth;
+  return sum * static_cast<double>(hidden) * static_cast<double>(hidden);
+}
+
 // Of one forward pass.
 template <class T>
-double multiply_adds(const Problem<T>& p, int gates) {
-  return static_cast<double>(p.seq_len) * p.batch * gates * p.hidden * (p.input + p.hidden);
+double multiply_adds(const Problem<T>& p, const CellFacts& f) {
+  const double input = static_cast<double>(f.gates) * p.hidden * p.input;
+  return static_cast<double>(p.seq_len) * p.batch * (input + recurrent_weights(f, p.hidden));
 }
 
 // The three schedules, all of which give the same bits: one thread for tiny problems; batch-parallel, where each thread
 // has its own rows and never waits, if there are rows enough to make each pass over the weights worth its while;
 // else unit-parallel, where each thread keeps its part of the weights in its own cache and all meet in every step.
 template <class T>
-Schedule choose(const Problem<T>& p, int gates, int64_t tiles, int threads) {
-  const double per_row = static_cast<double>(gates) * p.hidden * p.hidden;
+Schedule choose(const Problem<T>& p, const CellFacts& f, int64_t tiles, int threads) {
+  const double per_row = recurrent_weights(f, p.hidden);
   const double per_step = per_row * p.batch;
   const Schedule rows{static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, p.batch))), 1};
   const Schedule units{1, static_cast<int>(std::min<int64_t>(threads, tiles))};
   if (const int asked = asked_schedule.load(std::memory_order_relaxed)) {
     return asked == 1 ? Schedule{1, 1} : asked == 2 ? rows : units;
   }
-  if (threads <= 1 || multiply_adds(p, gates) < Machine::kTinyCall) return {1, 1};
+  if (threads <= 1 || multiply_adds(p, f) < Machine::kTinyCall) return {1, 1};
   const int64_t rows_each = p.batch / threads;
   const double bytes = per_row * sizeof(T);
   const int64_t enough = bytes <= Machine::kSmallWeights     ? 1
@@ -99,22 +107,28 @@ Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t til
 }
 
 template <class T>
-const CellKernels<T>& cell_kernels(const Kernels& kernels, CellId cell) {
+const SequenceKernels<T>& sequence_kernels(const Kernels& kernels) {
   if constexpr (sizeof(T) == sizeof(float))
-    return kernels.f32[static_cast<int>(cell)];
+    return kernels.f32;
   else
-    return kernels.f64[static_cast<int>(cell)];
+    return kernels.f64;
+}
+
+// What scratch that all workers share begins with.
+template <class T>
+std::size_t zero_bytes(const Problem<T>& p, const CellFacts& f) {
+  return static_cast<std::size_t>(f.longest_state() * p.hidden) * sizeof(T);
 }
 
 // One job: `kernel(worker)` on every worker of the team, each with its own scratch.
 template <class T, class LocalBytes, class Kernel>
-void launch(const Problem<T>& p, const Schedule& s, int64_t tiles, Team& team, int count, std::size_t shared_bytes,
-            LocalBytes&& local_bytes, Kernel&& kernel) {
+void launch(const Problem<T>& p, const CellFacts& f, const Schedule& s, int64_t tiles, Team& team, int count,
+            std::size_t shared_bytes, LocalBytes&& local_bytes, Kernel&& kernel) {
   std::size_t bytes = round_up(shared_bytes);
   for (int i = 0; i < count; ++i) bytes += round_up(local_bytes(place(s, i, count, p.batch, tiles)));
   Scratch scratch(bytes);
   BarrierHandle steps(s.tile_parts), all(count);
-  std::memset(scratch.data(), 0, static_cast<std::size_t>(p.hidden) * sizeof(T));
+  std::memset(scratch.data(), 0, zero_bytes(p, f));
 
   const auto work = [&](int index) {
     if (index >= count) return;
@@ -146,15 +160,15 @@ namespace {
 // What a call runs on.
 template <class T>
 struct Call {
-  const CellKernels<T>& kernels;
+  const SequenceKernels<T>& kernels;
+  const CellFacts& facts;
   int64_t tiles;
-  int gates;
   int threads;  // a schedule that is asked for, in tests, may have more threads than there are CPUs
 
   Call(const Isa& isa, CellId cell, int64_t hidden)
-      : kernels(cell_kernels<T>(*isa.kernels, cell)),
+      : kernels(sequence_kernels<T>(*isa.kernels)),
+        facts(isa.kernels->facts[static_cast<int>(cell)]),
         tiles((hidden + lanes(*isa.kernels) - 1) / lanes(*isa.kernels)),
-        gates(isa.kernels->facts[static_cast<int>(cell)].gates),
         threads(asked_schedule.load(std::memory_order_relaxed) ? num_threads() : useful_threads()) {}
 
   static int lanes(const Kernels& kernels) {
@@ -168,26 +182,28 @@ template <class T>
 void run_forward(const Weights<T>& weights, Problem<T> p) {
   const Isa isa = current_isa();
   const Call<T> call(isa, weights.cell(), p.hidden);
+  p.cell = weights.cell();
   p.weights = weights.packed(isa, false);
-  Team team(choose(p, call.gates, call.tiles, call.threads).workers());
-  const Schedule s = choose(p, call.gates, call.tiles, team.size());
+  Team team(choose(p, call.facts, call.tiles, call.threads).workers());
+  const Schedule s = choose(p, call.facts, call.tiles, team.size());
   launch(
-      p, s, call.tiles, team, s.workers(), call.kernels.forward_shared_bytes(p),
+      p, call.facts, s, call.tiles, team, s.workers(), call.kernels.forward_shared_bytes(p),
       [&](const Worker& w) { return call.kernels.forward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
-      [&](const Worker& w) { (p.slots ? call.kernels.forward_train : call.kernels.forward)(p, w); });
+      [&](const Worker& w) { call.kernels.forward(p, w); });
 }
 
 template <class T>
 void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g) {
   const Isa isa = current_isa();
   const Call<T> call(isa, weights.cell(), p.hidden);
+  p.cell = weights.cell();
   p.weights = weights.packed(isa, true);
-  const bool tiny = multiply_adds(p, call.gates) < Machine::kTinyCall &&
-                    choose(p, call.gates, call.tiles, call.threads).workers() == 1;
+  const bool tiny = multiply_adds(p, call.facts) < Machine::kTinyCall &&
+                    choose(p, call.facts, call.tiles, call.threads).workers() == 1;
   Team team(tiny ? 1 : call.threads);
-  const Schedule s = choose(p, call.gates, call.tiles, team.size());
+  const Schedule s = choose(p, call.facts, call.tiles, team.size());
   launch(
-      p, s, call.tiles, team, team.size(), static_cast<std::size_t>(p.hidden) * sizeof(T),
+      p, call.facts, s, call.tiles, team, team.size(), zero_bytes(p, call.facts),
       [&](const Worker& w) { return call.kernels.backward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
       [&](const Worker& w) { call.kernels.backward(p, g, w); });
 }

@@ -12,12 +12,13 @@ namespace {
 
 using std::int64_t;
 
+// A copy of `count` elements that lives in `buffer`; null for null.
 template <class T>
-Buffer copy_of(const T* from, int64_t count) {
-  if (!from) return {};
-  Buffer buffer(static_cast<std::size_t>(count) * sizeof(T));
+const T* copy_to(Buffer& buffer, const T* from, int64_t count) {
+  if (!from) return nullptr;
+  buffer = Buffer(static_cast<std::size_t>(count) * sizeof(T));
   std::memcpy(buffer.data(), from, buffer.bytes());
-  return buffer;
+  return buffer.as<T>();
 }
 
 template <class T>
@@ -56,79 +57,115 @@ void over_tiles(int64_t tiles, std::size_t bytes, Pack&& pack) {
 }  // namespace
 
 template <class T>
-Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const T* weight_ih, const T* weight_hh,
-                    const T* bias_ih, const T* bias_hh)
-    : cell_(cell),
-      gates_(current_isa().kernels->facts[static_cast<int>(cell)].gates),
-      input_(input),
-      hidden_(hidden),
-      weight_ih_(copy_of(weight_ih, gates_ * hidden * input)),
-      weight_hh_(copy_of(weight_hh, gates_ * hidden * hidden)),
-      bias_ih_(copy_of(bias_ih, gates_ * hidden)),
-      bias_hh_(copy_of(bias_hh, gates_ * hidden)) {}
+Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArrays<T>& from)
+    : cell_(cell), input_(input), hidden_(hidden), arrays_{} {
+  const CellFacts& f = facts();
+  Buffer* buffer = buffers_;
+  arrays_.weight_ih = copy_to(*buffer++, from.weight_ih, f.gates * hidden * input);
+  arrays_.bias_ih = copy_to(*buffer++, from.bias_ih, f.gates * hidden);
+  arrays_.bias_hh = copy_to(*buffer++, from.bias_hh, f.recurrent_gates * hidden);
+  arrays_.vectors = copy_to(*buffer++, from.vectors, f.vectors * hidden);
+  for (int m = 0; m < f.matrices; ++m) {
+    const int64_t size = f.matrix_gates[m] * hidden * f.matrix_depth[m] * hidden;
+    arrays_.matrix[m] = copy_to(*buffer++, from.matrix[m], size);
+  }
+}
+
+template <class T>
+const CellFacts& Weights<T>::facts() const {
+  return current_isa().kernels->facts[static_cast<int>(cell_)];
+}
 
 template <class T>
 void Weights<T>::pack_forward(const Kernels& kernels, Pack& pack) const {
-  const CellFacts& facts = kernels.facts[static_cast<int>(cell_)];
+  const CellFacts& f = facts();
   const int lanes = lanes_of<T>(kernels);
   const int64_t padded = tiles_of(hidden_, lanes) * lanes;
-  const int64_t bias_size = padded * gates_;
-  Buffer buffer(static_cast<std::size_t>(padded * gates_ * (input_ + hidden_) + 2 * bias_size) * sizeof(T));
+  const int64_t bias_size = padded * f.gates;
+  int64_t lines = f.gates * input_;
+  for (int i = 0; i < f.products; ++i) lines += f.product[i].gates * f.product[i].depth * hidden_;
+  Buffer buffer(static_cast<std::size_t>(padded * lines + 2 * bias_size) * sizeof(T));
   T* to = buffer.as<T>();
 
   const PackKernels<T>& kernel = pack_kernels<T>(kernels);
-  const auto pack_one = [&](const T* from, int first_gate, int gates, int64_t depth) {
+  const auto pack_one = [&](const T* from, const int* blocks, int gates, int64_t depth) {
     T* const target = to;
     const int64_t size = padded * gates * depth;
     over_tiles(tiles_of(hidden_, lanes), static_cast<std::size_t>(size) * sizeof(T), [&](int64_t tile0, int64_t tile1) {
-      kernel.gates(target, from, first_gate, gates, hidden_, depth, tile0, tile1);
+      kernel.gates(target, from, blocks, gates, hidden_, depth, tile0, tile1);
     });
     to += size;
     return target;
   };
-  pack.view.ih = pack_one(weight_ih(), 0, static_cast<int>(gates_), input_);
-  for (int phase = 0; phase < facts.phases; ++phase) {
-    pack.view.hh[phase] = pack_one(weight_hh(), facts.phase[phase].first_gate, facts.phase[phase].gates, hidden_);
+  pack.view.ih = pack_one(arrays_.weight_ih, f.user_gate, f.gates, input_);
+  for (int i = 0; i < f.products; ++i) {
+    const Product& product = f.product[i];
+    if (product.depth == 0) continue;
+    int blocks[kMaxGates];
+    for (int j = 0; j < product.gates; ++j) blocks[j] = f.block(product, j);
+    pack.view.hh[i] = pack_one(arrays_.matrix[product.matrix], blocks, product.gates, product.depth * hidden_);
   }
+  pack_biases(f, lanes, to, to + bias_size);
+  pack.view.bias_pre = to;
+  pack.view.bias_rec = to + bias_size;
+  pack.view.vectors = arrays_.vectors;
+  pack.forward = std::move(buffer);
+}
+
+// pre, rec: [tile][gate][lane].
+template <class T>
+void Weights<T>::pack_biases(const CellFacts& f, int lanes, T* pre, T* rec) const {
   const FloatEnvironment environment;
-  T *pre = to, *rec = to + bias_size;
-  pack.view.bias_pre = pre;
-  pack.view.bias_rec = rec;
-  std::fill(pre, pre + 2 * bias_size, T(0));
+  const int64_t size = tiles_of(hidden_, lanes) * lanes * f.gates;
+  std::fill(pre, pre + size, T(0));
+  std::fill(rec, rec + size, T(0));
   for (int64_t unit = 0; unit < hidden_; ++unit) {
-    for (int64_t gate = 0; gate < gates_; ++gate) {
-      const int64_t at = (unit / lanes * gates_ + gate) * lanes + unit % lanes;
-      const T b_ih = bias_ih() ? bias_ih()[gate * hidden_ + unit] : T(0);
-      const T b_hh = bias_hh() ? bias_hh()[gate * hidden_ + unit] : T(0);
-      pre[at] = facts.split[gate] ? b_ih : b_ih + b_hh;
-      rec[at] = facts.split[gate] ? b_hh : T(0);
+    for (int64_t gate = 0; gate < f.gates; ++gate) {
+      const int64_t at = (unit / lanes * f.gates + gate) * lanes + unit % lanes;
+      const int block = f.user_gate[gate];
+      const T b_ih = arrays_.bias_ih ? arrays_.bias_ih[block * hidden_ + unit] : T(0);
+      const bool has_hh = arrays_.bias_hh && block < f.recurrent_gates;
+      const T b_hh = has_hh ? arrays_.bias_hh[block * hidden_ + unit] : T(0);
+      pre[at] = f.split[gate] ? b_ih : b_ih + b_hh;
+      rec[at] = f.split[gate] ? b_hh : T(0);
     }
   }
-  pack.forward = std::move(buffer);
 }
 
 template <class T>
 void Weights<T>::pack_backward(const Kernels& kernels, Pack& pack) const {
-  const CellFacts& facts = kernels.facts[static_cast<int>(cell_)];
+  const CellFacts& f = facts();
   const int lanes = lanes_of<T>(kernels);
   const int64_t wide = tiles_of(input_, lanes) * lanes, high = tiles_of(hidden_, lanes) * lanes;
-  Buffer buffer(static_cast<std::size_t>(gates_ * hidden_ * (wide + high)) * sizeof(T));
+  int64_t size_all = f.gates * hidden_ * wide;
+  for (int i = 0; i < f.products; ++i) size_all += f.product[i].gates * f.product[i].depth * hidden_ * high;
+  Buffer buffer(static_cast<std::size_t>(size_all) * sizeof(T));
   T* to = buffer.as<T>();
   const PackKernels<T>& kernel = pack_kernels<T>(kernels);
-  const auto pack_one = [&](const T* from, const int* gates, int count, int64_t width, int64_t padded) {
+  const auto pack_one = [&](const T* from, const int* blocks, int count, int64_t width, int64_t stride,
+                            int64_t padded) {
     T* const target = to;
     const int64_t size = count * hidden_ * padded;
     over_tiles(padded / lanes, static_cast<std::size_t>(size) * sizeof(T), [&](int64_t tile0, int64_t tile1) {
-      kernel.transposed(target, from, gates, count, hidden_, width, tile0, tile1);
+      kernel.transposed(target, from, blocks, count, hidden_, width, stride, tile0, tile1);
     });
     to += size;
     return target;
   };
-  pack.view.ih_t = pack_one(weight_ih(), facts.input_gates, static_cast<int>(gates_), input_, wide);
-  for (int phase = 0; phase < facts.phases; ++phase) {
-    const auto& f = facts.phase[phase];
-    pack.view.hh_t[phase] = pack_one(weight_hh(), f.column_gates, f.gates, hidden_, high);
+  int blocks[kMaxGates];
+  for (int j = 0; j < f.gates; ++j) blocks[j] = f.user_gate[f.input_gates[j]];
+  pack.view.ih_t = pack_one(arrays_.weight_ih, blocks, f.gates, input_, input_, wide);
+  for (int i = 0; i < f.products; ++i) {
+    const Product& product = f.product[i];
+    for (int j = 0; j < product.gates; ++j) blocks[j] = f.block(product, j);
+    const int64_t stride = product.depth * hidden_;
+    for (int part = 0; part < product.depth; ++part) {
+      const T* const from = arrays_.matrix[product.matrix] + part * hidden_;
+      T* const target = pack_one(from, blocks, product.gates, hidden_, stride, high);
+      if (part == 0) pack.view.hh_t[i] = target;
+    }
   }
+  pack.view.vectors = arrays_.vectors;
   pack.backward = std::move(buffer);
 }
 

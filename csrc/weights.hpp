@@ -11,20 +11,26 @@
 
 namespace fusedrnn {
 
+// What a cell is given, all contiguous; facts.hpp says which shapes. Null where there is none: biases, or all vectors
+// or matrices of a cell that has none.
+template <class T>
+struct WeightArrays {
+  const T* weight_ih;             // (G*H, I)
+  const T* matrix[kMaxMatrices];  // (gates*H, depth*H) each; the first is weight_hh
+  const T *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
+  const T* vectors;               // (vectors, H)
+};
+
 template <class T>
 class Weights {
  public:
-  // weight_ih (G*H, I), weight_hh (G*H, H), biases (G*H,) or null, all contiguous; copied.
-  Weights(CellId cell, std::int64_t input, std::int64_t hidden, const T* weight_ih, const T* weight_hh,
-          const T* bias_ih, const T* bias_hh);
+  // Copies the arrays.
+  Weights(CellId cell, std::int64_t input, std::int64_t hidden, const WeightArrays<T>& arrays);
 
   CellId cell() const { return cell_; }
   std::int64_t input() const { return input_; }
   std::int64_t hidden() const { return hidden_; }
-  const T* weight_ih() const { return weight_ih_.as<T>(); }
-  const T* weight_hh() const { return weight_hh_.as<T>(); }
-  const T* bias_ih() const { return bias_ih_.as<T>(); }  // null if none
-  const T* bias_hh() const { return bias_hh_.as<T>(); }
+  const WeightArrays<T>& arrays() const { return arrays_; }
 
   // Any thread may ask at any time.
   PackedWeights<T> packed(const Isa& isa, bool with_backward) const;
@@ -34,12 +40,15 @@ class Weights {
     Buffer forward, backward;
     PackedWeights<T> view{};
   };
+  const CellFacts& facts() const;
   void pack_forward(const Kernels& kernels, Pack& pack) const;
+  void pack_biases(const CellFacts& f, int lanes, T* pre, T* rec) const;
   void pack_backward(const Kernels& kernels, Pack& pack) const;
 
   CellId cell_;
-  std::int64_t gates_, input_, hidden_;
-  Buffer weight_ih_, weight_hh_, bias_ih_, bias_hh_;
+  std::int64_t input_, hidden_;
+  Buffer buffers_[4 + kMaxMatrices];
+  WeightArrays<T> arrays_;  // lies in buffers_
   mutable std::mutex mutex_;
   mutable Pack packs_[kMaxIsas];
 };

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell under test: which functions, how many gates and states, how weights are made."""
+    """A cell under test: which functions, how many gates, which states, how weights are made."""
 
     name: str
     op: str  # "lstm": the functions are lstm, lstm_forward, lstm_backward, lstm_cell
@@ -27,17 +28,88 @@ class Cell:
     reserve_slots: int  # the reserve holds at most so many times T*B*H elements
     gain: float = 1.0  # weights are uniform in +-gain/sqrt(H); relu needs less than 1 to keep states bounded
     kink: bool = False  # the gradient jumps where a pre-activation is 0
+    bounded: bool = True  # outputs lie within -1..1 whatever the input
+    # Weights beyond the common ones, or None in place of a common one; shapes in units of H.
+    extras: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
+    required: tuple[str, ...] = ("weight_ih", "weight_hh")
 
     def functions(self, module: ModuleType = fusedrnn) -> tuple[Any, Any, Any, Any]:
         return tuple(getattr(module, self.op + suffix) for suffix in ("", "_forward", "_backward", "_cell"))
 
+    def shapes(self, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
+        """Those of all weights, by their names."""
+        g = self.gates * hidden_size
+        common = {"weight_ih": (g, input_size), "weight_hh": (g, hidden_size), "bias_ih": (g,), "bias_hh": (g,)}
+        extras = {name: shape and tuple(n * hidden_size for n in shape) for name, shape in self.extras}
+        return {name: shape for name, shape in (common | extras).items() if shape is not None}
 
-CELLS = [
-    Cell("lstm", "lstm", 4, 2, fusedrnn.LSTMWeights, 5),
+    @property
+    def state_units(self) -> tuple[int, ...]:
+        """How many times H elements each state has."""
+        return (1, 1, 3)[: self.states]
+
+
+def lstm(name: str, gates: str, peepholes: str = "", **options: Any) -> Cell:
+    """A variant of the LSTM with these gates and diagonal peepholes."""
+    variant = options.pop("variant", "plain")
+    extras = tuple((f"peephole_{gate}", (1,)) for gate in peepholes)
+    weights = partial(fusedrnn.LSTMWeights, variant=variant)
+    return Cell(name, "lstm", len(gates), 2, weights, len(gates) + 1, extras=extras, **options)
+
+
+def matrix_peepholes(suffix: str, peepholes: str) -> Cell:
+    extras = tuple((f"peephole_{gate}", (1, 1)) for gate in peepholes)
+    # One of each kind must be given: which matrices there are is what makes the cell.
+    required = ("weight_ih", "weight_hh", f"peephole_{peepholes[-1]}", f"peephole_{peepholes[0]}")
+    name = "lstm_matrix_peephole" + suffix
+    return Cell(name, "lstm", 4, 2, fusedrnn.LSTMWeights, 5, extras=extras, required=required)
+
+
+VARIANTS = {
+    "no_input_gate": "fgo",
+    "no_forget_gate": "igo",
+    "no_output_gate": "ifg",
+    "no_input_activation": "ifgo",
+    "no_output_activation": "ifgo",
+    "coupled": "fgo",
+}
+BOUNDED = {"no_input_activation": False, "no_output_activation": False}
+PEEPHOLES = (("peephole_i", (1,)), ("peephole_f", (1,)), ("peephole_o", (1,)))
+INDRNN: Any = {"extras": (("weight_hh", (1,)), ("bias_hh", None))}
+
+# The cells of every framework come first.
+PLAIN_CELLS = [
+    lstm("lstm", "ifgo"),
     Cell("gru_reset_after", "gru", 3, 1, fusedrnn.GRUWeights, 4),
-    Cell("gru_reset_before", "gru", 3, 1, lambda *a: fusedrnn.GRUWeights(*a, reset_after=False), 4),
+    Cell("gru_reset_before", "gru", 3, 1, partial(fusedrnn.GRUWeights, reset_after=False), 4),
     Cell("rnn_tanh", "rnn", 1, 1, fusedrnn.RNNWeights, 1),
-    Cell("rnn_relu", "rnn", 1, 1, lambda *a: fusedrnn.RNNWeights(*a, nonlinearity="relu"), 1, 0.25, True),
+    Cell("rnn_relu", "rnn", 1, 1, partial(fusedrnn.RNNWeights, nonlinearity="relu"), 1, 0.25, True, False),
+]
+CELLS = [
+    *PLAIN_CELLS,
+    Cell("gru_reset_after_z_new", "gru", 3, 1, partial(fusedrnn.GRUWeights, z_weighs="n"), 4),
+    Cell("gru_reset_before_z_new", "gru", 3, 1, partial(fusedrnn.GRUWeights, reset_after=False, z_weighs="n"), 4),
+    Cell("indrnn_tanh", "indrnn", 1, 1, partial(fusedrnn.IndRNNWeights, nonlinearity="tanh"), 1, **INDRNN),
+    Cell("indrnn_relu", "indrnn", 1, 1, fusedrnn.IndRNNWeights, 1, 0.25, True, False, **INDRNN),
+    *(lstm(f"lstm_{v}", gates, variant=v, bounded=BOUNDED.get(v, True)) for v, gates in VARIANTS.items()),
+    lstm("lstm_peephole", "ifgo", "ifo"),
+    *(
+        lstm(f"lstm_{v}_peephole", gates, gates.replace("g", ""), variant=v, bounded=BOUNDED.get(v, True))
+        for v, gates in VARIANTS.items()
+    ),
+    matrix_peepholes("", "ifo"),
+    matrix_peepholes("_if", "if"),
+    matrix_peepholes("_o", "o"),
+    Cell(
+        "fgr_lstm",
+        "fgr_lstm",
+        4,
+        3,
+        fusedrnn.FGRLSTMWeights,
+        8,
+        extras=(("weight_gates", (3, 3)), *PEEPHOLES),
+        required=("weight_ih", "weight_hh", "weight_gates"),
+    ),
 ]
 DTYPES = ["float32", "float64"]
 
@@ -91,18 +163,28 @@ def make_weights(
 ) -> Any:
     """Random weights. A cell with a kink gets biases of +-4, which keep its pre-activations on one side: within
     rounding of 0, two right answers may have different gradients."""
-    k, g = cell.gain / np.sqrt(hidden_size), cell.gates * hidden_size
-    shapes = ((g, input_size), (g, hidden_size), (g,), (g,))
-    arrays = [rng.uniform(-k, k, s).astype(dtype) for s in shapes]
+    k = cell.gain / np.sqrt(hidden_size)
+    arrays = {name: rng.uniform(-k, k, s).astype(dtype) for name, s in cell.shapes(input_size, hidden_size).items()}
     if cell.kink and clear_of_kink:
-        arrays[2] += rng.choice([-4, 4], g).astype(dtype)
-    return cell.weights(*arrays)
+        arrays["bias_ih"] += rng.choice([-4, 4], arrays["bias_ih"].shape).astype(dtype)
+    return cell.weights(**arrays)
+
+
+def given(w: Any) -> dict[str, Array]:
+    """The arrays that the weights were given, by name."""
+    return {name: a for name, a in w.arrays().items() if a is not None}
+
+
+def remade(
+    cell: Cell, w: Any, change: Callable[[Array], Array] = np.array, replaced: Mapping[str, Array | None] | None = None
+) -> Any:
+    """The same weights, each array changed, or replaced."""
+    return cell.weights(**({name: change(a) for name, a in given(w).items()} | dict(replaced or {})))
 
 
 def as_float64(cell: Cell, w: Any) -> Any:
     """The same weights, for the reference to compute in float64."""
-    arrays = (w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh)
-    return cell.weights(*(None if a is None else a.astype("float64") for a in arrays))
+    return remade(cell, w, lambda a: a.astype("float64"))
 
 
 @dataclass
@@ -156,10 +238,9 @@ def make_problem(
     if lengths:
         kwargs["lengths"] = rng.integers(0, T + 1, B)
     w = make_weights(cell, I, H, dtype, rng)
-    states = [normal(B, H) for _ in range(cell.states)]
-    return Problem(
-        cell, w, normal(T, B, I), states, kwargs, normal(T, B, H), [normal(B, H) for _ in range(cell.states)]
-    )
+    states = [normal(B, n * H) for n in cell.state_units]
+    dstates = [normal(B, n * H) for n in cell.state_units]
+    return Problem(cell, w, normal(T, B, I), states, kwargs, normal(T, B, H), dstates)
 
 
 def named(results: Any) -> list[tuple[str, Array]]:

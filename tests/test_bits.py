@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from cases import BITS_SHAPES, CELLS, DTYPES, Array, Cell, Problem, assert_same_bits, make_problem
+from cases import BITS_SHAPES, CELLS, DTYPES, Array, Cell, Problem, assert_same_bits, given, make_problem, remade
 from fusedrnn import _core
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
@@ -129,10 +129,9 @@ def shifted(a: Array) -> Array:
 @pytest.mark.parametrize("layout", [misaligned, strided, shifted, np.asfortranarray])
 def test_layout(cell: Cell, dtype: str, layout: Any, rng: np.random.Generator) -> None:
     problem = make_problem(cell, (4, 5, 7, 19), dtype, rng, lengths=True)
-    w = problem.w
     other = Problem(
         cell,
-        cell.weights(*(layout(a) for a in (w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh))),
+        remade(cell, problem.w, layout),
         layout(problem.x),
         [layout(s) for s in problem.states],
         {"lengths": layout(problem.kwargs["lengths"]), "reverse": False},
@@ -154,9 +153,10 @@ def test_single_steps_give_the_bits_of_one_call(cell: Cell, dtype: str, shape: S
     half = shape[0] // 2
     for t in range(shape[0]):
         states = step(problem.x[t], problem.w, *states)
-        states = states if cell.states == 2 else (states,)
+        states = states if cell.states > 1 else (states,)
         np.testing.assert_array_equal(states[0], want.y[t])
-    np.testing.assert_array_equal(states, want[1:])
+    for a, b in zip(states, want[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
     first = infer(problem.x[:half], problem.w, *problem.states)
     second = infer(problem.x[half:], problem.w, *first[1:])
     np.testing.assert_array_equal(np.concatenate([first.y, second.y]), want.y)
@@ -176,23 +176,22 @@ def test_reverse_is_forward_on_reversed_time(cell: Cell, dtype: str, rng: np.ran
 @cells
 @dtypes
 def test_a_unit_does_not_depend_on_its_place(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
-    """Units are permuted, recurrent weights excepted, which would change the order of the sums: with U = 0 a unit gives
-    the same bits wherever it falls in a vector or its tail."""
-    I, H, G = 6, 37, cell.gates
+    """Units are permuted, recurrent matrices excepted, which would change the order of the sums: with zeros in their
+    place a unit gives the same bits wherever it falls in a vector or its tail."""
+    I, H = 6, 37
     problem = make_problem(cell, (1, 3, I, H), dtype, rng)
-    w, order = problem.w, rng.permutation(H)
+    order = rng.permutation(H)
 
-    def permute(a: Array) -> Array:
-        return np.ascontiguousarray(a.reshape(G, H, -1)[:, order].reshape(a.shape))
+    def permute(a: Array, axis: int) -> Array:
+        blocks = np.stack(np.split(a, a.shape[axis] // H, axis))
+        return np.concatenate(list(np.take(blocks, order, axis + 1)), axis)
 
-    zeros = np.zeros_like(w.weight_hh)
+    matrices = {k: a for k, a in given(problem.w).items() if a.ndim == 2 and k != "weight_ih"}
+    zeros = {k: np.zeros_like(a) for k, a in matrices.items()}
     infer = cell.functions()[0]
-    a = infer(problem.x, cell.weights(w.weight_ih, zeros, w.bias_ih, w.bias_hh), *problem.states)
-    b = infer(
-        problem.x,
-        cell.weights(permute(w.weight_ih), zeros, permute(w.bias_ih), permute(w.bias_hh)),
-        *(np.ascontiguousarray(s[:, order]) for s in problem.states),
-    )
+    a = infer(problem.x, remade(cell, problem.w, replaced=zeros), *problem.states)
+    permuted = remade(cell, problem.w, lambda a: permute(a, 0), zeros)
+    b = infer(problem.x, permuted, *(permute(s, 1) for s in problem.states))
     np.testing.assert_array_equal(a.y[..., order], b.y)
 
 
@@ -212,13 +211,14 @@ def test_inputs_are_left_alone(cell: Cell, dtype: str, rng: np.random.Generator)
 @cells
 def test_weights_are_a_snapshot(cell: Cell, rng: np.random.Generator) -> None:
     problem = make_problem(cell, (2, 3, 4, 5), "float32", rng)
-    arrays = [np.array(a) for a in (problem.w.weight_ih, problem.w.weight_hh, problem.w.bias_ih, problem.w.bias_hh)]
-    w = cell.weights(*arrays)
+    arrays = {name: np.array(a) for name, a in given(problem.w).items()}
+    w = cell.weights(**arrays)
     infer = cell.functions()[0]
     want = infer(problem.x, w)
-    for a in arrays:
+    for a in arrays.values():
         a[...] = 7
     assert_same_bits(infer(problem.x, w), want)
-    np.testing.assert_array_equal(w.weight_hh, problem.w.weight_hh)
-    with pytest.raises(ValueError, match="read-only"):
-        w.weight_hh[0, 0] = 1
+    for name, a in given(w).items():
+        np.testing.assert_array_equal(a, problem.w.arrays()[name])
+        with pytest.raises(ValueError, match="read-only"):
+            a[0] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -80,8 +81,88 @@ def test_weights(change: dict[str, Any], error: type[Exception], text: str) -> N
     assert text in str(raised.value)
 
 
+BAD_VARIANTS: list[Bad] = [
+    (
+        {"variant": "cifg"},
+        ValueError,
+        "variant: expected one of 'plain', 'no_input_gate', 'no_forget_gate', 'no_output_gate', "
+        "'no_input_activation', 'no_output_activation', 'coupled', got 'cifg'",
+    ),
+    ({"variant": None}, ValueError, "variant: expected one of 'plain', "),
+    (
+        {"variant": "coupled"},
+        ValueError,
+        "weight_hh: expected shape (3*hidden_size, hidden_size) = (24, 8), got (24, 6)",
+    ),
+    ({"peephole_i": array(H + 1)}, ValueError, "peephole_i: expected shape (hidden_size,) = (6,), got (7,)"),
+    ({"peephole_f": array(H, dtype=float)}, TypeError, "peephole_f: expected dtype float32, got float64"),
+    ({"peephole_o": [1.0]}, TypeError, "peephole_o: expected a numpy.ndarray, got list"),
+    (
+        {"peephole_o": array(H, H + 1)},
+        ValueError,
+        "peephole_o: expected shape (hidden_size, hidden_size) = (6, 6), got (6, 7)",
+    ),
+    (
+        {"peephole_i": array(H, H), "peephole_o": array(H)},
+        ValueError,
+        "peephole_o: expected shape (hidden_size, hidden_size) = (6, 6), got (6,)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "text"), BAD_VARIANTS)
+def test_variants(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as raised:
+        lstm_weights(**change)
+    assert text in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variant", "gate"), [("no_input_gate", "i"), ("coupled", "i"), ("no_forget_gate", "f"), ("no_output_gate", "o")]
+)
+def test_peepholes_of_gates_that_a_variant_has_not(variant: str, gate: str) -> None:
+    arrays = array(3 * H, I), array(3 * H, H)
+    with pytest.raises(ValueError, match=f"peephole_{gate}: expected None, as variant '{variant}' has no gate {gate}"):
+        fusedrnn.LSTMWeights(*arrays, variant=variant, **{f"peephole_{gate}": array(H)})
+    other = "f" if gate == "i" else "i"
+    with pytest.raises(
+        ValueError, match=rf"peephole_{other}: expected shape \(hidden_size,\), as variant '{variant}' has"
+    ):
+        fusedrnn.LSTMWeights(*arrays, variant=variant, **{f"peephole_{other}": array(H, H)})
+
+
+def test_weights_that_a_cell_needs() -> None:
+    with pytest.raises(TypeError, match="weight_gates: expected a numpy.ndarray, got NoneType"):
+        fusedrnn.FGRLSTMWeights(array(4 * H, I), array(4 * H, H), weight_gates=None)  # type: ignore[arg-type]
+    with pytest.raises(
+        ValueError, match=re.escape("weight_gates: expected shape (3*hidden_size, 3*hidden_size) = (18, 18), got")
+    ):
+        fusedrnn.FGRLSTMWeights(array(4 * H, I), array(4 * H, H), weight_gates=array(H, H))
+    with pytest.raises(TypeError, match="weight_hh: expected a numpy.ndarray, got NoneType"):
+        fusedrnn.IndRNNWeights(array(H, I), None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=re.escape("weight_hh: expected shape (hidden_size,) = (6,), got (6, 6)")):
+        fusedrnn.IndRNNWeights(array(H, I), array(H, H))
+
+
+def test_native_weights() -> None:
+    """The raw layer counts what it is given."""
+    lstm = array(4 * H, I), array(4 * H, H), None, None
+    vector, matrix = ("p", 0, array(H)), ("p", 1, array(H, H))
+    for cell, vectors, blocks, text in [
+        ("lstm", [vector], [], "vectors: expected 0 for cell 'lstm', got 1"),
+        ("lstm_peephole", [vector], [], "vectors: expected 3 for cell 'lstm_peephole', got 1"),
+        ("lstm", [], [matrix], "p: expected no such matrix in cell 'lstm'"),
+        ("lstm_matrix_peephole", [], [matrix], "blocks: expected more matrices for cell 'lstm_matrix_peephole'"),
+        ("lstm_matrix_peephole_if", [], [("p", 1 << 30, array(H, H))], "p: expected no such matrix in cell"),
+    ]:
+        with pytest.raises(ValueError, match=text):
+            _core.Weights(cell, *lstm, vectors, blocks)
+
+
 def test_unknown_names() -> None:
-    with pytest.raises(ValueError, match="nonlinearity: expected 'tanh' or 'relu', got 'gelu'"):
+    with pytest.raises(ValueError, match="z_weighs: expected one of 'h_prev', 'n', got 'new'"):
+        fusedrnn.GRUWeights(array(3 * H, I), array(3 * H, H), z_weighs="new")
+    with pytest.raises(ValueError, match="nonlinearity: expected one of 'tanh', 'relu', got 'gelu'"):
         fusedrnn.RNNWeights(array(H, I), array(H, H), nonlinearity="gelu")
     with pytest.raises(TypeError, match="reset_after: expected bool, got int"):
         fusedrnn.GRUWeights(array(3 * H, I), array(3 * H, H), reset_after=1)  # type: ignore[arg-type]
@@ -132,7 +213,8 @@ def test_calls(change: dict[str, Any], error: type[Exception], text: str, traini
     a: dict[str, Any] = {"x": array(T, B, I), "h0": None, "c0": None, "lengths": None, "reverse": False} | change
     with pytest.raises(error) as raised:
         if layer == "native":
-            (_core.forward if training else _core.infer)(lstm_weights(), *a.values())
+            call = _core.forward if training else _core.infer
+            call(lstm_weights(), a["x"], (a["h0"], a["c0"]), a["lengths"], a["reverse"])
         else:
             run = fusedrnn.lstm_forward if training else fusedrnn.lstm
             run(a["x"], lstm_weights(), a["h0"], a["c0"], lengths=a["lengths"], reverse=a["reverse"])
@@ -153,9 +235,13 @@ def test_the_wrong_weights() -> None:
     with pytest.raises(TypeError, match="w: expected GRUWeights, got dict"):
         fusedrnn.gru(array(T, B, I), {})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="w: expected weights of a cell .*, got dict"):
-        _core.infer({}, array(T, B, I), None, None, None, False)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="c0: expected None, as this cell has no cell state, got numpy.ndarray"):
-        _core.infer(gru, array(T, B, I), None, array(B, H), None, False)
+        _core.infer({}, array(T, B, I), (None, None), None, False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="states: expected 1 for cell 'gru_reset_after', got 2"):
+        _core.infer(gru, array(T, B, I), (None, array(B, H)), None, False)
+    with pytest.raises(ValueError, match="states: expected 1 for cell 'gru_reset_after', got 0"):
+        _core.step(gru, array(B, I), (), (None,))
+    with pytest.raises(ValueError, match="out: expected 1 for cell 'gru_reset_after', got 2"):
+        _core.step(gru, array(B, I), (None,), (None, None))
 
 
 def with_flag(a: Any, **flags: bool) -> Any:
@@ -264,8 +350,10 @@ def test_a_reserve_of_another_cell() -> None:
         fusedrnn.gru_backward(reserve, array(T, B, H))
     with pytest.raises(TypeError, match="reserve: expected a Reserve, as rnn_forward returns it, got NoneType"):
         fusedrnn.rnn_backward(None, array(T, B, H))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="dstates: expected 2 for cell 'lstm', got 1"):
+        _core.backward(reserve, None, (None,))
     with pytest.raises(TypeError, match="reserve: expected a Reserve, as forward returns it, got int"):
-        _core.backward(1, None, None, None)  # type: ignore[arg-type]
+        _core.backward(1, None, (None, None))  # type: ignore[arg-type]
 
 
 def test_settings() -> None:

@@ -20,22 +20,19 @@ STEP = float(np.finfo("float64").eps) ** (1 / 3)
 DIFFERENCE_TOLERANCE = 100 * STEP**2
 
 
+STATES = ("dh0", "dc0", "dgates0")
+
+
 def arguments(problem: Problem) -> dict[str, Array]:
     """Everything that there is a gradient of, by the name of that gradient."""
-    w = problem.w
-    names = ["dh0", "dc0"][: problem.cell.states]
-    values = {"dx": problem.x} | dict(zip(names, problem.states, strict=True))
-    return values | {
-        "dweight_ih": w.weight_ih,
-        "dweight_hh": w.weight_hh,
-        "dbias_ih": w.bias_ih,
-        "dbias_hh": w.bias_hh,
-    }
+    states = dict(zip(STATES, problem.states, strict=False))
+    weights = {f"d{name}": a for name, a in problem.w.arrays().items() if a is not None}
+    return {"dx": problem.x} | states | weights
 
 
 def outputs(problem: Problem, values: dict[str, Array], module: ModuleType) -> Any:
-    states = [values[k] for k in ("dh0", "dc0") if k in values]
-    w = problem.cell.weights(*(values[k] for k in ("dweight_ih", "dweight_hh", "dbias_ih", "dbias_hh")))
+    states = [values[k] for k in STATES if k in values]
+    w = problem.cell.weights(**{k[1:]: v for k, v in values.items() if k not in ("dx", *STATES)})
     return problem.cell.functions(module)[0](values["dx"], w, *states, **problem.kwargs)
 
 

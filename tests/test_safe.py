@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from cases import CELLS, Cell, assert_same_bits, make_problem
+from cases import CELLS, Cell, assert_same_bits, make_problem, remade
 from fusedrnn import _core
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
@@ -29,9 +29,8 @@ def test_many_python_threads(cell: Cell, rng: np.random.Generator) -> None:
     want = [p.run() for p in problems]
     fresh = [make_problem(cell, (1, 1, 8, 1), "float32", rng) for _ in problems]  # replaced below
     for p, q in zip(fresh, problems, strict=True):
-        w = q.w
         p.__dict__.update(q.__dict__)
-        p.w = cell.weights(w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh)
+        p.w = remade(cell, q.w)
 
     def work(i: int) -> None:
         for _ in range(20):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from cases import CELLS, DTYPES, Cell, Problem, assert_same_bits, lost_to_flushing, make_problem, named
+from cases import CELLS, DTYPES, Cell, Problem, assert_same_bits, lost_to_flushing, make_problem, named, remade
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -26,8 +26,8 @@ libm = ctypes.CDLL(None)
 def tiny_problem(cell: Cell, dtype: str, rng: np.random.Generator) -> Problem:
     """Every input and every gradient that is given is subnormal, and there are no biases."""
     problem = make_problem(cell, SHAPE, dtype, rng)
-    w = problem.w
-    problem.w = cell.weights(w.weight_ih, w.weight_hh, None, None)
+    biases = [name for name in problem.w.arrays() if name.startswith("bias")]
+    problem.w = remade(cell, problem.w, replaced=dict.fromkeys(biases))
     scale = np.finfo(dtype).smallest_normal / 16
     for a in (problem.x, problem.dy, *problem.states, *problem.dstates):
         a *= scale
@@ -50,7 +50,8 @@ def test_subnormals_count_as_zeros_on_every_isa(cell: Cell, dtype: str, rng: np.
             assert not ((a != 0) & (np.abs(a) < smallest)).any(), name
 
 
-@cells
+# But for cells whose states include gates, which are no small numbers.
+@pytest.mark.parametrize("cell", [c for c in CELLS if c.states < 3], ids=lambda c: c.name)
 @dtypes
 def test_what_is_lost_is_below_the_tolerance(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     problem = tiny_problem(cell, dtype, rng)
@@ -90,8 +91,7 @@ def test_the_callers_environment_neither_matters_nor_changes(cell: Cell, dtype: 
     problem = make_problem(cell, SHAPE, dtype, rng)
     problem.x[0] *= np.finfo(dtype).smallest_normal  # its products underflow
     want = problem.run()
-    w = problem.w
-    problem.w = cell.weights(w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh)  # to be packed under the other rounding
+    problem.w = remade(cell, problem.w)  # to be packed under the other rounding
     with rounding(FE_UPWARD):
         libm.feclearexcept(FE_FLAGS)
         got = problem.run()

@@ -1,8 +1,12 @@
 // The weights object of the module: of any cell and either dtype, checked once.
 #pragma once
 
+#include <pybind11/stl.h>
+
+#include <cstring>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -27,14 +31,24 @@ CellId cell_by_name(const std::string& name) {
   throw py::value_error("cell: expected one of " + valid + ", got '" + name + "'");
 }
 
+// An array among those that make up a cell's vectors, or its matrices beyond weight_hh. A missing one counts as zeros.
+struct Named {
+  std::string name;
+  int gates;  // how many blocks of H rows a matrix's array holds; 0 for a vector
+  bool given;
+};
+
 // The weights of one cell, of either dtype.
 struct PyWeights {
   CellId cell{};
   int64_t gates = 0, states = 0, input = 0, hidden = 0;
   bool has_bias_ih = false, has_bias_hh = false;
+  std::vector<Named> vectors;  // in the order of the cell's
+  std::vector<Named> blocks;   // one after the other they make up matrices 1, 2, ...
   std::unique_ptr<Weights<float>> f32;
   std::unique_ptr<Weights<double>> f64;
 
+  const CellFacts& facts() const { return facts_of(cell); }
   template <class T>
   const Weights<T>& get() const {
     if constexpr (sizeof(T) == sizeof(float))
@@ -44,28 +58,101 @@ struct PyWeights {
   }
 };
 
-template <class T>
-void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle weight_ih, py::handle weight_hh,
-                  py::handle bias_ih, py::handle bias_hh) {
-  const std::string g = std::to_string(w.gates) + "*hidden_size";
-  const std::string ih = "(" + g + ", input_size)", hh = "(" + g + ", hidden_size)", b = "(" + g + ",)";
-  const int64_t rows = w.gates * w.hidden;
-  const auto in_ih = read_input<T>("weight_ih", ih.c_str(), {rows, w.input}, weight_ih, false);
-  const auto in_hh = read_input<T>("weight_hh", hh.c_str(), {rows, w.hidden}, weight_hh, false);
-  const auto in_bih = read_input<T>("bias_ih", b.c_str(), {rows}, bias_ih, true);
-  const auto in_bhh = read_input<T>("bias_hh", b.c_str(), {rows}, bias_hh, true);
-  slot = std::make_unique<Weights<T>>(w.cell, w.input, w.hidden, in_ih.data, in_hh.data, in_bih.data, in_bhh.data);
+inline std::string multiple(int64_t n, const char* symbol) {
+  return n == 1 ? symbol : std::to_string(n) + "*" + symbol;
 }
 
+// Where a block of a cell's matrices lies: calls found(matrix, first gate in it, depth) for each of w.blocks.
+template <class F>
+void for_each_block(const PyWeights& w, F&& found) {
+  const CellFacts& f = w.facts();
+  int matrix = 1, gate = 0;
+  for (const Named& block : w.blocks) {
+    if (matrix >= f.matrices || gate + block.gates > f.matrix_gates[matrix]) {
+      throw py::value_error(block.name + ": expected no such matrix in cell '" + f.name + "'");
+    }
+    found(block, matrix, gate, f.matrix_depth[matrix]);
+    gate += block.gates;
+    if (gate == f.matrix_gates[matrix]) gate = 0, ++matrix;
+  }
+  if (matrix < f.matrices || gate != 0) {
+    throw py::value_error(std::string("blocks: expected more matrices for cell '") + f.name + "'");
+  }
+}
+
+using NamedArrays = std::vector<std::tuple<std::string, int, py::object>>;
+
+template <class T>
+std::vector<T> read_vectors(PyWeights& w, const NamedArrays& arrays) {
+  const CellFacts& f = w.facts();
+  if (static_cast<int>(arrays.size()) != f.vectors) {
+    throw py::value_error("vectors: expected " + std::to_string(f.vectors) + " for cell '" + f.name + "', got " +
+                          std::to_string(arrays.size()));
+  }
+  std::vector<T> all(static_cast<std::size_t>(f.vectors * w.hidden));
+  T* to = all.data();
+  for (const auto& [name, gates, array] : arrays) {
+    const auto in = read_input<T>(name.c_str(), "(hidden_size,)", {w.hidden}, array, true);
+    if (in.data) std::memcpy(to, in.data, static_cast<std::size_t>(w.hidden) * sizeof(T));
+    to += w.hidden;
+    w.vectors.push_back({name, 0, in.data != nullptr});
+  }
+  return all;
+}
+
+// Matrix m + 1 in the m-th place.
+template <class T>
+std::vector<std::vector<T>> read_matrices(PyWeights& w, const NamedArrays& arrays) {
+  const CellFacts& f = w.facts();
+  for (const auto& [name, gates, array] : arrays) w.blocks.push_back({name, gates < 1 ? 1 : gates, !array.is_none()});
+  std::vector<std::vector<T>> all;
+  for (int m = 1; m < f.matrices; ++m) {
+    all.emplace_back(static_cast<std::size_t>(f.matrix_gates[m] * w.hidden * f.matrix_depth[m] * w.hidden));
+  }
+  std::size_t i = 0;
+  for_each_block(w, [&](const Named& block, int matrix, int gate, int64_t depth) {
+    const std::string symbols =
+        "(" + multiple(block.gates, "hidden_size") + ", " + multiple(depth, "hidden_size") + ")";
+    const auto in = read_input<T>(block.name.c_str(), symbols.c_str(), {block.gates * w.hidden, depth * w.hidden},
+                                  std::get<2>(arrays[i++]), true);
+    const int64_t block_size = w.hidden * depth * w.hidden;
+    T* const to = all[static_cast<std::size_t>(matrix - 1)].data() + gate * block_size;
+    if (in.data) std::memcpy(to, in.data, static_cast<std::size_t>(block.gates * block_size) * sizeof(T));
+  });
+  return all;
+}
+
+template <class T>
+void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle weight_ih, py::handle weight_hh,
+                  py::handle bias_ih, py::handle bias_hh, const NamedArrays& vectors, const NamedArrays& blocks) {
+  const CellFacts& f = w.facts();
+  const std::string g = multiple(w.gates, "hidden_size"), r = multiple(f.recurrent_gates, "hidden_size");
+  const std::string ih = "(" + g + ", input_size)", hh = "(" + r + ", hidden_size)";
+  const std::string b_ih = "(" + g + ",)", b_hh = "(" + r + ",)";
+  const int64_t rows = w.gates * w.hidden, rows_hh = f.recurrent_gates * w.hidden;
+  const auto in_ih = read_input<T>("weight_ih", ih.c_str(), {rows, w.input}, weight_ih, false);
+  const auto in_hh = read_input<T>("weight_hh", hh.c_str(), {rows_hh, w.hidden}, weight_hh, f.matrices == 0);
+  const auto in_bih = read_input<T>("bias_ih", b_ih.c_str(), {rows}, bias_ih, true);
+  const auto in_bhh = read_input<T>("bias_hh", b_hh.c_str(), {rows_hh}, bias_hh, true);
+  const auto all_vectors = read_vectors<T>(w, vectors);
+  const auto matrices = read_matrices<T>(w, blocks);
+  WeightArrays<T> arrays{in_ih.data, {in_hh.data}, in_bih.data, in_bhh.data, nullptr};
+  for (std::size_t m = 0; m < matrices.size(); ++m) arrays.matrix[m + 1] = matrices[m].data();
+  if (!all_vectors.empty()) arrays.vectors = all_vectors.data();
+  slot = std::make_unique<Weights<T>>(w.cell, w.input, w.hidden, arrays);
+}
+
+// `vectors` and `blocks` are (name, gates, array or None), in the order of the cell's.
 std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weight_ih, py::handle weight_hh,
-                                        py::handle bias_ih, py::handle bias_hh) {
+                                        py::handle bias_ih, py::handle bias_hh, const NamedArrays& vectors,
+                                        const NamedArrays& blocks) {
   auto w = std::make_unique<PyWeights>();
   w->cell = cell_by_name(cell);
-  w->gates = facts_of(w->cell).gates;
-  w->states = facts_of(w->cell).states;
+  w->gates = w->facts().gates;
+  w->states = w->facts().states;
   require_array("weight_ih", weight_ih);
-  require_array("weight_hh", weight_hh);
-  const std::string symbols = "(" + std::to_string(w->gates) + "*hidden_size, input_size)";
+  if (w->facts().matrices > 0) require_array("weight_hh", weight_hh);
+  const std::string symbols = "(" + multiple(w->gates, "hidden_size") + ", input_size)";
   require_rank("weight_ih", symbols.c_str(), 2, weight_ih);
   const int64_t rows = proxy(weight_ih)->dimensions[0];
   w->input = proxy(weight_ih)->dimensions[1];
@@ -74,13 +161,13 @@ std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weig
     throw py::value_error("weight_ih: expected shape " + symbols + " with hidden_size and input_size at least 1, got " +
                           shape_text(weight_ih));
   }
-  checked_bytes("weight_ih", {rows + 64 * w->gates, w->input + w->hidden + 64, 2}, sizeof(double));
+  checked_bytes("weight_ih", {rows + 64 * w->gates, w->input + 9 * w->hidden + 64, 2}, sizeof(double));
   w->has_bias_ih = !bias_ih.is_none();
   w->has_bias_hh = !bias_hh.is_none();
   if (has_dtype(weight_ih, DType<float>::number)) {
-    fill_weights(*w, w->f32, weight_ih, weight_hh, bias_ih, bias_hh);
+    fill_weights(*w, w->f32, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks);
   } else if (has_dtype(weight_ih, DType<double>::number)) {
-    fill_weights(*w, w->f64, weight_ih, weight_hh, bias_ih, bias_hh);
+    fill_weights(*w, w->f64, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks);
   } else {
     fail_dtype("weight_ih", "float32 or float64", weight_ih);
   }
@@ -102,9 +189,30 @@ py::object snapshot(py::handle self, Get&& get) {
   return w.f32 ? get(w, *w.f32) : get(w, *w.f64);
 }
 
+// The k-th vector, or block of a matrix beyond weight_hh; None if it was not given.
+py::object vector_view(py::handle self, std::size_t k) {
+  return snapshot(self, [&](auto& w, auto& s) -> py::object {
+    if (k >= w.vectors.size() || !w.vectors[k].given) return py::none();
+    return view(self, s.arrays().vectors + static_cast<int64_t>(k) * w.hidden, {w.hidden});
+  });
+}
+
+py::object block_view(py::handle self, std::size_t k) {
+  return snapshot(self, [&](auto& w, auto& s) -> py::object {
+    py::object found = py::none();
+    std::size_t i = 0;
+    for_each_block(w, [&](const Named& block, int matrix, int gate, int64_t depth) {
+      if (i++ != k || !block.given) return;
+      const auto* data = s.arrays().matrix[matrix] + gate * w.hidden * depth * w.hidden;
+      found = view(self, data, {block.gates * w.hidden, depth * w.hidden});
+    });
+    return found;
+  });
+}
+
 const PyWeights& weights_of(py::handle h) {
   if (!py::isinstance<PyWeights>(h)) {
-    throw py::type_error("w: expected weights of a cell (LSTMWeights, GRUWeights, RNNWeights), got " + type_name(h));
+    throw py::type_error("w: expected weights of a cell (LSTMWeights, GRUWeights, ...), got " + type_name(h));
   }
   return h.cast<const PyWeights&>();
 }

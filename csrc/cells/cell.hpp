@@ -1,57 +1,65 @@
-// What a cell is: its equations for one step of some units, and the table of facts that lets drivers run it without
-// knowing it by name. lstm.hpp is the one to read first.
+// What a cell is: its equations for one step of some units, and the facts that let drivers run it without knowing it by
+// name. lstm.hpp is the one to read first.
 //
-// A step is one or more *phases*. A phase takes the matrix product of a source row (h_prev, or a slot that an earlier
-// phase saved) with the recurrent weights of its gates, then does its part of the pointwise step:
-//     forward<Phase>(a, at)       a[g]: pre-activation of the phase's g-th gate
-// Backward runs the same phases from the last to the first. Its stage s gets the gradient of the row that phase
-// kPhases - s read (for stage 0: of this step's h, the product of phase 0 of the step after it included):
+// A step is one or more *phases*. Before a phase, its recurrent *products* (facts.hpp) are added to the input's part of
+// the pre-activations; then comes its part of the pointwise step:
+//     forward<Phase>(a, at)       a[j]: pre-activation of the j-th gate of the phase's last product
+// Backward runs the same phases from the last to the first. Its stage s gets the gradient of the row that the last
+// product of phase kPhases - s read (for stage 0: of this step's h, the product of the step after it included):
 //     backward<Stage>(d, at)
 // *Slots* are vectors of H units kept for each row and step: forward saves into them, backward reads them and then
 // overwrites them with gradients of pre-activations (`grad`), from where the remaining products take them.
 //
 // `at` is the place in memory, for as many units as V holds. Forward:
-//     at.h_prev() at.c_prev() at.pre(g) at.slot(k) at.save(k, v) at.set_c(v) at.set_h(v)
+//     at.h_prev() at.c_prev() at.pre(g) at.slot(k) at.save(k, v) at.set_c(v) at.set_h(v) at.vector(k) at.set_pre(g, v)
 // and backward:
 //     at.h_prev() at.c_prev() at.slot(k) at.dc() at.set_dc(v) at.direct() at.set_direct(v) at.grad(column, v)
-// where pre(g) is the input's part of gate g, for gates that keep it apart (`split`), and `direct` is the part of
-// h_prev's gradient that does not go through a matrix product.
+//     at.vector(k) at.extra(j)
+// where pre(g) is the input's part of gate g, for gates that keep it apart (`split`) or have no product; `direct` is
+// the part of h_prev's gradient that does not go through a matrix product; vector(k) is the cell's k-th vector of H
+// weights; and extra(j) is, in stage 0, the gradient that the j-th vector among the rows of products other than
+// h_prev's gets from the step after: products that read c_prev or slots_prev, in their order.
 //
 // Facts, all static constexpr:
-//     kGates, kStates (1: h; 2: h and c), kSlots, kPhases
+//     kGates             gates that see the input; they come first in `user_gate`'s order of stacking
+//     kRecurrentGates    the blocks of weight_hh and bias_hh: all gates, or fewer
+//     kStates            1: h; 2: h and c; 3: h, c and the vectors of slots_prev that a product reads
+//     kSlots, kPhases
+//     kProducts, product(i)
+//     kMatrices          matrices of recurrent weights, weight_hh included; matrix_gates(m), matrix_depth(m)
+//     kVectors           vectors of weights; vector_gradient(k)
 //     kStateSlot         the slot that holds c, or -1
 //     kDirect            whether backward uses `direct`
-//     phase_gates(p)     the gates of phase p
-//     phase_source(p)    the slot that phase p reads, or kFromState for h_prev
 //     split(g)           gate g's input part and recurrent part stay apart (each with its own bias)
-//     carried(k)         slot k is read by a later phase of the same step, so inference needs it too
-//     input_columns()    the slots that hold the gradients which the input sees: dx and dweight_ih are made from them
-//     phase_columns(p)   the slots that hold the gradients which phase p's product sees
-//     column_gate(col)   the gate whose gradient stands in slot col
+//     carried(k)         slot k is read by a later phase, or by the next step, so inference needs it too
+//     kInputColumn       the slots that hold the gradients which the input sees begin here: one for each gate,
+//     input_gate(j)      whose gradient stands in the j-th of them
+//     user_gate(g)       where users stack gate g
 #pragma once
 
 #include "activations.hpp"
+#include "facts.hpp"
 
 namespace {
 
-constexpr int kFromState = -1;
-
-struct Range {
-  int first, count;
-};
+using fusedrnn::From;
+using fusedrnn::Product;
+using fusedrnn::VectorGradient;
 
 // Defaults for the common case: one phase, all gates from h_prev, gate g's gradient in slot g.
 template <int Gates, int Slots>
 struct OnePhaseCell {
-  static constexpr int kGates = Gates, kStates = 1, kSlots = Slots, kPhases = 1, kStateSlot = -1;
+  static constexpr int kGates = Gates, kRecurrentGates = Gates, kStates = 1, kSlots = Slots, kPhases = 1;
+  static constexpr int kProducts = 1, kMatrices = 1, kVectors = 0, kStateSlot = -1, kInputColumn = 0;
   static constexpr bool kDirect = false;
-  static constexpr Range phase_gates(int) { return {0, Gates}; }
-  static constexpr int phase_source(int) { return kFromState; }
+  static constexpr Product product(int) { return {0, 0, 0, Gates, From::h_prev, 0, 1, 0}; }
+  static constexpr int matrix_gates(int) { return Gates; }
+  static constexpr int matrix_depth(int) { return 1; }
+  static constexpr VectorGradient vector_gradient(int) { return {}; }
   static constexpr bool split(int) { return false; }
   static constexpr bool carried(int) { return false; }
-  static constexpr Range input_columns() { return {0, Gates}; }
-  static constexpr Range phase_columns(int) { return {0, Gates}; }
-  static constexpr int column_gate(int column) { return column; }
+  static constexpr int input_gate(int column) { return column; }
+  static constexpr int user_gate(int gate) { return gate; }
 };
 
 }  // namespace

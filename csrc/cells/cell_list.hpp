@@ -2,9 +2,30 @@
 // reference function and its cases in the tests.
 #pragma once
 
-#define RNN_CELLS(X)                \
-  X(rnn_tanh, RnnTanh)              \
-  X(rnn_relu, RnnRelu)              \
-  X(lstm, Lstm)                     \
-  X(gru_reset_after, GruResetAfter) \
-  X(gru_reset_before, GruResetBefore)
+// clang-format off
+#define RNN_LSTM_VARIANTS(X, suffix, options)                                      \
+  X(lstm##suffix, Lstm<(options)>)                                                 \
+  X(lstm_no_input_gate##suffix, Lstm<(options) | kNoInputGate>)                    \
+  X(lstm_no_forget_gate##suffix, Lstm<(options) | kNoForgetGate>)                  \
+  X(lstm_no_output_gate##suffix, Lstm<(options) | kNoOutputGate>)                  \
+  X(lstm_no_input_activation##suffix, Lstm<(options) | kNoInputActivation>)        \
+  X(lstm_no_output_activation##suffix, Lstm<(options) | kNoOutputActivation>)      \
+  X(lstm_coupled##suffix, Lstm<(options) | kCoupled>)
+
+#define RNN_COMMA ,
+#define RNN_CELLS(X)                                                               \
+  X(rnn_tanh, RnnTanh)                                                             \
+  X(rnn_relu, RnnRelu)                                                             \
+  X(indrnn_tanh, IndRnn<RnnTanh>)                                                  \
+  X(indrnn_relu, IndRnn<RnnRelu>)                                                  \
+  RNN_LSTM_VARIANTS(X, , 0)                                                        \
+  RNN_LSTM_VARIANTS(X, _peephole, kPeepholes)                                      \
+  X(lstm_matrix_peephole, LstmMatrixPeepholes<true RNN_COMMA true>)                \
+  X(lstm_matrix_peephole_if, LstmMatrixPeepholes<true RNN_COMMA false>)            \
+  X(lstm_matrix_peephole_o, LstmMatrixPeepholes<false RNN_COMMA true>)             \
+  X(fgr_lstm, LstmGateRecurrence)                                                  \
+  X(gru_reset_after, GruResetAfter<false>)                                         \
+  X(gru_reset_before, GruResetBefore<false>)                                       \
+  X(gru_reset_after_z_new, GruResetAfter<true>)                                    \
+  X(gru_reset_before_z_new, GruResetBefore<true>)
+// clang-format on

@@ -2,23 +2,42 @@
 //     h = (1 - z) * n + z * h_prev
 //     reset-after   n = tanh(W_n x + b_Wn + r * (U_n h_prev + b_Un))      PyTorch, cuDNN
 //     reset-before  n = tanh(W_n x + U_n (r * h_prev) + b_n)              the paper
-// (1 - z) * n + z * h_prev is computed as n + z * (h_prev - n).
+// (1 - z) * n + z * h_prev is computed as n + z * (h_prev - n). With kZWeighsNew, z and 1 - z change places, as in the
+// papers that write h = (1 - z) * h_prev + z * n.
 #pragma once
 
 #include "cell.hpp"
 
 namespace {
 
+template <bool kZWeighsNew, class V>
+RNN_INLINE V blend(V z, V n, V h_prev) {
+  return kZWeighsNew ? fma(z, n - h_prev, h_prev) : fma(z, h_prev - n, n);
+}
+
+// The gradients of `blend`: of the pre-activations of z and n, and of h_prev.
+template <bool kZWeighsNew, class V>
+struct BlendGradients {
+  V z, n, h_prev;
+  RNN_INLINE BlendGradients(V dh, V zv, V nv, V h) {
+    const V one(1), rest = one - zv, weight = kZWeighsNew ? zv : rest;
+    z = dh * (kZWeighsNew ? nv - h : h - nv) * (zv * rest);
+    n = dh * weight * (one - nv * nv);
+    h_prev = dh * (kZWeighsNew ? rest : zv);
+  }
+};
+
 // n's recurrent part stays apart, as r multiplies it. The slots are ordered so that the gradients that the input sees
 // (n, r, z) and those that the recurrent product sees (r, z, r * dn) are both contiguous.
+template <bool kZWeighsNew>
 struct GruResetAfter : OnePhaseCell<3, 4> {
   enum Gate { R, Z, N };
   enum Slot { SN, SR, SZ, SQ };  // q = U_n h_prev + b_Un
   static constexpr bool kDirect = true;
   static constexpr bool split(int gate) { return gate == N; }
-  static constexpr Range input_columns() { return {SN, 3}; }
-  static constexpr Range phase_columns(int) { return {SR, 3}; }
-  static constexpr int column_gate(int column) { return column == SN || column == SQ ? N : column == SR ? R : Z; }
+  static constexpr int kInputColumn = SN;
+  static constexpr int input_gate(int column) { return column == 0 ? N : column == 1 ? R : Z; }
+  static constexpr Product product(int) { return {0, 0, R, 3, From::h_prev, 0, 1, SR}; }
 
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
@@ -28,31 +47,32 @@ struct GruResetAfter : OnePhaseCell<3, 4> {
     at.save(SZ, z);
     at.save(SN, n);
     at.save(SQ, q);
-    at.set_h(fma(z, at.h_prev() - n, n));
+    at.set_h(blend<kZWeighsNew>(z, n, at.h_prev()));
   }
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
     const V one(1);
     const V r = at.slot(SR), z = at.slot(SZ), n = at.slot(SN), q = at.slot(SQ);
-    const V dn = dh * (one - z) * (one - n * n);
-    at.grad(SN, dn);
-    at.grad(SR, dn * q * (r * (one - r)));
-    at.grad(SZ, dh * (at.h_prev() - n) * (z * (one - z)));
-    at.grad(SQ, dn * r);
-    at.set_direct(dh * z);
+    const BlendGradients<kZWeighsNew, V> d(dh, z, n, at.h_prev());
+    at.grad(SN, d.n);
+    at.grad(SR, d.n * q * (r * (one - r)));
+    at.grad(SZ, d.z);
+    at.grad(SQ, d.n * r);
+    at.set_direct(d.h_prev);
   }
 };
 
 // Phase 0 makes r and z, and r * h_prev; phase 1 takes that row's product with U_n.
+template <bool kZWeighsNew>
 struct GruResetBefore : OnePhaseCell<3, 4> {
   enum { R, Z, N, Q };  // gates and slots; q = r * h_prev
-  static constexpr int kPhases = 2;
+  static constexpr int kPhases = 2, kProducts = 2;
   static constexpr bool kDirect = true;
-  static constexpr Range phase_gates(int phase) { return phase == 0 ? Range{R, 2} : Range{N, 1}; }
-  static constexpr int phase_source(int phase) { return phase == 0 ? kFromState : Q; }
+  static constexpr Product product(int i) {
+    return i == 0 ? Product{0, 0, R, 2, From::h_prev, 0, 1, R} : Product{1, 0, N, 1, From::slots, Q, 1, N};
+  }
   static constexpr bool carried(int slot) { return slot == Z || slot == Q; }
-  static constexpr Range phase_columns(int phase) { return phase_gates(phase); }
 
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
@@ -64,20 +84,19 @@ struct GruResetBefore : OnePhaseCell<3, 4> {
     } else {
       const V n = tanh(a[0]);
       at.save(N, n);
-      at.set_h(fma(at.slot(Z), at.h_prev() - n, n));
+      at.set_h(blend<kZWeighsNew>(at.slot(Z), n, at.h_prev()));
     }
   }
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V d, const At& at) {
-    const V one(1);
     if constexpr (Stage == 0) {  // d = dh
-      const V z = at.slot(Z), n = at.slot(N);
-      at.grad(N, d * (one - z) * (one - n * n));
-      at.grad(Z, d * (at.h_prev() - n) * (z * (one - z)));
-      at.set_direct(d * z);
+      const BlendGradients<kZWeighsNew, V> b(d, at.slot(Z), at.slot(N), at.h_prev());
+      at.grad(N, b.n);
+      at.grad(Z, b.z);
+      at.set_direct(b.h_prev);
     } else {  // d = dq
-      const V r = at.slot(R);
+      const V one(1), r = at.slot(R);
       at.grad(R, d * at.h_prev() * (r * (one - r)));
       at.set_direct(fma(d, r, at.direct()));
     }

@@ -1,37 +1,116 @@
-// LSTM with a forget gate (Hochreiter & Schmidhuber 1997; Gers, Schmidhuber & Cummins 2000), gates i, f, g, o:
+// LSTM (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000), gates i, f, g, o:
 //     c = f * c_prev + i * g        h = o * tanh(c)
+// and what "LSTM: A Search Space Odyssey" (Greff et al. 2015) leaves out of it or ties together, each with or without
+// the diagonal peepholes of Gers & Schmidhuber (2000). A gate that is left out counts as 1.
 #pragma once
 
 #include "cell.hpp"
 
 namespace {
 
-struct Lstm : OnePhaseCell<4, 5> {
-  enum Slot { I, F, G, O, C };
-  static constexpr int kStates = 2, kStateSlot = C;
+enum LstmOption : unsigned {
+  kNoInputGate = 1,
+  kNoForgetGate = 2,  // the LSTM of 1997
+  kNoOutputGate = 4,
+  kNoInputActivation = 8,    // g = a_g
+  kNoOutputActivation = 16,  // h = o * c
+  kCoupled = 32,             // i = 1 - f
+  kPeepholes = 64,           // i and f see p * c_prev, o sees p_o * c
+};
+
+template <unsigned kOptions>
+struct LstmLayout {
+  static constexpr bool has(unsigned option) { return (kOptions & option) != 0; }
+  static constexpr bool kInput = !has(kNoInputGate | kCoupled), kForget = !has(kNoForgetGate);
+  static constexpr bool kOutput = !has(kNoOutputGate);
+  // Gates and slots; c comes last. One that is left out has no place.
+  static constexpr int I = kInput ? 0 : -1, F = kForget ? kInput : -1, G = kInput + kForget;
+  static constexpr int O = kOutput ? G + 1 : -1, C = G + 1 + kOutput;
+  // Peepholes among the cell's vectors.
+  static constexpr int PI = kInput ? 0 : -1, PF = kForget ? kInput : -1, PO = kOutput ? kInput + kForget : -1;
+  static constexpr int kPeepholeCount = has(kPeepholes) ? kInput + kForget + kOutput : 0;
+};
+
+template <unsigned kOptions>
+struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1> {
+  using L = LstmLayout<kOptions>;
+  static constexpr int kStates = 2, kStateSlot = L::C, kVectors = L::kPeepholeCount;
+  static constexpr bool kPeeps = L::has(kPeepholes);
+  static constexpr VectorGradient vector_gradient(int k) {
+    if (k == L::PO) return {L::O, From::slots, L::C};
+    return {k == L::PI ? L::I : L::F, From::c_prev, 0};
+  }
+
+  // A gate's pre-activation, with its peephole if it has one.
+  template <class V, class At>
+  static RNN_INLINE V peep(V a, int k, V c, const At& at) {
+    return kPeeps ? fma(at.vector(k), c, a) : a;
+  }
 
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
-    const V i = sigmoid(a[I]), f = sigmoid(a[F]), g = tanh(a[G]), o = sigmoid(a[O]);
-    const V c = fma(f, at.c_prev(), i * g);
-    at.save(I, i);
-    at.save(F, f);
-    at.save(G, g);
-    at.save(O, o);
+    const V g = L::has(kNoInputActivation) ? a[L::G] : tanh(a[L::G]);
+    V c = at.c_prev();
+    if constexpr (L::kInput) {
+      const V i = sigmoid(peep(a[L::I], L::PI, c, at));
+      at.save(L::I, i);
+      if constexpr (L::kForget) {
+        const V f = sigmoid(peep(a[L::F], L::PF, c, at));
+        at.save(L::F, f);
+        c = fma(f, c, i * g);
+      } else {
+        c = fma(i, g, c);
+      }
+    } else if constexpr (L::kForget) {
+      const V f = sigmoid(peep(a[L::F], L::PF, c, at));
+      at.save(L::F, f);
+      c = L::has(kCoupled) ? fma(f, c - g, g) : fma(f, c, g);
+    } else {
+      c = c + g;
+    }
+    at.save(L::G, g);
     at.set_c(c);
-    at.set_h(o * tanh(c));
+    const V squashed = L::has(kNoOutputActivation) ? c : tanh(c);
+    if constexpr (L::kOutput) {
+      const V o = sigmoid(peep(a[L::O], L::PO, c, at));
+      at.save(L::O, o);
+      at.set_h(o * squashed);
+    } else {
+      at.set_h(squashed);
+    }
   }
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
-    const V one(1);
-    const V i = at.slot(I), f = at.slot(F), g = at.slot(G), o = at.slot(O), tanh_c = tanh(at.slot(C));
-    const V dc = fma(dh * o, one - tanh_c * tanh_c, at.dc());
-    at.grad(I, dc * g * (i * (one - i)));
-    at.grad(F, dc * at.c_prev() * (f * (one - f)));
-    at.grad(G, dc * i * (one - g * g));
-    at.grad(O, dh * tanh_c * (o * (one - o)));
-    at.set_dc(dc * f);
+    const V one(1), c = at.slot(L::C), g = at.slot(L::G), c_prev = at.c_prev();
+    const V squashed = L::has(kNoOutputActivation) ? c : tanh(c);
+    const V dsquashed = L::has(kNoOutputActivation) ? one : one - squashed * squashed;
+    V dc = at.dc();
+    if constexpr (L::kOutput) {
+      const V o = at.slot(L::O), da = dh * squashed * (o * (one - o));
+      dc = fma(dh * o, dsquashed, dc);
+      if constexpr (kPeeps) dc = fma(at.vector(L::PO), da, dc);
+      at.grad(L::O, da);
+    } else {
+      dc = fma(dh, dsquashed, dc);
+    }
+
+    V dg = dc, dc_prev = dc;
+    if constexpr (L::kForget) {
+      const V f = at.slot(L::F), df = L::has(kCoupled) ? dc * (c_prev - g) : dc * c_prev;
+      const V da = df * (f * (one - f));
+      if constexpr (L::has(kCoupled)) dg = dc * (one - f);
+      dc_prev = kPeeps ? fma(at.vector(L::PF), da, dc * f) : dc * f;
+      at.grad(L::F, da);
+    }
+    if constexpr (L::kInput) {
+      const V i = at.slot(L::I), da = dc * g * (i * (one - i));
+      dg = dc * i;
+      if constexpr (kPeeps) dc_prev = fma(at.vector(L::PI), da, dc_prev);
+      at.grad(L::I, da);
+    }
+    at.grad(L::G, L::has(kNoInputActivation) ? dg : dg * (one - g * g));
+    at.set_dc(dc_prev);
   }
 };
 

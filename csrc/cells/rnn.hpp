@@ -15,10 +15,14 @@ struct RnnTanh : OnePhaseCell<1, 1> {
     at.set_h(h);
   }
 
+  template <class V>
+  static RNN_INLINE V gradient(V h, V dh) {
+    return dh * (V(1) - h * h);
+  }
+
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
-    const V h = at.slot(H);
-    at.grad(H, dh * (V(1) - h * h));
+    at.grad(H, gradient(at.slot(H), dh));
   }
 };
 
@@ -33,9 +37,36 @@ struct RnnRelu : OnePhaseCell<1, 1> {
   }
 
   // The gradient is that of h > 0: zero at 0, as in PyTorch; a NaN h passes it on.
+  template <class V>
+  static RNN_INLINE V gradient(V h, V dh) {
+    return if_positive(h, dh);
+  }
+
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
-    at.grad(H, if_positive(at.slot(H), dh));
+    at.grad(H, gradient(at.slot(H), dh));
+  }
+};
+
+// Independently recurrent (Li et al. 2018): h = f(W x + u * h_prev + b), so that a unit sees no other. The vector is u.
+template <class Rnn>
+struct IndRnn : OnePhaseCell<1, 1> {
+  static constexpr int kRecurrentGates = 0, kMatrices = 0, kVectors = 1;
+  static constexpr bool kDirect = true;
+  static constexpr Product product(int) { return {0, -1, 0, 1, From::h_prev, 0, 0, 0}; }
+  static constexpr VectorGradient vector_gradient(int) { return {0, From::h_prev, 0}; }
+
+  template <int Phase, class V, class At>
+  static RNN_INLINE void forward(const V* a, const At& at) {
+    const V sum = fma(at.vector(0), at.h_prev(), a[0]);
+    Rnn::template forward<Phase>(&sum, at);
+  }
+
+  template <int Stage, class V, class At>
+  static RNN_INLINE void backward(V dh, const At& at) {
+    const V da = Rnn::gradient(at.slot(0), dh);
+    at.grad(0, da);
+    at.set_direct(at.vector(0) * da);
   }
 };
 

@@ -14,22 +14,44 @@ struct BackwardRow {
   const T* c_prev;
   T* direct;  // the row of dstate0[0]: gradient of h carried from the step after
   T* dc;      // the row of dstate0[1]: gradient of c carried from the step after
+  T* third;   // the row of dstate0[2]
   T* slots;
   const T* source;  // slots of the step after, which hold its gradients by now; unused in a row's last step
 };
+
+// One step of one worker, as pointwise functions see it. `extras` is [extra][row][tile of this worker][lane].
+template <class T>
+struct BackwardStep {
+  const BackwardRow<T>* rows;
+  int64_t hidden;
+  const T* vectors;
+  T* extras;
+  int64_t extra_stride, row_stride, tile0;
+
+  RNN_INLINE T* extra_at(int64_t extra, int64_t row, int64_t tile) const {
+    return extras + extra * extra_stride + row * row_stride + (tile - tile0) * Vec<T>::width;
+  }
+};
+
+// Runs a stage's pointwise step on the sums [row][tile][lane] of its product.
+template <class T>
+using BackwardPointwise = void (*)(const BackwardStep<T>&, Span rows, Span tiles, const T* sums);
 
 // The `at` of cell.hpp.
 template <class T>
 struct BackwardAt {
   using V = Vec<T>;
   const BackwardRow<T>& row;
-  int64_t unit, hidden;
+  const BackwardStep<T>& step;
+  int64_t index, tile, unit, hidden;
   typename V::Lanes lanes;
 
   RNN_INLINE V load(const T* p) const { return V::load(p + unit, lanes); }
   RNN_INLINE V h_prev() const { return load(row.h_prev); }
   RNN_INLINE V c_prev() const { return load(row.c_prev); }
   RNN_INLINE V slot(int k) const { return load(row.slots + k * hidden); }
+  RNN_INLINE V vector(int k) const { return load(step.vectors + k * hidden); }
+  RNN_INLINE V extra(int j) const { return V::load(step.extra_at(j, index, tile)); }
   RNN_INLINE V dc() const { return load(row.dc); }
   RNN_INLINE void set_dc(V v) const { v.store(row.dc + unit, lanes); }
   RNN_INLINE V direct() const { return load(row.direct); }
@@ -37,110 +59,146 @@ struct BackwardAt {
   RNN_INLINE void grad(int column, V v) const { v.store(row.slots + column * hidden + unit, lanes); }
 };
 
-// Stage 0: dh = dy + direct + U^T (gradients of the step after). Later stages: the gradient of the row that phase
-// kPhases - Stage read. Then the cell's pointwise backward on the sums.
 template <class Cell, class T, int Stage>
+void backward_pointwise(const BackwardStep<T>& step, Span span, Span tiles, const T* sums) {
+  using V = Vec<T>;
+  const int64_t hidden = step.hidden;
+  for (int64_t r = span.first; r < span.last; ++r) {
+    const BackwardRow<T> row = step.rows[r];
+    for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += V::width) {
+      Cell::template backward<Stage>(
+          V::load(sums), BackwardAt<T>{row, step, r, tile, tile * V::width, hidden, lanes_of<V>(tile, hidden)});
+    }
+  }
+}
+
+// One product of a stage: U^T times the gradients in some slots, of the step after (stage 0) or of this one. Sums start
+// from dy and `direct` where they are the gradient of h, from what the caller gave where they are that of a third state
+// in a row's last step, else from zero; they go to the pointwise step if there is one, else to `extra`.
+template <class T>
 struct StageOp {
   using value_type = T;
   using V = Vec<T>;
-  static constexpr int kPhase = Stage == 0 ? 0 : Cell::kPhases - Stage;
-  static constexpr int kGates = 1;
-  static constexpr bool kColumns = false;
-  static constexpr bool kPointwise = true, kCold = true;
+  static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = true;
+  static constexpr int64_t gates = 1, source_stride = sizeof(BackwardRow<T>);
   const T* weights;
   int64_t tile_stride, depth;
-  const BackwardRow<T>* rows;
-  int64_t hidden;
-  bool add_direct;
-  int64_t k0;  // this block of k begins here
-  bool last;   // and is the last one
-  T* sums;     // [row][tile of this worker][lane]: what the blocks before came to
-  int64_t sums_stride, tile0;
+  const BackwardStep<T>& step;
+  const CellFacts& facts;
+  bool first_stage, add_direct;
+  BackwardPointwise<T> pointwise;  // or null
+  int extra;
+  int third;              // the part of the third state to start from, or -1
+  int64_t source_offset;  // where the gradients begin among the slots
+  int64_t k0;             // this block of k begins here
+  bool last;              // and is the last one
+  T* partial;             // [row][tile of this worker][lane]: what the blocks before came to
 
-  RNN_INLINE const T* column(int64_t) const { return nullptr; }
-  RNN_INLINE const T* source(int64_t row) const {
-    const T* slots = Stage == 0 ? rows[row].source : rows[row].slots;
-    return slots + Cell::phase_columns(kPhase).first * hidden + k0;
+  RNN_INLINE bool is_dh() const { return first_stage && pointwise; }
+  RNN_INLINE T* partial_at(int64_t row, int64_t tile) const {
+    return partial + row * step.row_stride + (tile - step.tile0) * V::width;
   }
-  RNN_INLINE T* sum_at(int64_t row, int64_t tile) const { return sums + row * sums_stride + (tile - tile0) * V::width; }
-  RNN_INLINE V init(int64_t row, int64_t tile, int) const {
-    if (k0 > 0) return V::load(sum_at(row, tile));
-    if (Stage > 0) return V(0);
-    const auto lanes = lanes_of<V>(tile, hidden);
-    const BackwardRow<T>& r = rows[row];
-    const V dy = r.dy ? V::load(r.dy + tile * V::width, lanes) : V(0);
-    return add_direct ? dy + V::load(r.direct + tile * V::width, lanes) : dy;
+  RNN_INLINE const T* const* sources(int64_t row) const {
+    const BackwardRow<T>& at = step.rows[row];
+    return first_stage ? &at.source : &at.slots;
   }
-  RNN_INLINE void fetch_init(const Area& area) const {
-    if (k0 > 0 || Stage > 0) return;
+  RNN_INLINE V initial(const BackwardRow<T>& row, int64_t r, int64_t tile) const {
+    if (k0 > 0) return V::load(partial_at(r, tile));
+    const auto lanes = lanes_of<V>(tile, step.hidden);
+    if (third >= 0) return V::load(row.third + third * step.hidden + tile * V::width, lanes);
+    if (!is_dh()) return V(0);
+    const V dy = row.dy ? V::load(row.dy + tile * V::width, lanes) : V(0);
+    return add_direct ? dy + V::load(row.direct + tile * V::width, lanes) : dy;
+  }
+  RNN_INLINE void fill(const Area& area, T* sums) const {
+    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      const BackwardRow<T> row = step.rows[r];
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
+        initial(row, r, tile).store(sums);
+      }
+    }
+  }
+  RNN_INLINE void fetch_start(const Area& area) const {
+    if (k0 > 0 || !is_dh()) return;
     for (int64_t r = area.row; r < area.row + area.rows; ++r) {
       for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
-        if (rows[r].dy) __builtin_prefetch(rows[r].dy + tile * V::width);
+        if (step.rows[r].dy) __builtin_prefetch(step.rows[r].dy + tile * V::width);
       }
     }
   }
   RNN_INLINE void fetch_end(const Area& area) const {
-    if (!last) return;
+    if (!last || !pointwise) return;
     for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      const BackwardRow<T>& row = step.rows[r];
       for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
-        if (Cell::kStates > 1) __builtin_prefetch(rows[r].c_prev + tile * V::width);
-        for (int k = 0; k < Cell::kSlots; ++k) prefetch_write(rows[r].slots + k * hidden + tile * V::width);
+        if (facts.states > 1) __builtin_prefetch(row.c_prev + tile * V::width);
+        for (int k = 0; k < facts.slots; ++k) prefetch_write(row.slots + k * step.hidden + tile * V::width);
       }
     }
   }
-  void pointwise(Span span, Span tiles, const V* a) const {
-    for (int64_t row = span.first; row < span.last; ++row) {
-      for (int64_t tile = tiles.first; tile < tiles.last; ++tile, ++a) {
-        if (last) {
-          Cell::template backward<Stage>(*a,
-                                         BackwardAt<T>{rows[row], tile * V::width, hidden, lanes_of<V>(tile, hidden)});
-        } else {
-          a->store(sum_at(row, tile));
-        }
+  RNN_INLINE void end(const Area& area, const T* sums) const {
+    if (last && pointwise) {
+      return pointwise(step, {area.row, area.row + area.rows}, {area.tile, area.tile + area.tiles}, sums);
+    }
+    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
+        V::load(sums).store(last ? step.extra_at(extra, r, tile) : partial_at(r, tile));
       }
     }
   }
 };
 
-// dh0 = direct + U^T (gradients of the first step).
+// Gradients of the initial states: what is carried, plus U^T times the gradients of the first step.
 template <class T>
 struct InitialStateOp {
   using value_type = T;
   using V = Vec<T>;
-  static constexpr int kGates = 1;
-  static constexpr bool kColumns = false;
-  static constexpr bool kPointwise = false, kCold = false;
+  static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = false;
+  static constexpr int64_t gates = 1, source_stride = sizeof(BackwardRow<T>);
   const T* weights;
   int64_t tile_stride, depth;
   const BackwardRow<T>* rows;
-  int64_t hidden, first;  // first: where in its slots the gradients that the product sees begin
-  bool add_direct;
+  int64_t hidden, source_offset;
+  bool add;
+  T* const* to;
 
-  RNN_INLINE const T* column(int64_t) const { return nullptr; }
-  RNN_INLINE const T* source(int64_t row) const { return rows[row].source + first; }
-  RNN_INLINE void fetch_init(const Area&) const {}
+  RNN_INLINE const T* const* sources(int64_t row) const { return &rows[row].slots; }
+  RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area&) const {}
-  RNN_INLINE V init(int64_t row, int64_t tile, int) const {
-    return add_direct ? V::load(rows[row].direct + tile * V::width, lanes_of<V>(tile, hidden)) : V(0);
+  RNN_INLINE void fill(const Area& area, T* sums) const {
+    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
+        (add ? V::load(to[r] + tile * V::width, lanes_of<V>(tile, hidden)) : V(0)).store(sums);
+      }
+    }
   }
-  RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
-    a[0].store(rows[row].direct + tile * V::width, lanes_of<V>(tile, hidden));
+  RNN_INLINE void end(const Area& area, const T* sums) const {
+    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
+        V::load(sums).store(to[r] + tile * V::width, lanes_of<V>(tile, hidden));
+      }
+    }
   }
 };
 
-template <class Cell, class T>
+template <class T>
 struct Backward {
   using V = Vec<T>;
-  static constexpr int kColumns0 = Cell::phase_columns(0).count;
   // Gradients that the rows of a block of k take up, so that they stay in L2 while all tiles pass over them.
   static constexpr int64_t kSourceBytes = 512 * 1024;
 
   const Problem<T>& p;
   const Gradients<T>& g;
   const Worker& w;
+  const CellFacts& f;
+  const BackwardPointwise<T>* const pointwise;  // of each stage
+  const int64_t row_count = w.row1 - w.row0;
+  const int64_t row_stride = (w.tile1 - w.tile0) * V::width;
   const T* const zeros = reinterpret_cast<const T*>(w.shared);
   BackwardRow<T>* rows = nullptr;
-  T* sums = nullptr;
+  T* partial = nullptr;
+  T* extras = nullptr;
+  T** to = nullptr;
 
   BackwardRow<T> row_at(int64_t t, int64_t row) const {
     const int64_t H = p.hidden, here = t * p.batch + row;
@@ -150,56 +208,87 @@ struct Backward {
     r.dy = g.dy ? g.dy + here * H : nullptr;
     r.h_prev = first ? initial_state(p, 0, row, zeros) : p.h + prev * H;
     r.direct = g.dstate0[0] + row * H;
-    r.slots = p.slots + here * Cell::kSlots * H;
-    r.source = is_last(p, t, row) ? nullptr : p.slots + next * Cell::kSlots * H;
-    if constexpr (Cell::kStates > 1) {
+    r.slots = p.slots + here * f.slots * H;
+    r.source = is_last(p, t, row) ? nullptr : p.slots + next * f.slots * H;
+    if (f.states > 2) r.third = g.dstate0[2] + row * f.state_units[2] * H;
+    if (f.states > 1) {
       r.dc = g.dstate0[1] + row * H;
-      if (first)
-        r.c_prev = initial_state(p, 1, row, zeros);
-      else
-        r.c_prev = p.slots + (prev * Cell::kSlots + Cell::kStateSlot) * H;
+      r.c_prev = first ? initial_state(p, 1, row, zeros) : p.slots + (prev * f.slots + f.state_slot) * H;
     }
     return r;
   }
 
-  template <int Stage>
-  void run_stage(Span span, int64_t depth, bool add_direct, bool backwards) {
-    constexpr int phase = StageOp<Cell, T, Stage>::kPhase;
+  // The vectors among the rows of products other than h_prev's that come from the step before.
+  static bool gives_extras(const fusedrnn::Product& product) {
+    return product.from == fusedrnn::From::c_prev || product.from == fusedrnn::From::slots_prev;
+  }
+  int extra_count() const {
+    int count = 0;
+    for (int i = 0; i < f.products; ++i) count += gives_extras(f.product[i]) ? f.product[i].depth : 0;
+    return count;
+  }
+
+  // The product whose row's gradient a stage works on: the last of its phase.
+  int product_of(int stage) const {
+    int last = 0;
+    for (int i = 0; i < f.products; ++i) last = f.product[i].phase == (stage ? f.phases - stage : 0) ? i : last;
+    return last;
+  }
+  int64_t depth_of(int product) const { return f.product[product].depth > 0 ? f.product[product].gates * p.hidden : 0; }
+  // The transposed weights of the `part`-th vector of a product's row.
+  const T* weights_of(int product, int part) const {
+    if (depth_of(product) == 0) return p.weights.ih_t;  // which no kernel will read
+    return p.weights.hh_t[product] + part * depth_of(product) * tiles_of<V>(p.hidden) * V::width;
+  }
+
+  // Rows of `span` over one product; depth 0 where there is no step after. Extras are numbered; the main product's is
+  // -1.
+  void run_product(const BackwardStep<T>& step, Span span, int stage, int product, int extra, int part, int64_t depth,
+                   bool add_direct, bool backwards) {
     if (span.first == span.last) return;
+    const int third = depth == 0 && f.product[product].from == fusedrnn::From::slots_prev ? part : -1;
     const int64_t rows_bytes = (span.last - span.first) * static_cast<int64_t>(sizeof(T));
     const int64_t block = depth * rows_bytes <= kSourceBytes ? depth : kSourceBytes / rows_bytes;
+    const T* const weights = weights_of(product, part);
     int64_t k0 = 0;
     do {
       const int64_t left = depth - k0;
-      const StageOp<Cell, T, Stage> op{p.weights.hh_t[phase] + k0 * V::width,
-                                       Cell::phase_columns(phase).count * p.hidden * V::width,
-                                       left < block ? left : block,
-                                       rows,
-                                       p.hidden,
-                                       add_direct,
-                                       k0,
-                                       left <= block,
-                                       sums,
-                                       (w.tile1 - w.tile0) * V::width,
-                                       w.tile0};
+      const StageOp<T> op{weights + k0 * V::width,
+                          depth_of(product) * V::width,
+                          left < block ? left : block,
+                          step,
+                          f,
+                          stage == 0,
+                          add_direct,
+                          extra < 0 ? pointwise[stage] : nullptr,
+                          extra,
+                          third,
+                          f.product[product].column * p.hidden + k0,
+                          k0,
+                          left <= block,
+                          partial};
       sweep(op, span, {w.tile0, w.tile1}, backwards);
       k0 += block;
     } while (k0 < depth);
   }
 
-  template <int Stage>
-  void run_later_stages(int64_t n, bool backwards) {
-    if constexpr (Stage < Cell::kPhases) {
-      run_stage<Stage>({0, n}, Cell::phase_columns(Cell::kPhases - Stage).count * p.hidden, false, backwards);
-      meet(w.step_barrier);
-      run_later_stages<Stage + 1>(n, backwards);
+  // Stage 0 of some rows, all of them in their last step or none.
+  void run_first_stage(const BackwardStep<T>& step, Span span, bool ending, bool backwards) {
+    int extra = 0;
+    for (int i = 0; i < f.products; ++i) {
+      if (!gives_extras(f.product[i])) continue;
+      for (int part = 0; part < f.product[i].depth; ++part) {
+        run_product(step, span, 0, i, extra++, part, ending ? 0 : depth_of(i), false, backwards);
+      }
     }
+    const int main = product_of(0);
+    run_product(step, span, 0, main, -1, 0, ending ? 0 : depth_of(main), ending || f.direct, backwards);
   }
 
   // Rows in their last step come first: their dh is dy + dh_n, without a product.
-  void run_step(int64_t step) {
-    const int64_t t = time_of(p, step);
-    const bool backwards = step % 2 != 0;
+  void run_step(int64_t step_index) {
+    const int64_t t = time_of(p, step_index);
+    const bool backwards = step_index % 2 != 0;
     int64_t ending = 0, n = 0;
     for (int64_t row = w.row0; row < w.row1; ++row) {
       if (t < length_of(p, row) && is_last(p, t, row)) rows[ending++] = row_at(t, row);
@@ -208,38 +297,69 @@ struct Backward {
     for (int64_t row = w.row0; row < w.row1; ++row) {
       if (t < length_of(p, row) && !is_last(p, t, row)) rows[n++] = row_at(t, row);
     }
-    run_stage<0>({0, ending}, 0, true, backwards);
-    run_stage<0>({ending, n}, kColumns0 * p.hidden, Cell::kDirect, backwards);
+    const BackwardStep<T> step{rows, p.hidden, p.weights.vectors, extras, row_count * row_stride, row_stride, w.tile0};
+    run_first_stage(step, {0, ending}, true, backwards);
+    run_first_stage(step, {ending, n}, false, backwards);
     meet(w.step_barrier);
-    run_later_stages<1>(n, backwards);
+    for (int stage = 1; stage < f.phases; ++stage) {
+      const int product = product_of(stage);
+      run_product(step, {0, n}, stage, product, -1, 0, depth_of(product), false, backwards);
+      meet(w.step_barrier);
+    }
   }
 
-  void initial_state_gradient() {
-    int64_t n = 0;
-    for (int64_t row = w.row0; row < w.row1; ++row) {
-      const int64_t length = length_of(p, row);
-      if (length == 0) continue;
-      rows[n] = row_at(p.reverse ? length - 1 : 0, row);
-      rows[n].source = rows[n].slots;
-      ++n;
-    }
-    const InitialStateOp<T> op{p.weights.hh_t[0], kColumns0 * p.hidden * V::width,         kColumns0 * p.hidden, rows,
-                               p.hidden,          Cell::phase_columns(0).first * p.hidden, Cell::kDirect};
+  void run_initial(int64_t n, int product, int part, bool add) {
+    const int64_t depth = depth_of(product);
+    const InitialStateOp<T> op{weights_of(product, part),
+                               depth * V::width,
+                               depth,
+                               rows,
+                               p.hidden,
+                               f.product[product].column * p.hidden,
+                               add,
+                               to};
     sweep(op, {0, n}, {w.tile0, w.tile1});
   }
 
+  void initial_state_gradients() {
+    int64_t n = 0;
+    const auto gather = [&](int state, int units, int part) {
+      n = 0;
+      for (int64_t row = w.row0; row < w.row1; ++row) {
+        const int64_t length = length_of(p, row);
+        if (length == 0) continue;
+        rows[n] = row_at(p.reverse ? length - 1 : 0, row);
+        to[n++] = g.dstate0[state] + (row * units + part) * p.hidden;
+      }
+    };
+    gather(0, 1, 0);
+    run_initial(n, product_of(0), 0, f.direct);
+    for (int i = 0; i < f.products; ++i) {
+      if (!gives_extras(f.product[i])) continue;
+      const int state = f.product[i].from == fusedrnn::From::c_prev ? 1 : 2;
+      for (int part = 0; part < f.product[i].depth; ++part) {
+        gather(state, f.product[i].depth, part);
+        run_initial(n, i, part, state == 1);
+      }
+    }
+  }
+
   void layout(Arena& arena) {
-    rows = arena.take<BackwardRow<T>>(w.row1 - w.row0);
-    sums = arena.take<T>((w.row1 - w.row0) * (w.tile1 - w.tile0) * V::width);
+    rows = arena.take<BackwardRow<T>>(row_count);
+    to = arena.take<T*>(row_count);
+    partial = arena.take<T>(row_count * row_stride);
+    extras = arena.take<T>(extra_count() * row_count * row_stride);
   }
 
   void run() {
     Arena arena{w.local};
     layout(arena);
     const Span units = units_of<V>(p, w);
-    for (int s = 0; s < Cell::kStates; ++s) copy_or_zero(g.dstate0[s], g.dstate_n[s], p.hidden, w, units);
+    for (int s = 0; s < f.states; ++s) {
+      copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state_units[s], p.hidden, w, units);
+    }
     for (int64_t step = p.seq_len - 1; step >= 0; --step) run_step(step);
-    initial_state_gradient();
+    initial_state_gradients();
   }
 };
 

@@ -17,26 +17,28 @@ template <class T>
 struct InputGradientOp {
   using value_type = T;
   using V = Vec<T>;
-  static constexpr int kGates = 1;
-  static constexpr bool kColumns = false;
-  static constexpr bool kPointwise = false, kCold = true;
+  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = true;
+  static constexpr int64_t gates = 1, source_stride = sizeof(const T*), source_offset = 0;
+  static constexpr const Sums<const T>* from = kFromZero<T>;
   const T* weights;
   int64_t tile_stride, depth;
   const T* const* d;
   T* const* to;
   int64_t input;
 
-  RNN_INLINE const T* column(int64_t) const { return nullptr; }
-  RNN_INLINE const T* source(int64_t row) const { return d[row]; }
-  RNN_INLINE void fetch_init(const Area&) const {}
+  RNN_INLINE const T* const* sources(int64_t row) const { return d + row; }
+  RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area& area) const {
     for (int64_t row = area.row; row < area.row + area.rows; ++row) {
       for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) prefetch_write(to[row] + tile * V::width);
     }
   }
-  RNN_INLINE V init(int64_t, int64_t, int) const { return V(0); }
-  RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
-    a[0].store(to[row] + tile * V::width, lanes_of<V>(tile, input));
+  RNN_INLINE void end(const Area& area, const T* sums) const {
+    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
+        V::load(sums).store(to[row] + tile * V::width, lanes_of<V>(tile, input));
+      }
+    }
   }
 };
 
@@ -45,19 +47,18 @@ template <class T>
 struct WeightGradientOp {
   using value_type = T;
   using V = Vec<T>;
-  static constexpr int kGates = 1;
-  static constexpr bool kColumns = true;
-  static constexpr bool kPointwise = false, kCold = true;
+  static constexpr bool kColumns = true, kFills = false, kDirect = false, kCold = true;
+  static constexpr int64_t gates = 1, column_stride = kColumnBlock;
+  static constexpr const Sums<const T>* from = kFromZero<T>;
   const T* weights;
   int64_t tile_stride, depth;
-  const T* columns;  // [k][kColumnBlock]
+  const T* columns_at;  // [k][kColumnBlock]
   T* to;
   int64_t width;
   bool add;
 
-  RNN_INLINE const T* column(int64_t k) const { return columns + k * kColumnBlock; }
-  RNN_INLINE const T* source(int64_t) const { return nullptr; }
-  RNN_INLINE void fetch_init(const Area&) const {}
+  RNN_INLINE const T* columns(int64_t row, int64_t k) const { return columns_at + k * kColumnBlock + row; }
+  RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area& area) const {
     for (int64_t row = area.row; row < area.row + area.rows; ++row) {
       for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
@@ -65,15 +66,19 @@ struct WeightGradientOp {
       }
     }
   }
-  RNN_INLINE V init(int64_t, int64_t, int) const { return V(0); }
-  RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
-    const auto lanes = lanes_of<V>(tile, width);
-    T* target = to + row * width + tile * V::width;
-    (add ? V::load(target, lanes) + a[0] : a[0]).store(target, lanes);
+  RNN_INLINE void end(const Area& area, const T* sums) const {
+    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
+        const auto lanes = lanes_of<V>(tile, width);
+        T* const target = to + row * width + tile * V::width;
+        const V sum = V::load(sums);
+        (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
+      }
+    }
   }
 };
 
-template <class Cell, class T>
+template <class T>
 struct Batched {
   using V = Vec<T>;
   struct Pair {
@@ -85,14 +90,16 @@ struct Batched {
   const Problem<T>& p;
   const Gradients<T>& g;
   const Worker& w;
+  const CellFacts& f;
   const T* const zeros = reinterpret_cast<const T*>(w.shared);
-  const T** d = nullptr;           // kSumBlock rows of gradients
-  const T** v = nullptr;           // kSumBlock rows of inputs
-  T** to = nullptr;                // kRowBlock rows of dx
-  Pair* pairs = nullptr;           // kSumBlock (t, row) pairs
-  T* panel_x = nullptr;            // inputs of a block, [tile][k][lane]
-  T* panel_h[Cell::kPhases] = {};  // and the rows that each phase reads
-  T* columns = nullptr;            // gradients of a block, [k][kColumnBlock]
+  const T** d = nullptr;                          // kSumBlock rows of gradients
+  const T** v = nullptr;                          // kSumBlock rows of inputs
+  T** to = nullptr;                               // kRowBlock rows of dx
+  Pair* pairs = nullptr;                          // kSumBlock (t, row) pairs
+  T* panel_x = nullptr;                           // inputs of a block, [tile][k][lane]
+  T* panel_h[fusedrnn::kMaxProducts] = {};        // and the rows that each product reads
+  T* columns = nullptr;                           // gradients of a block, [k][kColumnBlock]
+  const T** factors[fusedrnn::kMaxVectors] = {};  // and what each gradient of a vector multiplies them by
 
   void layout(Arena& arena) {
     d = arena.take<const T*>(kSumBlock);
@@ -101,7 +108,10 @@ struct Batched {
     columns = arena.take<T>(kSumBlock * kColumnBlock);
     pairs = arena.take<Pair>(kSumBlock);
     panel_x = arena.take<T>(tiles_of<V>(p.input) * kSumBlock * V::width);
-    for (T*& panel : panel_h) panel = arena.take<T>(tiles_of<V>(p.hidden) * kSumBlock * V::width);
+    for (int i = 0; i < f.products; ++i) {
+      panel_h[i] = arena.take<T>(tiles_of<V>(f.product[i].depth * p.hidden) * kSumBlock * V::width);
+    }
+    for (int i = 0; i < f.vectors; ++i) factors[i] = arena.take<const T*>(kSumBlock);
   }
 
   // Calls take(t, row) for the pairs from `from` on, until it has taken `most`; returns where it stopped.
@@ -117,14 +127,14 @@ struct Batched {
     return from;
   }
 
-  T* slots_at(int64_t t, int64_t row) const { return p.slots + (t * p.batch + row) * Cell::kSlots * p.hidden; }
+  T* slots_at(int64_t t, int64_t row) const { return p.slots + (t * p.batch + row) * f.slots * p.hidden; }
 
   // This worker's share of 0..n-1.
   Span share(int64_t n) const { return {n * w.index / w.count, n * (w.index + 1) / w.count}; }
 
   void input_gradient() {
     const Span steps = share(p.seq_len * p.batch);
-    const int64_t H = p.hidden, depth = Cell::input_columns().count * H;
+    const int64_t H = p.hidden, depth = f.gates * H;
     int64_t from = steps.first;
     while (from < steps.last) {
       int64_t n = 0;
@@ -135,7 +145,7 @@ struct Batched {
           std::memset(dx, 0, static_cast<std::size_t>(p.input) * sizeof(T));
           continue;
         }
-        d[n] = slots_at(t, row) + Cell::input_columns().first * H;
+        d[n] = slots_at(t, row) + f.input_column * H;
         to[n++] = dx;
       }
       sweep(InputGradientOp<T>{p.weights.ih_t, depth * V::width, depth, d, to, p.input}, {0, n},
@@ -186,62 +196,92 @@ struct Batched {
     }
   }
 
-  static constexpr bool holds(Range range, int column) {
-    return column >= range.first && column < range.first + range.count;
+  // dvector += the columns' gradients times what the vector multiplied.
+  void add_scaled_sums(T* dvector, const T* const* factor, int64_t first, int64_t n, int64_t count, bool add) {
+    for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {
+      const auto lanes = lanes_of<V>(tile, n);
+      V sum(0);
+      for (int64_t k = 0; k < count; ++k) {
+        sum = fma(V::load(columns + k * kColumnBlock + tile * V::width, lanes),
+                  V::load(factor[k] + first + tile * V::width, lanes), sum);
+      }
+      T* target = dvector + first + tile * V::width;
+      (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
+    }
   }
-  static constexpr bool is_gradient(int column) {
-    bool held = holds(Cell::input_columns(), column);
-    for (int phase = 0; phase < Cell::kPhases; ++phase) held = held || holds(Cell::phase_columns(phase), column);
+
+  bool is_input_gradient(int column) const { return column >= f.input_column && column < f.input_column + f.gates; }
+  bool is_gradient_of(const fusedrnn::Product& product, int column) const {
+    return product.depth > 0 && column >= product.column && column < product.column + product.gates;
+  }
+  bool is_gradient(int column) const {
+    bool held = is_input_gradient(column);
+    for (int i = 0; i < f.products; ++i) held = held || is_gradient_of(f.product[i], column);
     return held;
   }
-  static constexpr int gradient_columns() {
+  int gradient_columns() const {
     int count = 0;
-    for (int column = 0; column < Cell::kSlots; ++column) count += is_gradient(column);
+    for (int column = 0; column < f.slots; ++column) count += is_gradient(column);
     return count;
   }
 
   // What the gradients in `column` of units [first, first + n) add to the weights and biases that they belong to.
-  template <int Phase = 0>
-  void recurrent_products(int column, int64_t row, int64_t n, int64_t count, bool add) {
-    if constexpr (Phase < Cell::kPhases) {
-      if (holds(Cell::phase_columns(Phase), column)) {
-        add_products(g.dweight_hh, panel_h[Phase], row, n, count, p.hidden, add);
-        if (g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
-      }
-      recurrent_products<Phase + 1>(column, row, n, count, add);
+  void add_gradients(int column, int64_t first, int64_t n, int64_t count, bool add) {
+    const int64_t H = p.hidden;
+    if (is_input_gradient(column)) {
+      const int64_t row = f.user_gate[f.input_gates[column - f.input_column]] * H + first;
+      add_products(g.dweight_ih, panel_x, row, n, count, p.input, add);
+      if (g.dbias_ih) add_sums(g.dbias_ih, row, n, count, add);
+    }
+    for (int i = 0; i < f.products; ++i) {
+      const fusedrnn::Product& product = f.product[i];
+      if (!is_gradient_of(product, column)) continue;
+      const int64_t row = f.block(product, column - product.column) * H + first;
+      add_products(g.dmatrix[product.matrix], panel_h[i], row, n, count, product.depth * H, add);
+      if (product.matrix == 0 && g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
+    }
+    for (int i = 0; i < f.vectors; ++i) {
+      if (f.vector[i].column == column) add_scaled_sums(g.dvectors + i * H, factors[i], first, n, count, add);
     }
   }
 
   void column_gradients(int column, Span units, int64_t count, bool add) {
     for (int64_t first = units.first; first < units.last; first += kColumnBlock) {
       const int64_t n = units.last - first < kColumnBlock ? units.last - first : kColumnBlock;
-      const int64_t row = Cell::column_gate(column) * p.hidden + first;
       pack_columns(column, first, n, count);
-      if (holds(Cell::input_columns(), column)) {
-        add_products(g.dweight_ih, panel_x, row, n, count, p.input, add);
-        if (g.dbias_ih) add_sums(g.dbias_ih, row, n, count, add);
-      }
-      recurrent_products(column, row, n, count, add);
+      add_gradients(column, first, n, count, add);
     }
   }
 
-  // The rows that phase `Phase` and those after it read, of pairs that `pair` lists.
-  template <int Phase = 0>
-  void pack_recurrent_panels(int64_t count) {
-    if constexpr (Phase < Cell::kPhases) {
-      constexpr int source = Cell::phase_source(Phase);
+  // Where the operand of a product or vector lay in forward.
+  const T* operand(fusedrnn::From from, int slot, int64_t t, int64_t row) const {
+    const int64_t H = p.hidden;
+    if (from == fusedrnn::From::slots) return slots_at(t, row) + slot * H;
+    const bool first = is_first(p, t, row);
+    const int64_t before = time_before(p, t);
+    if (from == fusedrnn::From::h_prev) {
+      return first ? initial_state(p, 0, row, zeros) : p.h + (before * p.batch + row) * H;
+    }
+    if (from == fusedrnn::From::c_prev) {
+      return first ? initial_state(p, 1, row, zeros) : slots_at(before, row) + f.state_slot * H;
+    }
+    if (!first) return slots_at(before, row) + slot * H;
+    return p.state0[2] ? p.state0[2] + row * f.state_units[2] * H : zeros;
+  }
+
+  // Operands of the pairs that `pairs` lists.
+  void gather_operands(int64_t count) {
+    for (int i = 0; i < f.products; ++i) {
+      const fusedrnn::Product& product = f.product[i];
+      if (product.depth == 0) continue;
+      for (int64_t k = 0; k < count; ++k) v[k] = operand(product.from, product.slot, pairs[k].t, pairs[k].row);
+      pack_panel(panel_h[i], count, product.depth * p.hidden);
+    }
+    for (int i = 0; i < f.vectors; ++i) {
+      const fusedrnn::VectorGradient& vector = f.vector[i];
       for (int64_t k = 0; k < count; ++k) {
-        const auto [t, row] = pairs[k];
-        if (source != kFromState) {
-          v[k] = slots_at(t, row) + source * p.hidden;
-        } else if (is_first(p, t, row)) {
-          v[k] = initial_state(p, 0, row, zeros);
-        } else {
-          v[k] = p.h + (time_before(p, t) * p.batch + row) * p.hidden;
-        }
+        factors[i][k] = operand(vector.from, vector.slot, pairs[k].t, pairs[k].row);
       }
-      pack_panel(panel_h[Phase], count, p.hidden);
-      pack_recurrent_panels<Phase + 1>(count);
     }
   }
 
@@ -260,9 +300,9 @@ struct Batched {
         count = k + 1;
       });
       pack_panel(panel_x, count, p.input);
-      pack_recurrent_panels(count);
+      gather_operands(count);
       int64_t start = 0;  // of the units of `column` among all columns' units
-      for (int column = 0; column < Cell::kSlots; ++column) {
+      for (int column = 0; column < f.slots; ++column) {
         if (!is_gradient(column)) continue;
         const int64_t first = mine.first > start ? mine.first - start : 0;
         const int64_t last = mine.last < start + H ? mine.last - start : H;

@@ -5,10 +5,11 @@
 #include <cstring>
 
 #include "../problem.hpp"
-#include "gemm.hpp"
+#include "sweep.hpp"
 
 namespace {
 
+using fusedrnn::CellFacts;
 using fusedrnn::Gradients;
 using fusedrnn::Problem;
 using fusedrnn::Worker;
@@ -83,14 +84,14 @@ const T* initial_state(const Problem<T>& p, int state, int64_t row, const T* zer
   return p.state0[state] ? p.state0[state] + row * p.hidden : zeros;
 }
 
-// state[units] of the worker's rows = from[units], or zeros.
+// state[units] of the worker's rows = from[units], or zeros; a state is `vectors` times H elements.
 template <class T>
-void copy_or_zero(T* to, const T* from, int64_t hidden, const Worker& w, Span units) {
-  for (int64_t row = w.row0; row < w.row1; ++row) {
-    T* target = to + row * hidden + units.first;
-    const std::size_t bytes = static_cast<std::size_t>(units.last - units.first) * sizeof(T);
+void copy_or_zero(T* to, const T* from, int64_t vectors, int64_t hidden, const Worker& w, Span units) {
+  const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(T);
+  for (int64_t i = w.row0 * vectors; i < w.row1 * vectors; ++i) {
+    T* const target = to + i * hidden + units.first;
     if (from)
-      std::memcpy(target, from + row * hidden + units.first, bytes);
+      std::memcpy(target, from + i * hidden + units.first, bytes);
     else
       std::memset(target, 0, bytes);
   }

@@ -10,19 +10,55 @@ template <class T>
 struct ForwardRow {
   const T* h_prev;
   const T* c_prev;
+  const T* slots_prev;  // the vectors that products take from the step before, or the initial state
   T* c;
   T* y;
   T* slots;
-  const T* pre;  // [tile of this worker][row of this chunk][gate][lane]
+
+  // Where the pointer to a product's row is.
+  static std::size_t place_of(fusedrnn::From from) {
+    switch (from) {
+      case fusedrnn::From::h_prev:
+        return offsetof(ForwardRow, h_prev);
+      case fusedrnn::From::c_prev:
+        return offsetof(ForwardRow, c_prev);
+      case fusedrnn::From::slots_prev:
+        return offsetof(ForwardRow, slots_prev);
+      default:
+        return offsetof(ForwardRow, slots);
+    }
+  }
 };
+
+// One step of one worker, as pointwise functions see it. `pre` is [tile of this worker][row][gate][lane].
+template <class T>
+struct ForwardStep {
+  const ForwardRow<T>* rows;
+  T* pre;
+  int64_t pre_stride, tile0, hidden, gates;
+  const T* vectors;
+
+  RNN_INLINE T* pre_at(int64_t row, int64_t tile) const {
+    return pre + (tile - tile0) * pre_stride + row * gates * Vec<T>::width;
+  }
+  Sums<T> pre_sums(int64_t gate) const {
+    const int64_t line = gates * Vec<T>::width;
+    return {pre + gate * Vec<T>::width - tile0 * pre_stride, line, pre_stride};
+  }
+};
+
+// Runs a phase's pointwise step on the sums [row][tile][gate][lane] of its last product.
+template <class T>
+using ForwardPointwise = void (*)(const ForwardStep<T>&, Span rows, Span tiles, const T* sums);
 
 // The `at` of cell.hpp.
 template <class Cell, class T, bool kTrain>
 struct ForwardAt {
   using V = Vec<T>;
   const ForwardRow<T>& row;
+  const ForwardStep<T>& step;
   int64_t unit, hidden;
-  const T* pre_tile;
+  T* pre_tile;
   typename V::Lanes lanes;
 
   RNN_INLINE V load(const T* p) const { return V::load(p + unit, lanes); }
@@ -30,92 +66,147 @@ struct ForwardAt {
   RNN_INLINE V c_prev() const { return load(row.c_prev); }
   RNN_INLINE V pre(int gate) const { return V::load(pre_tile + gate * V::width); }
   RNN_INLINE V slot(int k) const { return load(row.slots + k * hidden); }
+  RNN_INLINE V vector(int k) const { return load(step.vectors + k * hidden); }
   RNN_INLINE void save(int k, V v) const {
     if (kTrain || Cell::carried(k)) v.store(row.slots + k * hidden + unit, lanes);
   }
+  RNN_INLINE void set_pre(int gate, V v) const { v.store(pre_tile + gate * V::width); }
   RNN_INLINE void set_c(V v) const { v.store(row.c + unit, lanes); }
   RNN_INLINE void set_h(V v) const { v.store(row.y + unit, lanes); }
 };
 
+// The gates that a phase's last product ends with.
+template <class Cell>
+constexpr int gates_of_phase(int phase) {
+  int gates = 0;
+  for (int i = 0; i < Cell::kProducts; ++i) gates = Cell::product(i).phase == phase ? Cell::product(i).gates : gates;
+  return gates;
+}
+
+template <class Cell, class T, int Phase, bool kTrain>
+void forward_pointwise(const ForwardStep<T>& step, Span span, Span tiles, const T* sums) {
+  using V = Vec<T>;
+  constexpr int G = gates_of_phase<Cell>(Phase);
+  const int64_t hidden = step.hidden;
+  for (int64_t r = span.first; r < span.last; ++r) {
+    const ForwardRow<T> row = step.rows[r];
+    for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += G * V::width) {
+      V a[G];
+      RNN_UNROLL for (int g = 0; g < G; ++g) a[g] = V::load(sums + g * V::width);
+      Cell::template forward<Phase>(a, ForwardAt<Cell, T, kTrain>{row, step, tile * V::width, hidden,
+                                                                  step.pre_at(r, tile), lanes_of<V>(tile, hidden)});
+    }
+  }
+}
+
 // pre = bias + W x.
-template <class T, int Gates>
+template <class T>
 struct ProjectOp {
   using value_type = T;
   using V = Vec<T>;
-  static constexpr int kGates = Gates;
-  static constexpr bool kColumns = false;
-  static constexpr bool kPointwise = false, kCold = false;
+  static constexpr bool kColumns = false, kFills = false, kDirect = true, kCold = false;
+  static constexpr int64_t source_stride = sizeof(const T*), source_offset = 0;
   const T* weights;
-  int64_t tile_stride, depth;
+  int64_t tile_stride, depth, gates;
   const T* const* x;
-  const T* bias;
-  T* pre;  // [tile of this worker][row][gate][lane]
-  int64_t pre_stride, tile0;
+  Sums<const T> from[kMaxGates];
+  Sums<T> to;
 
-  RNN_INLINE const T* column(int64_t) const { return nullptr; }
-  RNN_INLINE const T* source(int64_t row) const { return x[row]; }
-  RNN_INLINE void fetch_init(const Area&) const {}
+  ProjectOp(const Problem<T>& p, const ForwardStep<T>& step, const T* const* x_rows)
+      : weights(p.weights.ih),
+        tile_stride(p.input * step.gates * V::width),
+        depth(p.input),
+        gates(step.gates),
+        x(x_rows),
+        to(step.pre_sums(0)) {
+    for (int64_t g = 0; g < gates; ++g) from[g] = {p.weights.bias_pre + g * V::width, 0, gates * V::width};
+  }
+  RNN_INLINE const T* const* sources(int64_t row) const { return x + row; }
+  RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area&) const {}
-  RNN_INLINE V init(int64_t, int64_t tile, int gate) const { return V::load(bias + (tile * kGates + gate) * V::width); }
-  RNN_INLINE void finish(int64_t row, int64_t tile, const V* a) const {
-    T* const to = pre + (tile - tile0) * pre_stride + row * kGates * V::width;
-    for (int g = 0; g < kGates; ++g) a[g].store(to + g * V::width);
-  }
 };
 
-// The recurrent product of one phase, and the cell's pointwise step on its sums.
-template <class Cell, class T, int Phase, bool kTrain>
-struct PhaseOp {
-  using value_type = T;
+// What the recurrent products of a phase share: where rows lie, and that sums start from the input's part.
+template <class T>
+struct RecurrentProduct {
   using V = Vec<T>;
-  static constexpr int kFirst = Cell::phase_gates(Phase).first;
-  static constexpr int kGates = Cell::phase_gates(Phase).count;
-  static constexpr int kSource = Cell::phase_source(Phase);
-  static constexpr bool kColumns = false;
-  static constexpr bool kPointwise = true, kCold = false;
+  static constexpr bool kColumns = false, kFills = false, kCold = false;
+  static constexpr int64_t source_stride = sizeof(ForwardRow<T>);
   const T* weights;
-  int64_t tile_stride, depth;
-  const ForwardRow<T>* rows;
-  const T* bias;  // of gates that are split
-  int64_t pre_stride, tile0;
+  int64_t tile_stride, depth, gates;
+  const ForwardStep<T>& step;
+  const CellFacts& facts;
+  std::size_t source;  // where in a ForwardRow the pointer is
+  int64_t source_offset, first_gate;
+  Sums<const T> from[kMaxGates];
 
-  RNN_INLINE const T* column(int64_t) const { return nullptr; }
-  RNN_INLINE const T* source(int64_t row) const {
-    return kSource == kFromState ? rows[row].h_prev : rows[row].slots + kSource * depth;
-  }
-  RNN_INLINE const T* pre_at(int64_t row, int64_t tile) const { return rows[row].pre + (tile - tile0) * pre_stride; }
-  RNN_INLINE V init(int64_t row, int64_t tile, int gate) const {
-    if (Cell::split(kFirst + gate)) return V::load(bias + (tile * Cell::kGates + kFirst + gate) * V::width);
-    return V::load(pre_at(row, tile) + (kFirst + gate) * V::width);
-  }
-  RNN_INLINE void fetch_init(const Area& area) const {
-    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
-        const T* const pre = pre_at(r, tile) + kFirst * V::width;
-        for (int gate = 0; gate < kGates; ++gate) __builtin_prefetch(pre + gate * V::width);
-      }
+  RecurrentProduct(const Problem<T>& p, const ForwardStep<T>& s, const CellFacts& f, int index) : step(s), facts(f) {
+    const fusedrnn::Product& product = f.product[index];
+    weights = p.weights.hh[index];
+    depth = product.depth * p.hidden;
+    gates = product.gates;
+    tile_stride = depth * gates * V::width;
+    first_gate = product.first_gate;
+    source_offset = product.from == fusedrnn::From::slots ? product.slot * p.hidden : 0;
+    source = ForwardRow<T>::place_of(product.from);
+    const int64_t line = s.gates * V::width;
+    for (int64_t g = 0; g < gates; ++g) {
+      const int64_t gate = first_gate + g;
+      if (f.split[gate])
+        from[g] = {p.weights.bias_rec + gate * V::width, 0, line};
+      else
+        from[g] = {s.pre_sums(gate).at, line, s.pre_stride};
     }
   }
-  RNN_INLINE void fetch_end(const Area& area) const {
+  RNN_INLINE const T* const* sources(int64_t row) const {
+    return reinterpret_cast<const T* const*>(reinterpret_cast<const char*>(step.rows + row) + source);
+  }
+  RNN_INLINE void fetch_start(const Area& area) const {
     for (int64_t r = area.row; r < area.row + area.rows; ++r) {
       for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
-        const ForwardRow<T>& row = rows[r];
-        prefetch_write(row.y + tile * V::width);
-        if (Cell::kStates > 1) __builtin_prefetch(row.c_prev + tile * V::width);
-      }
-    }
-  }
-  void pointwise(Span span, Span tiles, const V* sums) const {
-    for (int64_t row = span.first; row < span.last; ++row) {
-      for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += kGates) {
-        Cell::template forward<Phase>(sums, ForwardAt<Cell, T, kTrain>{rows[row], tile * V::width, depth,
-                                                                       pre_at(row, tile), lanes_of<V>(tile, depth)});
+        const T* const pre = step.pre_at(r, tile) + first_gate * V::width;
+        for (int64_t gate = 0; gate < gates; ++gate) __builtin_prefetch(pre + gate * V::width);
       }
     }
   }
 };
 
-template <class Cell, class T, bool kTrain>
+// A product that is not its phase's last: pre += U row.
+template <class T>
+struct AccumulateOp : RecurrentProduct<T> {
+  using value_type = T;
+  static constexpr bool kDirect = true;
+  Sums<T> to;
+
+  AccumulateOp(const Problem<T>& p, const ForwardStep<T>& step, const CellFacts& f, int index)
+      : RecurrentProduct<T>(p, step, f, index), to(step.pre_sums(this->first_gate)) {}
+  RNN_INLINE void fetch_end(const Area&) const {}
+};
+
+// A phase's last product, and the cell's pointwise step on its sums.
+template <class T>
+struct PhaseOp : RecurrentProduct<T> {
+  using value_type = T;
+  static constexpr bool kDirect = false;
+  ForwardPointwise<T> pointwise;
+
+  PhaseOp(const Problem<T>& p, const ForwardStep<T>& step, const CellFacts& f, int index, ForwardPointwise<T> run)
+      : RecurrentProduct<T>(p, step, f, index), pointwise(run) {}
+  RNN_INLINE void fetch_end(const Area& area) const {
+    const ForwardStep<T>& step = this->step;
+    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
+      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
+        prefetch_write(step.rows[r].y + tile * Vec<T>::width);
+        if (this->facts.states > 1) __builtin_prefetch(step.rows[r].c_prev + tile * Vec<T>::width);
+      }
+    }
+  }
+  RNN_INLINE void end(const Area& area, const T* sums) const {
+    pointwise(this->step, {area.row, area.row + area.rows}, {area.tile, area.tile + area.tiles}, sums);
+  }
+};
+
+template <class T>
 struct Forward {
   using V = Vec<T>;
   // The projection of a chunk of steps waits in cache until the recurrence takes it: half of a private L2.
@@ -123,43 +214,41 @@ struct Forward {
 
   const Problem<T>& p;
   const Worker& w;
+  const CellFacts& f;
+  const ForwardPointwise<T>* const pointwise;  // of each phase
+  const bool train = p.slots != nullptr;
+  const bool has_slots = train || f.scratch_slots;
   const int64_t row_count = w.row1 - w.row0;
-  const int64_t chunk = chunk_steps(p, row_count, w.tile1 - w.tile0);
+  const int64_t chunk = chunk_steps(f.gates);
   // A tile's part of the chunk lies together: rows a power of two apart would push each other out of L1.
-  const int64_t pre_stride = chunk * row_count * Cell::kGates * V::width;
+  const int64_t pre_stride = chunk * row_count * f.gates * V::width;
   const T* const zeros = reinterpret_cast<const T*>(w.shared);
   T* pre = nullptr;
   const T** x = nullptr;
   ForwardRow<T>* rows = nullptr;
+  T* scratch = nullptr;
 
-  static int64_t chunk_steps(const Problem<T>& p, int64_t rows, int64_t tiles) {
-    const int64_t step_bytes = rows * tiles * Cell::kGates * V::width * static_cast<int64_t>(sizeof(T));
+  int64_t chunk_steps(int64_t gates) const {
+    const int64_t step_bytes = row_count * (w.tile1 - w.tile0) * gates * V::width * static_cast<int64_t>(sizeof(T));
     const int64_t steps = step_bytes > 0 ? kChunkBytes / step_bytes : 1;
     return steps < 1 ? 1 : steps < p.seq_len ? steps : p.seq_len;
   }
 
-  // Scratch shared by all workers: a row of zeros; in inference, a set of slots per batch row if a later phase reads
-  // any.
-  static constexpr bool kScratchSlots = !kTrain && Cell::kPhases > 1;
-  static T* shared_slots(const Problem<T>& p, Arena& arena) {
-    arena.take<T>(p.hidden);
-    return kScratchSlots ? arena.take<T>(p.batch * Cell::kSlots * p.hidden) : nullptr;
+  // Scratch shared by all workers: zeros; in inference, if a later phase or step reads slots, those of two steps, so
+  // that a step does not write what others still read.
+  void shared_layout(Arena& arena) {
+    arena.take<T>(f.longest_state() * p.hidden);
+    if (!train && f.scratch_slots) scratch = arena.take<T>(2 * p.batch * f.slots * p.hidden);
   }
   void layout(Arena& arena) {
     pre = arena.take<T>((w.tile1 - w.tile0) * pre_stride);
     x = arena.take<const T*>(chunk * row_count);
     rows = arena.take<ForwardRow<T>>(row_count);
   }
-  static std::size_t local_bytes(const Problem<T>& p, int64_t rows, int64_t tiles) {
-    const Worker w{0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr};
-    Arena arena{nullptr};
-    Forward{p, w}.layout(arena);
-    return arena.used;
-  }
-  static std::size_t shared_bytes(const Problem<T>& p) {
-    Arena arena{nullptr};
-    shared_slots(p, arena);
-    return arena.used;
+
+  T* slots_at(int64_t t, int64_t row) const {
+    const int64_t step = train ? t : time_of(p, t) % 2;
+    return (train ? p.slots : scratch) + (step * p.batch + row) * f.slots * p.hidden;
   }
 
   // pre of all active rows of steps [first, last), in the order in which `gather_rows` finds them.
@@ -171,13 +260,27 @@ struct Forward {
         if (t < length_of(p, row)) x[n++] = p.x + (t * p.batch + row) * p.input;
       }
     }
-    const ProjectOp<T, Cell::kGates> op{
-        p.weights.ih, p.input * Cell::kGates * V::width, p.input, x, p.weights.bias_pre, pre, pre_stride, w.tile0};
-    sweep(op, {0, n}, {w.tile0, w.tile1});
+    const ForwardStep<T> step{rows, pre, pre_stride, w.tile0, p.hidden, f.gates, p.weights.vectors};
+    sweep(ProjectOp<T>(p, step, x), {0, n}, {w.tile0, w.tile1});
+  }
+
+  // What a row keeps in slots: its states other than h.
+  void find_slots(ForwardRow<T>& r, int64_t t, int64_t row, bool first) const {
+    const int64_t H = p.hidden;
+    const T* const before = first ? nullptr : slots_at(time_before(p, t), row);
+    r.slots = slots_at(t, row);
+    if (f.state_slot >= 0) {
+      r.c = r.slots + f.state_slot * H;
+      r.c_prev = first ? initial_state(p, 1, row, zeros) : before + f.state_slot * H;
+    }
+    if (f.states > 2) {
+      const int64_t units = f.state_units[2] * H;
+      r.slots_prev = !first ? before + f.third_state_slot() * H : p.state0[2] ? p.state0[2] + row * units : zeros;
+    }
   }
 
   // The rows that are active at time t; their number.
-  int64_t gather_rows(int64_t t, [[maybe_unused]] T* scratch_slots, const T* pre_rows) {
+  int64_t gather_rows(int64_t t) {
     const int64_t H = p.hidden, before = time_before(p, t);
     int64_t n = 0;
     for (int64_t row = w.row0; row < w.row1; ++row) {
@@ -188,42 +291,28 @@ struct Forward {
         continue;
       }
       const bool first = is_first(p, t, row);
-      const int64_t here = t * p.batch + row, prev = before * p.batch + row;
-      ForwardRow<T>& r = rows[n];
-      r.h_prev = first ? initial_state(p, 0, row, zeros) : p.y + prev * H;
-      r.y = p.y + here * H;
-      if constexpr (kTrain) r.slots = p.slots + here * Cell::kSlots * H;
-      if constexpr (kScratchSlots) r.slots = scratch_slots + row * Cell::kSlots * H;
-      r.pre = pre_rows + n * Cell::kGates * V::width;
-      if constexpr (Cell::kStates > 1) {
-        r.c = kTrain ? r.slots + Cell::kStateSlot * H : p.state_n[1] + row * H;
-        if (!kTrain)
-          r.c_prev = r.c;
-        else if (first)
-          r.c_prev = initial_state(p, 1, row, zeros);
-        else
-          r.c_prev = p.slots + (prev * Cell::kSlots + Cell::kStateSlot) * H;
-      }
-      ++n;
+      ForwardRow<T>& r = rows[n++];
+      r.h_prev = first ? initial_state(p, 0, row, zeros) : p.y + (before * p.batch + row) * H;
+      r.y = p.y + (t * p.batch + row) * H;
+      if (has_slots)
+        find_slots(r, t, row, first);
+      else if (f.states > 1)
+        r.c_prev = r.c = p.state_n[1] + row * H;
     }
     return n;
   }
 
-  template <int Phase>
-  void run_phases(int64_t n, bool backwards) {
-    if constexpr (Phase < Cell::kPhases) {
-      const int64_t H = p.hidden;
-      const PhaseOp<Cell, T, Phase, kTrain> op{p.weights.hh[Phase],
-                                               H * Cell::phase_gates(Phase).count * V::width,
-                                               H,
-                                               rows,
-                                               p.weights.bias_rec,
-                                               pre_stride,
-                                               w.tile0};
-      sweep(op, {0, n}, {w.tile0, w.tile1}, backwards);
-      meet(w.step_barrier);
-      run_phases<Phase + 1>(n, backwards);
+  void run_phase(int phase, const ForwardStep<T>& step, int64_t n, bool backwards) {
+    int last = 0;
+    for (int i = 0; i < f.products; ++i) last = f.product[i].phase == phase ? i : last;
+    for (int i = 0; i <= last; ++i) {
+      if (f.product[i].phase != phase) continue;
+      if (i == last)
+        sweep(PhaseOp<T>(p, step, f, i, pointwise[phase]), {0, n}, {w.tile0, w.tile1}, backwards);
+      else
+        sweep(AccumulateOp<T>(p, step, f, i), {0, n}, {w.tile0, w.tile1}, backwards);
     }
+    meet(w.step_barrier);
   }
 
   void last_states() {
@@ -231,14 +320,20 @@ struct Forward {
     const Span units = units_of<V>(p, w);
     const std::size_t bytes = static_cast<std::size_t>(units.last - units.first) * sizeof(T);
     for (int64_t row = w.row0; row < w.row1; ++row) {
-      const int64_t length = length_of(p, row);
-      const int64_t last = ((p.reverse ? 0 : length - 1) * p.batch + row) * H;
-      const T* h = length > 0 ? p.y + last : initial_state(p, 0, row, zeros);
+      const int64_t length = length_of(p, row), last = p.reverse ? 0 : length - 1;
+      const T* const h = length > 0 ? p.y + (last * p.batch + row) * H : initial_state(p, 0, row, zeros);
       if (p.state_n[0]) std::memcpy(p.state_n[0] + row * H + units.first, h + units.first, bytes);
-      if constexpr (kTrain && Cell::kStates > 1) {
-        const T* c =
-            length > 0 ? p.slots + last * Cell::kSlots + Cell::kStateSlot * H : initial_state(p, 1, row, zeros);
+      if (!has_slots) continue;
+      if (f.state_slot >= 0) {
+        const T* const c = length > 0 ? slots_at(last, row) + f.state_slot * H : initial_state(p, 1, row, zeros);
         std::memcpy(p.state_n[1] + row * H + units.first, c + units.first, bytes);
+      }
+      if (f.states <= 2) continue;
+      for (int64_t i = 0; i < f.state_units[2]; ++i) {
+        const int64_t at = (row * f.state_units[2] + i) * H + units.first;
+        const T* const initial = p.state0[2] ? p.state0[2] + at : zeros;
+        std::memcpy(p.state_n[2] + at,
+                    length > 0 ? slots_at(last, row) + (f.third_state_slot() + i) * H + units.first : initial, bytes);
       }
     }
   }
@@ -246,22 +341,21 @@ struct Forward {
   void run() {
     Arena arena{w.local}, shared{w.shared};
     layout(arena);
-    T* scratch_slots = shared_slots(p, shared);
-    if (!kTrain && Cell::kStates > 1) copy_or_zero(p.state_n[1], p.state0[1], p.hidden, w, units_of<V>(p, w));
+    shared_layout(shared);
+    if (f.states > 1 && !has_slots) copy_or_zero(p.state_n[1], p.state0[1], 1, p.hidden, w, units_of<V>(p, w));
     for (int64_t first = 0; first < p.seq_len; first += chunk) {
       const int64_t last = first + chunk < p.seq_len ? first + chunk : p.seq_len;
       project(first, last);
-      const T* pre_rows = pre;
-      for (int64_t step = first; step < last; ++step) {
-        const int64_t n = gather_rows(time_of(p, step), scratch_slots, pre_rows);
-        run_phases<0>(n, step % 2 != 0);
-        pre_rows += n * Cell::kGates * V::width;
+      T* pre_rows = pre;
+      for (int64_t i = first; i < last; ++i) {
+        const int64_t n = gather_rows(time_of(p, i));
+        const ForwardStep<T> step{rows, pre_rows, pre_stride, w.tile0, p.hidden, f.gates, p.weights.vectors};
+        for (int phase = 0; phase < f.phases; ++phase) run_phase(phase, step, n, i % 2 != 0);
+        pre_rows += n * f.gates * V::width;
       }
     }
     last_states();
   }
-
-  static void entry(const Problem<T>& p, const Worker& w) { Forward{p, w}.run(); }
 };
 
 }  // namespace

@@ -11,54 +11,139 @@
 
 namespace {
 
-using fusedrnn::CellFacts;
-using fusedrnn::CellKernels;
 using fusedrnn::kCells;
 using fusedrnn::Kernels;
-
-template <class Cell, class T>
-std::size_t backward_local_bytes(const Problem<T>& p, int64_t rows, int64_t tiles) {
-  const Gradients<T> g{};
-  const Worker w{0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr};
-  Arena recurrent{nullptr}, batched{nullptr};
-  Backward<Cell, T>{p, g, w}.layout(recurrent);
-  Batched<Cell, T>{p, g, w}.layout(batched);
-  return recurrent.used > batched.used ? recurrent.used : batched.used;
-}
-
-template <class Cell, class T>
-void backward_entry(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
-  Backward<Cell, T>{p, g, w}.run();
-  meet(w.all_barrier);
-  Batched<Cell, T>{p, g, w}.run();
-}
-
-template <class Cell, class T>
-constexpr CellKernels<T> cell_kernels() {
-  return {Forward<Cell, T, false>::local_bytes, Forward<Cell, T, false>::shared_bytes, Forward<Cell, T, false>::entry,
-          Forward<Cell, T, true>::entry,        backward_local_bytes<Cell, T>,         backward_entry<Cell, T>};
-}
+using fusedrnn::kMaxPhases;
+using fusedrnn::SequenceKernels;
 
 template <class Cell>
 constexpr CellFacts cell_facts(const char* name) {
   CellFacts f{};
   f.name = name;
   f.gates = Cell::kGates;
+  f.recurrent_gates = Cell::kRecurrentGates;
   f.states = Cell::kStates;
   f.slots = Cell::kSlots;
   f.phases = Cell::kPhases;
-  for (int gate = 0; gate < Cell::kGates; ++gate) f.split[gate] = Cell::split(gate);
-  for (int j = 0; j < Cell::input_columns().count; ++j) {
-    f.input_gates[j] = Cell::column_gate(Cell::input_columns().first + j);
+  f.products = Cell::kProducts;
+  f.matrices = Cell::kMatrices;
+  f.vectors = Cell::kVectors;
+  f.state_slot = Cell::kStateSlot;
+  f.direct = Cell::kDirect;
+  f.input_column = Cell::kInputColumn;
+  f.scratch_slots = Cell::kPhases > 1;
+  for (int s = 0; s < Cell::kStates; ++s) f.state_units[s] = 1;
+  for (int gate = 0; gate < Cell::kGates; ++gate) {
+    f.split[gate] = Cell::split(gate);
+    f.user_gate[gate] = Cell::user_gate(gate);
+    f.input_gates[gate] = Cell::input_gate(gate);
   }
-  for (int phase = 0; phase < Cell::kPhases; ++phase) {
-    f.phase[phase].first_gate = Cell::phase_gates(phase).first;
-    f.phase[phase].gates = Cell::phase_gates(phase).count;
-    for (int j = 0; j < Cell::phase_columns(phase).count; ++j) {
-      f.phase[phase].column_gates[j] = Cell::column_gate(Cell::phase_columns(phase).first + j);
-    }
+  for (int i = 0; i < Cell::kProducts; ++i) {
+    const fusedrnn::Product product = Cell::product(i);
+    f.product[i] = product;
+    if (product.from != fusedrnn::From::h_prev) f.scratch_slots = true;
+    if (product.from == fusedrnn::From::slots_prev) f.state_units[2] = product.depth;
   }
+  for (int m = 0; m < Cell::kMatrices; ++m) {
+    f.matrix_gates[m] = Cell::matrix_gates(m);
+    f.matrix_depth[m] = Cell::matrix_depth(m);
+  }
+  for (int i = 0; i < Cell::kVectors; ++i) f.vector[i] = Cell::vector_gradient(i);
   return f;
+}
+
+// A cell's pointwise steps.
+template <class T>
+struct Pointwise {
+  ForwardPointwise<T> infer[kMaxPhases], train[kMaxPhases];
+  BackwardPointwise<T> backward[kMaxPhases];
+};
+
+template <class Cell, class T>
+constexpr Pointwise<T> pointwise() {
+  Pointwise<T> steps{
+      {forward_pointwise<Cell, T, 0, false>}, {forward_pointwise<Cell, T, 0, true>}, {backward_pointwise<Cell, T, 0>}};
+  if constexpr (Cell::kPhases > 1) {
+    steps.infer[1] = forward_pointwise<Cell, T, 1, false>;
+    steps.train[1] = forward_pointwise<Cell, T, 1, true>;
+    steps.backward[1] = backward_pointwise<Cell, T, 1>;
+  }
+  static_assert(Cell::kPhases <= 2 && kMaxPhases == 2);
+  return steps;
+}
+
+#define RNN_FACTS(name, Cell) cell_facts<Cell>(#name),
+#define RNN_POINTWISE(name, Cell) pointwise<Cell, T>(),
+
+constexpr CellFacts kFacts[] = {RNN_CELLS(RNN_FACTS)};
+
+template <class T>
+constexpr Pointwise<T> kPointwise[] = {RNN_CELLS(RNN_POINTWISE)};
+
+template <class T>
+Forward<T> forward_of(const Problem<T>& p, const Worker& w) {
+  const int cell = static_cast<int>(p.cell);
+  const Pointwise<T>& steps = kPointwise<T>[cell];
+  return {p, w, kFacts[cell], p.slots ? steps.train : steps.infer};
+}
+
+template <class T>
+Backward<T> backward_of(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
+  const int cell = static_cast<int>(p.cell);
+  return {p, g, w, kFacts[cell], kPointwise<T>[cell].backward};
+}
+
+template <class T>
+Batched<T> batched_of(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
+  return {p, g, w, kFacts[static_cast<int>(p.cell)]};
+}
+
+// Someone with so much work, for the size of scratch.
+inline Worker anyone(int64_t rows, int64_t tiles) {
+  return {0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr};
+}
+
+template <class T>
+std::size_t forward_local_bytes(const Problem<T>& p, int64_t rows, int64_t tiles) {
+  const Worker w = anyone(rows, tiles);
+  Arena arena{nullptr};
+  forward_of(p, w).layout(arena);
+  return arena.used;
+}
+
+template <class T>
+std::size_t forward_shared_bytes(const Problem<T>& p) {
+  const Worker w = anyone(0, 0);
+  Arena arena{nullptr};
+  forward_of(p, w).shared_layout(arena);
+  return arena.used;
+}
+
+template <class T>
+void run_forward(const Problem<T>& p, const Worker& w) {
+  forward_of(p, w).run();
+}
+
+template <class T>
+std::size_t backward_local_bytes(const Problem<T>& p, int64_t rows, int64_t tiles) {
+  const Gradients<T> g{};
+  const Worker w = anyone(rows, tiles);
+  Arena recurrent{nullptr}, batched{nullptr};
+  backward_of(p, g, w).layout(recurrent);
+  batched_of(p, g, w).layout(batched);
+  return recurrent.used > batched.used ? recurrent.used : batched.used;
+}
+
+template <class T>
+void run_backward(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
+  backward_of(p, g, w).run();
+  meet(w.all_barrier);
+  batched_of(p, g, w).run();
+}
+
+template <class T>
+constexpr SequenceKernels<T> sequence_kernels() {
+  return {forward_local_bytes<T>, forward_shared_bytes<T>, run_forward<T>, backward_local_bytes<T>, run_backward<T>};
 }
 
 // Tails go through the same vector arithmetic as whole vectors.
@@ -81,10 +166,6 @@ void map_tanh(const T* x, T* y, int64_t n) {
   map(x, y, n, [](Vec<T> v) { return tanh(v); });
 }
 
-#define RNN_FACTS(name, Cell) cell_facts<Cell>(#name),
-#define RNN_F32(name, Cell) cell_kernels<Cell, float>(),
-#define RNN_F64(name, Cell) cell_kernels<Cell, double>(),
-
 }  // namespace
 
 namespace fusedrnn {
@@ -95,8 +176,8 @@ const Kernels RNN_KERNELS_NAME = {
     {RNN_CELLS(RNN_FACTS)},
     Vec<float>::width,
     Vec<double>::width,
-    {RNN_CELLS(RNN_F32)},
-    {RNN_CELLS(RNN_F64)},
+    sequence_kernels<float>(),
+    sequence_kernels<double>(),
     {pack_gates<float>, pack_transposed<float>},
     {pack_gates<double>, pack_transposed<double>},
     {map_sigmoid<float>, map_tanh<float>},

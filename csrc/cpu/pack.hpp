@@ -20,9 +20,8 @@ RNN_INLINE void transpose(V* rows) {
   }
 }
 
-// to [tile][k][gate][lane] = from[(first_gate + gate) * hidden + unit][k].
 template <class T>
-void pack_gates(T* to, const T* from, int first_gate, int gates, int64_t hidden, int64_t depth, int64_t tile0,
+void pack_gates(T* to, const T* from, const int* block_of, int gates, int64_t hidden, int64_t depth, int64_t tile0,
                 int64_t tile1) {
   using V = Vec<T>;
   for (int64_t tile = tile0; tile < tile1; ++tile) {
@@ -31,7 +30,7 @@ void pack_gates(T* to, const T* from, int first_gate, int gates, int64_t hidden,
       const int64_t count = depth - k0 < V::width ? depth - k0 : V::width;
       const auto lanes = lanes_of<V>(k0 / V::width, depth);
       for (int gate = 0; gate < gates; ++gate) {
-        const T* rows = from + ((first_gate + gate) * hidden + unit0) * depth + k0;
+        const T* rows = from + (block_of[gate] * hidden + unit0) * depth + k0;
         V block[V::width];
         for (int64_t j = 0; j < V::width; ++j) block[j] = j < used ? V::load(rows + j * depth, lanes) : V(0);
         transpose(block);
@@ -42,21 +41,20 @@ void pack_gates(T* to, const T* from, int first_gate, int gates, int64_t hidden,
   }
 }
 
-// to [tile][k][lane] = from[gate * hidden + unit][tile * width + lane], with k over the gates listed, then units.
 template <class T>
-void pack_transposed(T* to, const T* from, const int* gates, int gate_count, int64_t hidden, int64_t width,
-                     int64_t tile0, int64_t tile1) {
+void pack_transposed(T* to, const T* from, const int* block_of, int gates, int64_t hidden, int64_t width,
+                     int64_t stride, int64_t tile0, int64_t tile1) {
   using V = Vec<T>;
   constexpr int64_t kRows = 16;
-  const int64_t depth = gate_count * hidden;
-  for (int j = 0; j < gate_count; ++j) {
+  const int64_t depth = gates * hidden;
+  for (int j = 0; j < gates; ++j) {
     for (int64_t unit0 = 0; unit0 < hidden; unit0 += kRows) {
       const int64_t unit1 = unit0 + kRows < hidden ? unit0 + kRows : hidden;
       for (int64_t tile = tile0; tile < tile1; ++tile) {
         const auto lanes = lanes_of<V>(tile, width);
-        const T* row = from + (gates[j] * hidden + unit0) * width + tile * V::width;
+        const T* row = from + (block_of[j] * hidden + unit0) * stride + tile * V::width;
         T* target = to + (tile * depth + j * hidden + unit0) * V::width;
-        for (int64_t unit = unit0; unit < unit1; ++unit, row += width, target += V::width) {
+        for (int64_t unit = unit0; unit < unit1; ++unit, row += stride, target += V::width) {
           V::load(row, lanes).store(target);
         }
       }

@@ -1,4 +1,4 @@
-"""Fused recurrent cells for NumPy arrays: LSTM, GRU and the simple RNN, forward and backward, on the CPU.
+"""Fused recurrent cells for NumPy arrays: LSTM, GRU, the simple RNN and their variants, forward and backward.
 
 Shapes: ``x (seq_len, batch_size, input_size)``, ``y (seq_len, batch_size, hidden_size)``, states
 ``(batch_size, hidden_size)``. Parameters are PyTorch's: ``weight_ih (G*hidden_size, input_size)``,
@@ -9,6 +9,8 @@ Shapes: ``x (seq_len, batch_size, input_size)``, ``y (seq_len, batch_size, hidde
 from . import reference
 from ._config import available_isas, get_num_threads, isa, release_memory, set_isa, set_num_threads, show_config
 from ._core import Reserve
+from ._fgr_lstm import fgr_lstm, fgr_lstm_backward, fgr_lstm_cell, fgr_lstm_forward
+from ._indrnn import indrnn, indrnn_backward, indrnn_cell, indrnn_forward
 from ._ops import (
     gru,
     gru_backward,
@@ -23,26 +25,40 @@ from ._ops import (
     rnn_cell,
     rnn_forward,
 )
-from ._results import Gradients, LSTMGradients, LSTMOutput, Output
+from ._results import FGRLSTMGradients, FGRLSTMOutput, Gradients, IndRNNGradients, LSTMGradients, LSTMOutput, Output
 from ._version import __version__
-from ._weights import GRUWeights, LSTMWeights, RNNWeights
+from ._weights import FGRLSTMWeights, GRUWeights, IndRNNWeights, LSTMWeights, RNNWeights, Weights
 
 __all__ = [
+    "FGRLSTMGradients",
+    "FGRLSTMOutput",
+    "FGRLSTMWeights",
     "GRUWeights",
     "Gradients",
+    "IndRNNGradients",
+    "IndRNNWeights",
     "LSTMGradients",
     "LSTMOutput",
     "LSTMWeights",
     "Output",
     "RNNWeights",
     "Reserve",
+    "Weights",
     "__version__",
     "available_isas",
+    "fgr_lstm",
+    "fgr_lstm_backward",
+    "fgr_lstm_cell",
+    "fgr_lstm_forward",
     "get_num_threads",
     "gru",
     "gru_backward",
     "gru_cell",
     "gru_forward",
+    "indrnn",
+    "indrnn_backward",
+    "indrnn_cell",
+    "indrnn_forward",
     "isa",
     "lstm",
     "lstm_backward",

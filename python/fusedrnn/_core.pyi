@@ -1,13 +1,23 @@
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 _Array = npt.NDArray[np.floating[Any]]
+_States = tuple[_Array | None, ...]  # in the order of the cell's states: h, c, gates
+_Named = tuple[str, int, _Array | None]  # the array's name; the blocks of H rows that it holds
 
 class Weights:
     def __init__(
-        self, cell: str, weight_ih: _Array, weight_hh: _Array, bias_ih: _Array | None, bias_hh: _Array | None
+        self,
+        cell: str,
+        weight_ih: _Array,
+        weight_hh: _Array | None,
+        bias_ih: _Array | None,
+        bias_hh: _Array | None,
+        vectors: Sequence[_Named] = ...,
+        blocks: Sequence[_Named] = ...,
     ) -> None: ...
     @property
     def cell(self) -> str: ...
@@ -25,10 +35,14 @@ class Weights:
     def bias_ih(self) -> _Array | None: ...
     @property
     def bias_hh(self) -> _Array | None: ...
+    def _vector(self, k: int, /) -> _Array | None: ...
+    def _block(self, k: int, /) -> _Array | None: ...
 
 class Reserve:
     """What backward needs of forward; used up by backward."""
 
+    @property
+    def weights(self) -> Any: ...
     @property
     def cell(self) -> str: ...
     @property
@@ -39,33 +53,13 @@ class Reserve:
     def used(self) -> bool: ...
 
 def infer(
-    w: Weights,
-    x: _Array,
-    h0: _Array | None,
-    c0: _Array | None,
-    lengths: npt.NDArray[np.int64] | None,
-    reverse: bool,
-    /,
+    w: Weights, x: _Array, states: _States, lengths: npt.NDArray[np.int64] | None, reverse: bool, /
 ) -> tuple[_Array, ...]: ...
 def forward(
-    w: Weights,
-    x: _Array,
-    h0: _Array | None,
-    c0: _Array | None,
-    lengths: npt.NDArray[np.int64] | None,
-    reverse: bool,
-    /,
+    w: Weights, x: _Array, states: _States, lengths: npt.NDArray[np.int64] | None, reverse: bool, /
 ) -> tuple[Any, ...]: ...
-def backward(reserve: Reserve, dy: _Array | None, dh_n: _Array | None, dc_n: _Array | None, /) -> tuple[Any, ...]: ...
-def step(
-    w: Weights,
-    x: _Array,
-    h: _Array | None,
-    c: _Array | None,
-    out_h: _Array | None,
-    out_c: _Array | None,
-    /,
-) -> Any: ...
+def backward(reserve: Reserve, dy: _Array | None, dstates: _States, /) -> list[Any]: ...
+def step(w: Weights, x: _Array, states: _States, out: _States, /) -> Any: ...
 def sigmoid(x: _Array, /) -> _Array: ...
 def tanh(x: _Array, /) -> _Array: ...
 def probe_fma(f64: bool, rounds: int, /) -> float: ...

@@ -16,23 +16,29 @@ import numpy as np
 import numpy.typing as npt
 
 from . import _core
-from ._core import Reserve, Weights
+from ._core import Reserve
 from ._results import Array, Gradients, LSTMGradients, LSTMOutput, Output
-from ._weights import GRUWeights, LSTMWeights, RNNWeights
+from ._weights import GRUWeights, LSTMWeights, RNNWeights, Weights
 
 Lengths = npt.NDArray[np.int64]
 
 
-def _require_weights(w: Weights, kind: type[Weights]) -> None:
+def require_weights(w: Weights, kind: type[Weights]) -> None:
     if not isinstance(w, kind):
         raise TypeError(f"w: expected {kind.__name__}, got {type(w).__name__}")
 
 
-def _require_reserve(reserve: Reserve, cell: str) -> None:
+def require_reserve(reserve: Reserve, cell: str) -> None:
     if not isinstance(reserve, Reserve):
         raise TypeError(f"reserve: expected a Reserve, as {cell}_forward returns it, got {type(reserve).__name__}")
     if not reserve.cell.startswith(cell):
         raise TypeError(f"reserve: expected one of {cell}_forward, got one of cell {reserve.cell!r}")
+
+
+def extra_gradients(reserve: Reserve, gradients: list[Any]) -> dict[str, Any]:
+    """Those of a cell's weights beyond the common ones, by name."""
+    w: Weights = reserve.weights
+    return {f"d{name}": gradient for name, gradient in zip(w._extras, gradients, strict=True)}
 
 
 def _pair(out: Any) -> tuple[Array, Array]:
@@ -55,6 +61,8 @@ def lstm(
         i, f, o = sigmoid(W x + U h_prev + b)     g = tanh(W_g x + U_g h_prev + b_g)
         c = f * c_prev + i * g                    h = o * tanh(c)
 
+    The weights say which variant, and which peepholes: see `LSTMWeights`.
+
     Args:
         x: ``(T, B, I)``.
         w: the weights.
@@ -65,8 +73,8 @@ def lstm(
     Returns:
         ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``.
     """
-    _require_weights(w, LSTMWeights)
-    return LSTMOutput(*_core.infer(w, x, h0, c0, lengths, reverse))
+    require_weights(w, LSTMWeights)
+    return LSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse))
 
 
 def lstm_forward(
@@ -78,12 +86,13 @@ def lstm_forward(
     lengths: Lengths | None = None,
     reverse: bool = False,
 ) -> tuple[LSTMOutput, Reserve]:
-    """`lstm`, keeping what `lstm_backward` needs: the same output bits, and a reserve of ``5*T*B*H`` elements.
+    """`lstm`, keeping what `lstm_backward` needs: the same output bits, and a reserve of ``(G+1)*T*B*H`` elements, G
+    the number of gates.
 
     The reserve refers to ``x``, ``h0``, ``c0`` and ``y``; they must not change before backward.
     """
-    _require_weights(w, LSTMWeights)
-    *out, reserve = _core.forward(w, x, h0, c0, lengths, reverse)
+    require_weights(w, LSTMWeights)
+    *out, reserve = _core.forward(w, x, (h0, c0), lengths, reverse)
     return LSTMOutput(*out), reserve
 
 
@@ -99,10 +108,11 @@ def lstm_backward(
         dh_n, dc_n: ``(B, H)`` or None for zeros.
 
     Returns:
-        dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.
+        dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dpeephole_i, dpeephole_f, dpeephole_o.
     """
-    _require_reserve(reserve, "lstm")
-    return LSTMGradients(*_core.backward(reserve, dy, dh_n, dc_n))
+    require_reserve(reserve, "lstm")
+    gradients = _core.backward(reserve, dy, (dh_n, dc_n))
+    return LSTMGradients(*gradients[:7], **extra_gradients(reserve, gradients[7:]))
 
 
 def lstm_cell(
@@ -120,9 +130,8 @@ def lstm_cell(
     Returns:
         h, c, each ``(B, H)``.
     """
-    _require_weights(w, LSTMWeights)
-    out_h, out_c = (None, None) if out is None else _pair(out)
-    result: tuple[Array, Array] = _core.step(w, x, h, c, out_h, out_c)
+    require_weights(w, LSTMWeights)
+    result: tuple[Array, Array] = _core.step(w, x, (h, c), (None, None) if out is None else _pair(out))
     return result
 
 
@@ -131,7 +140,7 @@ def gru(
 ) -> Output:
     """GRU inference over a sequence (Cho et al. 2014); the weights say which form::
 
-        r, z = sigmoid(W x + U h_prev + b)        h = (1 - z) * n + z * h_prev
+        r, z = sigmoid(W x + U h_prev + b)        h = (1 - z) * n + z * h_prev, or with 1 - z and z exchanged
         n = tanh(W_n x + b_Wn + r * (U_n h_prev + b_Un))     reset_after=True
         n = tanh(W_n x + U_n (r * h_prev) + b_n)             reset_after=False
 
@@ -145,8 +154,8 @@ def gru(
     Returns:
         ``y (T, B, H)``, ``h_n (B, H)``.
     """
-    _require_weights(w, GRUWeights)
-    return Output(*_core.infer(w, x, h0, None, lengths, reverse))
+    require_weights(w, GRUWeights)
+    return Output(*_core.infer(w, x, (h0,), lengths, reverse))
 
 
 def gru_forward(
@@ -156,8 +165,8 @@ def gru_forward(
 
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """
-    _require_weights(w, GRUWeights)
-    *out, reserve = _core.forward(w, x, h0, None, lengths, reverse)
+    require_weights(w, GRUWeights)
+    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse)
     return Output(*out), reserve
 
 
@@ -167,14 +176,14 @@ def gru_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = None) 
     Returns:
         dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.
     """
-    _require_reserve(reserve, "gru")
-    return Gradients(*_core.backward(reserve, dy, dh_n, None))
+    require_reserve(reserve, "gru")
+    return Gradients(*_core.backward(reserve, dy, (dh_n,)))
 
 
 def gru_cell(x: Array, w: GRUWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
     """One step of `gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    _require_weights(w, GRUWeights)
-    result: Array = _core.step(w, x, h, None, out, None)
+    require_weights(w, GRUWeights)
+    result: Array = _core.step(w, x, (h,), (out,))
     return result
 
 
@@ -193,8 +202,8 @@ def rnn(
     Returns:
         ``y (T, B, H)``, ``h_n (B, H)``.
     """
-    _require_weights(w, RNNWeights)
-    return Output(*_core.infer(w, x, h0, None, lengths, reverse))
+    require_weights(w, RNNWeights)
+    return Output(*_core.infer(w, x, (h0,), lengths, reverse))
 
 
 def rnn_forward(
@@ -204,8 +213,8 @@ def rnn_forward(
 
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """
-    _require_weights(w, RNNWeights)
-    *out, reserve = _core.forward(w, x, h0, None, lengths, reverse)
+    require_weights(w, RNNWeights)
+    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse)
     return Output(*out), reserve
 
 
@@ -215,12 +224,12 @@ def rnn_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = None) 
     Returns:
         dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.
     """
-    _require_reserve(reserve, "rnn")
-    return Gradients(*_core.backward(reserve, dy, dh_n, None))
+    require_reserve(reserve, "rnn")
+    return Gradients(*_core.backward(reserve, dy, (dh_n,)))
 
 
 def rnn_cell(x: Array, w: RNNWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
     """One step of `rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    _require_weights(w, RNNWeights)
-    result: Array = _core.step(w, x, h, None, out, None)
+    require_weights(w, RNNWeights)
+    result: Array = _core.step(w, x, (h,), (out,))
     return result

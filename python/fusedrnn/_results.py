@@ -37,7 +37,7 @@ class Gradients(NamedTuple):
 
 
 class LSTMGradients(NamedTuple):
-    """Gradients of an LSTM, each of its argument's shape; those of biases that are None are None."""
+    """Gradients of an LSTM, each of its argument's shape; those of biases and peepholes that are None are None."""
 
     dx: Array
     dh0: Array
@@ -46,3 +46,44 @@ class LSTMGradients(NamedTuple):
     dweight_hh: Array
     dbias_ih: Array | None
     dbias_hh: Array | None
+    dpeephole_i: Array | None = None
+    dpeephole_f: Array | None = None
+    dpeephole_o: Array | None = None
+
+
+class IndRNNGradients(NamedTuple):
+    """Gradients of an IndRNN, each of its argument's shape; that of a bias that is None is None."""
+
+    dx: Array
+    dh0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dbias_ih: Array | None
+
+
+class FGRLSTMOutput(NamedTuple):
+    """What an LSTM with full gate recurrence gives: ``y (T, B, H)``, the last states ``h_n``, ``c_n (B, H)``, and the
+    last step's gates i, f, o side by side, ``gates_n (B, 3*H)``."""
+
+    y: Array
+    h_n: Array
+    c_n: Array
+    gates_n: Array
+
+
+class FGRLSTMGradients(NamedTuple):
+    """Gradients of an LSTM with full gate recurrence, each of its argument's shape; those of biases and peepholes that
+    are None are None."""
+
+    dx: Array
+    dh0: Array
+    dc0: Array
+    dgates0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None
+    dweight_gates: Array
+    dpeephole_i: Array | None
+    dpeephole_f: Array | None
+    dpeephole_o: Array | None

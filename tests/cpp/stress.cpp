@@ -43,15 +43,14 @@ Array<T> unwritten(int64_t n) {
 // All outputs of inference, training forward and backward, one after another.
 template <class T>
 Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, bool with_lengths) {
-  const CellFacts& facts = current_isa().kernels->facts[static_cast<int>(cell)];
+  const CellFacts& f = current_isa().kernels->facts[static_cast<int>(cell)];
   std::mt19937 rng(1);
-  const int64_t G = facts.gates * n.H;
-  const auto x = random<T>(rng, n.T * n.B * n.I), h0 = random<T>(rng, n.B * n.H), c0 = random<T>(rng, n.B * n.H);
-  const auto dy = random<T>(rng, n.T * n.B * n.H);
+  const auto x = random<T>(rng, n.T * n.B * n.I), dy = random<T>(rng, n.T * n.B * n.H);
   std::vector<int64_t> lengths(static_cast<std::size_t>(n.B));
   for (int64_t b = 0; b < n.B; ++b) lengths[static_cast<std::size_t>(b)] = (b * 7 + 3) % (n.T + 1);
 
-  auto y = unwritten<T>(n.T * n.B * n.H), h_n = unwritten<T>(n.B * n.H), c_n = unwritten<T>(n.B * n.H);
+  auto y = unwritten<T>(n.T * n.B * n.H);
+  Array<T> state0[kMaxStates], state_n[kMaxStates], dstate0[kMaxStates];
   Problem<T> p{};
   p.seq_len = n.T;
   p.batch = n.B;
@@ -60,39 +59,48 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   p.reverse = reverse;
   p.lengths = with_lengths ? lengths.data() : nullptr;
   p.x = x.data();
-  p.state0[0] = h0.data();
-  p.state0[1] = c0.data();
   p.y = y.data();
-  p.state_n[0] = h_n.data();
-  p.state_n[1] = c_n.data();
+  for (int s = 0; s < f.states; ++s) {
+    const int64_t size = n.B * f.state_units[s] * n.H;
+    state0[s] = random<T>(rng, size);
+    state_n[s] = unwritten<T>(size);
+    dstate0[s] = unwritten<T>(size);
+    p.state0[s] = state0[s].data();
+    p.state_n[s] = state_n[s].data();
+  }
   run_forward(w, p);
   Array<T> all = y;
   const auto append = [&all](const Array<T>& a) { all.insert(all.end(), a.begin(), a.end()); };
-  append(h_n);
-  if (facts.states > 1) append(c_n);
+  for (int s = 0; s < f.states; ++s) append(state_n[s]);
 
-  Buffer slots(static_cast<std::size_t>(n.T * n.B * facts.slots * n.H) * sizeof(T));
+  Buffer slots(static_cast<std::size_t>(n.T * n.B * f.slots * n.H) * sizeof(T));
   p.slots = slots.as<T>();
   run_forward(w, p);
   append(y);
   p.h = y.data();
-  auto dx = unwritten<T>(n.T * n.B * n.I), dh0 = unwritten<T>(n.B * n.H), dc0 = unwritten<T>(n.B * n.H);
-  auto dw_ih = unwritten<T>(G * n.I), dw_hh = unwritten<T>(G * n.H), db_ih = unwritten<T>(G), db_hh = unwritten<T>(G);
+  auto dx = unwritten<T>(n.T * n.B * n.I), dw_ih = unwritten<T>(f.gates * n.H * n.I);
+  auto db_ih = unwritten<T>(f.gates * n.H), db_hh = unwritten<T>(f.recurrent_gates * n.H);
+  auto dvectors = unwritten<T>(f.vectors * n.H);
+  Array<T> dmatrix[kMaxMatrices];
   Gradients<T> g{};
   g.dy = dy.data();
   g.dx = dx.data();
-  g.dstate0[0] = dh0.data();
-  g.dstate0[1] = dc0.data();
   g.dweight_ih = dw_ih.data();
-  g.dweight_hh = dw_hh.data();
   g.dbias_ih = db_ih.data();
-  g.dbias_hh = db_hh.data();
+  if (f.recurrent_gates > 0) g.dbias_hh = db_hh.data();
+  g.dvectors = dvectors.data();
+  for (int s = 0; s < f.states; ++s) g.dstate0[s] = dstate0[s].data();
+  for (int m = 0; m < f.matrices; ++m) {
+    dmatrix[m] = unwritten<T>(f.matrix_gates[m] * n.H * f.matrix_depth[m] * n.H);
+    g.dmatrix[m] = dmatrix[m].data();
+  }
   run_backward(w, p, g);
-  for (const auto* a : {&dx, &dh0, &dw_ih, &dw_hh, &db_ih, &db_hh}) append(*a);
-  if (facts.states > 1) append(dc0);
+  for (const auto* a : {&dx, &dw_ih, &db_ih, &db_hh, &dvectors}) append(*a);
+  for (const auto& a : dmatrix) append(a);
+  for (const auto& a : dstate0) append(a);
   for (const T v : all) {
     if (std::isnan(v)) {
-      std::printf("%s (%s): an output was not written, or is NaN\n", facts.name, current_isa().kernels->isa);
+      std::printf("%s (%s): an output was not written, or is NaN\n", f.name, current_isa().kernels->isa);
       std::exit(1);
     }
   }
@@ -102,9 +110,16 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
 template <class T>
 Weights<T> make_weights(CellId cell, const Sizes& n) {
   std::mt19937 rng(2);
-  const int64_t G = current_isa().kernels->facts[static_cast<int>(cell)].gates * n.H;
-  const auto w_ih = random<T>(rng, G * n.I), w_hh = random<T>(rng, G * n.H), b = random<T>(rng, G);
-  return Weights<T>(cell, n.I, n.H, w_ih.data(), w_hh.data(), b.data(), b.data());
+  const CellFacts& f = current_isa().kernels->facts[static_cast<int>(cell)];
+  const auto w_ih = random<T>(rng, f.gates * n.H * n.I), b = random<T>(rng, f.gates * n.H);
+  const auto vectors = random<T>(rng, f.vectors * n.H);
+  Array<T> matrix[kMaxMatrices];
+  WeightArrays<T> arrays{w_ih.data(), {}, b.data(), b.data(), vectors.data()};
+  for (int m = 0; m < f.matrices; ++m) {
+    matrix[m] = random<T>(rng, f.matrix_gates[m] * n.H * f.matrix_depth[m] * n.H);
+    arrays.matrix[m] = matrix[m].data();
+  }
+  return Weights<T>(cell, n.I, n.H, arrays);
 }
 
 template <class T>

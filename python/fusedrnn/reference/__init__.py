@@ -7,10 +7,18 @@ weights; it is called the reference when that is float64.
 """
 
 from ._ops import (
+    fgr_lstm,
+    fgr_lstm_backward,
+    fgr_lstm_cell,
+    fgr_lstm_forward,
     gru,
     gru_backward,
     gru_cell,
     gru_forward,
+    indrnn,
+    indrnn_backward,
+    indrnn_cell,
+    indrnn_forward,
     lstm,
     lstm_backward,
     lstm_cell,
@@ -22,10 +30,18 @@ from ._ops import (
 )
 
 __all__ = [
+    "fgr_lstm",
+    "fgr_lstm_backward",
+    "fgr_lstm_cell",
+    "fgr_lstm_forward",
     "gru",
     "gru_backward",
     "gru_cell",
     "gru_forward",
+    "indrnn",
+    "indrnn_backward",
+    "indrnn_cell",
+    "indrnn_forward",
     "lstm",
     "lstm_backward",
     "lstm_cell",

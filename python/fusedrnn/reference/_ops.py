@@ -7,10 +7,20 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from .._core import Weights
-from .._results import Array, Gradients, LSTMGradients, LSTMOutput, Output
-from .._weights import GRUWeights, LSTMWeights, RNNWeights
+from .._results import (
+    Array,
+    FGRLSTMGradients,
+    FGRLSTMOutput,
+    Gradients,
+    IndRNNGradients,
+    LSTMGradients,
+    LSTMOutput,
+    Output,
+)
+from .._weights import FGRLSTMWeights, GRUWeights, IndRNNWeights, LSTMWeights, RNNWeights
+from . import fgr_lstm as _fgr_lstm
 from . import gru as _gru
+from . import indrnn as _indrnn
 from . import lstm as _lstm
 from . import rnn as _rnn
 from ._sequence import Cell, Tape, backward, forward
@@ -19,19 +29,16 @@ Lengths = npt.NDArray[np.int64]
 
 # A module that has the functions of Cell is one.
 _LSTM, _GRU, _RNN = cast(Cell, _lstm), cast(Cell, _gru), cast(Cell, _rnn)
+_INDRNN, _FGR_LSTM = cast(Cell, _indrnn), cast(Cell, _fgr_lstm)
 
 
-def _gradients(w: Weights, total: dict[str, Array]) -> tuple[Any, ...]:
-    return (
-        total["weight_ih"],
-        total["weight_hh"],
-        None if w.bias_ih is None else total["bias_ih"],
-        None if w.bias_hh is None else total["bias_hh"],
-    )
+def _gradients(tape: Tape, total: dict[str, Array]) -> dict[str, Any]:
+    """By the names of the results' fields; None for weights that are None."""
+    return {f"d{name}": total.get(name) for name in tape.w.arrays()}
 
 
 def _one_state(
-    cell: Cell, w: Weights, x: Array, h0: Array | None, lengths: Lengths | None, reverse: bool
+    cell: Cell, w: Any, x: Array, h0: Array | None, lengths: Lengths | None, reverse: bool
 ) -> tuple[Output, Tape]:
     y, (h_n,), tape = forward(cell, w, x, (h0,), lengths, reverse)
     return Output(y, h_n), tape
@@ -39,7 +46,7 @@ def _one_state(
 
 def _one_state_backward(cell: Cell, reserve: Tape, dy: Array | None, dh_n: Array | None) -> Gradients:
     dx, (dh0,), total = backward(cell, reserve, dy, (dh_n,))
-    return Gradients(dx, dh0, *_gradients(reserve.w, total))
+    return Gradients(dx, dh0, **_gradients(reserve, total))
 
 
 def lstm_forward(
@@ -71,7 +78,7 @@ def lstm_backward(
     reserve: Tape, dy: Array | None, dh_n: Array | None = None, dc_n: Array | None = None
 ) -> LSTMGradients:
     dx, (dh0, dc0), total = backward(_LSTM, reserve, dy, (dh_n, dc_n))
-    return LSTMGradients(dx, dh0, dc0, *_gradients(reserve.w, total))
+    return LSTMGradients(dx, dh0, dc0, **_gradients(reserve, total))
 
 
 def lstm_cell(
@@ -129,3 +136,78 @@ def rnn_backward(reserve: Tape, dy: Array | None, dh_n: Array | None = None) -> 
 
 def rnn_cell(x: Array, w: RNNWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
     return _one_state_cell(rnn(x[None], w, h), out)
+
+
+def indrnn_forward(
+    x: Array, w: IndRNNWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+) -> tuple[Output, Tape]:
+    return _one_state(_INDRNN, w, x, h0, lengths, reverse)
+
+
+def indrnn(
+    x: Array, w: IndRNNWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+) -> Output:
+    return indrnn_forward(x, w, h0, lengths=lengths, reverse=reverse)[0]
+
+
+def indrnn_backward(reserve: Tape, dy: Array | None, dh_n: Array | None = None) -> IndRNNGradients:
+    dx, (dh0,), total = backward(_INDRNN, reserve, dy, (dh_n,))
+    return IndRNNGradients(dx, dh0, **_gradients(reserve, total))
+
+
+def indrnn_cell(x: Array, w: IndRNNWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
+    return _one_state_cell(indrnn(x[None], w, h), out)
+
+
+def fgr_lstm_forward(
+    x: Array,
+    w: FGRLSTMWeights,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    gates0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> tuple[FGRLSTMOutput, Tape]:
+    y, (h_n, c_n, gates_n), tape = forward(_FGR_LSTM, w, x, (h0, c0, gates0), lengths, reverse)
+    return FGRLSTMOutput(y, h_n, c_n, gates_n), tape
+
+
+def fgr_lstm(
+    x: Array,
+    w: FGRLSTMWeights,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    gates0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> FGRLSTMOutput:
+    return fgr_lstm_forward(x, w, h0, c0, gates0, lengths=lengths, reverse=reverse)[0]
+
+
+def fgr_lstm_backward(
+    reserve: Tape,
+    dy: Array | None,
+    dh_n: Array | None = None,
+    dc_n: Array | None = None,
+    dgates_n: Array | None = None,
+) -> FGRLSTMGradients:
+    dx, (dh0, dc0, dgates0), total = backward(_FGR_LSTM, reserve, dy, (dh_n, dc_n, dgates_n))
+    return FGRLSTMGradients(dx, dh0, dc0, dgates0, **_gradients(reserve, total))
+
+
+def fgr_lstm_cell(
+    x: Array,
+    w: FGRLSTMWeights,
+    h: Array | None = None,
+    c: Array | None = None,
+    gates: Array | None = None,
+    *,
+    out: tuple[Array, Array, Array] | None = None,
+) -> tuple[Array, Array, Array]:
+    result = fgr_lstm(x[None], w, h, c, gates)
+    if out is None:
+        return result.h_n, result.c_n, result.gates_n
+    out[0][...], out[1][...], out[2][...] = result.h_n, result.c_n, result.gates_n
+    return out

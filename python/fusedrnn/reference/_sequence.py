@@ -12,8 +12,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .._core import Weights
 from .._results import Array
+from .._weights import Weights
 
 States = tuple[Array, ...]
 
@@ -38,25 +38,30 @@ class Step:
 class Tape:
     """What forward leaves for backward: the reference's reserve."""
 
-    w: Weights
+    w: Any
     x: Array
     steps: list[Step]
 
 
+def _states(w: Weights, batch_size: int, given: tuple[Array | None, ...]) -> list[Array]:
+    """Copies, or zeros; the third state, if there is one, is three gates side by side."""
+    shapes = [(batch_size, width * w.hidden_size) for width in (1, 1, 3)]
+    return [np.zeros(shape, w.dtype) if s is None else np.array(s) for s, shape in zip(given, shapes, strict=False)]
+
+
 def forward(
     cell: Cell,
-    w: Weights,
+    w: Any,
     x: Array,
     states: tuple[Array | None, ...],
     lengths: npt.NDArray[np.int64] | None,
     reverse: bool,
 ) -> tuple[Array, States, Tape]:
     seq_len, batch_size, _ = x.shape
-    shape = (batch_size, w.hidden_size)
-    now = [np.zeros(shape, w.dtype) if s is None else np.array(s) for s in states]
+    now = _states(w, batch_size, states)
     if lengths is None:
         lengths = np.full(batch_size, seq_len)
-    y = np.zeros((seq_len, *shape), w.dtype)
+    y = np.zeros((seq_len, batch_size, w.hidden_size), w.dtype)
     tape = Tape(w, x, [])
     for t in reversed(range(seq_len)) if reverse else range(seq_len):
         rows = np.flatnonzero(t < lengths)
@@ -72,12 +77,9 @@ def backward(
     cell: Cell, tape: Tape, dy: Array | None, dstates_n: tuple[Array | None, ...]
 ) -> tuple[Array, States, dict[str, Array]]:
     w, x = tape.w, tape.x
-    shape = (x.shape[1], w.hidden_size)
-    dstates = [np.zeros(shape, w.dtype) if d is None else np.array(d) for d in dstates_n]
+    dstates = _states(w, x.shape[1], dstates_n)
     dx = np.zeros(x.shape, w.dtype)
-    bias = np.zeros(len(w.weight_ih), w.dtype)
-    total = {"weight_ih": np.zeros(w.weight_ih.shape, w.dtype), "weight_hh": np.zeros(w.weight_hh.shape, w.dtype)}
-    total |= {"bias_ih": bias, "bias_hh": bias.copy()}
+    total = {name: np.zeros_like(a) for name, a in w.arrays().items() if a is not None}
     for step in reversed(tape.steps):
         rows = step.rows
         if dy is not None:
@@ -85,6 +87,6 @@ def backward(
         dx[step.t, rows], new, dweights = cell.step_backward(w, step.saved, tuple(d[rows] for d in dstates))
         for state, value in zip(dstates, new, strict=True):
             state[rows] = value
-        for name, value in dweights.items():
-            total[name] += value
+        for name in total:
+            total[name] += dweights[name]
     return dx, tuple(dstates), total

@@ -1,12 +1,11 @@
 """GRU (Cho et al. 2014), gates r (reset), z (update), n (new), in its two forms::
 
-    r = sigmoid(W_r x + b_Wr + U_r h_prev + b_Ur)
-    z = sigmoid(W_z x + b_Wz + U_z h_prev + b_Uz)
-    reset_after    n = tanh(W_n x + b_Wn + r * (U_n h_prev + b_Un))       PyTorch, cuDNN
-    else           n = tanh(W_n x + b_Wn + U_n (r * h_prev) + b_Un)       Cho et al.
-    h = (1 - z) * n + z * h_prev
-
-Here z keeps the old state. Papers that write h = (1 - z) * h_prev + z * n mean our 1 - z.
+r = sigmoid(W_r x + b_Wr + U_r h_prev + b_Ur)
+z = sigmoid(W_z x + b_Wz + U_z h_prev + b_Uz)
+reset_after    n = tanh(W_n x + b_Wn + r * (U_n h_prev + b_Un))       PyTorch, cuDNN
+else           n = tanh(W_n x + b_Wn + U_n (r * h_prev) + b_Un)       Cho et al.
+h = (1 - z) * n + z * h_prev                                          z_weighs="h_prev"
+h = (1 - z) * h_prev + z * n                                          z_weighs="n"
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def step(w: GRUWeights, x: Array, states: States) -> tuple[States, dict[str, Arr
     else:
         q = r * h_prev
         n = np.tanh(x @ W_n.T + b_Wn + q @ U_n.T + b_Un)
-    h = (1 - z) * n + z * h_prev
+    h = (1 - z) * n + z * h_prev if w.z_weighs == "h_prev" else (1 - z) * h_prev + z * n
     return (h,), {"x": x, "h_prev": h_prev, "r": r, "z": z, "n": n, "q": q}
 
 
@@ -52,7 +51,10 @@ def step_backward(w: GRUWeights, saved: dict[str, Array], dstates: States) -> tu
     x, h_prev, r, z, n, q = (saved[k] for k in ("x", "h_prev", "r", "z", "n", "q"))
     U_r, U_z, U_n = np.split(w.weight_hh, 3)
 
-    dn, dz = dh * (1 - z), dh * (h_prev - n)
+    if w.z_weighs == "h_prev":
+        dn, dz, dh_blend = dh * (1 - z), dh * (h_prev - n), dh * z
+    else:
+        dn, dz, dh_blend = dh * z, dh * (n - h_prev), dh * (1 - z)
     da_n = dn * (1 - n**2)
     da_z = dz * z * (1 - z)
     if w.reset_after:
@@ -63,7 +65,7 @@ def step_backward(w: GRUWeights, saved: dict[str, Array], dstates: States) -> tu
         dr = dq * h_prev
         dh_prev, dU_n, db_Un = dq * r, da_n.T @ q, da_n.sum(axis=0)
     da_r = dr * r * (1 - r)
-    dh_prev = dh_prev + dh * z + da_r @ U_r + da_z @ U_z
+    dh_prev = dh_prev + dh_blend + da_r @ U_r + da_z @ U_z
 
     da = np.concatenate([da_r, da_z, da_n], axis=1)
     dweights = {

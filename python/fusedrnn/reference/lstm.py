@@ -7,6 +7,10 @@ Forward, with a the pre-activations::
     c = f * c_prev + i * g
     h = o * tanh(c)
 
+Variants (Greff et al. 2015) leave a gate out, which then counts as 1, or a tanh, or take 1 - f for i ("coupled").
+Peepholes add to pre-activations, before the sigmoid: p_i * c_prev to a_i, p_f * c_prev to a_f, p_o * c to a_o (Gers &
+Schmidhuber 2000), or the same as products with full matrices.
+
 Backward is the chain rule, read from the bottom up; dh and dc come from the loss and from the step after. The
 derivative of sigmoid is s * (1 - s), that of tanh is 1 - t^2.
 """
@@ -28,14 +32,33 @@ def _bias(b: Array | None) -> Any:
     return 0 if b is None else b
 
 
+def peep(p: Array | None, c: Array) -> Any:
+    """What a peephole, diagonal or full or none, adds to a pre-activation."""
+    if p is None:
+        return 0
+    return p * c if p.ndim == 1 else c @ p.T
+
+
+def peep_backward(p: Array | None, c: Array, da: Array) -> tuple[Any, Any]:
+    """Gradients of a peephole's c and weights, given that of the pre-activation."""
+    if p is None:
+        return 0, 0
+    return (da * p, (da * c).sum(axis=0)) if p.ndim == 1 else (da @ p, da.T @ c)
+
+
 def step(w: LSTMWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h, c (B, H). Returns the new states and what backward needs."""
     h_prev, c_prev = states
-    a = x @ w.weight_ih.T + _bias(w.bias_ih) + h_prev @ w.weight_hh.T + _bias(w.bias_hh)
-    a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
-    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
+    pre = x @ w.weight_ih.T + _bias(w.bias_ih) + h_prev @ w.weight_hh.T + _bias(w.bias_hh)
+    a = dict(zip(w.gates, np.split(pre, len(w.gates), axis=1), strict=True))
+    one = np.ones_like(c_prev)
+
+    f = sigmoid(a["f"] + peep(w.peephole_f, c_prev)) if "f" in a else one
+    i = sigmoid(a["i"] + peep(w.peephole_i, c_prev)) if "i" in a else 1 - f if w.variant == "coupled" else one
+    g = a["g"] if w.variant == "no_input_activation" else np.tanh(a["g"])
     c = f * c_prev + i * g
-    h = o * np.tanh(c)
+    o = sigmoid(a["o"] + peep(w.peephole_o, c)) if "o" in a else one
+    h = o * (c if w.variant == "no_output_activation" else np.tanh(c))
     return (h, c), {"x": x, "h_prev": h_prev, "c_prev": c_prev, "i": i, "f": f, "g": g, "o": o, "c": c}
 
 
@@ -43,16 +66,31 @@ def step_backward(w: LSTMWeights, saved: dict[str, Array], dstates: States) -> t
     """Gradients of one step, given those of h and c. Returns dx, those of h_prev and c_prev, those of the weights."""
     dh, dc = dstates
     i, f, g, o = saved["i"], saved["f"], saved["g"], saved["o"]
-    tanh_c = np.tanh(saved["c"])
-    do = dh * tanh_c
-    dc = dc + dh * o * (1 - tanh_c**2)
-    df, dc_prev = dc * saved["c_prev"], dc * f
-    di, dg = dc * g, dc * i
-    da = np.concatenate([di * i * (1 - i), df * f * (1 - f), dg * (1 - g**2), do * o * (1 - o)], axis=1)
+    c, c_prev = saved["c"], saved["c_prev"]
+    squashed, slope = (c, 1) if w.variant == "no_output_activation" else (np.tanh(c), 1 - np.tanh(c) ** 2)
+    da = {}
+
+    da["o"] = dh * squashed * o * (1 - o)
+    dc_peep, dp_o = peep_backward(w.peephole_o, c, da["o"])
+    dc = dc + dh * o * slope + dc_peep
+
+    di, df, dg = dc * g, dc * c_prev, dc * i
+    if w.variant == "coupled":
+        df = df - di
+    da["i"], da["f"] = di * i * (1 - i), df * f * (1 - f)
+    da["g"] = dg if w.variant == "no_input_activation" else dg * (1 - g**2)
+    dc_peep_i, dp_i = peep_backward(w.peephole_i, c_prev, da["i"])
+    dc_peep_f, dp_f = peep_backward(w.peephole_f, c_prev, da["f"])
+    dc_prev = dc * f + dc_peep_i + dc_peep_f
+
+    dpre = np.concatenate([da[gate] for gate in w.gates], axis=1)
     dweights = {
-        "weight_ih": da.T @ saved["x"],
-        "weight_hh": da.T @ saved["h_prev"],
-        "bias_ih": da.sum(axis=0),
-        "bias_hh": da.sum(axis=0),
+        "weight_ih": dpre.T @ saved["x"],
+        "weight_hh": dpre.T @ saved["h_prev"],
+        "bias_ih": dpre.sum(axis=0),
+        "bias_hh": dpre.sum(axis=0),
+        "peephole_i": dp_i,
+        "peephole_f": dp_f,
+        "peephole_o": dp_o,
     }
-    return da @ w.weight_ih, (da @ w.weight_hh, dc_prev), dweights
+    return dpre @ w.weight_ih, (dpre @ w.weight_hh, dc_prev), dweights

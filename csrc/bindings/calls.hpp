@@ -1,0 +1,328 @@
+// The four calls of every cell: inference, training forward, backward, one step. States come as tuples in the cell's
+// order (h; c; the gates of the step before), each an array or None for zeros.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "../run.hpp"
+#include "arrays.hpp"
+#include "weights.hpp"
+
+namespace fusedrnn {
+namespace {
+
+using std::int64_t;
+
+struct Sizes {
+  int64_t seq_len, batch, input, hidden;
+};
+
+constexpr const char* kStateNames[kMaxStates] = {"h", "c", "gates"};
+
+// (B,) int64 in 0..T, copied: the caller's array may change while the GIL is released.
+std::vector<int64_t> read_lengths(py::handle h, const Sizes& n) {
+  require_array("lengths", h);
+  if (!has_dtype(h, py::dtype::of<std::int64_t>().num())) fail_dtype("lengths", "int64", h);
+  require_shape("lengths", "(batch_size,)", {n.batch}, h);
+  const auto in = contiguous<int64_t>(h);
+  for (int64_t i = 0; i < n.batch; ++i) {
+    if (in.data[i] < 0 || in.data[i] > n.seq_len) {
+      throw py::value_error("lengths: expected values in 0..seq_len = 0.." + std::to_string(n.seq_len) + ", got " +
+                            std::to_string(in.data[i]) + " at index " + std::to_string(i));
+    }
+  }
+  return {in.data, in.data + n.batch};
+}
+
+void require_count(const char* what, const py::tuple& states, const PyWeights& w) {
+  if (static_cast<int64_t>(states.size()) == w.states) return;
+  throw py::value_error(std::string(what) + ": expected " + std::to_string(w.states) + " for cell '" + w.facts().name +
+                        "', got " + std::to_string(states.size()));
+}
+
+// The state `s` of so many rows: `before` and `after` make its name.
+template <class T>
+Input<T> read_state(const PyWeights& w, int s, const char* before, const char* after, int64_t batch, py::handle h) {
+  if (h.is_none()) return {};
+  const std::string name = std::string(before) + kStateNames[s] + after;
+  const int units = w.facts().state_units[s];
+  const std::string symbols = "(batch_size, " + multiple(units, "hidden_size") + ")";
+  return read_input<T>(name.c_str(), symbols.c_str(), {batch, units * w.hidden}, h, true);
+}
+
+// What forward was given: the arrays are kept alive and, in training, until backward.
+template <class T>
+struct Call {
+  py::object weights_object;
+  const Weights<T>* weights;
+  Sizes n;
+  Input<T> x, states[kMaxStates];
+  std::vector<int64_t> lengths;
+  bool has_lengths, reverse;
+
+  Problem<T> problem() const {
+    Problem<T> p{};
+    p.seq_len = n.seq_len;
+    p.batch = n.batch;
+    p.input = n.input;
+    p.hidden = n.hidden;
+    p.reverse = reverse;
+    p.lengths = has_lengths ? lengths.data() : nullptr;
+    p.x = x.data;
+    for (int s = 0; s < kMaxStates; ++s) p.state0[s] = states[s].data;
+    return p;
+  }
+};
+
+template <class T>
+Call<T> read_call(py::handle weights, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse) {
+  const PyWeights& w = weights_of(weights);
+  Call<T> call{py::reinterpret_borrow<py::object>(weights), &w.get<T>(), {}, {}, {}, {}, false, false};
+  require_array("x", x);
+  require_dtype<T>("x", x);
+  require_rank("x", "(seq_len, batch_size, input_size)", 3, x);
+  Sizes& n = call.n;
+  n = {proxy(x)->dimensions[0], proxy(x)->dimensions[1], w.input, w.hidden};
+  require_shape("x", "(seq_len, batch_size, input_size)", {n.seq_len, n.batch, n.input}, x);
+  checked_bytes("x", {n.seq_len, n.batch, n.input}, sizeof(T));
+  checked_bytes("y", {n.seq_len, n.batch, n.hidden, w.facts().slots}, sizeof(T));
+  require_count("states", states, w);
+  for (int s = 0; s < w.states; ++s) call.states[s] = read_state<T>(w, s, "", "0", n.batch, states[s]);
+  call.has_lengths = !lengths.is_none();
+  if (call.has_lengths) call.lengths = read_lengths(lengths, n);
+  call.reverse = read_bool("reverse", reverse);
+  call.x = contiguous<T>(x);
+  return call;
+}
+
+template <class T>
+void release_and_forward(const Weights<T>& weights, const Problem<T>& p) {
+  py::gil_scoped_release release;
+  run_forward(weights, p);
+}
+
+// What backward needs of forward. Used up by backward, which turns its memory into gradients.
+template <class T>
+struct Reserve {
+  Call<T> call;
+  py::array_t<T> y;
+  Buffer slots;
+};
+
+struct PyReserve {
+  CellId cell;
+  std::optional<Reserve<float>> f32;
+  std::optional<Reserve<double>> f64;
+  std::size_t nbytes;
+  std::atomic<bool> used{false};
+  std::string dtype;
+  Sizes n;
+};
+
+// The outputs of a sequence: y and the last states, of which `p` gets the pointers. The tuple has room for one more.
+template <class T>
+py::tuple new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, bool one_more) {
+  py::tuple out(static_cast<std::size_t>(1 + w.states + one_more));
+  auto y = new_array<T>("y", {n.seq_len, n.batch, n.hidden});
+  p.y = data_of(y);
+  out[0] = std::move(y);
+  for (int s = 0; s < w.states; ++s) {
+    auto state = new_array<T>(kStateNames[s], {n.batch, w.facts().state_units[s] * n.hidden});
+    p.state_n[s] = data_of(state);
+    out[static_cast<std::size_t>(1 + s)] = std::move(state);
+  }
+  return out;
+}
+
+template <class T>
+py::tuple infer(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse) {
+  const Call<T> call = read_call<T>(w, x, states, lengths, reverse);
+  Problem<T> p = call.problem();
+  py::tuple out = new_outputs(weights_of(w), call.n, p, false);
+  release_and_forward(*call.weights, p);
+  return out;
+}
+
+// The outputs, and the reserve.
+template <class T>
+py::tuple forward(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse) {
+  Call<T> call = read_call<T>(w, x, states, lengths, reverse);
+  const Sizes n = call.n;
+  const PyWeights& weights = weights_of(w);
+  Problem<T> p = call.problem();
+  py::tuple out = new_outputs(weights, n, p, true);
+  const int64_t slots = weights.facts().slots;
+  Buffer buffer(checked_bytes("reserve", {n.seq_len, n.batch, slots, n.hidden}, sizeof(T)));
+  p.slots = buffer.as<T>();
+  release_and_forward(*call.weights, p);
+
+  auto reserve = std::make_unique<PyReserve>();
+  reserve->cell = weights.cell;
+  reserve->nbytes = buffer.bytes();
+  reserve->dtype = DType<T>::name;
+  reserve->n = n;
+  Reserve<T> kept{std::move(call), py::reinterpret_borrow<py::array_t<T>>(out[0]), std::move(buffer)};
+  if constexpr (sizeof(T) == sizeof(float))
+    reserve->f32.emplace(std::move(kept));
+  else
+    reserve->f64.emplace(std::move(kept));
+  out[static_cast<std::size_t>(1 + weights.states)] = py::cast(std::move(reserve));
+  return out;
+}
+
+// The gradients of weights, as arrays and as what `g` points to.
+template <class T>
+struct WeightGradients {
+  py::object weight_ih, weight_hh = py::none(), bias_ih = py::none(), bias_hh = py::none(), vectors = py::none();
+  py::list matrices;
+
+  WeightGradients(const PyWeights& w, Gradients<T>& g) {
+    const CellFacts& f = w.facts();
+    const int64_t H = w.hidden;
+    const auto make = [](const char* name, std::initializer_list<int64_t> dims, py::object& to) -> T* {
+      auto array = new_array<T>(name, dims);
+      T* const data = data_of(array);
+      to = std::move(array);
+      return data;
+    };
+    g.dweight_ih = make("dweight_ih", {w.gates * H, w.input}, weight_ih);
+    if (f.matrices > 0) g.dmatrix[0] = make("dweight_hh", {f.recurrent_gates * H, H}, weight_hh);
+    for (int m = 1; m < f.matrices; ++m) {
+      py::object matrix;
+      g.dmatrix[m] = make("dmatrix", {f.matrix_gates[m] * H, f.matrix_depth[m] * H}, matrix);
+      matrices.append(matrix);
+    }
+    if (w.has_bias_ih) g.dbias_ih = make("dbias_ih", {w.gates * H}, bias_ih);
+    if (w.has_bias_hh) g.dbias_hh = make("dbias_hh", {f.recurrent_gates * H}, bias_hh);
+    if (f.vectors > 0) g.dvectors = make("dvectors", {f.vectors, H}, vectors);
+  }
+
+  // Those of the vectors, then of the blocks, that were given; None for the others.
+  void append_named(const PyWeights& w, py::list& to) const {
+    for (std::size_t k = 0; k < w.vectors.size(); ++k) {
+      to.append(w.vectors[k].given ? py::object(vectors[py::int_(k)]) : py::none());
+    }
+    for_each_block(w, [&](const Named& block, int matrix, int gate, int64_t) {
+      if (!block.given) return to.append(py::none());
+      const py::slice rows(gate * w.hidden, (gate + block.gates) * w.hidden, 1);
+      to.append(py::object(py::object(matrices[static_cast<std::size_t>(matrix - 1)])[rows]));
+    });
+  }
+};
+
+// dx, the gradients of the initial states, dweight_ih, dweight_hh, dbias_ih, dbias_hh, then those of vectors and
+// blocks.
+template <class T>
+py::list backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, const py::tuple& dstates) {
+  const Sizes& n = kept.call.n;
+  const PyWeights& weights = weights_of(kept.call.weights_object);
+  const auto in_dy =
+      read_input<T>("dy", "(seq_len, batch_size, hidden_size)", {n.seq_len, n.batch, n.hidden}, dy, true);
+  require_count("dstates", dstates, weights);
+  Gradients<T> g{};
+  Input<T> in_states[kMaxStates];
+  for (int s = 0; s < weights.states; ++s) {
+    in_states[s] = read_state<T>(weights, s, "d", "_n", n.batch, dstates[s]);
+    g.dstate_n[s] = in_states[s].data;
+  }
+  py::list out;
+  auto dx = new_array<T>("dx", {n.seq_len, n.batch, n.input});
+  g.dy = in_dy.data;
+  g.dx = data_of(dx);
+  out.append(std::move(dx));
+  for (int s = 0; s < weights.states; ++s) {
+    auto dstate0 = new_array<T>(kStateNames[s], {n.batch, weights.facts().state_units[s] * n.hidden});
+    g.dstate0[s] = data_of(dstate0);
+    out.append(std::move(dstate0));
+  }
+  const WeightGradients<T> dweights(weights, g);
+  Problem<T> p = kept.call.problem();
+  p.slots = kept.slots.template as<T>();
+  p.h = data_of(kept.y);
+  if (reserve.used.exchange(true)) {
+    throw py::value_error("reserve: expected one that no backward has used, got one that has been used");
+  }
+  try {
+    py::gil_scoped_release release;
+    run_backward(*kept.call.weights, p, g);
+  } catch (const std::bad_alloc&) {
+    reserve.used = false;  // nothing has been written yet
+    throw;
+  }
+  for (const py::object& o : {dweights.weight_ih, dweights.weight_hh, dweights.bias_ih, dweights.bias_hh})
+    out.append(o);
+  dweights.append_named(weights, out);
+  return out;
+}
+
+py::list backward_any(py::handle h, py::handle dy, const py::tuple& dstates) {
+  if (!py::isinstance<PyReserve>(h)) {
+    throw py::type_error("reserve: expected a Reserve, as forward returns it, got " + type_name(h));
+  }
+  auto& reserve = h.cast<PyReserve&>();
+  return reserve.f32 ? backward(reserve, *reserve.f32, dy, dstates) : backward(reserve, *reserve.f64, dy, dstates);
+}
+
+// One step. `out` is None for each state, or arrays to write to; returns h, or a tuple of states.
+template <class T>
+py::object step(py::handle weights, py::handle x, const py::tuple& states, const py::tuple& out) {
+  const PyWeights& w = weights_of(weights);
+  const char* x_symbols = "(batch_size, input_size)";
+  require_array("x", x);
+  require_rank("x", x_symbols, 2, x);
+  const int64_t batch = proxy(x)->dimensions[0];
+  checked_bytes("x", {batch, w.input + w.hidden * w.facts().slots}, sizeof(T));
+  const auto in_x = read_input<T>("x", x_symbols, {batch, w.input}, x, false);
+  require_count("states", states, w);
+  require_count("out", out, w);
+  Problem<T> p{};
+  p.seq_len = 1;
+  p.batch = batch;
+  p.input = w.input;
+  p.hidden = w.hidden;
+  p.x = in_x.data;
+  Input<T> in[kMaxStates];
+  for (int s = 0; s < w.states; ++s) {
+    in[s] = read_state<T>(w, s, "", "", batch, states[s]);
+    p.state0[s] = in[s].data;
+  }
+  py::object results[kMaxStates];
+  for (int s = 0; s < w.states; ++s) {
+    T*& to = s == 0 ? p.y : p.state_n[s];
+    const int64_t units = w.facts().state_units[s] * w.hidden;
+    if (py::handle(out[s]).is_none()) {
+      auto array = new_array<T>(kStateNames[s], {batch, units});
+      to = data_of(array);
+      results[s] = std::move(array);
+      continue;
+    }
+    const std::string name = std::string("out (") + kStateNames[s] + ")";
+    const std::string symbols = "(batch_size, " + multiple(w.facts().state_units[s], "hidden_size") + ")";
+    to = write_output<T>(name.c_str(), symbols.c_str(), {batch, units}, out[s]);
+    require_apart(name.c_str(), out[s], "x", x);
+    for (int i = 0; i < w.states; ++i) require_apart(name.c_str(), out[s], kStateNames[i], states[i]);
+    for (int i = 0; i < s; ++i) {
+      require_apart(name.c_str(), out[s], (std::string("out (") + kStateNames[i] + ")").c_str(), results[i]);
+    }
+    results[s] = py::reinterpret_borrow<py::object>(out[s]);
+  }
+  release_and_forward(w.get<T>(), p);
+  if (w.states == 1) return std::move(results[0]);
+  py::tuple all(static_cast<std::size_t>(w.states));
+  for (int s = 0; s < w.states; ++s) all[static_cast<std::size_t>(s)] = std::move(results[s]);
+  return std::move(all);
+}
+
+// f32(...) or f64(...), by the dtype of the weights.
+template <class F32, class F64, class... Args>
+auto by_dtype(F32&& f32, F64&& f64, py::handle w, const Args&... args) {
+  return weights_of(w).f32 ? f32(w, args...) : f64(w, args...);
+}
+
+}  // namespace
+}  // namespace fusedrnn

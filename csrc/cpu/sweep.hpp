@@ -1,0 +1,182 @@
+// The order in which a product passes over rows and tiles, and what it asks of whoever wants one: an Op.
+//
+// An Op has
+//   value_type T, kColumns (gemm.hpp)
+//   gates, const T* weights, std::int64_t tile_stride, depth     [tile][k][gate][lane], depth = K
+//   sources(row), source_stride, source_offset   kColumns false (gemm.hpp): where element 0 of a row is
+//   columns(row, k), column_stride               kColumns true
+//   const Sums<const T>* from  where the sums of each gate begin, counted from row 0 and tile 0
+//   kFills                  if they lie nowhere: fill(area, sums) makes them
+//   kDirect                 whether the kernel itself stores the sums where they belong: in `to`, from row 0, tile 0 on
+//   end(area, sums)         else: takes the sums [row][tile][gate][lane]
+//   kCold                   whether what fill and end touch has to be fetched from afar
+//   fetch_start(area), fetch_end(area)   prefetch it
+#pragma once
+
+#include <cstdint>
+
+#include "gemm.hpp"
+
+namespace {
+
+// Rows that pass over a tile's weights together. Their sums stay on the stack, in L1.
+constexpr int kBlockGroups = 8;
+// Sums of one group: kernels of more gates than accumulators have one row and one tile.
+constexpr int kMostSums = kAccumulators > kMaxGates ? kAccumulators : kMaxGates;
+// Weights that stay in L1 while those rows pass over them.
+constexpr std::size_t kBlockBytes = 32 * 1024;
+// Weights that a sweep finds in L2 without being asked for ahead of time.
+constexpr std::int64_t kNearBytes = 1 << 20;
+
+struct Span {
+  std::int64_t first, last;  // first..last-1
+  RNN_INLINE std::int64_t size() const { return last - first; }
+};
+
+// What one kernel covers.
+struct Area {
+  std::int64_t row, rows, tile, tiles;
+};
+
+template <class T>
+RNN_INLINE void prefetch_write(const T* p) {
+  __builtin_prefetch(p, 1);
+}
+
+template <class T>
+alignas(64) constexpr T kZeroVector[Vec<T>::width] = {};
+
+// For Ops of one gate whose sums begin at zero.
+template <class T>
+constexpr Sums<const T> kFromZero[1] = {{kZeroVector<T>, 0, 0}};
+
+// Rows cut evenly into groups of at most `most`, so that no group is much smaller than the registers allow.
+struct Groups {
+  std::int64_t count, size, larger;  // the first `larger` groups have size + 1 rows
+  Groups(std::int64_t rows, std::int64_t most) : count(1), size(rows), larger(0) {
+    if (rows <= most) return;
+    count = (rows + most - 1) / most;
+    size = rows / count;
+    larger = rows % count;
+  }
+  RNN_INLINE std::int64_t rows(std::int64_t group) const { return size + (group < larger); }
+};
+
+// One block of rows and one tile, or a few side by side, over all k.
+template <class Op>
+struct BlockSweep {
+  using T = typename Op::value_type;
+  using V = Vec<T>;
+
+  const Op& op;
+  const Groups& groups;
+  bool fetch;
+
+  static std::int64_t parts_of(std::size_t bytes) {
+    return bytes <= kBlockBytes ? 1 : static_cast<std::int64_t>((bytes + kBlockBytes - 1) / kBlockBytes);
+  }
+
+  // [group0, group1) begin at `row`; `tile` is 1 << log tiles wide; tile_after is the one whose turn comes next.
+  void run(std::int64_t row, std::int64_t group0, std::int64_t group1, std::int64_t tile, int log,
+           std::int64_t tile_after) const {
+    const std::int64_t gates = op.gates, line = gates * V::width, width = line << log;
+    const std::int64_t parts = group1 - group0 == 1 ? 1 : parts_of(op.depth * width * sizeof(T));
+    const KernelRow<T>* const kernels = kernels_of<T, Op::kColumns>(static_cast<int>(gates));
+    alignas(64) T sums[kBlockGroups * kMostSums * V::width];
+    Sums<const T> from_sums[kMaxGates];
+    for (std::int64_t g = 0; g < gates; ++g) from_sums[g] = {sums + g * V::width, width, line};
+    Part<T> part;
+    part.tile_stride = op.tile_stride;
+    if constexpr (Op::kColumns)
+      part.column_stride = op.column_stride;
+    else
+      part.source_stride = op.source_stride;
+    for (std::int64_t i = 0; i < parts; ++i) {
+      const std::int64_t k0 = i == 0 ? 0 : op.depth * i / parts;
+      const std::int64_t k1 = i + 1 == parts ? op.depth : op.depth * (i + 1) / parts;
+      const bool first = i == 0, last = i + 1 == parts, from_op = first && !Op::kFills;
+      part.depth = k1 - k0;
+      part.weights = op.weights + tile * op.tile_stride + k0 * line;
+      part.from = from_sums;
+      part.from_tile = part.to_tile = 0;
+      if constexpr (!Op::kFills) {
+        if (first) part.from = op.from, part.from_tile = tile;
+      }
+      part.to = {sums, width, line};
+      if constexpr (Op::kDirect) {
+        if (last) part.to = op.to, part.to_tile = tile;
+      }
+      const T* const ahead = op.weights + (last ? tile_after * op.tile_stride : tile * op.tile_stride + k1 * line);
+      std::int64_t at = row, next_tile = 0, next_gate = 0;
+      for (std::int64_t group = group0; group < group1; ++group) {
+        const std::int64_t n = groups.rows(group);
+        const Area area{at, n, tile, 1 << log};
+        T* const at_sums = sums + (at - row) * width;
+        const bool fetch_weights = fetch && next_tile < 1 << log;
+        if (fetch) {
+          part.next = ahead + next_tile * op.tile_stride + next_gate * part.depth * V::width;
+          if (++next_gate == gates) next_gate = 0, ++next_tile;
+        }
+        if (fetch || Op::kCold) {
+          if (first && group + 1 < group1) op.fetch_start(Area{at + n, groups.rows(group + 1), tile, 1 << log});
+          if (last) op.fetch_end(area);
+        }
+        if constexpr (Op::kFills) {
+          if (first) op.fill(area, at_sums);
+        }
+        part.from_row = from_op ? at : at - row;
+        part.to_row = Op::kDirect && last ? at : at - row;
+        if constexpr (Op::kColumns) {
+          part.columns = op.columns(at, k0);
+        } else {
+          part.sources = op.sources(at);
+          part.source_offset = op.source_offset + k0;
+        }
+        kernels[n - 1].by_tiles[fetch_weights][log](part);
+        if constexpr (!Op::kDirect) {
+          if (last) op.end(area, at_sums);
+        }
+        at += n;
+      }
+    }
+  }
+};
+
+// Runs the Op over rows x tiles, in an order in which weights stay in L1 while rows pass over them. Whoever sweeps the
+// same weights again and again goes `backwards` every other time: what a cache smaller than they are still holds is
+// then what is wanted first.
+template <class Op>
+void sweep(const Op& op, Span rows, Span tiles, bool backwards = false) {
+  using T = typename Op::value_type;
+  if (rows.size() <= 0 || tiles.size() <= 0) return;
+  const Groups groups(rows.size(), kPlans.max_rows[op.gates]);
+  const std::int64_t bytes = tiles.size() * op.depth * op.gates * Vec<T>::width * static_cast<std::int64_t>(sizeof(T));
+  const BlockSweep<Op> block{op, groups, bytes > kNearBytes};
+  const int widest = kPlans.log_tiles[op.gates][groups.rows(0)];
+  const std::int64_t whole = tiles.size() >> widest, tail = tiles.first + (whole << widest);
+
+  const auto run_tiles = [&](std::int64_t tile, int log, std::int64_t after) {
+    std::int64_t row = rows.first;
+    for (std::int64_t group = 0; group < groups.count; group += kBlockGroups) {
+      const std::int64_t end = group + kBlockGroups < groups.count ? group + kBlockGroups : groups.count;
+      block.run(row, group, end, tile, log, after);
+      for (std::int64_t g = group; g < end; ++g) row += groups.rows(g);
+    }
+  };
+  const auto run_tail = [&] {
+    std::int64_t tile = tail;
+    for (int log = widest - 1; tile < tiles.last; --log) {
+      if (1 << log > tiles.last - tile) continue;
+      run_tiles(tile, log, tile);
+      tile += 1 << log;
+    }
+  };
+  if (backwards) run_tail();
+  for (std::int64_t i = 0; i < whole; ++i) {
+    const std::int64_t at = backwards ? whole - 1 - i : i, after = i + 1 == whole ? at : backwards ? at - 1 : at + 1;
+    run_tiles(tiles.first + (at << widest), widest, tiles.first + (after << widest));
+  }
+  if (!backwards) run_tail();
+}
+
+}  // namespace

@@ -1,0 +1,94 @@
+"""The functional API of the LSTM with full gate recurrence; see `_ops` for what is common to all cells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import _core
+from ._core import Reserve
+from ._ops import Lengths, extra_gradients, require_reserve, require_weights
+from ._results import Array, FGRLSTMGradients, FGRLSTMOutput
+from ._weights import FGRLSTMWeights
+
+States = tuple[Array, Array, Array]
+
+
+def fgr_lstm(
+    x: Array,
+    w: FGRLSTMWeights,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    gates0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> FGRLSTMOutput:
+    """Inference of an LSTM with full gate recurrence (Greff et al. 2015, variant FGR)::
+
+        i = sigmoid(W_i x + U_i h_prev + R_i [i_prev, f_prev, o_prev] + p_i * c_prev + b_i)      f alike
+        g = tanh(W_g x + U_g h_prev + b_g)        c = f * c_prev + i * g
+        o = sigmoid(W_o x + U_o h_prev + R_o [i_prev, f_prev, o_prev] + p_o * c + b_o)
+        h = o * tanh(c)
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0, c0: ``(B, H)`` or None for zeros.
+        gates0: the gates i, f, o before the first step, side by side: ``(B, 3*H)``, or None for zeros.
+        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``, ``gates_n (B, 3*H)``.
+    """
+    require_weights(w, FGRLSTMWeights)
+    return FGRLSTMOutput(*_core.infer(w, x, (h0, c0, gates0), lengths, reverse))
+
+
+def fgr_lstm_forward(
+    x: Array,
+    w: FGRLSTMWeights,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    gates0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> tuple[FGRLSTMOutput, Reserve]:
+    """`fgr_lstm`, keeping what `fgr_lstm_backward` needs: the same output bits, and a reserve of ``8*T*B*H`` elements.
+    See `lstm_forward`."""
+    require_weights(w, FGRLSTMWeights)
+    *out, reserve = _core.forward(w, x, (h0, c0, gates0), lengths, reverse)
+    return FGRLSTMOutput(*out), reserve
+
+
+def fgr_lstm_backward(
+    reserve: Reserve,
+    dy: Array | None,
+    dh_n: Array | None = None,
+    dc_n: Array | None = None,
+    dgates_n: Array | None = None,
+) -> FGRLSTMGradients:
+    """Gradients of a loss, given its gradients with respect to what `fgr_lstm_forward` returned. See
+    `lstm_backward`."""
+    require_reserve(reserve, "fgr_lstm")
+    gradients = _core.backward(reserve, dy, (dh_n, dc_n, dgates_n))
+    dweight_gates: dict[str, Any] = {"dweight_gates": gradients.pop()}
+    return FGRLSTMGradients(*gradients[:8], **dweight_gates, **extra_gradients(reserve, gradients[8:]))
+
+
+def fgr_lstm_cell(
+    x: Array,
+    w: FGRLSTMWeights,
+    h: Array | None = None,
+    c: Array | None = None,
+    gates: Array | None = None,
+    *,
+    out: States | None = None,
+) -> States:
+    """One step of `fgr_lstm`: ``x (B, I)``, states or None for zeros; returns h, c, gates. See `lstm_cell`."""
+    require_weights(w, FGRLSTMWeights)
+    if out is not None and not (isinstance(out, tuple) and len(out) == 3):
+        raise TypeError(f"out: expected a tuple (h, c, gates) of three arrays, got {type(out).__name__}")
+    result: States = _core.step(w, x, (h, c, gates), (None, None, None) if out is None else out)
+    return result

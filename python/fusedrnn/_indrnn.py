@@ -1,0 +1,56 @@
+"""The functional API of IndRNN; see `_ops` for what is common to all cells."""
+
+from __future__ import annotations
+
+from . import _core
+from ._core import Reserve
+from ._ops import Lengths, require_reserve, require_weights
+from ._results import Array, IndRNNGradients, Output
+from ._weights import IndRNNWeights
+
+
+def indrnn(
+    x: Array, w: IndRNNWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+) -> Output:
+    """IndRNN inference over a sequence (Li et al. 2018, equation 2): ``h = f(W x + u * h_prev + b)``, f relu or tanh.
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0: ``(B, H)`` or None for zeros.
+        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, ``h_n (B, H)``.
+    """
+    require_weights(w, IndRNNWeights)
+    return Output(*_core.infer(w, x, (h0,), lengths, reverse))
+
+
+def indrnn_forward(
+    x: Array, w: IndRNNWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+) -> tuple[Output, Reserve]:
+    """`indrnn`, keeping what `indrnn_backward` needs: the same output bits, and a reserve of ``T*B*H`` elements. See
+    `lstm_forward`."""
+    require_weights(w, IndRNNWeights)
+    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse)
+    return Output(*out), reserve
+
+
+def indrnn_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = None) -> IndRNNGradients:
+    """Gradients of a loss, given its gradients with respect to what `indrnn_forward` returned. See `lstm_backward`.
+
+    Returns:
+        dx, dh0, dweight_ih, dweight_hh, dbias_ih.
+    """
+    require_reserve(reserve, "indrnn")
+    dx, dh0, dweight_ih, _, dbias_ih, _, dweight_hh = _core.backward(reserve, dy, (dh_n,))
+    return IndRNNGradients(dx, dh0, dweight_ih, dweight_hh, dbias_ih)
+
+
+def indrnn_cell(x: Array, w: IndRNNWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
+    """One step of `indrnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
+    require_weights(w, IndRNNWeights)
+    result: Array = _core.step(w, x, (h,), (out,))
+    return result

@@ -1,0 +1,67 @@
+"""The LSTM with full gate recurrence (Greff et al. 2015, variant FGR)::
+
+q = R [i_prev, f_prev, o_prev]        split into q_i, q_f, q_o
+i = sigmoid(W_i x + U_i h_prev + q_i + p_i * c_prev + b_i)
+f = sigmoid(W_f x + U_f h_prev + q_f + p_f * c_prev + b_f)
+g = tanh(W_g x + U_g h_prev + b_g)
+c = f * c_prev + i * g
+o = sigmoid(W_o x + U_o h_prev + q_o + p_o * c + b_o)
+h = o * tanh(c)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._results import Array
+from .._weights import FGRLSTMWeights
+from ._activations import sigmoid
+from .lstm import _bias, peep, peep_backward
+
+States = tuple[Array, ...]
+
+
+def step(w: FGRLSTMWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+    """One step: x (B, I), states h, c (B, H), gates (B, 3*H). Returns the new states and what backward needs."""
+    h_prev, c_prev, gates_prev = states
+    pre = x @ w.weight_ih.T + _bias(w.bias_ih) + h_prev @ w.weight_hh.T + _bias(w.bias_hh)
+    a_i, a_f, a_g, a_o = np.split(pre, 4, axis=1)
+    q_i, q_f, q_o = np.split(gates_prev @ w.weight_gates.T, 3, axis=1)
+    i = sigmoid(a_i + q_i + peep(w.peephole_i, c_prev))
+    f = sigmoid(a_f + q_f + peep(w.peephole_f, c_prev))
+    g = np.tanh(a_g)
+    c = f * c_prev + i * g
+    o = sigmoid(a_o + q_o + peep(w.peephole_o, c))
+    saved = {"x": x, "h_prev": h_prev, "c_prev": c_prev, "gates_prev": gates_prev}
+    saved |= {"i": i, "f": f, "g": g, "o": o, "c": c}
+    return (o * np.tanh(c), c, np.concatenate([i, f, o], axis=1)), saved
+
+
+def step_backward(
+    w: FGRLSTMWeights, saved: dict[str, Array], dstates: States
+) -> tuple[Array, States, dict[str, Array]]:
+    """Gradients of one step, given those of the new states. Returns dx, those of the states, those of the weights."""
+    dh, dc, dgates = dstates
+    i, f, g, o = saved["i"], saved["f"], saved["g"], saved["o"]
+    c_prev, tanh_c = saved["c_prev"], np.tanh(saved["c"])
+    di, df, do = np.split(dgates, 3, axis=1)
+    da_o = (do + dh * tanh_c) * o * (1 - o)
+    dc_peep, dp_o = peep_backward(w.peephole_o, saved["c"], da_o)
+    dc = dc + dh * o * (1 - tanh_c**2) + dc_peep
+    da_i, da_f, da_g = (di + dc * g) * i * (1 - i), (df + dc * c_prev) * f * (1 - f), dc * i * (1 - g**2)
+    dc_peep_i, dp_i = peep_backward(w.peephole_i, c_prev, da_i)
+    dc_peep_f, dp_f = peep_backward(w.peephole_f, c_prev, da_f)
+
+    dpre, dq = np.concatenate([da_i, da_f, da_g, da_o], axis=1), np.concatenate([da_i, da_f, da_o], axis=1)
+    dweights = {
+        "weight_ih": dpre.T @ saved["x"],
+        "weight_hh": dpre.T @ saved["h_prev"],
+        "bias_ih": dpre.sum(axis=0),
+        "bias_hh": dpre.sum(axis=0),
+        "weight_gates": dq.T @ saved["gates_prev"],
+        "peephole_i": dp_i,
+        "peephole_f": dp_f,
+        "peephole_o": dp_o,
+    }
+    before = (dpre @ w.weight_hh, dc * f + dc_peep_i + dc_peep_f, dq @ w.weight_gates)
+    return dpre @ w.weight_ih, before, dweights

@@ -1,0 +1,37 @@
+"""IndRNN (Li et al. 2018): ``h = f(W x + b + u * h_prev)``, f relu or tanh."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._results import Array
+from .._weights import IndRNNWeights
+
+States = tuple[Array, ...]
+
+
+def _bias(b: Array | None) -> Any:
+    return 0 if b is None else b
+
+
+def step(w: IndRNNWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+    """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
+    (h_prev,) = states
+    a = x @ w.weight_ih.T + _bias(w.bias_ih) + w.weight_hh * h_prev
+    h = np.tanh(a) if w.nonlinearity == "tanh" else np.maximum(a, 0)
+    return (h,), {"x": x, "h_prev": h_prev, "h": h}
+
+
+def step_backward(w: IndRNNWeights, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+    """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
+    (dh,) = dstates
+    h = saved["h"]
+    da = dh * (1 - h**2) if w.nonlinearity == "tanh" else np.where(h <= 0, 0, dh)
+    dweights = {
+        "weight_ih": da.T @ saved["x"],
+        "weight_hh": (da * saved["h_prev"]).sum(axis=0),
+        "bias_ih": da.sum(axis=0),
+    }
+    return da @ w.weight_ih, (da * w.weight_hh,), dweights
