@@ -73,8 +73,8 @@ def fgr_lstm_backward(
     `lstm_backward`."""
     require_reserve(reserve, "fgr_lstm")
     gradients = _core.backward(reserve, dy, (dh_n, dc_n, dgates_n))
-    dweight_gates: dict[str, Any] = {"dweight_gates": gradients.pop()}
-    return FGRLSTMGradients(*gradients[:8], **dweight_gates, **extra_gradients(reserve, gradients[8:]))
+    named: dict[str, Any] = {"dweight_gates": gradients.pop()} | extra_gradients(reserve, gradients[8:])
+    return FGRLSTMGradients(*gradients[:8], **named)
 
 
 def fgr_lstm_cell(
