@@ -41,6 +41,8 @@ struct Problem {
   const std::int64_t* lengths;  // (B,), each in 0..T; null: all T
   const T* x;                   // (T, B, I); steps past a row's length are never read
   const T* state0[kMaxStates];  // (B, H) each (or a multiple of H), in the order of the cell's states; null: zeros
+  const T* below;               // (T, B, H) for cells that read c of the layer below; null: zeros
+  T* c;                         // (T, B, H) for the same cells: c of every step, as y; null where nobody asks
   T* y;                         // (T, B, H): written by forward (zeros past a row's length), not read by backward
   T* state_n[kMaxStates];       // as state0, written by forward; h's may be null, c's may be its running state
   T* slots;                     // (T, B, S, H): the reserve; null in inference. Backward overwrites it.
@@ -51,6 +53,8 @@ struct Problem {
 template <class T>
 struct Gradients {
   const T* dy;                    // (T, B, H) or null for zeros; not read past a row's length
+  const T* dc;                    // (T, B, H) or null for zeros: the gradient of p.c
+  T* dbelow;                      // (T, B, H), zeros past a row's length; null where p.below is
   const T* dstate_n[kMaxStates];  // as state_n, or null for zeros
   T* dx;                          // (T, B, I), zeros past a row's length
   T* dstate0[kMaxStates];         // as state0; also holds what is carried from step to step

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,14 +32,19 @@ class Cell:
     # Weights beyond the common ones, or None in place of a common one; shapes in units of H.
     extras: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
     required: tuple[str, ...] = ("weight_ih", "weight_hh")
+    recurrent_gates: int | None = None  # the blocks of weight_hh, if they are not as many as gates
+    below: bool = False  # the cell reads c of the layer below, and gives c of every step: see `side_by_side`
 
     def functions(self, module: ModuleType = fusedrnn) -> tuple[Any, Any, Any, Any]:
-        return tuple(getattr(module, self.op + suffix) for suffix in ("", "_forward", "_backward", "_cell"))
+        functions: tuple[Any, Any, Any, Any] = tuple(
+            getattr(module, self.op + suffix) for suffix in ("", "_forward", "_backward", "_cell")
+        )
+        return side_by_side(*functions) if self.below else functions
 
     def shapes(self, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
         """Those of all weights, by their names."""
-        g = self.gates * hidden_size
-        common = {"weight_ih": (g, input_size), "weight_hh": (g, hidden_size), "bias_ih": (g,), "bias_hh": (g,)}
+        g, r = self.gates * hidden_size, (self.recurrent_gates or self.gates) * hidden_size
+        common = {"weight_ih": (g, input_size), "weight_hh": (r, hidden_size), "bias_ih": (g,), "bias_hh": (r,)}
         extras = {name: shape and tuple(n * hidden_size for n in shape) for name, shape in self.extras}
         return {name: shape for name, shape in (common | extras).items() if shape is not None}
 
@@ -47,6 +52,54 @@ class Cell:
     def state_units(self) -> tuple[int, ...]:
         """How many times H elements each state has."""
         return (1, 1, 3)[: self.states]
+
+
+class SideBySideGradients(NamedTuple):
+    """`dx` is that of x and c_below, side by side."""
+
+    dx: Array
+    dh0: Array
+    dc0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None
+    dpeephole_i: Array | None
+    dpeephole_f: Array | None
+    dpeephole_o: Array | None
+    dpeephole_d: Array | None
+    dpeephole_below: Array | None
+
+
+def side_by_side(infer: Any, forward: Any, backward: Any, step: Any) -> tuple[Any, Any, Any, Any]:
+    """The functions of a cell that reads c of the layer below as if it read one sequence, x and c_below side by side,
+    and gave one, y and c side by side."""
+
+    def split(x: Array, w: Any) -> tuple[Array, Array]:
+        return x[..., : w.input_size], x[..., w.input_size :]
+
+    def joined(out: Any) -> fusedrnn.LSTMOutput:
+        return fusedrnn.LSTMOutput(np.concatenate([out.y, out.c], axis=2), out.h_n, out.c_n)
+
+    def infer_joined(x: Array, w: Any, *states: Array, **kwargs: Any) -> Any:
+        x, below = split(x, w)
+        return joined(infer(x, w, below, *states, **kwargs))
+
+    def forward_joined(x: Array, w: Any, *states: Array, **kwargs: Any) -> tuple[Any, Any]:
+        x, below = split(x, w)
+        out, reserve = forward(x, w, below, *states, **kwargs)
+        return joined(out), reserve
+
+    def backward_joined(reserve: Any, dy: Array | None, *dstates: Array) -> Any:
+        dy, dc = (None, None) if dy is None else np.split(dy, 2, axis=2)
+        dx, dc_below, *others = backward(reserve, dy, *dstates, **({} if dc is None else {"dc": dc}))
+        return SideBySideGradients(np.concatenate([dx, dc_below], axis=2), *others)
+
+    def step_joined(x: Array, w: Any, *states: Array, **kwargs: Any) -> Any:
+        x, below = split(x, w)
+        return step(x, w, below, *states, **kwargs)
+
+    return infer_joined, forward_joined, backward_joined, step_joined
 
 
 def lstm(name: str, gates: str, peepholes: str = "", **options: Any) -> Cell:
@@ -109,6 +162,18 @@ CELLS = [
         8,
         extras=(("weight_gates", (3, 3)), *PEEPHOLES),
         required=("weight_ih", "weight_hh", "weight_gates"),
+    ),
+    Cell(
+        "depth_gated_lstm",
+        "depth_gated_lstm",
+        5,
+        2,
+        fusedrnn.DepthGatedLSTMWeights,
+        6,
+        bounded=False,
+        extras=(*PEEPHOLES, ("peephole_d", (1,)), ("peephole_below", (1,))),
+        recurrent_gates=4,
+        below=True,
     ),
 ]
 DTYPES = ["float32", "float64"]
@@ -240,7 +305,8 @@ def make_problem(
     w = make_weights(cell, I, H, dtype, rng)
     states = [normal(B, n * H) for n in cell.state_units]
     dstates = [normal(B, n * H) for n in cell.state_units]
-    return Problem(cell, w, normal(T, B, I), states, kwargs, normal(T, B, H), dstates)
+    x, dy = (normal(T, B, I + H), normal(T, B, 2 * H)) if cell.below else (normal(T, B, I), normal(T, B, H))
+    return Problem(cell, w, x, states, kwargs, dy, dstates)
 
 
 def named(results: Any) -> list[tuple[str, Array]]:

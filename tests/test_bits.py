@@ -154,7 +154,7 @@ def test_single_steps_give_the_bits_of_one_call(cell: Cell, dtype: str, shape: S
     for t in range(shape[0]):
         states = step(problem.x[t], problem.w, *states)
         states = states if cell.states > 1 else (states,)
-        np.testing.assert_array_equal(states[0], want.y[t])
+        np.testing.assert_array_equal(states[0], want.y[t, :, : shape[3]])
     for a, b in zip(states, want[1:], strict=True):
         np.testing.assert_array_equal(a, b)
     first = infer(problem.x[:half], problem.w, *problem.states)
@@ -190,9 +190,12 @@ def test_a_unit_does_not_depend_on_its_place(cell: Cell, dtype: str, rng: np.ran
     zeros = {k: np.zeros_like(a) for k, a in matrices.items()}
     infer = cell.functions()[0]
     a = infer(problem.x, remade(cell, problem.w, replaced=zeros), *problem.states)
+    x = problem.x.copy()
+    if cell.below:
+        x[..., I:] = permute(x[..., I:], 2)
     permuted = remade(cell, problem.w, lambda a: permute(a, 0), zeros)
-    b = infer(problem.x, permuted, *(permute(s, 1) for s in problem.states))
-    np.testing.assert_array_equal(a.y[..., order], b.y)
+    b = infer(x, permuted, *(permute(s, 1) for s in problem.states))
+    np.testing.assert_array_equal(permute(a.y, 2), b.y)
 
 
 @cells

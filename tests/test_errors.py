@@ -214,7 +214,7 @@ def test_calls(change: dict[str, Any], error: type[Exception], text: str, traini
     with pytest.raises(error) as raised:
         if layer == "native":
             call = _core.forward if training else _core.infer
-            call(lstm_weights(), a["x"], (a["h0"], a["c0"]), a["lengths"], a["reverse"])
+            call(lstm_weights(), a["x"], (a["h0"], a["c0"]), a["lengths"], a["reverse"], None)
         else:
             run = fusedrnn.lstm_forward if training else fusedrnn.lstm
             run(a["x"], lstm_weights(), a["h0"], a["c0"], lengths=a["lengths"], reverse=a["reverse"])
@@ -235,13 +235,15 @@ def test_the_wrong_weights() -> None:
     with pytest.raises(TypeError, match="w: expected GRUWeights, got dict"):
         fusedrnn.gru(array(T, B, I), {})  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="w: expected weights of a cell .*, got dict"):
-        _core.infer({}, array(T, B, I), (None, None), None, False)  # type: ignore[arg-type]
+        _core.infer({}, array(T, B, I), (None, None), None, False, None)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="states: expected 1 for cell 'gru_reset_after', got 2"):
-        _core.infer(gru, array(T, B, I), (None, array(B, H)), None, False)
+        _core.infer(gru, array(T, B, I), (None, array(B, H)), None, False, None)
     with pytest.raises(ValueError, match="states: expected 1 for cell 'gru_reset_after', got 0"):
-        _core.step(gru, array(B, I), (), (None,))
+        _core.step(gru, array(B, I), (), (None,), None)
     with pytest.raises(ValueError, match="out: expected 1 for cell 'gru_reset_after', got 2"):
-        _core.step(gru, array(B, I), (None,), (None, None))
+        _core.step(gru, array(B, I), (None,), (None, None), None)
+    with pytest.raises(ValueError, match="c_below: expected None for cell 'gru_reset_after', got numpy.ndarray"):
+        _core.infer(gru, array(T, B, I), (None,), None, False, array(T, B, H))
 
 
 def with_flag(a: Any, **flags: bool) -> Any:
@@ -351,9 +353,11 @@ def test_a_reserve_of_another_cell() -> None:
     with pytest.raises(TypeError, match="reserve: expected a Reserve, as rnn_forward returns it, got NoneType"):
         fusedrnn.rnn_backward(None, array(T, B, H))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="dstates: expected 2 for cell 'lstm', got 1"):
-        _core.backward(reserve, None, (None,))
+        _core.backward(reserve, None, (None,), None)
+    with pytest.raises(ValueError, match="dc: expected None for cell 'lstm', got numpy.ndarray"):
+        _core.backward(reserve, None, (None, None), array(T, B, H))
     with pytest.raises(TypeError, match="reserve: expected a Reserve, as forward returns it, got int"):
-        _core.backward(1, None, (None, None))  # type: ignore[arg-type]
+        _core.backward(1, None, (None, None), None)  # type: ignore[arg-type]
 
 
 def test_settings() -> None:

@@ -61,7 +61,7 @@ struct Call {
   py::object weights_object;
   const Weights<T>* weights;
   Sizes n;
-  Input<T> x, states[kMaxStates];
+  Input<T> x, states[kMaxStates], below;
   std::vector<int64_t> lengths;
   bool has_lengths, reverse;
 
@@ -74,15 +74,29 @@ struct Call {
     p.reverse = reverse;
     p.lengths = has_lengths ? lengths.data() : nullptr;
     p.x = x.data;
+    p.below = below.data;
     for (int s = 0; s < kMaxStates; ++s) p.state0[s] = states[s].data;
     return p;
   }
 };
 
+// c of the layer below, (T, B, H) or, of one step, (B, H); None where there is none.
 template <class T>
-Call<T> read_call(py::handle weights, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse) {
+Input<T> read_below(const PyWeights& w, const char* symbols, std::initializer_list<int64_t> dims, py::handle below) {
+  if (!w.facts().below && !below.is_none()) {
+    throw py::value_error(std::string("c_below: expected None for cell '") + w.facts().name + "', got " +
+                          type_name(below));
+  }
+  return read_input<T>("c_below", symbols, dims, below, true);
+}
+
+constexpr const char* kSequenceSymbols = "(seq_len, batch_size, hidden_size)";
+
+template <class T>
+Call<T> read_call(py::handle weights, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse,
+                  py::handle below) {
   const PyWeights& w = weights_of(weights);
-  Call<T> call{py::reinterpret_borrow<py::object>(weights), &w.get<T>(), {}, {}, {}, {}, false, false};
+  Call<T> call{py::reinterpret_borrow<py::object>(weights), &w.get<T>(), {}, {}, {}, {}, {}, false, false};
   require_array("x", x);
   require_dtype<T>("x", x);
   require_rank("x", "(seq_len, batch_size, input_size)", 3, x);
@@ -96,6 +110,7 @@ Call<T> read_call(py::handle weights, py::handle x, const py::tuple& states, py:
   call.has_lengths = !lengths.is_none();
   if (call.has_lengths) call.lengths = read_lengths(lengths, n);
   call.reverse = read_bool("reverse", reverse);
+  call.below = read_below<T>(w, kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, below);
   call.x = contiguous<T>(x);
   return call;
 }
@@ -124,10 +139,12 @@ struct PyReserve {
   Sizes n;
 };
 
-// The outputs of a sequence: y and the last states, of which `p` gets the pointers. The tuple has room for one more.
+// The outputs of a sequence, of which `p` gets the pointers: y, the last states, and c of every step for cells that
+// give it. The tuple has room for one more.
 template <class T>
 py::tuple new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, bool one_more) {
-  py::tuple out(static_cast<std::size_t>(1 + w.states + one_more));
+  const bool has_c = w.facts().below;
+  py::tuple out(static_cast<std::size_t>(1 + w.states + has_c + one_more));
   auto y = new_array<T>("y", {n.seq_len, n.batch, n.hidden});
   p.y = data_of(y);
   out[0] = std::move(y);
@@ -136,12 +153,18 @@ py::tuple new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, bool on
     p.state_n[s] = data_of(state);
     out[static_cast<std::size_t>(1 + s)] = std::move(state);
   }
+  if (has_c) {
+    auto c = new_array<T>("c", {n.seq_len, n.batch, n.hidden});
+    p.c = data_of(c);
+    out[static_cast<std::size_t>(1 + w.states)] = std::move(c);
+  }
   return out;
 }
 
 template <class T>
-py::tuple infer(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse) {
-  const Call<T> call = read_call<T>(w, x, states, lengths, reverse);
+py::tuple infer(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse,
+                py::handle below) {
+  const Call<T> call = read_call<T>(w, x, states, lengths, reverse, below);
   Problem<T> p = call.problem();
   py::tuple out = new_outputs(weights_of(w), call.n, p, false);
   release_and_forward(*call.weights, p);
@@ -150,8 +173,9 @@ py::tuple infer(py::handle w, py::handle x, const py::tuple& states, py::handle 
 
 // The outputs, and the reserve.
 template <class T>
-py::tuple forward(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse) {
-  Call<T> call = read_call<T>(w, x, states, lengths, reverse);
+py::tuple forward(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse,
+                  py::handle below) {
+  Call<T> call = read_call<T>(w, x, states, lengths, reverse, below);
   const Sizes n = call.n;
   const PyWeights& weights = weights_of(w);
   Problem<T> p = call.problem();
@@ -171,7 +195,7 @@ py::tuple forward(py::handle w, py::handle x, const py::tuple& states, py::handl
     reserve->f32.emplace(std::move(kept));
   else
     reserve->f64.emplace(std::move(kept));
-  out[static_cast<std::size_t>(1 + weights.states)] = py::cast(std::move(reserve));
+  out[out.size() - 1] = py::cast(std::move(reserve));
   return out;
 }
 
@@ -215,14 +239,17 @@ struct WeightGradients {
   }
 };
 
-// dx, the gradients of the initial states, dweight_ih, dweight_hh, dbias_ih, dbias_hh, then those of vectors and
-// blocks.
+// dx, the gradients of the initial states, dweight_ih, dweight_hh, dbias_ih, dbias_hh, those of vectors and blocks,
+// and, for cells that read c of the layer below, that of c_below.
 template <class T>
-py::list backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, const py::tuple& dstates) {
+py::list backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, const py::tuple& dstates, py::handle dc) {
   const Sizes& n = kept.call.n;
   const PyWeights& weights = weights_of(kept.call.weights_object);
-  const auto in_dy =
-      read_input<T>("dy", "(seq_len, batch_size, hidden_size)", {n.seq_len, n.batch, n.hidden}, dy, true);
+  const auto in_dy = read_input<T>("dy", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dy, true);
+  const auto in_dc = read_input<T>("dc", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dc, true);
+  if (in_dc.data && !weights.facts().below) {
+    throw py::value_error(std::string("dc: expected None for cell '") + weights.facts().name + "', got numpy.ndarray");
+  }
   require_count("dstates", dstates, weights);
   Gradients<T> g{};
   Input<T> in_states[kMaxStates];
@@ -233,7 +260,14 @@ py::list backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, con
   py::list out;
   auto dx = new_array<T>("dx", {n.seq_len, n.batch, n.input});
   g.dy = in_dy.data;
+  g.dc = in_dc.data;
   g.dx = data_of(dx);
+  py::object dbelow = py::none();
+  if (kept.call.below.data) {
+    auto array = new_array<T>("dc_below", {n.seq_len, n.batch, n.hidden});
+    g.dbelow = data_of(array);
+    dbelow = std::move(array);
+  }
   out.append(std::move(dx));
   for (int s = 0; s < weights.states; ++s) {
     auto dstate0 = new_array<T>(kStateNames[s], {n.batch, weights.facts().state_units[s] * n.hidden});
@@ -257,20 +291,22 @@ py::list backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, con
   for (const py::object& o : {dweights.weight_ih, dweights.weight_hh, dweights.bias_ih, dweights.bias_hh})
     out.append(o);
   dweights.append_named(weights, out);
+  if (weights.facts().below) out.append(dbelow);
   return out;
 }
 
-py::list backward_any(py::handle h, py::handle dy, const py::tuple& dstates) {
+py::list backward_any(py::handle h, py::handle dy, const py::tuple& dstates, py::handle dc) {
   if (!py::isinstance<PyReserve>(h)) {
     throw py::type_error("reserve: expected a Reserve, as forward returns it, got " + type_name(h));
   }
   auto& reserve = h.cast<PyReserve&>();
-  return reserve.f32 ? backward(reserve, *reserve.f32, dy, dstates) : backward(reserve, *reserve.f64, dy, dstates);
+  return reserve.f32 ? backward(reserve, *reserve.f32, dy, dstates, dc)
+                     : backward(reserve, *reserve.f64, dy, dstates, dc);
 }
 
 // One step. `out` is None for each state, or arrays to write to; returns h, or a tuple of states.
 template <class T>
-py::object step(py::handle weights, py::handle x, const py::tuple& states, const py::tuple& out) {
+py::object step(py::handle weights, py::handle x, const py::tuple& states, const py::tuple& out, py::handle below) {
   const PyWeights& w = weights_of(weights);
   const char* x_symbols = "(batch_size, input_size)";
   require_array("x", x);
@@ -286,6 +322,8 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
   p.input = w.input;
   p.hidden = w.hidden;
   p.x = in_x.data;
+  const auto in_below = read_below<T>(w, "(batch_size, hidden_size)", {batch, w.hidden}, below);
+  p.below = in_below.data;
   Input<T> in[kMaxStates];
   for (int s = 0; s < w.states; ++s) {
     in[s] = read_state<T>(w, s, "", "", batch, states[s]);
@@ -305,6 +343,7 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
     const std::string symbols = "(batch_size, " + multiple(w.facts().state_units[s], "hidden_size") + ")";
     to = write_output<T>(name.c_str(), symbols.c_str(), {batch, units}, out[s]);
     require_apart(name.c_str(), out[s], "x", x);
+    require_apart(name.c_str(), out[s], "c_below", below);
     for (int i = 0; i < w.states; ++i) require_apart(name.c_str(), out[s], kStateNames[i], states[i]);
     for (int i = 0; i < s; ++i) {
       require_apart(name.c_str(), out[s], (std::string("out (") + kStateNames[i] + ")").c_str(), results[i]);

@@ -99,15 +99,15 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                " bytes" + (r.used ? ", used>" : ">");
       });
 
-  m.def("infer", [](H w, H x, const py::tuple& states, H lengths, H reverse) {
-    return by_dtype(infer<float>, infer<double>, w, x, states, lengths, reverse);
+  m.def("infer", [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below) {
+    return by_dtype(infer<float>, infer<double>, w, x, states, lengths, reverse, c_below);
   });
-  m.def("forward", [](H w, H x, const py::tuple& states, H lengths, H reverse) {
-    return by_dtype(forward<float>, forward<double>, w, x, states, lengths, reverse);
+  m.def("forward", [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below) {
+    return by_dtype(forward<float>, forward<double>, w, x, states, lengths, reverse, c_below);
   });
   m.def("backward", &backward_any);
-  m.def("step", [](H w, H x, const py::tuple& states, const py::tuple& out) {
-    return by_dtype(step<float>, step<double>, w, x, states, out);
+  m.def("step", [](H w, H x, const py::tuple& states, const py::tuple& out, H c_below) {
+    return by_dtype(step<float>, step<double>, w, x, states, out, c_below);
   });
   m.def("sigmoid", [](H x) { return activation(false, x); });
   m.def("tanh", [](H x) { return activation(true, x); });

@@ -15,6 +15,7 @@
 // and backward:
 //     at.h_prev() at.c_prev() at.slot(k) at.dc() at.set_dc(v) at.direct() at.set_direct(v) at.grad(column, v)
 //     at.vector(k) at.extra(j)
+// and, for cells with kBelow, at.below() in both, at.dc_given() and at.set_dbelow(v) in backward,
 // where pre(g) is the input's part of gate g, for gates that keep it apart (`split`) or have no product; `direct` is
 // the part of h_prev's gradient that does not go through a matrix product; vector(k) is the cell's k-th vector of H
 // weights; and extra(j) is, in stage 0, the gradient that the j-th vector among the rows of products other than
@@ -30,6 +31,9 @@
 //     kVectors           vectors of weights; vector_gradient(k)
 //     kStateSlot         the slot that holds c, or -1
 //     kDirect            whether backward uses `direct`
+//     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step,
+//     whose
+//                        gradient is then dc_given
 //     split(g)           gate g's input part and recurrent part stay apart (each with its own bias)
 //     carried(k)         slot k is read by a later phase, or by the next step, so inference needs it too
 //     kInputColumn       the slots that hold the gradients which the input sees begin here: one for each gate,
@@ -51,7 +55,7 @@ template <int Gates, int Slots>
 struct OnePhaseCell {
   static constexpr int kGates = Gates, kRecurrentGates = Gates, kStates = 1, kSlots = Slots, kPhases = 1;
   static constexpr int kProducts = 1, kMatrices = 1, kVectors = 0, kStateSlot = -1, kInputColumn = 0;
-  static constexpr bool kDirect = false;
+  static constexpr bool kDirect = false, kBelow = false;
   static constexpr Product product(int) { return {0, 0, 0, Gates, From::h_prev, 0, 1, 0}; }
   static constexpr int matrix_gates(int) { return Gates; }
   static constexpr int matrix_depth(int) { return 1; }

@@ -24,6 +24,7 @@
   X(lstm_matrix_peephole_if, LstmMatrixPeepholes<true RNN_COMMA false>)            \
   X(lstm_matrix_peephole_o, LstmMatrixPeepholes<false RNN_COMMA true>)             \
   X(fgr_lstm, LstmGateRecurrence)                                                  \
+  X(depth_gated_lstm, DepthGatedLstm)                                              \
   X(gru_reset_after, GruResetAfter<false>)                                         \
   X(gru_reset_before, GruResetBefore<false>)                                       \
   X(gru_reset_after_z_new, GruResetAfter<true>)                                    \

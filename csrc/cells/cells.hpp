@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cell_list.hpp"
+#include "depth_gated_lstm.hpp"
 #include "gru.hpp"
 #include "lstm.hpp"
 #include "lstm_products.hpp"

@@ -11,9 +11,9 @@ constexpr int kMaxMatrices = 3;
 constexpr int kMaxStates = 3;
 constexpr int kMaxVectors = 5;
 
-// Where an operand of H elements (or a few times H) lies: the states before the step, or slots of this step or of the
-// one before.
-enum class From { h_prev, c_prev, slots_prev, slots };
+// Where an operand of H elements (or a few times H) lies: the states before the step, slots of this step or of the one
+// before, or c of the layer below.
+enum class From { h_prev, c_prev, slots_prev, slots, below };
 
 // A recurrent matrix product of a step.
 struct Product {
@@ -38,6 +38,7 @@ struct CellFacts {
   int gates, recurrent_gates, states, slots, phases, products, matrices, vectors;
   int state_slot;
   bool direct;
+  bool below;          // the cell also reads c of the layer below, and gives its own c of every step
   bool scratch_slots;  // inference needs slots too
   bool split[kMaxGates];
   int user_gate[kMaxGates];  // where users stack gate g

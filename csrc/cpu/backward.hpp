@@ -9,7 +9,10 @@ namespace {
 // Where one active row finds its operands at one step of backward; pointers are to unit 0.
 template <class T>
 struct BackwardRow {
-  const T* dy;  // null: zeros
+  const T* dy;        // null: zeros
+  const T* dc_given;  // null: zeros
+  const T* below;
+  T* dbelow;  // or null
   const T* h_prev;
   const T* c_prev;
   T* direct;  // the row of dstate0[0]: gradient of h carried from the step after
@@ -53,6 +56,11 @@ struct BackwardAt {
   RNN_INLINE V vector(int k) const { return load(step.vectors + k * hidden); }
   RNN_INLINE V extra(int j) const { return V::load(step.extra_at(j, index, tile)); }
   RNN_INLINE V dc() const { return load(row.dc); }
+  RNN_INLINE V dc_given() const { return row.dc_given ? load(row.dc_given) : V(0); }
+  RNN_INLINE V below() const { return load(row.below); }
+  RNN_INLINE void set_dbelow(V v) const {
+    if (row.dbelow) v.store(row.dbelow + unit, lanes);
+  }
   RNN_INLINE void set_dc(V v) const { v.store(row.dc + unit, lanes); }
   RNN_INLINE V direct() const { return load(row.direct); }
   RNN_INLINE void set_direct(V v) const { v.store(row.direct + unit, lanes); }
@@ -210,6 +218,11 @@ struct Backward {
     r.direct = g.dstate0[0] + row * H;
     r.slots = p.slots + here * f.slots * H;
     r.source = is_last(p, t, row) ? nullptr : p.slots + next * f.slots * H;
+    if (f.below) {
+      r.dc_given = g.dc ? g.dc + here * H : nullptr;
+      r.below = p.below ? p.below + here * H : zeros;
+      r.dbelow = g.dbelow ? g.dbelow + here * H : nullptr;
+    }
     if (f.states > 2) r.third = g.dstate0[2] + row * f.state_units[2] * H;
     if (f.states > 1) {
       r.dc = g.dstate0[1] + row * H;

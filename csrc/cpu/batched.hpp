@@ -143,6 +143,7 @@ struct Batched {
         T* dx = g.dx + from * p.input;
         if (t >= length_of(p, row)) {
           std::memset(dx, 0, static_cast<std::size_t>(p.input) * sizeof(T));
+          if (g.dbelow) std::memset(g.dbelow + from * H, 0, static_cast<std::size_t>(H) * sizeof(T));
           continue;
         }
         d[n] = slots_at(t, row) + f.input_column * H;
@@ -257,6 +258,7 @@ struct Batched {
   const T* operand(fusedrnn::From from, int slot, int64_t t, int64_t row) const {
     const int64_t H = p.hidden;
     if (from == fusedrnn::From::slots) return slots_at(t, row) + slot * H;
+    if (from == fusedrnn::From::below) return p.below ? p.below + (t * p.batch + row) * H : zeros;
     const bool first = is_first(p, t, row);
     const int64_t before = time_before(p, t);
     if (from == fusedrnn::From::h_prev) {

@@ -11,7 +11,9 @@ struct ForwardRow {
   const T* h_prev;
   const T* c_prev;
   const T* slots_prev;  // the vectors that products take from the step before, or the initial state
+  const T* below;
   T* c;
+  T* c_of_step;  // a second place for c, or null
   T* y;
   T* slots;
 
@@ -71,7 +73,11 @@ struct ForwardAt {
     if (kTrain || Cell::carried(k)) v.store(row.slots + k * hidden + unit, lanes);
   }
   RNN_INLINE void set_pre(int gate, V v) const { v.store(pre_tile + gate * V::width); }
-  RNN_INLINE void set_c(V v) const { v.store(row.c + unit, lanes); }
+  RNN_INLINE V below() const { return load(row.below); }
+  RNN_INLINE void set_c(V v) const {
+    v.store(row.c + unit, lanes);
+    if (Cell::kBelow && row.c_of_step) v.store(row.c_of_step + unit, lanes);
+  }
   RNN_INLINE void set_h(V v) const { v.store(row.y + unit, lanes); }
 };
 
@@ -279,15 +285,21 @@ struct Forward {
     }
   }
 
+  // Zeros for this worker's units of one step of one row.
+  void clear(T* sequence, int64_t t, int64_t row) const {
+    const Span units = units_of<V>(p, w);
+    std::memset(sequence + (t * p.batch + row) * p.hidden + units.first, 0,
+                static_cast<std::size_t>(units.size()) * sizeof(T));
+  }
+
   // The rows that are active at time t; their number.
   int64_t gather_rows(int64_t t) {
     const int64_t H = p.hidden, before = time_before(p, t);
     int64_t n = 0;
     for (int64_t row = w.row0; row < w.row1; ++row) {
       if (t >= length_of(p, row)) {
-        const Span units = units_of<V>(p, w);
-        std::memset(p.y + (t * p.batch + row) * H + units.first, 0,
-                    static_cast<std::size_t>(units.last - units.first) * sizeof(T));
+        clear(p.y, t, row);
+        if (p.c) clear(p.c, t, row);
         continue;
       }
       const bool first = is_first(p, t, row);
@@ -298,6 +310,10 @@ struct Forward {
         find_slots(r, t, row, first);
       else if (f.states > 1)
         r.c_prev = r.c = p.state_n[1] + row * H;
+      if (f.below) {
+        r.below = p.below ? p.below + (t * p.batch + row) * H : zeros;
+        r.c_of_step = p.c ? p.c + (t * p.batch + row) * H : nullptr;
+      }
     }
     return n;
   }

@@ -30,6 +30,7 @@ constexpr CellFacts cell_facts(const char* name) {
   f.vectors = Cell::kVectors;
   f.state_slot = Cell::kStateSlot;
   f.direct = Cell::kDirect;
+  f.below = Cell::kBelow;
   f.input_column = Cell::kInputColumn;
   f.scratch_slots = Cell::kPhases > 1;
   for (int s = 0; s < Cell::kStates; ++s) f.state_units[s] = 1;

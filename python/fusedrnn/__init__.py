@@ -9,6 +9,12 @@ Shapes: ``x (seq_len, batch_size, input_size)``, ``y (seq_len, batch_size, hidde
 from . import reference
 from ._config import available_isas, get_num_threads, isa, release_memory, set_isa, set_num_threads, show_config
 from ._core import Reserve
+from ._depth_gated_lstm import (
+    depth_gated_lstm,
+    depth_gated_lstm_backward,
+    depth_gated_lstm_cell,
+    depth_gated_lstm_forward,
+)
 from ._fgr_lstm import fgr_lstm, fgr_lstm_backward, fgr_lstm_cell, fgr_lstm_forward
 from ._indrnn import indrnn, indrnn_backward, indrnn_cell, indrnn_forward
 from ._ops import (
@@ -25,11 +31,24 @@ from ._ops import (
     rnn_cell,
     rnn_forward,
 )
-from ._results import FGRLSTMGradients, FGRLSTMOutput, Gradients, IndRNNGradients, LSTMGradients, LSTMOutput, Output
+from ._results import (
+    DepthGatedLSTMGradients,
+    DepthGatedLSTMOutput,
+    FGRLSTMGradients,
+    FGRLSTMOutput,
+    Gradients,
+    IndRNNGradients,
+    LSTMGradients,
+    LSTMOutput,
+    Output,
+)
 from ._version import __version__
-from ._weights import FGRLSTMWeights, GRUWeights, IndRNNWeights, LSTMWeights, RNNWeights, Weights
+from ._weights import DepthGatedLSTMWeights, FGRLSTMWeights, GRUWeights, IndRNNWeights, LSTMWeights, RNNWeights, Weights
 
 __all__ = [
+    "DepthGatedLSTMGradients",
+    "DepthGatedLSTMOutput",
+    "DepthGatedLSTMWeights",
     "FGRLSTMGradients",
     "FGRLSTMOutput",
     "FGRLSTMWeights",
@@ -46,6 +65,10 @@ __all__ = [
     "Weights",
     "__version__",
     "available_isas",
+    "depth_gated_lstm",
+    "depth_gated_lstm_backward",
+    "depth_gated_lstm_cell",
+    "depth_gated_lstm_forward",
     "fgr_lstm",
     "fgr_lstm_backward",
     "fgr_lstm_cell",

@@ -42,7 +42,7 @@ def fgr_lstm(
         ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``, ``gates_n (B, 3*H)``.
     """
     require_weights(w, FGRLSTMWeights)
-    return FGRLSTMOutput(*_core.infer(w, x, (h0, c0, gates0), lengths, reverse))
+    return FGRLSTMOutput(*_core.infer(w, x, (h0, c0, gates0), lengths, reverse, None))
 
 
 def fgr_lstm_forward(
@@ -58,7 +58,7 @@ def fgr_lstm_forward(
     """`fgr_lstm`, keeping what `fgr_lstm_backward` needs: the same output bits, and a reserve of ``8*T*B*H`` elements.
     See `lstm_forward`."""
     require_weights(w, FGRLSTMWeights)
-    *out, reserve = _core.forward(w, x, (h0, c0, gates0), lengths, reverse)
+    *out, reserve = _core.forward(w, x, (h0, c0, gates0), lengths, reverse, None)
     return FGRLSTMOutput(*out), reserve
 
 
@@ -72,7 +72,7 @@ def fgr_lstm_backward(
     """Gradients of a loss, given its gradients with respect to what `fgr_lstm_forward` returned. See
     `lstm_backward`."""
     require_reserve(reserve, "fgr_lstm")
-    gradients = _core.backward(reserve, dy, (dh_n, dc_n, dgates_n))
+    gradients = _core.backward(reserve, dy, (dh_n, dc_n, dgates_n), None)
     named: dict[str, Any] = {"dweight_gates": gradients.pop()} | extra_gradients(reserve, gradients[8:])
     return FGRLSTMGradients(*gradients[:8], **named)
 
@@ -90,5 +90,5 @@ def fgr_lstm_cell(
     require_weights(w, FGRLSTMWeights)
     if out is not None and not (isinstance(out, tuple) and len(out) == 3):
         raise TypeError(f"out: expected a tuple (h, c, gates) of three arrays, got {type(out).__name__}")
-    result: States = _core.step(w, x, (h, c, gates), (None, None, None) if out is None else out)
+    result: States = _core.step(w, x, (h, c, gates), (None, None, None) if out is None else out, None)
     return result

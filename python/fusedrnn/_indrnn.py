@@ -25,7 +25,7 @@ def indrnn(
         ``y (T, B, H)``, ``h_n (B, H)``.
     """
     require_weights(w, IndRNNWeights)
-    return Output(*_core.infer(w, x, (h0,), lengths, reverse))
+    return Output(*_core.infer(w, x, (h0,), lengths, reverse, None))
 
 
 def indrnn_forward(
@@ -34,7 +34,7 @@ def indrnn_forward(
     """`indrnn`, keeping what `indrnn_backward` needs: the same output bits, and a reserve of ``T*B*H`` elements. See
     `lstm_forward`."""
     require_weights(w, IndRNNWeights)
-    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse)
+    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None)
     return Output(*out), reserve
 
 
@@ -45,12 +45,12 @@ def indrnn_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = Non
         dx, dh0, dweight_ih, dweight_hh, dbias_ih.
     """
     require_reserve(reserve, "indrnn")
-    dx, dh0, dweight_ih, _, dbias_ih, _, dweight_hh = _core.backward(reserve, dy, (dh_n,))
+    dx, dh0, dweight_ih, _, dbias_ih, _, dweight_hh = _core.backward(reserve, dy, (dh_n,), None)
     return IndRNNGradients(dx, dh0, dweight_ih, dweight_hh, dbias_ih)
 
 
 def indrnn_cell(x: Array, w: IndRNNWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
     """One step of `indrnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
     require_weights(w, IndRNNWeights)
-    result: Array = _core.step(w, x, (h,), (out,))
+    result: Array = _core.step(w, x, (h,), (out,), None)
     return result

@@ -41,7 +41,7 @@ def extra_gradients(reserve: Reserve, gradients: list[Any]) -> dict[str, Any]:
     return {f"d{name}": gradient for name, gradient in zip(w._extras, gradients, strict=True)}
 
 
-def _pair(out: Any) -> tuple[Array, Array]:
+def pair(out: Any) -> tuple[Array, Array]:
     if not (isinstance(out, tuple) and len(out) == 2):
         raise TypeError(f"out: expected a tuple (h, c) of two arrays, got {type(out).__name__}")
     return out[0], out[1]
@@ -74,7 +74,7 @@ def lstm(
         ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``.
     """
     require_weights(w, LSTMWeights)
-    return LSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse))
+    return LSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse, None))
 
 
 def lstm_forward(
@@ -92,7 +92,7 @@ def lstm_forward(
     The reserve refers to ``x``, ``h0``, ``c0`` and ``y``; they must not change before backward.
     """
     require_weights(w, LSTMWeights)
-    *out, reserve = _core.forward(w, x, (h0, c0), lengths, reverse)
+    *out, reserve = _core.forward(w, x, (h0, c0), lengths, reverse, None)
     return LSTMOutput(*out), reserve
 
 
@@ -111,7 +111,7 @@ def lstm_backward(
         dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dpeephole_i, dpeephole_f, dpeephole_o.
     """
     require_reserve(reserve, "lstm")
-    gradients = _core.backward(reserve, dy, (dh_n, dc_n))
+    gradients = _core.backward(reserve, dy, (dh_n, dc_n), None)
     return LSTMGradients(*gradients[:7], **extra_gradients(reserve, gradients[7:]))
 
 
@@ -131,7 +131,7 @@ def lstm_cell(
         h, c, each ``(B, H)``.
     """
     require_weights(w, LSTMWeights)
-    result: tuple[Array, Array] = _core.step(w, x, (h, c), (None, None) if out is None else _pair(out))
+    result: tuple[Array, Array] = _core.step(w, x, (h, c), (None, None) if out is None else pair(out), None)
     return result
 
 
@@ -155,7 +155,7 @@ def gru(
         ``y (T, B, H)``, ``h_n (B, H)``.
     """
     require_weights(w, GRUWeights)
-    return Output(*_core.infer(w, x, (h0,), lengths, reverse))
+    return Output(*_core.infer(w, x, (h0,), lengths, reverse, None))
 
 
 def gru_forward(
@@ -166,7 +166,7 @@ def gru_forward(
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """
     require_weights(w, GRUWeights)
-    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse)
+    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None)
     return Output(*out), reserve
 
 
@@ -177,13 +177,13 @@ def gru_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = None) 
         dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.
     """
     require_reserve(reserve, "gru")
-    return Gradients(*_core.backward(reserve, dy, (dh_n,)))
+    return Gradients(*_core.backward(reserve, dy, (dh_n,), None))
 
 
 def gru_cell(x: Array, w: GRUWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
     """One step of `gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
     require_weights(w, GRUWeights)
-    result: Array = _core.step(w, x, (h,), (out,))
+    result: Array = _core.step(w, x, (h,), (out,), None)
     return result
 
 
@@ -203,7 +203,7 @@ def rnn(
         ``y (T, B, H)``, ``h_n (B, H)``.
     """
     require_weights(w, RNNWeights)
-    return Output(*_core.infer(w, x, (h0,), lengths, reverse))
+    return Output(*_core.infer(w, x, (h0,), lengths, reverse, None))
 
 
 def rnn_forward(
@@ -214,7 +214,7 @@ def rnn_forward(
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """
     require_weights(w, RNNWeights)
-    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse)
+    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None)
     return Output(*out), reserve
 
 
@@ -225,11 +225,11 @@ def rnn_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = None) 
         dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.
     """
     require_reserve(reserve, "rnn")
-    return Gradients(*_core.backward(reserve, dy, (dh_n,)))
+    return Gradients(*_core.backward(reserve, dy, (dh_n,), None))
 
 
 def rnn_cell(x: Array, w: RNNWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
     """One step of `rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
     require_weights(w, RNNWeights)
-    result: Array = _core.step(w, x, (h,), (out,))
+    result: Array = _core.step(w, x, (h,), (out,), None)
     return result

@@ -87,3 +87,31 @@ class FGRLSTMGradients(NamedTuple):
     dpeephole_i: Array | None
     dpeephole_f: Array | None
     dpeephole_o: Array | None
+
+
+class DepthGatedLSTMOutput(NamedTuple):
+    """What a depth-gated LSTM gives: ``y (T, B, H)``, the last states ``h_n``, ``c_n (B, H)``, and c of every step,
+    ``c (T, B, H)``, for the layer above."""
+
+    y: Array
+    h_n: Array
+    c_n: Array
+    c: Array
+
+
+class DepthGatedLSTMGradients(NamedTuple):
+    """Gradients of a depth-gated LSTM, each of its argument's shape; None for what was None (states excepted)."""
+
+    dx: Array
+    dc_below: Array | None
+    dh0: Array
+    dc0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None
+    dpeephole_i: Array | None
+    dpeephole_f: Array | None
+    dpeephole_o: Array | None
+    dpeephole_d: Array | None
+    dpeephole_below: Array | None

@@ -46,6 +46,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   const CellFacts& f = current_isa().kernels->facts[static_cast<int>(cell)];
   std::mt19937 rng(1);
   const auto x = random<T>(rng, n.T * n.B * n.I), dy = random<T>(rng, n.T * n.B * n.H);
+  const auto below = random<T>(rng, n.T * n.B * n.H);
   std::vector<int64_t> lengths(static_cast<std::size_t>(n.B));
   for (int64_t b = 0; b < n.B; ++b) lengths[static_cast<std::size_t>(b)] = (b * 7 + 3) % (n.T + 1);
 
@@ -60,6 +61,8 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   p.lengths = with_lengths ? lengths.data() : nullptr;
   p.x = x.data();
   p.y = y.data();
+  auto c = unwritten<T>(n.T * n.B * n.H), dbelow = c;
+  if (f.below) p.below = below.data(), p.c = c.data();
   for (int s = 0; s < f.states; ++s) {
     const int64_t size = n.B * f.state_units[s] * n.H;
     state0[s] = random<T>(rng, size);
@@ -89,6 +92,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   g.dbias_ih = db_ih.data();
   if (f.recurrent_gates > 0) g.dbias_hh = db_hh.data();
   g.dvectors = dvectors.data();
+  if (f.below) g.dc = dy.data(), g.dbelow = dbelow.data();
   for (int s = 0; s < f.states; ++s) g.dstate0[s] = dstate0[s].data();
   for (int m = 0; m < f.matrices; ++m) {
     dmatrix[m] = unwritten<T>(f.matrix_gates[m] * n.H * f.matrix_depth[m] * n.H);
@@ -96,6 +100,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   }
   run_backward(w, p, g);
   for (const auto* a : {&dx, &dw_ih, &db_ih, &db_hh, &dvectors}) append(*a);
+  if (f.below) append(c), append(dbelow);
   for (const auto& a : dmatrix) append(a);
   for (const auto& a : dstate0) append(a);
   for (const T v : all) {

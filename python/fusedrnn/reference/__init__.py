@@ -7,6 +7,10 @@ weights; it is called the reference when that is float64.
 """
 
 from ._ops import (
+    depth_gated_lstm,
+    depth_gated_lstm_backward,
+    depth_gated_lstm_cell,
+    depth_gated_lstm_forward,
     fgr_lstm,
     fgr_lstm_backward,
     fgr_lstm_cell,
@@ -30,6 +34,10 @@ from ._ops import (
 )
 
 __all__ = [
+    "depth_gated_lstm",
+    "depth_gated_lstm_backward",
+    "depth_gated_lstm_cell",
+    "depth_gated_lstm_forward",
     "fgr_lstm",
     "fgr_lstm_backward",
     "fgr_lstm_cell",

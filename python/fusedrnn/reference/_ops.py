@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 from .._results import (
     Array,
+    DepthGatedLSTMGradients,
+    DepthGatedLSTMOutput,
     FGRLSTMGradients,
     FGRLSTMOutput,
     Gradients,
@@ -17,7 +19,8 @@ from .._results import (
     LSTMOutput,
     Output,
 )
-from .._weights import FGRLSTMWeights, GRUWeights, IndRNNWeights, LSTMWeights, RNNWeights
+from .._weights import DepthGatedLSTMWeights, FGRLSTMWeights, GRUWeights, IndRNNWeights, LSTMWeights, RNNWeights
+from . import depth_gated_lstm as _depth_gated_lstm
 from . import fgr_lstm as _fgr_lstm
 from . import gru as _gru
 from . import indrnn as _indrnn
@@ -30,6 +33,7 @@ Lengths = npt.NDArray[np.int64]
 # A module that has the functions of Cell is one.
 _LSTM, _GRU, _RNN = cast(Cell, _lstm), cast(Cell, _gru), cast(Cell, _rnn)
 _INDRNN, _FGR_LSTM = cast(Cell, _indrnn), cast(Cell, _fgr_lstm)
+_DEPTH_GATED_LSTM = cast(Cell, _depth_gated_lstm)
 
 
 def _gradients(tape: Tape, total: dict[str, Array]) -> dict[str, Any]:
@@ -210,4 +214,64 @@ def fgr_lstm_cell(
     if out is None:
         return result.h_n, result.c_n, result.gates_n
     out[0][...], out[1][...], out[2][...] = result.h_n, result.c_n, result.gates_n
+    return out
+
+
+def depth_gated_lstm_forward(
+    x: Array,
+    w: DepthGatedLSTMWeights,
+    c_below: Array | None = None,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> tuple[DepthGatedLSTMOutput, Tape]:
+    below = np.zeros((*x.shape[:2], w.hidden_size), w.dtype) if c_below is None else c_below
+    y, (h_n, c_n), tape = forward(_DEPTH_GATED_LSTM, w, x, (h0, c0), lengths, reverse, below)
+    tape.below_given = c_below is not None
+    c = np.zeros_like(y)
+    for step in tape.steps:
+        c[step.t, step.rows] = step.saved["c"]
+    return DepthGatedLSTMOutput(y, h_n, c_n, c), tape
+
+
+def depth_gated_lstm(
+    x: Array,
+    w: DepthGatedLSTMWeights,
+    c_below: Array | None = None,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> DepthGatedLSTMOutput:
+    return depth_gated_lstm_forward(x, w, c_below, h0, c0, lengths=lengths, reverse=reverse)[0]
+
+
+def depth_gated_lstm_backward(
+    reserve: Tape,
+    dy: Array | None,
+    dh_n: Array | None = None,
+    dc_n: Array | None = None,
+    dc: Array | None = None,
+) -> DepthGatedLSTMGradients:
+    dx, (dh0, dc0), total = backward(_DEPTH_GATED_LSTM, reserve, dy, (dh_n, dc_n), dc)
+    dc_below = total["c_below"] if reserve.below_given else None
+    return DepthGatedLSTMGradients(dx, dc_below, dh0, dc0, **_gradients(reserve, total))
+
+
+def depth_gated_lstm_cell(
+    x: Array,
+    w: DepthGatedLSTMWeights,
+    c_below: Array | None = None,
+    h: Array | None = None,
+    c: Array | None = None,
+    *,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    result = depth_gated_lstm(x[None], w, None if c_below is None else c_below[None], h, c)
+    if out is None:
+        return result.h_n, result.c_n
+    out[0][...], out[1][...] = result.h_n, result.c_n
     return out

@@ -1,0 +1,88 @@
+"""The functional API of the depth-gated LSTM; see `_ops` for what is common to all cells."""
+
+from __future__ import annotations
+
+from . import _core
+from ._core import Reserve
+from ._ops import Lengths, extra_gradients, pair, require_reserve, require_weights
+from ._results import Array, DepthGatedLSTMGradients, DepthGatedLSTMOutput
+from ._weights import DepthGatedLSTMWeights
+
+
+def depth_gated_lstm(
+    x: Array,
+    w: DepthGatedLSTMWeights,
+    c_below: Array | None = None,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> DepthGatedLSTMOutput:
+    """Inference of a depth-gated LSTM (Yao et al. 2015, equations 3 to 8)::
+
+        i = sigmoid(W_i x + U_i h_prev + p_i * c_prev + b_i)      f alike
+        d = sigmoid(W_d x + p_d * c_prev + p_below * c_below + b_d)
+        g = tanh(W_g x + U_g h_prev + b_g)        c = d * c_below + f * c_prev + i * g
+        o = sigmoid(W_o x + U_o h_prev + p_o * c + b_o)      h = o * tanh(c)
+
+    Args:
+        x: ``(T, B, I)``: y of the layer below.
+        w: the weights.
+        c_below: ``(T, B, H)``: c of the layer below, whose hidden size is the same; None for the lowest layer.
+        h0, c0: ``(B, H)`` or None for zeros.
+        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``, ``c (T, B, H)``.
+    """
+    require_weights(w, DepthGatedLSTMWeights)
+    return DepthGatedLSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse, c_below))
+
+
+def depth_gated_lstm_forward(
+    x: Array,
+    w: DepthGatedLSTMWeights,
+    c_below: Array | None = None,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> tuple[DepthGatedLSTMOutput, Reserve]:
+    """`depth_gated_lstm`, keeping what `depth_gated_lstm_backward` needs: the same output bits, and a reserve of
+    ``6*T*B*H`` elements. It refers to ``c_below`` too. See `lstm_forward`."""
+    require_weights(w, DepthGatedLSTMWeights)
+    *out, reserve = _core.forward(w, x, (h0, c0), lengths, reverse, c_below)
+    return DepthGatedLSTMOutput(*out), reserve
+
+
+def depth_gated_lstm_backward(
+    reserve: Reserve,
+    dy: Array | None,
+    dh_n: Array | None = None,
+    dc_n: Array | None = None,
+    dc: Array | None = None,
+) -> DepthGatedLSTMGradients:
+    """Gradients of a loss, given its gradients with respect to what `depth_gated_lstm_forward` returned; dc, that of c
+    of every step, is dc_below of the layer above. See `lstm_backward`."""
+    require_reserve(reserve, "depth_gated_lstm")
+    dx, *gradients, dc_below = _core.backward(reserve, dy, (dh_n, dc_n), dc)
+    return DepthGatedLSTMGradients(dx, dc_below, *gradients[:6], **extra_gradients(reserve, gradients[6:]))
+
+
+def depth_gated_lstm_cell(
+    x: Array,
+    w: DepthGatedLSTMWeights,
+    c_below: Array | None = None,
+    h: Array | None = None,
+    c: Array | None = None,
+    *,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    """One step of `depth_gated_lstm`: ``x (B, I)``, the others ``(B, H)`` or None; returns h, c. See `lstm_cell`."""
+    require_weights(w, DepthGatedLSTMWeights)
+    outputs = (None, None) if out is None else pair(out)
+    result: tuple[Array, Array] = _core.step(w, x, (h, c), outputs, c_below)
+    return result

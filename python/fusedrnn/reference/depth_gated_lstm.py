@@ -1,0 +1,70 @@
+"""The depth-gated LSTM (Yao et al. 2015)::
+
+i = sigmoid(W_i x + U_i h_prev + p_i * c_prev + b_i)
+f = sigmoid(W_f x + U_f h_prev + p_f * c_prev + b_f)
+d = sigmoid(W_d x + p_d * c_prev + p_below * c_below + b_d)
+g = tanh(W_g x + U_g h_prev + b_g)
+c = d * c_below + f * c_prev + i * g
+o = sigmoid(W_o x + U_o h_prev + p_o * c + b_o)
+h = o * tanh(c)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .._results import Array
+from .._weights import DepthGatedLSTMWeights
+from ._activations import sigmoid
+from .lstm import _bias, peep, peep_backward
+
+States = tuple[Array, ...]
+
+
+def step(w: DepthGatedLSTMWeights, x: Array, states: States, below: Array) -> tuple[States, dict[str, Array]]:
+    """One step: x (B, I), states h, c (B, H), c_below (B, H). Returns the new states and what backward needs."""
+    h_prev, c_prev = states
+    a_i, a_f, a_g, a_o, a_d = np.split(x @ w.weight_ih.T + _bias(w.bias_ih), 5, axis=1)
+    u_i, u_f, u_g, u_o = np.split(h_prev @ w.weight_hh.T + _bias(w.bias_hh), 4, axis=1)
+    i = sigmoid(a_i + u_i + peep(w.peephole_i, c_prev))
+    f = sigmoid(a_f + u_f + peep(w.peephole_f, c_prev))
+    d = sigmoid(a_d + peep(w.peephole_d, c_prev) + peep(w.peephole_below, below))
+    g = np.tanh(a_g + u_g)
+    c = d * below + f * c_prev + i * g
+    o = sigmoid(a_o + u_o + peep(w.peephole_o, c))
+    saved = {"x": x, "h_prev": h_prev, "c_prev": c_prev, "below": below}
+    return (o * np.tanh(c), c), saved | {"i": i, "f": f, "g": g, "o": o, "d": d, "c": c}
+
+
+def step_backward(
+    w: DepthGatedLSTMWeights, saved: dict[str, Array], dstates: States
+) -> tuple[Array, States, dict[str, Array]]:
+    """Gradients of one step, given those of h and c. Returns dx, those of the states, of the weights and of c_below."""
+    dh, dc = dstates
+    i, f, g, o, d = (saved[k] for k in "ifgod")
+    c_prev, below, tanh_c = saved["c_prev"], saved["below"], np.tanh(saved["c"])
+    da_o = dh * tanh_c * o * (1 - o)
+    dc_o, dp_o = peep_backward(w.peephole_o, saved["c"], da_o)
+    dc = dc + dh * o * (1 - tanh_c**2) + dc_o
+    da_i, da_f, da_g = dc * g * i * (1 - i), dc * c_prev * f * (1 - f), dc * i * (1 - g**2)
+    da_d = dc * below * d * (1 - d)
+    dc_i, dp_i = peep_backward(w.peephole_i, c_prev, da_i)
+    dc_f, dp_f = peep_backward(w.peephole_f, c_prev, da_f)
+    dc_d, dp_d = peep_backward(w.peephole_d, c_prev, da_d)
+    dbelow, dp_below = peep_backward(w.peephole_below, below, da_d)
+
+    recurrent = np.concatenate([da_i, da_f, da_g, da_o], axis=1)
+    dpre = np.concatenate([recurrent, da_d], axis=1)
+    dweights = {
+        "weight_ih": dpre.T @ saved["x"],
+        "weight_hh": recurrent.T @ saved["h_prev"],
+        "bias_ih": dpre.sum(axis=0),
+        "bias_hh": recurrent.sum(axis=0),
+        "peephole_i": dp_i,
+        "peephole_f": dp_f,
+        "peephole_o": dp_o,
+        "peephole_d": dp_d,
+        "peephole_below": dp_below,
+        "c_below": dc * d + dbelow,
+    }
+    return dpre @ w.weight_ih, (recurrent @ w.weight_hh, dc * f + dc_i + dc_f + dc_d), dweights
