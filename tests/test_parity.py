@@ -185,6 +185,24 @@ def test_cell_with_out(cell: Cell, dtype: str, rng: np.random.Generator) -> None
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(dtype, 60, 1, 20))
 
 
+@dtypes
+def test_the_lowest_depth_gated_layer(dtype: str, rng: np.random.Generator) -> None:
+    """Without a layer below it is as if that were zeros, and there is no gradient of it."""
+    cell = next(c for c in CELLS if c.below)
+    w = make_weights(cell, 5, 9, dtype, rng)
+    x, zeros = rng.standard_normal((4, 3, 5)).astype(dtype), np.zeros((4, 3, 9), dtype)
+    results = []
+    for below in (None, zeros):
+        out, reserve = fusedrnn.depth_gated_lstm_forward(x, w, below)
+        grads = fusedrnn.depth_gated_lstm_backward(reserve, out.y, dc=out.c)
+        assert (grads.dc_below is None) == (below is None)
+        step = fusedrnn.depth_gated_lstm_cell(x[0], w, None if below is None else below[0])
+        pairs = [*named(out), *(pair for pair in named(grads) if pair[0] != "dc_below")]
+        results.append([*pairs, ("h", step[0]), ("c", step[1])])
+    for (name, a), (_, b) in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=name)
+
+
 @cells
 @dtypes
 def test_reserve_size(cell: Cell, dtype: str, rng: np.random.Generator) -> None:

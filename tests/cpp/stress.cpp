@@ -180,7 +180,7 @@ int main() {
   for (int i = 0; i < kCells; ++i) {
     for (const Sizes& n : sizes) {
       runs += check<float>(static_cast<CellId>(i), n);
-      runs += check<double>(static_cast<CellId>(i), n);
+      if (n.T < 5) runs += check<double>(static_cast<CellId>(i), n);
     }
     callers<float>(static_cast<CellId>(i), {12, 6, 32, 150});
   }
