@@ -124,14 +124,26 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--isa", default=None, help="avx2 holds PyTorch to AVX2 as well (ONNX Runtime cannot be held)")
     parser.add_argument("--rounds", type=int, default=None, help="timed in turn so often; medians (quick 5, full 9)")
     parser.add_argument("--peers", type=listed(("torch", "onnxruntime", "none")), default=["torch", "onnxruntime"])
+    parser.add_argument("--cells", action="store_true", help="every cell, as a ratio to the plain one (bench/cells.py)")
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison with the reference")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for results.json, .md, .png")
     return parser.parse_args()
 
 
+def compare_cells(args: argparse.Namespace, console: Console) -> None:
+    import cells
+    import fusedrnn
+
+    fusedrnn.set_num_threads(args.threads)
+    cells.report(args.size or cells.SIZES, args.rounds or 9, args.out, console)
+
+
 def main() -> None:
     args = arguments()
     console = Console(width=None if sys.stdout.isatty() else 120)
+    if args.cells:
+        compare_cells(args, console)
+        return
     ops = args.op or (["lstm", "gru"] if args.suite == "quick" else list(GATES))
     chosen = cases(args.suite, ops, args.mode, args.dtype, args.size)
     workers: dict[str, Worker] = {}

@@ -7,6 +7,7 @@ are 256 training and 256 test strings; a trial succeeds when, over both sets, th
 the most active ones at every step. One string, one step of the optimiser: strings count as in the paper.
 
     python bench/reber.py --trials 30
+    python bench/reber.py --cells         # every cell of the library
 
 prints the table of successes beside the paper's, and draws learning curves and, for one string, the LSTM's gates and
 cell state over time. The optimiser (Adam, Kingma & Ba 2015) and the softmax layer are the few lines of NumPy below.
@@ -15,6 +16,7 @@ cell state over time. The optimiser (Adam, Kingma & Ba 2015) and the softmax lay
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +29,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fusedrnn
-from suite import GATES
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from cases import CELLS, Cell
 
 Array = npt.NDArray[Any]
 SYMBOLS = "BTPSXVE"
@@ -104,30 +108,38 @@ class Adam:
             p -= rate * m / (np.sqrt(v) + 1e-8)
 
 
-WEIGHTS = {"lstm": fusedrnn.LSTMWeights, "gru": fusedrnn.GRUWeights, "rnn": fusedrnn.RNNWeights}
+PLAIN = {"lstm": "lstm", "gru": "gru_reset_after", "rnn": "rnn_tanh"}
+
+
+def cell_named(name: str) -> Cell:
+    return next(c for c in CELLS if c.name == PLAIN.get(name, name))
 
 
 @dataclass
 class Network:
     """A recurrent layer and a softmax over the seven symbols."""
 
-    op: str
+    cell: Cell
     hidden: int
+    names: list[str] = field(default_factory=list)  # the layer's weights; then come those of the softmax
     parameters: list[Array] = field(default_factory=list)
 
     def initialise(self, rng: np.random.Generator) -> None:
-        g, k = GATES[self.op] * self.hidden, 1 / np.sqrt(self.hidden)
-        shapes = [(g, 7), (g, self.hidden), (g,), (7, self.hidden), (7,)]
-        self.parameters = [rng.uniform(-k, k, s).astype(np.float32) for s in shapes]
-        if self.op == "lstm":
-            self.parameters[2][self.hidden : 2 * self.hidden] += 1  # forget gates begin open (Gers et al. 2000)
+        k = 1 / np.sqrt(self.hidden)
+        shapes = {name: s for name, s in self.cell.shapes(7, self.hidden).items() if name != "bias_hh"}
+        self.names = list(shapes)
+        all_shapes = [*shapes.values(), (7, self.hidden), (7,)]
+        self.parameters = [rng.uniform(-k, k, s).astype(np.float32) for s in all_shapes]
+        gates = getattr(self.weights(), "gates", "")
+        if "f" in gates:  # forget gates begin open (Gers et al. 2000)
+            at = gates.index("f") * self.hidden
+            self.parameters[self.names.index("bias_ih")][at : at + self.hidden] += 1
 
     def weights(self) -> Any:
-        w_ih, w_hh, bias, _, _ = self.parameters
-        return WEIGHTS[self.op](w_ih, w_hh, bias, None)
+        return self.cell.weights(**dict(zip(self.names, self.parameters, strict=False)))
 
     def function(self, suffix: str = "") -> Any:
-        return getattr(fusedrnn, self.op + suffix)
+        return getattr(fusedrnn, self.cell.op + suffix)
 
     def learn(self, string: String, optimiser: Adam) -> float:
         """One step on one string: cross-entropy with the symbols that came. Returns the loss of a step."""
@@ -141,7 +153,7 @@ class Network:
         loss = -np.log(p[steps, target]).mean()
         p[steps, target] -= 1
         g = self.function("_backward")(reserve, (p @ w_out)[:, None])
-        optimiser.step([g.dweight_ih, g.dweight_hh, g.dbias_ih, p.T @ h, p.sum(axis=0)])
+        optimiser.step([*(getattr(g, f"d{name}") for name in self.names), p.T @ h, p.sum(axis=0)])
         return float(loss)
 
     def succeeds(self, batch: Batch) -> bool:
@@ -180,18 +192,25 @@ class Trial:
     seconds: float
 
 
-HIDDEN = {"lstm": 16, "gru": 16, "rnn": 32}
-RATE = {"lstm": 0.015, "gru": 0.015, "rnn": 0.003}
 CHECK_EVERY = 50
 
 
-def run_trial(op: str, grammar: str, seed: int, budget: int) -> Trial:
+def units(cell: Cell) -> int:
+    """Gated cells get 16, the others 32."""
+    return 16 if cell.gates > 1 else 32
+
+
+def rate(cell: Cell) -> float:
+    return 0.015 if cell.gates > 1 else 0.003
+
+
+def run_trial(cell: Cell, grammar: str, seed: int, budget: int) -> Trial:
     rng = np.random.default_rng(seed)
     train, test = strings(rng, grammar, 256), strings(rng, grammar, 256)
     everything = batch_of(train + test)
-    network = Network(op, HIDDEN[op])
+    network = Network(cell, units(cell))
     network.initialise(rng)
-    optimiser = Adam(network.parameters, RATE[op])
+    optimiser = Adam(network.parameters, rate(cell))
     losses, start = [], time.perf_counter()
     for seen in range(1, budget + 1):
         losses.append(network.learn(train[rng.integers(256)], optimiser))
@@ -220,7 +239,8 @@ def print_table(console: Console, grammar: str, trials: dict[str, list[Trial]], 
         median = f"{np.median(done):,.0f}" if done else "-"
         most = f"{done[-1]:,}" if done else "-"
         seconds = f"{sum(t.seconds for t in runs):.0f}"
-        name, successes = f"{op.upper()} ({HIDDEN[op]} units)", f"{len(done)} of {len(runs)}"
+        name = f"{op.upper() if op in PLAIN else op} ({runs[0].network.hidden} units)"
+        successes = f"{len(done)} of {len(runs)}"
         table.add_row(name, str(weights), successes, median, most, seconds)
     if grammar == "embedded":
         table.add_section()
@@ -305,14 +325,33 @@ def draw(trials: dict[str, list[Trial]], path: Path) -> None:
     figure.savefig(path, dpi=100)
 
 
+def compare_cells(args: argparse.Namespace, console: Console) -> None:
+    """Every cell on the embedded grammar; one layer, so that a depth gate has nothing to do."""
+    chosen = [c for c in CELLS if not c.below]
+    trials: dict[str, list[Trial]] = {}
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(chosen) * args.trials)
+        for cell in chosen:
+            progress.update(task, description=cell.name)
+            trials[cell.name] = []
+            for seed in range(args.trials):
+                trials[cell.name].append(run_trial(cell, "embedded", seed, args.budget))
+                progress.advance(task)
+    print_table(console, "embedded", trials, args.budget)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--budget", type=int, default=8440, help="strings a trial (default: the paper's fastest LSTM)")
+    parser.add_argument("--cells", action="store_true", help="every cell on the embedded grammar, no picture")
     parser.add_argument("--picture", type=Path, default=Path(__file__).parent / "out" / "reber.png")
     args = parser.parse_args()
     fusedrnn.set_num_threads(1)
     console = Console(width=110)
+    if args.cells:
+        compare_cells(args, console)
+        return
     embedded: dict[str, list[Trial]] = {}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("", total=6 * args.trials)
@@ -322,7 +361,7 @@ def main() -> None:
                 progress.update(task, description=f"{grammar} grammar, {op}")
                 trials[op] = []
                 for seed in range(args.trials):
-                    trials[op].append(run_trial(op, grammar, seed, args.budget))
+                    trials[op].append(run_trial(cell_named(op), grammar, seed, args.budget))
                     progress.advance(task)
             print_table(progress.console, grammar, trials, args.budget)
             embedded = trials
