@@ -12,10 +12,18 @@ STATES = {"lstm": ("H0", "C0"), "gru": ("H0",), "rnn": ("H0",)}
 
 
 def make_session(
-    op: str, weights: list[Any], shape: tuple[int, int, int, int], *, with_states: bool, threads: int, **attributes: Any
+    op: str,
+    weights: list[Any],
+    shape: tuple[int, int, int, int],
+    *,
+    with_states: bool,
+    threads: int,
+    peepholes: list[Any] | None = None,
+    **attributes: Any,
 ) -> Any:
-    """Weights are weight_ih, weight_hh, bias_ih, bias_hh; shape is T, B, I, H. Feeds: X (T, B, I) and, `with_states`,
-    H0 and C0 (1, B, H); the result is Y (T, 1, B, H). A GRU without attributes is reset-before."""
+    """Weights are weight_ih, weight_hh, bias_ih, bias_hh; shape is T, B, I, H; peepholes are those of i, f, o. Feeds: X
+    (T, B, I) and, `with_states`, H0 and C0 (1, B, H); the result is Y (T, 1, B, H). A GRU without attributes is
+    reset-before."""
     import onnx
     import onnxruntime
 
@@ -28,6 +36,10 @@ def make_session(
     tensors = {"W": w_ih[None], "R": w_hh[None], "B": np.concatenate([b_ih, b_hh])[None]}
     states = STATES[op] if with_states else ()
     inputs = ["X", "W", "R", "B", *(["", *states] if states else [])]
+    if peepholes:
+        p_i, p_f, p_o = peepholes
+        tensors["P"] = np.concatenate([p_i, p_o, p_f])[None]
+        inputs.append("P")
     node = onnx.helper.make_node(op.upper(), inputs, ["Y"], hidden_size=H, **attributes)
 
     def value(name: str, *dims: int) -> Any:

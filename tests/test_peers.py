@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases import PLAIN_CELLS, Cell, make_problem, named, tolerance
+from cases import CELLS, PLAIN_CELLS, Cell, Problem, given, make_problem, named, tolerance
 
 cells = pytest.mark.parametrize("cell", [c for c in PLAIN_CELLS if c.name != "gru_reset_before"], ids=lambda c: c.name)
 SHAPE = (6, 4, 5, 20)
@@ -64,3 +64,36 @@ def test_onnxruntime(cell: Cell, rng: np.random.Generator) -> None:
     got = cell.functions()[0](problem.x, w, *problem.states).y
     # ONNX Runtime's activations are rational approximations good to some 2^-21.
     np.testing.assert_allclose(got, y[:, 0], rtol=0, atol=tolerance("float32", I + H, T, 5) + T * 2**-21)
+
+
+def onnxruntime_y(problem: Problem, weights: list[Any], **options: Any) -> Any:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx_model import STATES, make_session
+
+    session = make_session("lstm", weights, SHAPE, with_states=True, threads=1, **options)
+    states = {name: s[None] for name, s in zip(STATES["lstm"], problem.states, strict=True)}
+    return session.run(None, {"X": problem.x} | states)[0][:, 0]
+
+
+def test_onnxruntime_peepholes(rng: np.random.Generator) -> None:
+    cell = next(c for c in CELLS if c.name == "lstm_peephole")
+    problem = make_problem(cell, SHAPE, "float32", rng)
+    w = problem.w
+    weights, peepholes = [w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh], [w.peephole_i, w.peephole_f, w.peephole_o]
+    y = onnxruntime_y(problem, weights, peepholes=peepholes)
+    bound = tolerance("float32", SHAPE[2] + SHAPE[3], SHAPE[0], 5) + SHAPE[0] * 2**-21  # as above
+    np.testing.assert_allclose(problem.run()[0].y, y, rtol=0, atol=bound)
+
+
+def test_onnxruntime_input_forget(rng: np.random.Generator) -> None:
+    """Its coupled gates are f = 1 - i: our f, negated, as its i; its own f is not looked at."""
+    cell = next(c for c in CELLS if c.name == "lstm_coupled")
+    problem = make_problem(cell, SHAPE, "float32", rng)
+    weights = []
+    for a in given(problem.w).values():
+        f, g, o = np.split(a, 3)
+        weights.append(np.concatenate([-f, np.full_like(f, 7), g, o]))
+    y = onnxruntime_y(problem, weights, input_forget=1)
+    bound = tolerance("float32", SHAPE[2] + SHAPE[3], SHAPE[0], 5) + SHAPE[0] * 2**-21  # as above
+    np.testing.assert_allclose(problem.run()[0].y, y, rtol=0, atol=bound)
