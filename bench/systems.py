@@ -134,7 +134,7 @@ class OnnxRuntime:
         if case.mode != "infer" or case.dtype != "float32":
             return None  # it has no training, and no float64
         n = Inputs(case)
-        extra = {"linear_before_reset": 1} if case.op == "gru" else {}
+        extra: dict[str, Any] = {"linear_before_reset": 1} if case.op == "gru" else {}
         session = make_session(case.op, n.weights, case.shape, with_states=False, threads=self.threads, **extra)
         return lambda: session.run(None, {"X": n.x})
 

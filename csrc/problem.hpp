@@ -31,6 +31,7 @@ struct PackedWeights {
   const T* ih_t;
   const T* hh_t[kMaxProducts];
   const T* vectors;  // (vectors, H), not packed
+  T epsilon;         // what normalisation adds to a variance
 };
 
 template <class T>

@@ -65,6 +65,7 @@ Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArra
   arrays_.bias_ih = copy_to(*buffer++, from.bias_ih, f.gates * hidden);
   arrays_.bias_hh = copy_to(*buffer++, from.bias_hh, f.recurrent_gates * hidden);
   arrays_.vectors = copy_to(*buffer++, from.vectors, f.vectors * hidden);
+  arrays_.epsilon = from.epsilon;
   for (int m = 0; m < f.matrices; ++m) {
     const int64_t size = f.matrix_gates[m] * hidden * f.matrix_depth[m] * hidden;
     arrays_.matrix[m] = copy_to(*buffer++, from.matrix[m], size);
@@ -109,6 +110,7 @@ void Weights<T>::pack_forward(const Kernels& kernels, Pack& pack) const {
   pack.view.bias_pre = to;
   pack.view.bias_rec = to + bias_size;
   pack.view.vectors = arrays_.vectors;
+  pack.view.epsilon = arrays_.epsilon;
   pack.forward = std::move(buffer);
 }
 
@@ -166,6 +168,7 @@ void Weights<T>::pack_backward(const Kernels& kernels, Pack& pack) const {
     }
   }
   pack.view.vectors = arrays_.vectors;
+  pack.view.epsilon = arrays_.epsilon;
   pack.backward = std::move(buffer);
 }
 

@@ -19,6 +19,7 @@ struct WeightArrays {
   const T* matrix[kMaxMatrices];  // (gates*H, depth*H) each; the first is weight_hh
   const T *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
   const T* vectors;               // (vectors, H)
+  T epsilon;                      // what normalisation adds to a variance
 };
 
 template <class T>

@@ -33,6 +33,7 @@ class Cell:
     extras: tuple[tuple[str, tuple[int, ...] | None], ...] = ()
     required: tuple[str, ...] = ("weight_ih", "weight_hh")
     recurrent_gates: int | None = None  # the blocks of weight_hh, if they are not as many as gates
+    normalised: bool = False  # sums run over the units of a row
     below: bool = False  # the cell reads c of the layer below, and gives c of every step: see `side_by_side`
 
     def functions(self, module: ModuleType = fusedrnn) -> tuple[Any, Any, Any, Any]:
@@ -130,6 +131,10 @@ BOUNDED = {"no_input_activation": False, "no_output_activation": False}
 PEEPHOLES = (("peephole_i", (1,)), ("peephole_f", (1,)), ("peephole_o", (1,)))
 INDRNN: Any = {"extras": (("weight_hh", (1,)), ("bias_hh", None))}
 
+# Normalisation divides by at least 1 here, so that a step does not magnify what it is given: see `tolerance`.
+NORMALISED: Any = {"epsilon": 1.0}
+GAINS = ("gain_ih", "gain_hh", "gain_c")
+
 # The cells of every framework come first.
 PLAIN_CELLS = [
     lstm("lstm", "ifgo"),
@@ -162,6 +167,30 @@ CELLS = [
         8,
         extras=(("weight_gates", (3, 3)), *PEEPHOLES),
         required=("weight_ih", "weight_hh", "weight_gates"),
+    ),
+    Cell(
+        "layer_norm_lstm",
+        "layer_norm_lstm",
+        4,
+        2,
+        partial(fusedrnn.LayerNormLSTMWeights, **NORMALISED),
+        23,
+        bounded=False,  # infinities of opposite sign have no mean
+        extras=(("gain_ih", (4,)), ("gain_hh", (4,)), ("gain_c", (1,)), ("bias_c", (1,))),
+        required=("weight_ih", "weight_hh", *GAINS),
+        normalised=True,
+    ),
+    Cell(
+        "layer_norm_gru",
+        "layer_norm_gru",
+        3,
+        1,
+        partial(fusedrnn.LayerNormGRUWeights, **NORMALISED),
+        16,
+        bounded=False,
+        extras=(("gain_ih", (3,)), ("gain_hh", (3,))),
+        required=("weight_ih", "weight_hh", *GAINS),
+        normalised=True,
     ),
     Cell(
         "depth_gated_lstm",

@@ -144,6 +144,26 @@ def test_weights_that_a_cell_needs() -> None:
         fusedrnn.IndRNNWeights(array(H, I), array(H, H))
 
 
+BAD_NORMALISATIONS: list[Bad] = [
+    ({"gain_hh": None}, TypeError, "gain_hh: expected a numpy.ndarray, got NoneType"),
+    ({"gain_c": None}, TypeError, "gain_c: expected a numpy.ndarray, got NoneType"),
+    ({"gain_ih": array(H)}, ValueError, "gain_ih: expected shape (4*hidden_size,) = (24,), got (6,)"),
+    ({"bias_ih": array(23)}, ValueError, "bias_ih: expected shape (4*hidden_size,) = (24,), got (23,)"),
+    ({"bias_c": array(H, dtype=float)}, TypeError, "bias_c: expected dtype float32, got float64"),
+    ({"epsilon": 0}, ValueError, "epsilon: expected a positive number, got 0"),
+    ({"epsilon": float("nan")}, ValueError, "epsilon: expected a positive number, got nan"),
+    ({"epsilon": "small"}, TypeError, "epsilon: expected float, got str"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "text"), BAD_NORMALISATIONS)
+def test_layer_norm(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    arrays = {"gain_ih": array(4 * H), "gain_hh": array(4 * H), "gain_c": array(H)}
+    with pytest.raises(error) as raised:
+        fusedrnn.LayerNormLSTMWeights(array(4 * H, I), array(4 * H, H), **(arrays | change))
+    assert text in str(raised.value)
+
+
 def test_native_weights() -> None:
     """The raw layer counts what it is given."""
     lstm = array(4 * H, I), array(4 * H, H), None, None

@@ -185,6 +185,20 @@ def test_cell_with_out(cell: Cell, dtype: str, rng: np.random.Generator) -> None
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(dtype, 60, 1, 20))
 
 
+def test_the_epsilon_of_a_normalisation(rng: np.random.Generator) -> None:
+    """The default one, in float64 and over one step: each of two normalisations on the way may magnify an error by
+    1 / sqrt(epsilon), and their gradients by as much again."""
+    for cell in (c for c in CELLS if c.normalised):
+        problem = make_problem(cell, (1, 3, 5, 20), "float64", rng)
+        given_arrays = problem.w.arrays()
+        problem.w = cell.weights.func(**given_arrays)  # type: ignore[attr-defined]
+        assert problem.w.epsilon == 1e-5
+        bound = tolerance("float64", 100, 1, 100) / 1e-5
+        for got, want in zip(problem.run(), problem.run(fusedrnn.reference), strict=True):
+            for (name, a), (_, b) in zip(named(got), named(want), strict=True):
+                np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+
+
 @dtypes
 def test_the_lowest_depth_gated_layer(dtype: str, rng: np.random.Generator) -> None:
     """Without a layer below it is as if that were zeros, and there is no gradient of it."""

@@ -223,13 +223,16 @@ struct WeightGradients {
     }
     if (w.has_bias_ih) g.dbias_ih = make("dbias_ih", {w.gates * H}, bias_ih);
     if (w.has_bias_hh) g.dbias_hh = make("dbias_hh", {f.recurrent_gates * H}, bias_hh);
-    if (f.vectors > 0) g.dvectors = make("dvectors", {f.vectors, H}, vectors);
+    if (f.vectors > 0) g.dvectors = make("dvectors", {f.vectors * H}, vectors);
   }
 
   // Those of the vectors, then of the blocks, that were given; None for the others.
   void append_named(const PyWeights& w, py::list& to) const {
-    for (std::size_t k = 0; k < w.vectors.size(); ++k) {
-      to.append(w.vectors[k].given ? py::object(vectors[py::int_(k)]) : py::none());
+    int64_t first = 0;
+    for (const Named& vector : w.vectors) {
+      const py::slice range(first * w.hidden, (first + vector.gates) * w.hidden, 1);
+      to.append(vector.given ? py::object(vectors[range]) : py::none());
+      first += vector.gates;
     }
     for_each_block(w, [&](const Named& block, int matrix, int gate, int64_t) {
       if (!block.given) return to.append(py::none());

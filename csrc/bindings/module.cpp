@@ -51,7 +51,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   py::class_<PyWeights>(m, "Weights", "Weights of any cell, by its name; the package has a class for each kind.")
       .def(py::init(&make_weights), py::arg("cell"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"),
-           py::arg("bias_hh"), py::arg("vectors") = py::list(), py::arg("blocks") = py::list())
+           py::arg("bias_hh"), py::arg("vectors") = py::list(), py::arg("blocks") = py::list(),
+           py::arg("epsilon") = 0.0)
       .def_property_readonly("cell", [](const PyWeights& w) { return facts_of(w.cell).name; })
       .def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
       .def_property_readonly("hidden_size", [](const PyWeights& w) { return w.hidden; })

@@ -34,7 +34,7 @@ CellId cell_by_name(const std::string& name) {
 // An array among those that make up a cell's vectors, or its matrices beyond weight_hh. A missing one counts as zeros.
 struct Named {
   std::string name;
-  int gates;  // how many blocks of H rows a matrix's array holds; 0 for a vector
+  int gates;  // how many vectors of H elements, or blocks of H rows, the array holds
   bool given;
 };
 
@@ -85,17 +85,24 @@ using NamedArrays = std::vector<std::tuple<std::string, int, py::object>>;
 template <class T>
 std::vector<T> read_vectors(PyWeights& w, const NamedArrays& arrays) {
   const CellFacts& f = w.facts();
-  if (static_cast<int>(arrays.size()) != f.vectors) {
+  for (const auto& [name, gates, array] : arrays) {
+    w.vectors.push_back({name, gates < 1 ? 1 : gates > f.vectors ? f.vectors + 1 : gates, !array.is_none()});
+  }
+  int count = 0;
+  for (const Named& vector : w.vectors) count += vector.gates;
+  if (count != f.vectors) {
     throw py::value_error("vectors: expected " + std::to_string(f.vectors) + " for cell '" + f.name + "', got " +
-                          std::to_string(arrays.size()));
+                          std::to_string(count));
   }
   std::vector<T> all(static_cast<std::size_t>(f.vectors * w.hidden));
   T* to = all.data();
-  for (const auto& [name, gates, array] : arrays) {
-    const auto in = read_input<T>(name.c_str(), "(hidden_size,)", {w.hidden}, array, true);
-    if (in.data) std::memcpy(to, in.data, static_cast<std::size_t>(w.hidden) * sizeof(T));
-    to += w.hidden;
-    w.vectors.push_back({name, 0, in.data != nullptr});
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    const Named& vector = w.vectors[i];
+    const std::string symbols = "(" + multiple(vector.gates, "hidden_size") + ",)";
+    const int64_t size = vector.gates * w.hidden;
+    const auto in = read_input<T>(vector.name.c_str(), symbols.c_str(), {size}, std::get<2>(arrays[i]), true);
+    if (in.data) std::memcpy(to, in.data, static_cast<std::size_t>(size) * sizeof(T));
+    to += size;
   }
   return all;
 }
@@ -124,7 +131,8 @@ std::vector<std::vector<T>> read_matrices(PyWeights& w, const NamedArrays& array
 
 template <class T>
 void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle weight_ih, py::handle weight_hh,
-                  py::handle bias_ih, py::handle bias_hh, const NamedArrays& vectors, const NamedArrays& blocks) {
+                  py::handle bias_ih, py::handle bias_hh, const NamedArrays& vectors, const NamedArrays& blocks,
+                  double epsilon) {
   const CellFacts& f = w.facts();
   const std::string g = multiple(w.gates, "hidden_size"), r = multiple(f.recurrent_gates, "hidden_size");
   const std::string ih = "(" + g + ", input_size)", hh = "(" + r + ", hidden_size)";
@@ -136,7 +144,7 @@ void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle we
   const auto in_bhh = read_input<T>("bias_hh", b_hh.c_str(), {rows_hh}, bias_hh, true);
   const auto all_vectors = read_vectors<T>(w, vectors);
   const auto matrices = read_matrices<T>(w, blocks);
-  WeightArrays<T> arrays{in_ih.data, {in_hh.data}, in_bih.data, in_bhh.data, nullptr};
+  WeightArrays<T> arrays{in_ih.data, {in_hh.data}, in_bih.data, in_bhh.data, nullptr, static_cast<T>(epsilon)};
   for (std::size_t m = 0; m < matrices.size(); ++m) arrays.matrix[m + 1] = matrices[m].data();
   if (!all_vectors.empty()) arrays.vectors = all_vectors.data();
   slot = std::make_unique<Weights<T>>(w.cell, w.input, w.hidden, arrays);
@@ -145,7 +153,7 @@ void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle we
 // `vectors` and `blocks` are (name, gates, array or None), in the order of the cell's.
 std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weight_ih, py::handle weight_hh,
                                         py::handle bias_ih, py::handle bias_hh, const NamedArrays& vectors,
-                                        const NamedArrays& blocks) {
+                                        const NamedArrays& blocks, double epsilon) {
   auto w = std::make_unique<PyWeights>();
   w->cell = cell_by_name(cell);
   w->gates = w->facts().gates;
@@ -165,9 +173,9 @@ std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weig
   w->has_bias_ih = !bias_ih.is_none();
   w->has_bias_hh = !bias_hh.is_none();
   if (has_dtype(weight_ih, DType<float>::number)) {
-    fill_weights(*w, w->f32, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks);
+    fill_weights(*w, w->f32, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks, epsilon);
   } else if (has_dtype(weight_ih, DType<double>::number)) {
-    fill_weights(*w, w->f64, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks);
+    fill_weights(*w, w->f64, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks, epsilon);
   } else {
     fail_dtype("weight_ih", "float32 or float64", weight_ih);
   }
@@ -193,7 +201,9 @@ py::object snapshot(py::handle self, Get&& get) {
 py::object vector_view(py::handle self, std::size_t k) {
   return snapshot(self, [&](auto& w, auto& s) -> py::object {
     if (k >= w.vectors.size() || !w.vectors[k].given) return py::none();
-    return view(self, s.arrays().vectors + static_cast<int64_t>(k) * w.hidden, {w.hidden});
+    int64_t first = 0;
+    for (std::size_t i = 0; i < k; ++i) first += w.vectors[i].gates;
+    return view(self, s.arrays().vectors + first * w.hidden, {w.vectors[k].gates * w.hidden});
   });
 }
 

@@ -21,6 +21,11 @@
 // weights; and extra(j) is, in stage 0, the gradient that the j-th vector among the rows of products other than
 // h_prev's gets from the step after: products that read c_prev or slots_prev, in their order.
 //
+// A phase or stage may need sums over all units of a row, in up to three rounds of which each may use those before:
+//     terms<Backward, Index, Round>(to, at)      what these units add to the sums of a round
+//     finish<Backward, Index, Round>(sums, H, epsilon)   turns all sums into what at.sum(j) then gives, j counting on
+//                                                through the rounds
+//
 // Facts, all static constexpr:
 //     kGates             gates that see the input; they come first in `user_gate`'s order of stacking
 //     kRecurrentGates    the blocks of weight_hh and bias_hh: all gates, or fewer
@@ -30,6 +35,7 @@
 //     kMatrices          matrices of recurrent weights, weight_hh included; matrix_gates(m), matrix_depth(m)
 //     kVectors           vectors of weights; vector_gradient(k)
 //     kStateSlot         the slot that holds c, or -1
+//     sums(backward, index, round)   how many sums a phase (or stage) takes in a round; 0 if there is none
 //     kDirect            whether backward uses `direct`
 //     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step,
 //     whose
@@ -60,6 +66,7 @@ struct OnePhaseCell {
   static constexpr int matrix_gates(int) { return Gates; }
   static constexpr int matrix_depth(int) { return 1; }
   static constexpr VectorGradient vector_gradient(int) { return {}; }
+  static constexpr int sums(bool, int, int) { return 0; }
   static constexpr bool split(int) { return false; }
   static constexpr bool carried(int) { return false; }
   static constexpr int input_gate(int column) { return column; }

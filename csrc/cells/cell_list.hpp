@@ -25,6 +25,8 @@
   X(lstm_matrix_peephole_o, LstmMatrixPeepholes<false RNN_COMMA true>)             \
   X(fgr_lstm, LstmGateRecurrence)                                                  \
   X(depth_gated_lstm, DepthGatedLstm)                                              \
+  X(layer_norm_lstm, LayerNormLstm)                                                \
+  X(layer_norm_gru, LayerNormGru)                                                  \
   X(gru_reset_after, GruResetAfter<false>)                                         \
   X(gru_reset_before, GruResetBefore<false>)                                       \
   X(gru_reset_after_z_new, GruResetAfter<true>)                                    \

@@ -4,6 +4,7 @@
 #include "cell_list.hpp"
 #include "depth_gated_lstm.hpp"
 #include "gru.hpp"
+#include "layer_norm.hpp"
 #include "lstm.hpp"
 #include "lstm_products.hpp"
 #include "rnn.hpp"

@@ -5,15 +5,17 @@
 namespace fusedrnn {
 
 constexpr int kMaxGates = 5;
-constexpr int kMaxPhases = 2;
+constexpr int kMaxPhases = 3;
 constexpr int kMaxProducts = 3;
 constexpr int kMaxMatrices = 3;
 constexpr int kMaxStates = 3;
-constexpr int kMaxVectors = 5;
+constexpr int kMaxVectors = 18;
+constexpr int kMaxSums = 32;
+constexpr int kMaxRounds = 3;
 
 // Where an operand of H elements (or a few times H) lies: the states before the step, slots of this step or of the one
-// before, or c of the layer below.
-enum class From { h_prev, c_prev, slots_prev, slots, below };
+// before, c of the layer below, or ones.
+enum class From { h_prev, c_prev, slots_prev, slots, below, one };
 
 // A recurrent matrix product of a step.
 struct Product {
@@ -38,6 +40,7 @@ struct CellFacts {
   int gates, recurrent_gates, states, slots, phases, products, matrices, vectors;
   int state_slot;
   bool direct;
+  bool reduces;        // some phase needs sums over the units of a row
   bool below;          // the cell also reads c of the layer below, and gives its own c of every step
   bool scratch_slots;  // inference needs slots too
   bool split[kMaxGates];

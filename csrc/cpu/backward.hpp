@@ -3,6 +3,7 @@
 #pragma once
 
 #include "driver.hpp"
+#include "reduce.hpp"
 
 namespace {
 
@@ -30,6 +31,8 @@ struct BackwardStep {
   const T* vectors;
   T* extras;
   int64_t extra_stride, row_stride, tile0;
+  T epsilon;
+  T* sums;  // [row][kMaxSums], for cells that need them
 
   RNN_INLINE T* extra_at(int64_t extra, int64_t row, int64_t tile) const {
     return extras + extra * extra_stride + row * row_stride + (tile - tile0) * Vec<T>::width;
@@ -39,6 +42,10 @@ struct BackwardStep {
 // Runs a stage's pointwise step on the sums [row][tile][lane] of its product.
 template <class T>
 using BackwardPointwise = void (*)(const BackwardStep<T>&, Span rows, Span tiles, const T* sums);
+
+// Makes step.sums of the first `rows` rows, before a stage.
+template <class T>
+using BackwardReduce = void (*)(const BackwardStep<T>& step, int64_t rows);
 
 // The `at` of cell.hpp.
 template <class T>
@@ -54,6 +61,7 @@ struct BackwardAt {
   RNN_INLINE V c_prev() const { return load(row.c_prev); }
   RNN_INLINE V slot(int k) const { return load(row.slots + k * hidden); }
   RNN_INLINE V vector(int k) const { return load(step.vectors + k * hidden); }
+  RNN_INLINE V sum(int j) const { return V(step.sums[index * kMaxSums + j]); }
   RNN_INLINE V extra(int j) const { return V::load(step.extra_at(j, index, tile)); }
   RNN_INLINE V dc() const { return load(row.dc); }
   RNN_INLINE V dc_given() const { return row.dc_given ? load(row.dc_given) : V(0); }
@@ -77,6 +85,18 @@ void backward_pointwise(const BackwardStep<T>& step, Span span, Span tiles, cons
       Cell::template backward<Stage>(
           V::load(sums), BackwardAt<T>{row, step, r, tile, tile * V::width, hidden, lanes_of<V>(tile, hidden)});
     }
+  }
+}
+
+template <class Cell, class T, int Stage>
+void backward_reduce(const BackwardStep<T>& step, int64_t rows) {
+  using V = Vec<T>;
+  for (int64_t r = 0; r < rows; ++r) {
+    const BackwardRow<T> row = step.rows[r];
+    reduce_row<Cell, T, true, Stage>(step.hidden, step.epsilon, step.sums + r * kMaxSums, 0,
+                                     [&](int64_t tile, typename V::Lanes lanes) {
+                                       return BackwardAt<T>{row, step, r, tile, tile * V::width, step.hidden, lanes};
+                                     });
   }
 }
 
@@ -200,12 +220,14 @@ struct Backward {
   const Worker& w;
   const CellFacts& f;
   const BackwardPointwise<T>* const pointwise;  // of each stage
+  const BackwardReduce<T>* const reduce;        // null for stages that need no sums
   const int64_t row_count = w.row1 - w.row0;
   const int64_t row_stride = (w.tile1 - w.tile0) * V::width;
   const T* const zeros = reinterpret_cast<const T*>(w.shared);
   BackwardRow<T>* rows = nullptr;
   T* partial = nullptr;
   T* extras = nullptr;
+  T* sums = nullptr;
   T** to = nullptr;
 
   BackwardRow<T> row_at(int64_t t, int64_t row) const {
@@ -310,12 +332,17 @@ struct Backward {
     for (int64_t row = w.row0; row < w.row1; ++row) {
       if (t < length_of(p, row) && !is_last(p, t, row)) rows[n++] = row_at(t, row);
     }
-    const BackwardStep<T> step{rows, p.hidden, p.weights.vectors, extras, row_count * row_stride, row_stride, w.tile0};
+    const BackwardStep<T> step{rows,       p.hidden, p.weights.vectors, extras, row_count * row_stride,
+                               row_stride, w.tile0,  p.weights.epsilon, sums};
     run_first_stage(step, {0, ending}, true, backwards);
     run_first_stage(step, {ending, n}, false, backwards);
     meet(w.step_barrier);
     for (int stage = 1; stage < f.phases; ++stage) {
       const int product = product_of(stage);
+      if (reduce[stage]) {
+        reduce[stage](step, n);
+        meet(w.step_barrier);  // others may still be reading what this one is about to overwrite
+      }
       run_product(step, {0, n}, stage, product, -1, 0, depth_of(product), false, backwards);
       meet(w.step_barrier);
     }
@@ -361,6 +388,7 @@ struct Backward {
     rows = arena.take<BackwardRow<T>>(row_count);
     to = arena.take<T*>(row_count);
     partial = arena.take<T>(row_count * row_stride);
+    sums = arena.take<T>(f.reduces ? row_count * kMaxSums : 0);
     extras = arena.take<T>(extra_count() * row_count * row_stride);
   }
 

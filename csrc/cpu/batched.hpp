@@ -218,6 +218,7 @@ struct Batched {
   bool is_gradient(int column) const {
     bool held = is_input_gradient(column);
     for (int i = 0; i < f.products; ++i) held = held || is_gradient_of(f.product[i], column);
+    for (int i = 0; i < f.vectors; ++i) held = held || f.vector[i].column == column;
     return held;
   }
   int gradient_columns() const {
@@ -242,7 +243,11 @@ struct Batched {
       if (product.matrix == 0 && g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
     }
     for (int i = 0; i < f.vectors; ++i) {
-      if (f.vector[i].column == column) add_scaled_sums(g.dvectors + i * H, factors[i], first, n, count, add);
+      if (f.vector[i].column != column) continue;
+      if (f.vector[i].from == fusedrnn::From::one)
+        add_sums(g.dvectors + i * H, first, n, count, add);
+      else
+        add_scaled_sums(g.dvectors + i * H, factors[i], first, n, count, add);
     }
   }
 
@@ -281,6 +286,7 @@ struct Batched {
     }
     for (int i = 0; i < f.vectors; ++i) {
       const fusedrnn::VectorGradient& vector = f.vector[i];
+      if (vector.from == fusedrnn::From::one) continue;
       for (int64_t k = 0; k < count; ++k) {
         factors[i][k] = operand(vector.from, vector.slot, pairs[k].t, pairs[k].row);
       }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "driver.hpp"
+#include "reduce.hpp"
 
 namespace {
 
@@ -39,6 +40,8 @@ struct ForwardStep {
   T* pre;
   int64_t pre_stride, tile0, hidden, gates;
   const T* vectors;
+  T epsilon;
+  T* sums;  // [row][kMaxSums], for cells that need them
 
   RNN_INLINE T* pre_at(int64_t row, int64_t tile) const {
     return pre + (tile - tile0) * pre_stride + row * gates * Vec<T>::width;
@@ -53,13 +56,17 @@ struct ForwardStep {
 template <class T>
 using ForwardPointwise = void (*)(const ForwardStep<T>&, Span rows, Span tiles, const T* sums);
 
+// Makes step.sums of the first `rows` rows, before a phase.
+template <class T>
+using ForwardReduce = void (*)(const ForwardStep<T>& step, int64_t rows);
+
 // The `at` of cell.hpp.
 template <class Cell, class T, bool kTrain>
 struct ForwardAt {
   using V = Vec<T>;
   const ForwardRow<T>& row;
   const ForwardStep<T>& step;
-  int64_t unit, hidden;
+  int64_t index, unit, hidden;
   T* pre_tile;
   typename V::Lanes lanes;
 
@@ -69,6 +76,7 @@ struct ForwardAt {
   RNN_INLINE V pre(int gate) const { return V::load(pre_tile + gate * V::width); }
   RNN_INLINE V slot(int k) const { return load(row.slots + k * hidden); }
   RNN_INLINE V vector(int k) const { return load(step.vectors + k * hidden); }
+  RNN_INLINE V sum(int j) const { return V(step.sums[index * kMaxSums + j]); }
   RNN_INLINE void save(int k, V v) const {
     if (kTrain || Cell::carried(k)) v.store(row.slots + k * hidden + unit, lanes);
   }
@@ -99,9 +107,21 @@ void forward_pointwise(const ForwardStep<T>& step, Span span, Span tiles, const 
     for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += G * V::width) {
       V a[G];
       RNN_UNROLL for (int g = 0; g < G; ++g) a[g] = V::load(sums + g * V::width);
-      Cell::template forward<Phase>(a, ForwardAt<Cell, T, kTrain>{row, step, tile * V::width, hidden,
+      Cell::template forward<Phase>(a, ForwardAt<Cell, T, kTrain>{row, step, r, tile * V::width, hidden,
                                                                   step.pre_at(r, tile), lanes_of<V>(tile, hidden)});
     }
+  }
+}
+
+template <class Cell, class T, int Phase>
+void forward_reduce(const ForwardStep<T>& step, int64_t rows) {
+  using V = Vec<T>;
+  for (int64_t r = 0; r < rows; ++r) {
+    const ForwardRow<T> row = step.rows[r];
+    reduce_row<Cell, T, false, Phase>(
+        step.hidden, step.epsilon, step.sums + r * kMaxSums, 0, [&](int64_t tile, typename V::Lanes lanes) {
+          return ForwardAt<Cell, T, false>{row, step, r, tile * V::width, step.hidden, nullptr, lanes};
+        });
   }
 }
 
@@ -222,6 +242,7 @@ struct Forward {
   const Worker& w;
   const CellFacts& f;
   const ForwardPointwise<T>* const pointwise;  // of each phase
+  const ForwardReduce<T>* const reduce;        // null for phases that need no sums
   const bool train = p.slots != nullptr;
   const bool has_slots = train || f.scratch_slots;
   const int64_t row_count = w.row1 - w.row0;
@@ -233,6 +254,7 @@ struct Forward {
   const T** x = nullptr;
   ForwardRow<T>* rows = nullptr;
   T* scratch = nullptr;
+  T* sums = nullptr;
 
   int64_t chunk_steps(int64_t gates) const {
     const int64_t step_bytes = row_count * (w.tile1 - w.tile0) * gates * V::width * static_cast<int64_t>(sizeof(T));
@@ -250,6 +272,7 @@ struct Forward {
     pre = arena.take<T>((w.tile1 - w.tile0) * pre_stride);
     x = arena.take<const T*>(chunk * row_count);
     rows = arena.take<ForwardRow<T>>(row_count);
+    sums = arena.take<T>(f.reduces ? row_count * kMaxSums : 0);
   }
 
   T* slots_at(int64_t t, int64_t row) const {
@@ -266,7 +289,8 @@ struct Forward {
         if (t < length_of(p, row)) x[n++] = p.x + (t * p.batch + row) * p.input;
       }
     }
-    const ForwardStep<T> step{rows, pre, pre_stride, w.tile0, p.hidden, f.gates, p.weights.vectors};
+    const ForwardStep<T> step{rows, pre, pre_stride, w.tile0, p.hidden, f.gates, p.weights.vectors, p.weights.epsilon,
+                              sums};
     sweep(ProjectOp<T>(p, step, x), {0, n}, {w.tile0, w.tile1});
   }
 
@@ -319,6 +343,7 @@ struct Forward {
   }
 
   void run_phase(int phase, const ForwardStep<T>& step, int64_t n, bool backwards) {
+    if (reduce[phase]) reduce[phase](step, n);
     int last = 0;
     for (int i = 0; i < f.products; ++i) last = f.product[i].phase == phase ? i : last;
     for (int i = 0; i <= last; ++i) {
@@ -365,7 +390,8 @@ struct Forward {
       T* pre_rows = pre;
       for (int64_t i = first; i < last; ++i) {
         const int64_t n = gather_rows(time_of(p, i));
-        const ForwardStep<T> step{rows, pre_rows, pre_stride, w.tile0, p.hidden, f.gates, p.weights.vectors};
+        const ForwardStep<T> step{rows,    pre_rows,          pre_stride,        w.tile0, p.hidden,
+                                  f.gates, p.weights.vectors, p.weights.epsilon, sums};
         for (int phase = 0; phase < f.phases; ++phase) run_phase(phase, step, n, i % 2 != 0);
         pre_rows += n * f.gates * V::width;
       }

@@ -31,6 +31,7 @@ constexpr CellFacts cell_facts(const char* name) {
   f.state_slot = Cell::kStateSlot;
   f.direct = Cell::kDirect;
   f.below = Cell::kBelow;
+  for (int i = 0; i < Cell::kPhases; ++i) f.reduces = f.reduces || Cell::sums(false, i, 0) > 0;
   f.input_column = Cell::kInputColumn;
   f.scratch_slots = Cell::kPhases > 1;
   for (int s = 0; s < Cell::kStates; ++s) f.state_units[s] = 1;
@@ -58,18 +59,26 @@ template <class T>
 struct Pointwise {
   ForwardPointwise<T> infer[kMaxPhases], train[kMaxPhases];
   BackwardPointwise<T> backward[kMaxPhases];
+  ForwardReduce<T> forward_sums[kMaxPhases];
+  BackwardReduce<T> backward_sums[kMaxPhases];
 };
+
+template <class Cell, class T, int Index>
+constexpr void add_phase(Pointwise<T>& steps) {
+  if constexpr (Index < Cell::kPhases) {
+    steps.infer[Index] = forward_pointwise<Cell, T, Index, false>;
+    steps.train[Index] = forward_pointwise<Cell, T, Index, true>;
+    steps.backward[Index] = backward_pointwise<Cell, T, Index>;
+    if constexpr (Cell::sums(false, Index, 0) > 0) steps.forward_sums[Index] = forward_reduce<Cell, T, Index>;
+    if constexpr (Cell::sums(true, Index, 0) > 0) steps.backward_sums[Index] = backward_reduce<Cell, T, Index>;
+    add_phase<Cell, T, Index + 1>(steps);
+  }
+}
 
 template <class Cell, class T>
 constexpr Pointwise<T> pointwise() {
-  Pointwise<T> steps{
-      {forward_pointwise<Cell, T, 0, false>}, {forward_pointwise<Cell, T, 0, true>}, {backward_pointwise<Cell, T, 0>}};
-  if constexpr (Cell::kPhases > 1) {
-    steps.infer[1] = forward_pointwise<Cell, T, 1, false>;
-    steps.train[1] = forward_pointwise<Cell, T, 1, true>;
-    steps.backward[1] = backward_pointwise<Cell, T, 1>;
-  }
-  static_assert(Cell::kPhases <= 2 && kMaxPhases == 2);
+  Pointwise<T> steps{};
+  add_phase<Cell, T, 0>(steps);
   return steps;
 }
 
@@ -85,13 +94,14 @@ template <class T>
 Forward<T> forward_of(const Problem<T>& p, const Worker& w) {
   const int cell = static_cast<int>(p.cell);
   const Pointwise<T>& steps = kPointwise<T>[cell];
-  return {p, w, kFacts[cell], p.slots ? steps.train : steps.infer};
+  return {p, w, kFacts[cell], p.slots ? steps.train : steps.infer, steps.forward_sums};
 }
 
 template <class T>
 Backward<T> backward_of(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
   const int cell = static_cast<int>(p.cell);
-  return {p, g, w, kFacts[cell], kPointwise<T>[cell].backward};
+  const Pointwise<T>& steps = kPointwise<T>[cell];
+  return {p, g, w, kFacts[cell], steps.backward, steps.backward_sums};
 }
 
 template <class T>

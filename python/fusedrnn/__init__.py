@@ -17,6 +17,16 @@ from ._depth_gated_lstm import (
 )
 from ._fgr_lstm import fgr_lstm, fgr_lstm_backward, fgr_lstm_cell, fgr_lstm_forward
 from ._indrnn import indrnn, indrnn_backward, indrnn_cell, indrnn_forward
+from ._layer_norm import (
+    layer_norm_gru,
+    layer_norm_gru_backward,
+    layer_norm_gru_cell,
+    layer_norm_gru_forward,
+    layer_norm_lstm,
+    layer_norm_lstm_backward,
+    layer_norm_lstm_cell,
+    layer_norm_lstm_forward,
+)
 from ._ops import (
     gru,
     gru_backward,
@@ -38,12 +48,24 @@ from ._results import (
     FGRLSTMOutput,
     Gradients,
     IndRNNGradients,
+    LayerNormGRUGradients,
+    LayerNormLSTMGradients,
     LSTMGradients,
     LSTMOutput,
     Output,
 )
 from ._version import __version__
-from ._weights import DepthGatedLSTMWeights, FGRLSTMWeights, GRUWeights, IndRNNWeights, LSTMWeights, RNNWeights, Weights
+from ._weights import (
+    DepthGatedLSTMWeights,
+    FGRLSTMWeights,
+    GRUWeights,
+    IndRNNWeights,
+    LayerNormGRUWeights,
+    LayerNormLSTMWeights,
+    LSTMWeights,
+    RNNWeights,
+    Weights,
+)
 
 __all__ = [
     "DepthGatedLSTMGradients",
@@ -59,6 +81,10 @@ __all__ = [
     "LSTMGradients",
     "LSTMOutput",
     "LSTMWeights",
+    "LayerNormGRUGradients",
+    "LayerNormGRUWeights",
+    "LayerNormLSTMGradients",
+    "LayerNormLSTMWeights",
     "Output",
     "RNNWeights",
     "Reserve",
@@ -83,6 +109,14 @@ __all__ = [
     "indrnn_cell",
     "indrnn_forward",
     "isa",
+    "layer_norm_gru",
+    "layer_norm_gru_backward",
+    "layer_norm_gru_cell",
+    "layer_norm_gru_forward",
+    "layer_norm_lstm",
+    "layer_norm_lstm_backward",
+    "layer_norm_lstm_cell",
+    "layer_norm_lstm_forward",
     "lstm",
     "lstm_backward",
     "lstm_cell",

@@ -18,6 +18,7 @@ class Weights:
         bias_hh: _Array | None,
         vectors: Sequence[_Named] = ...,
         blocks: Sequence[_Named] = ...,
+        epsilon: float = ...,
     ) -> None: ...
     @property
     def cell(self) -> str: ...

@@ -115,3 +115,32 @@ class DepthGatedLSTMGradients(NamedTuple):
     dpeephole_o: Array | None
     dpeephole_d: Array | None
     dpeephole_below: Array | None
+
+
+class LayerNormLSTMGradients(NamedTuple):
+    """Gradients of a layer-normalised LSTM, each of its argument's shape; those of biases that are None are None."""
+
+    dx: Array
+    dh0: Array
+    dc0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dgain_ih: Array
+    dgain_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None
+    dgain_c: Array
+    dbias_c: Array | None
+
+
+class LayerNormGRUGradients(NamedTuple):
+    """Gradients of a layer-normalised GRU, each of its argument's shape; those of biases that are None are None."""
+
+    dx: Array
+    dh0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dgain_ih: Array
+    dgain_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None

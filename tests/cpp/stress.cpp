@@ -119,7 +119,7 @@ Weights<T> make_weights(CellId cell, const Sizes& n) {
   const auto w_ih = random<T>(rng, f.gates * n.H * n.I), b = random<T>(rng, f.gates * n.H);
   const auto vectors = random<T>(rng, f.vectors * n.H);
   Array<T> matrix[kMaxMatrices];
-  WeightArrays<T> arrays{w_ih.data(), {}, b.data(), b.data(), vectors.data()};
+  WeightArrays<T> arrays{w_ih.data(), {}, b.data(), b.data(), vectors.data(), T(0.1)};
   for (int m = 0; m < f.matrices; ++m) {
     matrix[m] = random<T>(rng, f.matrix_gates[m] * n.H * f.matrix_depth[m] * n.H);
     arrays.matrix[m] = matrix[m].data();

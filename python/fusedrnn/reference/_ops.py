@@ -15,15 +15,28 @@ from .._results import (
     FGRLSTMOutput,
     Gradients,
     IndRNNGradients,
+    LayerNormGRUGradients,
+    LayerNormLSTMGradients,
     LSTMGradients,
     LSTMOutput,
     Output,
 )
-from .._weights import DepthGatedLSTMWeights, FGRLSTMWeights, GRUWeights, IndRNNWeights, LSTMWeights, RNNWeights
+from .._weights import (
+    DepthGatedLSTMWeights,
+    FGRLSTMWeights,
+    GRUWeights,
+    IndRNNWeights,
+    LayerNormGRUWeights,
+    LayerNormLSTMWeights,
+    LSTMWeights,
+    RNNWeights,
+)
 from . import depth_gated_lstm as _depth_gated_lstm
 from . import fgr_lstm as _fgr_lstm
 from . import gru as _gru
 from . import indrnn as _indrnn
+from . import layer_norm_gru as _layer_norm_gru
+from . import layer_norm_lstm as _layer_norm_lstm
 from . import lstm as _lstm
 from . import rnn as _rnn
 from ._sequence import Cell, Tape, backward, forward
@@ -34,6 +47,7 @@ Lengths = npt.NDArray[np.int64]
 _LSTM, _GRU, _RNN = cast(Cell, _lstm), cast(Cell, _gru), cast(Cell, _rnn)
 _INDRNN, _FGR_LSTM = cast(Cell, _indrnn), cast(Cell, _fgr_lstm)
 _DEPTH_GATED_LSTM = cast(Cell, _depth_gated_lstm)
+_LAYER_NORM_LSTM, _LAYER_NORM_GRU = cast(Cell, _layer_norm_lstm), cast(Cell, _layer_norm_gru)
 
 
 def _gradients(tape: Tape, total: dict[str, Array]) -> dict[str, Any]:
@@ -275,3 +289,71 @@ def depth_gated_lstm_cell(
         return result.h_n, result.c_n
     out[0][...], out[1][...] = result.h_n, result.c_n
     return out
+
+
+def layer_norm_lstm_forward(
+    x: Array,
+    w: LayerNormLSTMWeights,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> tuple[LSTMOutput, Tape]:
+    y, (h_n, c_n), tape = forward(_LAYER_NORM_LSTM, w, x, (h0, c0), lengths, reverse)
+    return LSTMOutput(y, h_n, c_n), tape
+
+
+def layer_norm_lstm(
+    x: Array,
+    w: LayerNormLSTMWeights,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> LSTMOutput:
+    return layer_norm_lstm_forward(x, w, h0, c0, lengths=lengths, reverse=reverse)[0]
+
+
+def layer_norm_lstm_backward(
+    reserve: Tape, dy: Array | None, dh_n: Array | None = None, dc_n: Array | None = None
+) -> LayerNormLSTMGradients:
+    dx, (dh0, dc0), total = backward(_LAYER_NORM_LSTM, reserve, dy, (dh_n, dc_n))
+    return LayerNormLSTMGradients(dx, dh0, dc0, **_gradients(reserve, total))
+
+
+def layer_norm_lstm_cell(
+    x: Array,
+    w: LayerNormLSTMWeights,
+    h: Array | None = None,
+    c: Array | None = None,
+    *,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    result = layer_norm_lstm(x[None], w, h, c)
+    if out is None:
+        return result.h_n, result.c_n
+    out[0][...], out[1][...] = result.h_n, result.c_n
+    return out
+
+
+def layer_norm_gru_forward(
+    x: Array, w: LayerNormGRUWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+) -> tuple[Output, Tape]:
+    return _one_state(_LAYER_NORM_GRU, w, x, h0, lengths, reverse)
+
+
+def layer_norm_gru(
+    x: Array, w: LayerNormGRUWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+) -> Output:
+    return layer_norm_gru_forward(x, w, h0, lengths=lengths, reverse=reverse)[0]
+
+
+def layer_norm_gru_backward(reserve: Tape, dy: Array | None, dh_n: Array | None = None) -> LayerNormGRUGradients:
+    dx, (dh0,), total = backward(_LAYER_NORM_GRU, reserve, dy, (dh_n,))
+    return LayerNormGRUGradients(dx, dh0, **_gradients(reserve, total))
+
+
+def layer_norm_gru_cell(x: Array, w: LayerNormGRUWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
+    return _one_state_cell(layer_norm_gru(x[None], w, h), out)

@@ -1,0 +1,58 @@
+// Sums over all units of a row, for cells that normalise. Their order depends on nothing but H: unit u adds to chain
+// u mod 16, in the order of u, and the chains are added by halves.
+#pragma once
+
+#include "driver.hpp"
+
+namespace {
+
+using fusedrnn::kMaxRounds;
+using fusedrnn::kMaxSums;
+
+constexpr int kChains = 16;
+
+// sums[j] = the sum over units of terms(tile, lanes, to)'s to[j], j < N.
+template <class T, int N, class Terms>
+void sum_units(int64_t hidden, T* sums, Terms&& terms) {
+  using V = Vec<T>;
+  constexpr int kParts = kChains / V::width;
+  V chains[kParts][N];
+  for (auto& part : chains) {
+    for (V& chain : part) chain = V(0);
+  }
+  for (int64_t tile = 0; tile < tiles_of<V>(hidden); ++tile) {
+    const auto lanes = lanes_of<V>(tile, hidden);
+    V term[N];
+    terms(tile, lanes, term);
+    for (int j = 0; j < N; ++j) {
+      alignas(64) T units[V::width];
+      term[j].store(units);  // lanes past the last unit may hold anything
+      chains[tile % kParts][j] = chains[tile % kParts][j] + V::load(units, lanes);
+    }
+  }
+  for (int j = 0; j < N; ++j) {
+    alignas(64) T all[kChains];
+    for (int part = 0; part < kParts; ++part) chains[part][j].store(all + part * V::width);
+    for (int half = kChains / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) all[i] = all[i] + all[i + half];
+    }
+    sums[j] = all[0];
+  }
+}
+
+// All rounds of a phase or stage for one row; make_at(tile, lanes) is the `at` of cell.hpp, and reads `sums`.
+template <class Cell, class T, bool kBackward, int Index, int Round = 0, class MakeAt>
+void reduce_row(int64_t hidden, T epsilon, T* sums, int first, MakeAt&& make_at) {
+  if constexpr (Round < kMaxRounds) {
+    constexpr int N = Cell::sums(kBackward, Index, Round);
+    if constexpr (N > 0) {
+      sum_units<T, N>(hidden, sums + first, [&](int64_t tile, auto lanes, Vec<T>* to) {
+        Cell::template terms<kBackward, Index, Round>(to, make_at(tile, lanes));
+      });
+      Cell::template finish<kBackward, Index, Round>(sums, static_cast<T>(hidden), epsilon);
+      reduce_row<Cell, T, kBackward, Index, Round + 1>(hidden, epsilon, sums, first + N, make_at);
+    }
+  }
+}
+
+}  // namespace

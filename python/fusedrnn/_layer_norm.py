@@ -1,0 +1,127 @@
+"""The functional API of the layer-normalised LSTM and GRU; see `_ops` for what is common to all cells."""
+
+from __future__ import annotations
+
+from . import _core
+from ._core import Reserve
+from ._ops import Lengths, pair, require_reserve, require_weights
+from ._results import Array, LayerNormGRUGradients, LayerNormLSTMGradients, LSTMOutput, Output
+from ._weights import LayerNormGRUWeights, LayerNormLSTMWeights
+
+
+def layer_norm_lstm(
+    x: Array,
+    w: LayerNormLSTMWeights,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> LSTMOutput:
+    """Inference of a layer-normalised LSTM (Ba, Kiros & Hinton 2016, equations 20 to 22)::
+
+        a = gain_ih * norm(W x) + bias_ih + gain_hh * norm(U h_prev) + bias_hh        norm for each gate on its own
+        i, f, o = sigmoid(a)        g = tanh(a_g)        c = f * c_prev + i * g
+        h = o * tanh(gain_c * norm(c) + bias_c)
+
+    with ``norm(v) = (v - mean(v)) / sqrt(variance(v) + epsilon)`` over the H units of a row.
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0, c0: ``(B, H)`` or None for zeros.
+        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``.
+    """
+    require_weights(w, LayerNormLSTMWeights)
+    return LSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse, None))
+
+
+def layer_norm_lstm_forward(
+    x: Array,
+    w: LayerNormLSTMWeights,
+    h0: Array | None = None,
+    c0: Array | None = None,
+    *,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> tuple[LSTMOutput, Reserve]:
+    """`layer_norm_lstm`, keeping what `layer_norm_lstm_backward` needs: the same output bits, and a reserve of
+    ``23*T*B*H`` elements. See `lstm_forward`."""
+    require_weights(w, LayerNormLSTMWeights)
+    *out, reserve = _core.forward(w, x, (h0, c0), lengths, reverse, None)
+    return LSTMOutput(*out), reserve
+
+
+def layer_norm_lstm_backward(
+    reserve: Reserve, dy: Array | None, dh_n: Array | None = None, dc_n: Array | None = None
+) -> LayerNormLSTMGradients:
+    """Gradients of a loss, given its gradients with respect to what `layer_norm_lstm_forward` returned. See
+    `lstm_backward`."""
+    require_reserve(reserve, "layer_norm_lstm")
+    gradients = _core.backward(reserve, dy, (dh_n, dc_n), None)
+    return LayerNormLSTMGradients(*gradients[:5], *gradients[7:])
+
+
+def layer_norm_lstm_cell(
+    x: Array,
+    w: LayerNormLSTMWeights,
+    h: Array | None = None,
+    c: Array | None = None,
+    *,
+    out: tuple[Array, Array] | None = None,
+) -> tuple[Array, Array]:
+    """One step of `layer_norm_lstm`: ``x (B, I)``, states or None for zeros; returns h, c. See `lstm_cell`."""
+    require_weights(w, LayerNormLSTMWeights)
+    result: tuple[Array, Array] = _core.step(w, x, (h, c), (None, None) if out is None else pair(out), None)
+    return result
+
+
+def layer_norm_gru(
+    x: Array, w: LayerNormGRUWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+) -> Output:
+    """Inference of a layer-normalised GRU (Ba, Kiros & Hinton 2016), reset-after::
+
+        u = gain_ih * norm(W x) + bias_ih        v = gain_hh * norm(U h_prev) + bias_hh        norm for each gate alone
+        r, z = sigmoid(u + v)        n = tanh(u_n + r * v_n)        h = (1 - z) * n + z * h_prev
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0: ``(B, H)`` or None for zeros.
+        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, ``h_n (B, H)``.
+    """
+    require_weights(w, LayerNormGRUWeights)
+    return Output(*_core.infer(w, x, (h0,), lengths, reverse, None))
+
+
+def layer_norm_gru_forward(
+    x: Array, w: LayerNormGRUWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+) -> tuple[Output, Reserve]:
+    """`layer_norm_gru`, keeping what `layer_norm_gru_backward` needs: the same output bits, and a reserve of
+    ``16*T*B*H`` elements. See `lstm_forward`."""
+    require_weights(w, LayerNormGRUWeights)
+    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None)
+    return Output(*out), reserve
+
+
+def layer_norm_gru_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = None) -> LayerNormGRUGradients:
+    """Gradients of a loss, given its gradients with respect to what `layer_norm_gru_forward` returned. See
+    `lstm_backward`."""
+    require_reserve(reserve, "layer_norm_gru")
+    gradients = _core.backward(reserve, dy, (dh_n,), None)
+    return LayerNormGRUGradients(*gradients[:4], *gradients[6:])
+
+
+def layer_norm_gru_cell(x: Array, w: LayerNormGRUWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
+    """One step of `layer_norm_gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
+    require_weights(w, LayerNormGRUWeights)
+    result: Array = _core.step(w, x, (h,), (out,), None)
+    return result

@@ -1,0 +1,56 @@
+"""The layer-normalised LSTM (Ba, Kiros & Hinton 2016, equations 20 to 22), LN as in `layer_norm`::
+
+a = LN(W x; gain_ih, bias_ih) + LN(U h_prev; gain_hh, bias_hh)        split into a_i, a_f, a_g, a_o
+i = sigmoid(a_i)    f = sigmoid(a_f)    g = tanh(a_g)    o = sigmoid(a_o)
+c = f * c_prev + i * g
+h = o * tanh(LN(c; gain_c, bias_c))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .._results import Array
+from ._activations import sigmoid
+from .layer_norm import layer_norm, layer_norm_backward
+
+States = tuple[Array, ...]
+
+
+def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+    """One step: x (B, I), states h, c (B, H). Returns the new states and what backward needs."""
+    h_prev, c_prev = states
+    u, v = x @ w.weight_ih.T, h_prev @ w.weight_hh.T
+    a = layer_norm(u, 4, w.epsilon, w.gain_ih, w.bias_ih) + layer_norm(v, 4, w.epsilon, w.gain_hh, w.bias_hh)
+    a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
+    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
+    c = f * c_prev + i * g
+    squashed = np.tanh(layer_norm(c, 1, w.epsilon, w.gain_c, w.bias_c))
+    saved = {"x": x, "h_prev": h_prev, "c_prev": c_prev, "u": u, "v": v, "squashed": squashed}
+    return (o * squashed, c), saved | {"i": i, "f": f, "g": g, "o": o, "c": c}
+
+
+def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+    """Gradients of one step, given those of h and c. Returns dx, those of h_prev and c_prev, those of the weights."""
+    dh, dc = dstates
+    i, f, g, o, squashed = (saved[k] for k in ("i", "f", "g", "o", "squashed"))
+    dnormalised = dh * o * (1 - squashed**2)
+    dc_norm, dgain_c, dbias_c = layer_norm_backward(saved["c"], 1, w.epsilon, w.gain_c, dnormalised)
+    dc = dc + dc_norm
+    da_i, da_f = dc * g * i * (1 - i), dc * saved["c_prev"] * f * (1 - f)
+    da = np.concatenate([da_i, da_f, dc * i * (1 - g**2), dh * squashed * o * (1 - o)], axis=1)
+    du, dgain_ih, dbias_ih = layer_norm_backward(saved["u"], 4, w.epsilon, w.gain_ih, da)
+    dv, dgain_hh, dbias_hh = layer_norm_backward(saved["v"], 4, w.epsilon, w.gain_hh, da)
+    dweights = {
+        "weight_ih": du.T @ saved["x"],
+        "weight_hh": dv.T @ saved["h_prev"],
+        "gain_ih": dgain_ih,
+        "gain_hh": dgain_hh,
+        "bias_ih": dbias_ih,
+        "bias_hh": dbias_hh,
+        "gain_c": dgain_c,
+        "bias_c": dbias_c,
+    }
+    return du @ w.weight_ih, (dv @ w.weight_hh, dc * f), dweights
