@@ -130,6 +130,9 @@ class Network:
         self.names = list(shapes)
         all_shapes = [*shapes.values(), (7, self.hidden), (7,)]
         self.parameters = [rng.uniform(-k, k, s).astype(np.float32) for s in all_shapes]
+        for name, parameter in zip(self.names, self.parameters, strict=False):
+            if name.startswith("gain"):  # of a normalisation
+                parameter[...] = 1
         gates = getattr(self.weights(), "gates", "")
         if "f" in gates:  # forget gates begin open (Gers et al. 2000)
             at = gates.index("f") * self.hidden
@@ -232,7 +235,7 @@ PAPER = [
 def print_table(console: Console, grammar: str, trials: dict[str, list[Trial]], budget: int) -> None:
     table = Table(title=f"{grammar} Reber grammar, at most {budget:,} strings a trial")
     for column in ("network", "weights", "successes", "strings to success: median", "most", "seconds"):
-        table.add_column(column, justify="left" if column == "network" else "right")
+        table.add_column(column, justify="left" if column == "network" else "right", no_wrap=column == "network")
     for op, runs in trials.items():
         done = sorted(t.strings for t in runs if t.strings is not None)
         weights = sum(p.size for p in runs[0].network.parameters)
