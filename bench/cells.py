@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cases import CELLS, Cell, Problem, make_problem
 
 SIZES = [(100, 16, 256, 256), (100, 64, 512, 512)]
-PLAIN = {"gru": "gru_reset_after", "rnn": "rnn_tanh", "indrnn": "rnn_tanh"}  # by op; all others: lstm
+GRU, RNN = "gru_reset_after", "rnn_tanh"
+PLAIN = {"gru": GRU, "layer_norm_gru": GRU, "rnn": RNN, "indrnn": RNN}  # by op; all others: lstm
 
 
 def plain_of(cell: Cell) -> str:
