@@ -10,14 +10,17 @@ from . import reference
 from ._config import available_isas, get_num_threads, isa, release_memory, set_isa, set_num_threads, show_config
 from ._core import Reserve
 from ._depth_gated_lstm import (
+    DepthGatedLSTMWeights,
     depth_gated_lstm,
     depth_gated_lstm_backward,
     depth_gated_lstm_cell,
     depth_gated_lstm_forward,
 )
-from ._fgr_lstm import fgr_lstm, fgr_lstm_backward, fgr_lstm_cell, fgr_lstm_forward
-from ._indrnn import indrnn, indrnn_backward, indrnn_cell, indrnn_forward
+from ._fgr_lstm import FGRLSTMWeights, fgr_lstm, fgr_lstm_backward, fgr_lstm_cell, fgr_lstm_forward
+from ._indrnn import IndRNNWeights, indrnn, indrnn_backward, indrnn_cell, indrnn_forward
 from ._layer_norm import (
+    LayerNormGRUWeights,
+    LayerNormLSTMWeights,
     layer_norm_gru,
     layer_norm_gru_backward,
     layer_norm_gru_cell,
@@ -55,17 +58,7 @@ from ._results import (
     Output,
 )
 from ._version import __version__
-from ._weights import (
-    DepthGatedLSTMWeights,
-    FGRLSTMWeights,
-    GRUWeights,
-    IndRNNWeights,
-    LayerNormGRUWeights,
-    LayerNormLSTMWeights,
-    LSTMWeights,
-    RNNWeights,
-    Weights,
-)
+from ._weights import GRUWeights, LSTMWeights, RNNWeights, Weights
 
 __all__ = [
     "DepthGatedLSTMGradients",

@@ -6,7 +6,53 @@ from . import _core
 from ._core import Reserve
 from ._ops import Lengths, extra_gradients, pair, require_reserve, require_weights
 from ._results import Array, DepthGatedLSTMGradients, DepthGatedLSTMOutput
-from ._weights import DepthGatedLSTMWeights
+from ._weights import Extra, Weights
+
+
+class DepthGatedLSTMWeights(Weights):
+    """Weights of a depth-gated LSTM (Yao et al. 2015): an LSTM with a fifth gate, d, through which c of the layer below
+    enters. Gates are stacked ``i, f, g, o, d`` in weight_ih and bias_ih; d sees no h, so weight_hh and bias_hh have
+    four.
+
+    Args:
+        weight_ih: ``(5*hidden_size, input_size)``, float32 or float64.
+        weight_hh: ``(4*hidden_size, hidden_size)``, of the same dtype, like all others.
+        bias_ih: ``(5*hidden_size,)`` or None for zeros.
+        bias_hh: ``(4*hidden_size,)`` or None for zeros.
+        peephole_i, peephole_f, peephole_o: diagonal peepholes, ``(hidden_size,)`` or None for zeros.
+        peephole_d: w_cd, what d sees of c_prev, ``(hidden_size,)`` or None for zeros.
+        peephole_below: w_ld, what d sees of c_below, ``(hidden_size,)`` or None for zeros.
+
+    Raises:
+        ValueError: shapes do not fit.
+        TypeError: not arrays, or another dtype.
+    """
+
+    _extras = ("peephole_i", "peephole_f", "peephole_o", "peephole_d", "peephole_below")
+    _names = (*Weights._names, *_extras)
+
+    def __init__(
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        *,
+        peephole_i: Array | None = None,
+        peephole_f: Array | None = None,
+        peephole_o: Array | None = None,
+        peephole_d: Array | None = None,
+        peephole_below: Array | None = None,
+    ) -> None:
+        given = (peephole_i, peephole_f, peephole_o, peephole_d, peephole_below)
+        vectors = [(name, 0, vector) for name, vector in zip(self._extras, given, strict=True)]
+        super().__init__("depth_gated_lstm", weight_ih, weight_hh, bias_ih, bias_hh, vectors)
+
+    peephole_i = Extra()
+    peephole_f = Extra()
+    peephole_o = Extra()
+    peephole_d = Extra()
+    peephole_below = Extra()
 
 
 def depth_gated_lstm(

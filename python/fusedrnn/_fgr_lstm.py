@@ -8,7 +8,57 @@ from . import _core
 from ._core import Reserve
 from ._ops import Lengths, extra_gradients, require_reserve, require_weights
 from ._results import Array, FGRLSTMGradients, FGRLSTMOutput
-from ._weights import FGRLSTMWeights
+from ._weights import Extra, Weights
+
+
+class FGRLSTMWeights(Weights):
+    """Weights of an LSTM with full gate recurrence (Greff et al. 2015, variant FGR): the gates also see the gates of
+    the step before, ``i``, ``f`` and ``o`` each through three matrices, beside diagonal peepholes. Gates are stacked
+    ``i, f, g, o``.
+
+    Args:
+        weight_ih, weight_hh, bias_ih, bias_hh: as for `LSTMWeights`, with ``G = 4``.
+        weight_gates: ``(3*hidden_size, 3*hidden_size)``: rows for the gates ``i, f, o``, columns for those of the step
+            before, in the same order.
+        peephole_i, peephole_f, peephole_o: ``(hidden_size,)`` or None for zeros.
+
+    Raises:
+        ValueError: shapes do not fit.
+        TypeError: not arrays, or another dtype.
+    """
+
+    _names = (*Weights._names, "weight_gates", "peephole_i", "peephole_f", "peephole_o")
+    _extras = ("peephole_i", "peephole_f", "peephole_o")
+
+    def __init__(
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        *,
+        weight_gates: Array,
+        peephole_i: Array | None = None,
+        peephole_f: Array | None = None,
+        peephole_o: Array | None = None,
+    ) -> None:
+        if weight_gates is None:
+            raise TypeError("weight_gates: expected a numpy.ndarray, got NoneType")
+        vectors = [("peephole_i", 0, peephole_i), ("peephole_f", 0, peephole_f), ("peephole_o", 0, peephole_o)]
+        super().__init__(
+            "fgr_lstm", weight_ih, weight_hh, bias_ih, bias_hh, vectors, [("weight_gates", 3, weight_gates)]
+        )
+
+    @property
+    def weight_gates(self) -> Array:
+        matrix = self._block(0)
+        assert matrix is not None  # the constructor requires it
+        return matrix
+
+    peephole_i = Extra()
+    peephole_f = Extra()
+    peephole_o = Extra()
+
 
 States = tuple[Array, Array, Array]
 

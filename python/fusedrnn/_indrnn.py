@@ -6,7 +6,44 @@ from . import _core
 from ._core import Reserve
 from ._ops import Lengths, require_reserve, require_weights
 from ._results import Array, IndRNNGradients, Output
-from ._weights import IndRNNWeights
+from ._weights import Weights, one_of
+
+
+class IndRNNWeights(Weights):
+    """Weights of an independently recurrent network (Li et al. 2018, equation 2): ``h = f(W x + u * h_prev + b)``. Each
+    unit sees itself alone; what units tell each other goes through the next layer's weight_ih.
+
+    Args:
+        weight_ih: ``(hidden_size, input_size)``, float32 or float64.
+        weight_hh: u, ``(hidden_size,)``, of the same dtype.
+        bias_ih: ``(hidden_size,)`` or None for zeros.
+        nonlinearity: "relu" or "tanh".
+
+    Raises:
+        ValueError: shapes do not fit, or an unknown nonlinearity.
+        TypeError: not arrays, or another dtype.
+    """
+
+    _names = ("weight_ih", "weight_hh", "bias_ih")
+    _extras = ("weight_hh",)
+
+    def __init__(
+        self, weight_ih: Array, weight_hh: Array, bias_ih: Array | None = None, *, nonlinearity: str = "relu"
+    ) -> None:
+        one_of("nonlinearity", nonlinearity, ("relu", "tanh"))
+        if weight_hh is None:
+            raise TypeError("weight_hh: expected a numpy.ndarray, got NoneType")
+        super().__init__(f"indrnn_{nonlinearity}", weight_ih, None, bias_ih, None, [("weight_hh", 0, weight_hh)])
+
+    @property
+    def weight_hh(self) -> Array:
+        u = self._vector(0)
+        assert u is not None  # the constructor requires it
+        return u
+
+    @property
+    def nonlinearity(self) -> str:
+        return self.cell.removeprefix("indrnn_")
 
 
 def indrnn(

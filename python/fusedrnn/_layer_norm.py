@@ -6,7 +6,116 @@ from . import _core
 from ._core import Reserve
 from ._ops import Lengths, pair, require_reserve, require_weights
 from ._results import Array, LayerNormGRUGradients, LayerNormLSTMGradients, LSTMOutput, Output
-from ._weights import LayerNormGRUWeights, LayerNormLSTMWeights
+from ._weights import Extra, Weights
+
+
+class _LayerNormWeights(Weights):
+    """What the layer-normalised cells share: every weight but the matrices is a vector of the native cell."""
+
+    _gates = 0
+    _common = ("gain_ih", "gain_hh", "bias_ih", "bias_hh")
+
+    def __init__(
+        self, cell: str, weight_ih: Array, weight_hh: Array, vectors: dict[str, Array | None], epsilon: float
+    ) -> None:
+        for name, vector in vectors.items():
+            if vector is None and name.startswith("gain"):
+                raise TypeError(f"{name}: expected a numpy.ndarray, got NoneType")
+        if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)):
+            raise TypeError(f"epsilon: expected float, got {type(epsilon).__name__}")
+        if not 0 < epsilon < float("inf"):
+            raise ValueError(f"epsilon: expected a positive number, got {epsilon}")
+        self._epsilon = float(epsilon)
+        named = [(name, self._gates if name in self._common else 1, vector) for name, vector in vectors.items()]
+        super().__init__(cell, weight_ih, weight_hh, None, None, named, [], self._epsilon)
+
+    @property
+    def epsilon(self) -> float:
+        return self._epsilon
+
+    bias_ih = Extra()
+    bias_hh = Extra()
+    gain_ih = Extra()
+    gain_hh = Extra()
+
+
+class LayerNormLSTMWeights(_LayerNormWeights):
+    """Weights of a layer-normalised LSTM (Ba, Kiros & Hinton 2016, equations 20 to 22). Each gate's ``W x`` and ``U h``
+    are normalised on their own, over the units, and so is c before its tanh.
+
+    Args:
+        weight_ih: ``(4*hidden_size, input_size)``, float32 or float64; gates stacked ``i, f, g, o``.
+        weight_hh: ``(4*hidden_size, hidden_size)``, of the same dtype, like all others.
+        bias_ih, bias_hh: ``(4*hidden_size,)`` or None for zeros; added after the normalisation.
+        gain_ih, gain_hh: ``(4*hidden_size,)``: what the normalised ``W x`` and ``U h`` are multiplied by.
+        gain_c: ``(hidden_size,)``: the same for c.
+        bias_c: ``(hidden_size,)`` or None for zeros.
+        epsilon: added to each variance.
+
+    Raises:
+        ValueError: shapes do not fit; epsilon is not positive.
+        TypeError: not arrays, or another dtype; a gain is missing; epsilon is no number.
+    """
+
+    _gates = 4
+    _extras = (*_LayerNormWeights._common, "gain_c", "bias_c")
+    _names = ("weight_ih", "weight_hh", *_extras)
+
+    def __init__(
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        *,
+        gain_ih: Array,
+        gain_hh: Array,
+        gain_c: Array,
+        bias_c: Array | None = None,
+        epsilon: float = 1e-5,
+    ) -> None:
+        vectors = {"gain_ih": gain_ih, "gain_hh": gain_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        super().__init__(
+            "layer_norm_lstm", weight_ih, weight_hh, vectors | {"gain_c": gain_c, "bias_c": bias_c}, epsilon
+        )
+
+    gain_c = Extra()
+    bias_c = Extra()
+
+
+class LayerNormGRUWeights(_LayerNormWeights):
+    """Weights of a layer-normalised GRU (Ba, Kiros & Hinton 2016), reset-after. Each gate's ``W x`` and ``U h`` are
+    normalised on their own, over the units.
+
+    Args:
+        weight_ih: ``(3*hidden_size, input_size)``, float32 or float64; gates stacked ``r, z, n``.
+        weight_hh: ``(3*hidden_size, hidden_size)``, of the same dtype, like all others.
+        bias_ih, bias_hh: ``(3*hidden_size,)`` or None for zeros; added after the normalisation.
+        gain_ih, gain_hh: ``(3*hidden_size,)``: what the normalised ``W x`` and ``U h`` are multiplied by.
+        epsilon: added to each variance.
+
+    Raises:
+        ValueError: shapes do not fit; epsilon is not positive.
+        TypeError: not arrays, or another dtype; a gain is missing; epsilon is no number.
+    """
+
+    _gates = 3
+    _extras = _LayerNormWeights._common
+    _names = ("weight_ih", "weight_hh", *_extras)
+
+    def __init__(
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        *,
+        gain_ih: Array,
+        gain_hh: Array,
+        epsilon: float = 1e-5,
+    ) -> None:
+        vectors = {"gain_ih": gain_ih, "gain_hh": gain_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        super().__init__("layer_norm_gru", weight_ih, weight_hh, vectors, epsilon)
 
 
 def layer_norm_lstm(

@@ -7,6 +7,10 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from .._depth_gated_lstm import DepthGatedLSTMWeights
+from .._fgr_lstm import FGRLSTMWeights
+from .._indrnn import IndRNNWeights
+from .._layer_norm import LayerNormGRUWeights, LayerNormLSTMWeights
 from .._results import (
     Array,
     DepthGatedLSTMGradients,
@@ -21,16 +25,7 @@ from .._results import (
     LSTMOutput,
     Output,
 )
-from .._weights import (
-    DepthGatedLSTMWeights,
-    FGRLSTMWeights,
-    GRUWeights,
-    IndRNNWeights,
-    LayerNormGRUWeights,
-    LayerNormLSTMWeights,
-    LSTMWeights,
-    RNNWeights,
-)
+from .._weights import GRUWeights, LSTMWeights, RNNWeights
 from . import depth_gated_lstm as _depth_gated_lstm
 from . import fgr_lstm as _fgr_lstm
 from . import gru as _gru

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._depth_gated_lstm import DepthGatedLSTMWeights
 from .._results import Array
-from .._weights import DepthGatedLSTMWeights
 from ._activations import sigmoid
 from .lstm import _bias, peep, peep_backward
 

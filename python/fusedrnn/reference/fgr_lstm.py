@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .._fgr_lstm import FGRLSTMWeights
 from .._results import Array
-from .._weights import FGRLSTMWeights
 from ._activations import sigmoid
 from .lstm import _bias, peep, peep_backward
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .._indrnn import IndRNNWeights
 from .._results import Array
-from .._weights import IndRNNWeights
 
 States = tuple[Array, ...]
 
