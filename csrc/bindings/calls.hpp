@@ -22,7 +22,14 @@ struct Sizes {
   int64_t seq_len, batch, input, hidden;
 };
 
-constexpr const char* kStateNames[kMaxStates] = {"h", "c", "gates"};
+// Names of states as arguments; no string is made in a call that has nothing to complain of.
+using Names = const char* const[kMaxStates];
+constexpr Names kStateNames = {"h", "c", "gates"}, kFirstNames = {"h0", "c0", "gates0"};
+constexpr Names kGradientNames = {"dh_n", "dc_n", "dgates_n"}, kOutNames = {"out (h)", "out (c)", "out (gates)"};
+
+const char* state_symbols(int units) {
+  return units == 1 ? "(batch_size, hidden_size)" : "(batch_size, 3*hidden_size)";
+}
 
 // (B,) int64 in 0..T, copied: the caller's array may change while the GIL is released.
 std::vector<int64_t> read_lengths(py::handle h, const Sizes& n) {
@@ -45,14 +52,11 @@ void require_count(const char* what, const py::tuple& states, const PyWeights& w
                         "', got " + std::to_string(states.size()));
 }
 
-// The state `s` of so many rows: `before` and `after` make its name.
+// The state `s` of so many rows.
 template <class T>
-Input<T> read_state(const PyWeights& w, int s, const char* before, const char* after, int64_t batch, py::handle h) {
-  if (h.is_none()) return {};
-  const std::string name = std::string(before) + kStateNames[s] + after;
+Input<T> read_state(const PyWeights& w, int s, Names& names, int64_t batch, py::handle h) {
   const int units = w.facts().state_units[s];
-  const std::string symbols = "(batch_size, " + multiple(units, "hidden_size") + ")";
-  return read_input<T>(name.c_str(), symbols.c_str(), {batch, units * w.hidden}, h, true);
+  return read_input<T>(names[s], state_symbols(units), {batch, units * w.hidden}, h, true);
 }
 
 // What forward was given: the arrays are kept alive and, in training, until backward.
@@ -106,7 +110,7 @@ Call<T> read_call(py::handle weights, py::handle x, const py::tuple& states, py:
   checked_bytes("x", {n.seq_len, n.batch, n.input}, sizeof(T));
   checked_bytes("y", {n.seq_len, n.batch, n.hidden, w.facts().slots}, sizeof(T));
   require_count("states", states, w);
-  for (int s = 0; s < w.states; ++s) call.states[s] = read_state<T>(w, s, "", "0", n.batch, states[s]);
+  for (int s = 0; s < w.states; ++s) call.states[s] = read_state<T>(w, s, kFirstNames, n.batch, states[s]);
   call.has_lengths = !lengths.is_none();
   if (call.has_lengths) call.lengths = read_lengths(lengths, n);
   call.reverse = read_bool("reverse", reverse);
@@ -257,7 +261,7 @@ py::list backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, con
   Gradients<T> g{};
   Input<T> in_states[kMaxStates];
   for (int s = 0; s < weights.states; ++s) {
-    in_states[s] = read_state<T>(weights, s, "d", "_n", n.batch, dstates[s]);
+    in_states[s] = read_state<T>(weights, s, kGradientNames, n.batch, dstates[s]);
     g.dstate_n[s] = in_states[s].data;
   }
   py::list out;
@@ -329,7 +333,7 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
   p.below = in_below.data;
   Input<T> in[kMaxStates];
   for (int s = 0; s < w.states; ++s) {
-    in[s] = read_state<T>(w, s, "", "", batch, states[s]);
+    in[s] = read_state<T>(w, s, kStateNames, batch, states[s]);
     p.state0[s] = in[s].data;
   }
   py::object results[kMaxStates];
@@ -342,15 +346,12 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
       results[s] = std::move(array);
       continue;
     }
-    const std::string name = std::string("out (") + kStateNames[s] + ")";
-    const std::string symbols = "(batch_size, " + multiple(w.facts().state_units[s], "hidden_size") + ")";
-    to = write_output<T>(name.c_str(), symbols.c_str(), {batch, units}, out[s]);
-    require_apart(name.c_str(), out[s], "x", x);
-    require_apart(name.c_str(), out[s], "c_below", below);
-    for (int i = 0; i < w.states; ++i) require_apart(name.c_str(), out[s], kStateNames[i], states[i]);
-    for (int i = 0; i < s; ++i) {
-      require_apart(name.c_str(), out[s], (std::string("out (") + kStateNames[i] + ")").c_str(), results[i]);
-    }
+    const char* const name = kOutNames[s];
+    to = write_output<T>(name, state_symbols(w.facts().state_units[s]), {batch, units}, out[s]);
+    require_apart(name, out[s], "x", x);
+    require_apart(name, out[s], "c_below", below);
+    for (int i = 0; i < w.states; ++i) require_apart(name, out[s], kStateNames[i], states[i]);
+    for (int i = 0; i < s; ++i) require_apart(name, out[s], kOutNames[i], results[i]);
     results[s] = py::reinterpret_borrow<py::object>(out[s]);
   }
   release_and_forward(w.get<T>(), p);
