@@ -152,6 +152,7 @@ BAD_NORMALISATIONS: list[Bad] = [
     ({"bias_c": array(H, dtype=float)}, TypeError, "bias_c: expected dtype float32, got float64"),
     ({"epsilon": 0}, ValueError, "epsilon: expected a positive number, got 0"),
     ({"epsilon": float("nan")}, ValueError, "epsilon: expected a positive number, got nan"),
+    ({"epsilon": 1e-40}, ValueError, "epsilon: expected at least 1.175e-38, the smallest normal float32, got 1e-40"),
     ({"epsilon": "small"}, TypeError, "epsilon: expected float, got str"),
 ]
 

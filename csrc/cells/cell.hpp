@@ -27,8 +27,8 @@
 //                                                through the rounds
 //
 // Facts, all static constexpr:
-//     kGates             gates that see the input; they come first in `user_gate`'s order of stacking
-//     kRecurrentGates    the blocks of weight_hh and bias_hh: all gates, or fewer
+//     kGates             the gates, all of which see the input
+//     kRecurrentGates    the blocks of weight_hh and bias_hh: all gates, or the first of those that users stack
 //     kStates            1: h; 2: h and c; 3: h, c and the vectors of slots_prev that a product reads
 //     kSlots, kPhases
 //     kProducts, product(i)
@@ -37,9 +37,8 @@
 //     kStateSlot         the slot that holds c, or -1
 //     sums(backward, index, round)   how many sums a phase (or stage) takes in a round; 0 if there is none
 //     kDirect            whether backward uses `direct`
-//     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step,
-//     whose
-//                        gradient is then dc_given
+//     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step; the
+//                        gradient of that is dc_given
 //     split(g)           gate g's input part and recurrent part stay apart (each with its own bias)
 //     carried(k)         slot k is read by a later phase, or by the next step, so inference needs it too
 //     kInputColumn       the slots that hold the gradients which the input sees begin here: one for each gate,

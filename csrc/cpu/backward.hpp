@@ -93,7 +93,7 @@ void backward_reduce(const BackwardStep<T>& step, int64_t rows) {
   using V = Vec<T>;
   for (int64_t r = 0; r < rows; ++r) {
     const BackwardRow<T> row = step.rows[r];
-    reduce_row<Cell, T, true, Stage>(step.hidden, step.epsilon, step.sums + r * kMaxSums, 0,
+    reduce_row<Cell, T, true, Stage>(step.hidden, step.epsilon, step.sums + r * kMaxSums,
                                      [&](int64_t tile, typename V::Lanes lanes) {
                                        return BackwardAt<T>{row, step, r, tile, tile * V::width, step.hidden, lanes};
                                      });

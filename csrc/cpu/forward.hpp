@@ -119,7 +119,7 @@ void forward_reduce(const ForwardStep<T>& step, int64_t rows) {
   for (int64_t r = 0; r < rows; ++r) {
     const ForwardRow<T> row = step.rows[r];
     reduce_row<Cell, T, false, Phase>(
-        step.hidden, step.epsilon, step.sums + r * kMaxSums, 0, [&](int64_t tile, typename V::Lanes lanes) {
+        step.hidden, step.epsilon, step.sums + r * kMaxSums, [&](int64_t tile, typename V::Lanes lanes) {
           return ForwardAt<Cell, T, false>{row, step, r, tile * V::width, step.hidden, nullptr, lanes};
         });
   }
@@ -280,6 +280,11 @@ struct Forward {
     return (train ? p.slots : scratch) + (step * p.batch + row) * f.slots * p.hidden;
   }
 
+  // A step whose rows' part of `pre` begins there.
+  ForwardStep<T> step_at(T* pre_rows) const {
+    return {rows, pre_rows, pre_stride, w.tile0, p.hidden, f.gates, p.weights.vectors, p.weights.epsilon, sums};
+  }
+
   // pre of all active rows of steps [first, last), in the order in which `gather_rows` finds them.
   void project(int64_t first, int64_t last) {
     int64_t n = 0;
@@ -289,9 +294,7 @@ struct Forward {
         if (t < length_of(p, row)) x[n++] = p.x + (t * p.batch + row) * p.input;
       }
     }
-    const ForwardStep<T> step{rows, pre, pre_stride, w.tile0, p.hidden, f.gates, p.weights.vectors, p.weights.epsilon,
-                              sums};
-    sweep(ProjectOp<T>(p, step, x), {0, n}, {w.tile0, w.tile1});
+    sweep(ProjectOp<T>(p, step_at(pre), x), {0, n}, {w.tile0, w.tile1});
   }
 
   // What a row keeps in slots: its states other than h.
@@ -390,8 +393,7 @@ struct Forward {
       T* pre_rows = pre;
       for (int64_t i = first; i < last; ++i) {
         const int64_t n = gather_rows(time_of(p, i));
-        const ForwardStep<T> step{rows,    pre_rows,          pre_stride,        w.tile0, p.hidden,
-                                  f.gates, p.weights.vectors, p.weights.epsilon, sums};
+        const ForwardStep<T> step = step_at(pre_rows);
         for (int phase = 0; phase < f.phases; ++phase) run_phase(phase, step, n, i % 2 != 0);
         pre_rows += n * f.gates * V::width;
       }

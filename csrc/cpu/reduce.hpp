@@ -41,16 +41,17 @@ void sum_units(int64_t hidden, T* sums, Terms&& terms) {
 }
 
 // All rounds of a phase or stage for one row; make_at(tile, lanes) is the `at` of cell.hpp, and reads `sums`.
-template <class Cell, class T, bool kBackward, int Index, int Round = 0, class MakeAt>
-void reduce_row(int64_t hidden, T epsilon, T* sums, int first, MakeAt&& make_at) {
+template <class Cell, class T, bool kBackward, int Index, int Round = 0, int First = 0, class MakeAt>
+void reduce_row(int64_t hidden, T epsilon, T* sums, MakeAt&& make_at) {
   if constexpr (Round < kMaxRounds) {
     constexpr int N = Cell::sums(kBackward, Index, Round);
+    static_assert(First + N <= kMaxSums);
     if constexpr (N > 0) {
-      sum_units<T, N>(hidden, sums + first, [&](int64_t tile, auto lanes, Vec<T>* to) {
+      sum_units<T, N>(hidden, sums + First, [&](int64_t tile, auto lanes, Vec<T>* to) {
         Cell::template terms<kBackward, Index, Round>(to, make_at(tile, lanes));
       });
       Cell::template finish<kBackward, Index, Round>(sums, static_cast<T>(hidden), epsilon);
-      reduce_row<Cell, T, kBackward, Index, Round + 1>(hidden, epsilon, sums, first + N, make_at);
+      reduce_row<Cell, T, kBackward, Index, Round + 1, First + N>(hidden, epsilon, sums, make_at);
     }
   }
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import _core
 from ._core import Reserve
-from ._ops import Lengths, extra_gradients, pair, require_reserve, require_weights
+from ._ops import Lengths, extra_gradients, outputs, require_reserve, require_weights
 from ._results import Array, DepthGatedLSTMGradients, DepthGatedLSTMOutput
 from ._weights import Extra, Weights
 
@@ -129,6 +129,5 @@ def depth_gated_lstm_cell(
 ) -> tuple[Array, Array]:
     """One step of `depth_gated_lstm`: ``x (B, I)``, the others ``(B, H)`` or None; returns h, c. See `lstm_cell`."""
     require_weights(w, DepthGatedLSTMWeights)
-    outputs = (None, None) if out is None else pair(out)
-    result: tuple[Array, Array] = _core.step(w, x, (h, c), outputs, c_below)
+    result: tuple[Array, Array] = _core.step(w, x, (h, c), outputs(out, "h", "c"), c_below)
     return result

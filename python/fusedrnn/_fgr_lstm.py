@@ -6,9 +6,9 @@ from typing import Any
 
 from . import _core
 from ._core import Reserve
-from ._ops import Lengths, extra_gradients, require_reserve, require_weights
+from ._ops import Lengths, extra_gradients, outputs, require_reserve, require_weights
 from ._results import Array, FGRLSTMGradients, FGRLSTMOutput
-from ._weights import Extra, Weights
+from ._weights import Extra, Weights, required
 
 
 class FGRLSTMWeights(Weights):
@@ -42,8 +42,7 @@ class FGRLSTMWeights(Weights):
         peephole_f: Array | None = None,
         peephole_o: Array | None = None,
     ) -> None:
-        if weight_gates is None:
-            raise TypeError("weight_gates: expected a numpy.ndarray, got NoneType")
+        required({"weight_gates": weight_gates})
         vectors = [("peephole_i", 0, peephole_i), ("peephole_f", 0, peephole_f), ("peephole_o", 0, peephole_o)]
         super().__init__(
             "fgr_lstm", weight_ih, weight_hh, bias_ih, bias_hh, vectors, [("weight_gates", 3, weight_gates)]
@@ -138,7 +137,5 @@ def fgr_lstm_cell(
 ) -> States:
     """One step of `fgr_lstm`: ``x (B, I)``, states or None for zeros; returns h, c, gates. See `lstm_cell`."""
     require_weights(w, FGRLSTMWeights)
-    if out is not None and not (isinstance(out, tuple) and len(out) == 3):
-        raise TypeError(f"out: expected a tuple (h, c, gates) of three arrays, got {type(out).__name__}")
-    result: States = _core.step(w, x, (h, c, gates), (None, None, None) if out is None else out, None)
+    result: States = _core.step(w, x, (h, c, gates), outputs(out, "h", "c", "gates"), None)
     return result

@@ -6,7 +6,7 @@ from . import _core
 from ._core import Reserve
 from ._ops import Lengths, require_reserve, require_weights
 from ._results import Array, IndRNNGradients, Output
-from ._weights import Weights, one_of
+from ._weights import Weights, one_of, required
 
 
 class IndRNNWeights(Weights):
@@ -31,8 +31,7 @@ class IndRNNWeights(Weights):
         self, weight_ih: Array, weight_hh: Array, bias_ih: Array | None = None, *, nonlinearity: str = "relu"
     ) -> None:
         one_of("nonlinearity", nonlinearity, ("relu", "tanh"))
-        if weight_hh is None:
-            raise TypeError("weight_hh: expected a numpy.ndarray, got NoneType")
+        required({"weight_hh": weight_hh})
         super().__init__(f"indrnn_{nonlinearity}", weight_ih, None, bias_ih, None, [("weight_hh", 0, weight_hh)])
 
     @property

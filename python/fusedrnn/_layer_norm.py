@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from . import _core
 from ._core import Reserve
-from ._ops import Lengths, pair, require_reserve, require_weights
+from ._ops import Lengths, outputs, require_reserve, require_weights
 from ._results import Array, LayerNormGRUGradients, LayerNormLSTMGradients, LSTMOutput, Output
-from ._weights import Extra, Weights
+from ._weights import Extra, Weights, required
 
 
 class _LayerNormWeights(Weights):
@@ -18,9 +20,7 @@ class _LayerNormWeights(Weights):
     def __init__(
         self, cell: str, weight_ih: Array, weight_hh: Array, vectors: dict[str, Array | None], epsilon: float
     ) -> None:
-        for name, vector in vectors.items():
-            if vector is None and name.startswith("gain"):
-                raise TypeError(f"{name}: expected a numpy.ndarray, got NoneType")
+        required({name: vector for name, vector in vectors.items() if name.startswith("gain")})
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)):
             raise TypeError(f"epsilon: expected float, got {type(epsilon).__name__}")
         if not 0 < epsilon < float("inf"):
@@ -28,6 +28,9 @@ class _LayerNormWeights(Weights):
         self._epsilon = float(epsilon)
         named = [(name, self._gates if name in self._common else 1, vector) for name, vector in vectors.items()]
         super().__init__(cell, weight_ih, weight_hh, None, None, named, [], self._epsilon)
+        least = float(np.finfo(self.dtype).smallest_normal)
+        if self._epsilon < least:
+            raise ValueError(f"epsilon: expected at least {least:.4g}, the smallest normal {self.dtype}, got {epsilon}")
 
     @property
     def epsilon(self) -> float:
@@ -185,7 +188,7 @@ def layer_norm_lstm_cell(
 ) -> tuple[Array, Array]:
     """One step of `layer_norm_lstm`: ``x (B, I)``, states or None for zeros; returns h, c. See `lstm_cell`."""
     require_weights(w, LayerNormLSTMWeights)
-    result: tuple[Array, Array] = _core.step(w, x, (h, c), (None, None) if out is None else pair(out), None)
+    result: tuple[Array, Array] = _core.step(w, x, (h, c), outputs(out, "h", "c"), None)
     return result
 
 

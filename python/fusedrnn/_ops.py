@@ -41,10 +41,14 @@ def extra_gradients(reserve: Reserve, gradients: list[Any]) -> dict[str, Any]:
     return {f"d{name}": gradient for name, gradient in zip(w._extras, gradients, strict=True)}
 
 
-def pair(out: Any) -> tuple[Array, Array]:
-    if not (isinstance(out, tuple) and len(out) == 2):
-        raise TypeError(f"out: expected a tuple (h, c) of two arrays, got {type(out).__name__}")
-    return out[0], out[1]
+def outputs(out: Any, *names: str) -> tuple[Array | None, ...]:
+    """What a step with several states may write to: a tuple of their arrays; None for each if there is no `out`."""
+    if out is None:
+        return (None,) * len(names)
+    if not (isinstance(out, tuple) and len(out) == len(names)):
+        count = {2: "two", 3: "three"}[len(names)]
+        raise TypeError(f"out: expected a tuple ({', '.join(names)}) of {count} arrays, got {type(out).__name__}")
+    return out
 
 
 def lstm(
@@ -131,7 +135,7 @@ def lstm_cell(
         h, c, each ``(B, H)``.
     """
     require_weights(w, LSTMWeights)
-    result: tuple[Array, Array] = _core.step(w, x, (h, c), (None, None) if out is None else pair(out), None)
+    result: tuple[Array, Array] = _core.step(w, x, (h, c), outputs(out, "h", "c"), None)
     return result
 
 

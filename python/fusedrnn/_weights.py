@@ -42,6 +42,13 @@ class Extra:
         return self if w is None else w._extra(self.name)
 
 
+def required(arrays: dict[str, Array | None]) -> None:
+    """Raises TypeError for None: a vector or matrix that the native layer takes for zeros, but the cell needs."""
+    for name, array in arrays.items():
+        if array is None:
+            raise TypeError(f"{name}: expected a numpy.ndarray, got NoneType")
+
+
 def one_of(what: str, value: Any, valid: tuple[str, ...]) -> None:
     """Raises ValueError, naming the valid ones, if value is none of them."""
     if value not in valid:

@@ -1,6 +1,8 @@
-"""The logistic function."""
+"""What the cells' equations share: the logistic function, and biases that may be missing."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
@@ -12,3 +14,8 @@ def sigmoid(a: Array) -> Array:
     t = np.exp(-np.abs(a))
     result: Array = np.where(np.signbit(a), t, 1) / (1 + t)
     return result
+
+
+def bias(b: Array | None) -> Any:
+    """b, or zero if there is none."""
+    return 0 if b is None else b

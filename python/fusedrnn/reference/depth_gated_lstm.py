@@ -15,8 +15,8 @@ import numpy as np
 
 from .._depth_gated_lstm import DepthGatedLSTMWeights
 from .._results import Array
-from ._activations import sigmoid
-from .lstm import _bias, peep, peep_backward
+from ._activations import bias, sigmoid
+from .lstm import peep, peep_backward
 
 States = tuple[Array, ...]
 
@@ -24,8 +24,8 @@ States = tuple[Array, ...]
 def step(w: DepthGatedLSTMWeights, x: Array, states: States, below: Array) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h, c (B, H), c_below (B, H). Returns the new states and what backward needs."""
     h_prev, c_prev = states
-    a_i, a_f, a_g, a_o, a_d = np.split(x @ w.weight_ih.T + _bias(w.bias_ih), 5, axis=1)
-    u_i, u_f, u_g, u_o = np.split(h_prev @ w.weight_hh.T + _bias(w.bias_hh), 4, axis=1)
+    a_i, a_f, a_g, a_o, a_d = np.split(x @ w.weight_ih.T + bias(w.bias_ih), 5, axis=1)
+    u_i, u_f, u_g, u_o = np.split(h_prev @ w.weight_hh.T + bias(w.bias_hh), 4, axis=1)
     i = sigmoid(a_i + u_i + peep(w.peephole_i, c_prev))
     f = sigmoid(a_f + u_f + peep(w.peephole_f, c_prev))
     d = sigmoid(a_d + peep(w.peephole_d, c_prev) + peep(w.peephole_below, below))

@@ -15,8 +15,8 @@ import numpy as np
 
 from .._fgr_lstm import FGRLSTMWeights
 from .._results import Array
-from ._activations import sigmoid
-from .lstm import _bias, peep, peep_backward
+from ._activations import bias, sigmoid
+from .lstm import peep, peep_backward
 
 States = tuple[Array, ...]
 
@@ -24,7 +24,7 @@ States = tuple[Array, ...]
 def step(w: FGRLSTMWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h, c (B, H), gates (B, 3*H). Returns the new states and what backward needs."""
     h_prev, c_prev, gates_prev = states
-    pre = x @ w.weight_ih.T + _bias(w.bias_ih) + h_prev @ w.weight_hh.T + _bias(w.bias_hh)
+    pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
     a_i, a_f, a_g, a_o = np.split(pre, 4, axis=1)
     q_i, q_f, q_o = np.split(gates_prev @ w.weight_gates.T, 3, axis=1)
     i = sigmoid(a_i + q_i + peep(w.peephole_i, c_prev))

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._indrnn import IndRNNWeights
 from .._results import Array
+from ._activations import bias
 
 States = tuple[Array, ...]
-
-
-def _bias(b: Array | None) -> Any:
-    return 0 if b is None else b
 
 
 def step(w: IndRNNWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
     (h_prev,) = states
-    a = x @ w.weight_ih.T + _bias(w.bias_ih) + w.weight_hh * h_prev
+    a = x @ w.weight_ih.T + bias(w.bias_ih) + w.weight_hh * h_prev
     h = np.tanh(a) if w.nonlinearity == "tanh" else np.maximum(a, 0)
     return (h,), {"x": x, "h_prev": h_prev, "h": h}
 

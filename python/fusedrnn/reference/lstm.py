@@ -23,13 +23,9 @@ import numpy as np
 
 from .._results import Array
 from .._weights import LSTMWeights
-from ._activations import sigmoid
+from ._activations import bias, sigmoid
 
 States = tuple[Array, ...]
-
-
-def _bias(b: Array | None) -> Any:
-    return 0 if b is None else b
 
 
 def peep(p: Array | None, c: Array) -> Any:
@@ -49,7 +45,7 @@ def peep_backward(p: Array | None, c: Array, da: Array) -> tuple[Any, Any]:
 def step(w: LSTMWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h, c (B, H). Returns the new states and what backward needs."""
     h_prev, c_prev = states
-    pre = x @ w.weight_ih.T + _bias(w.bias_ih) + h_prev @ w.weight_hh.T + _bias(w.bias_hh)
+    pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
     a = dict(zip(w.gates, np.split(pre, len(w.gates), axis=1), strict=True))
     one = np.ones_like(c_prev)
 
