@@ -127,7 +127,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cells", action="store_true", help="every cell, as a ratio to the plain one (bench/cells.py)")
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison with the reference")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for results.json, .md, .png")
-    return parser.parse_args()
+    args = parser.parse_args()
+    others = ("suite", "op", "mode", "dtype", "isa", "peers", "no_verify")
+    if args.cells and any(getattr(args, name) != parser.get_default(name) for name in others):
+        parser.error("--cells goes with --size, --rounds, --threads and --out only")
+    return args
 
 
 def compare_cells(args: argparse.Namespace, console: Console) -> None:

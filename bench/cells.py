@@ -1,6 +1,6 @@
 """Every cell's time as a ratio to the plain cell of its kind: what a variant costs.
 
-python bench --cells                       # or: python bench/cells.py --size 100,16,256,256 --rounds 9
+python bench --cells                       # --size, --rounds, --threads and --out as for the other tables
 
 All run in one process and take turns; figures are medians. `train` makes new weights, runs forward and backward, and
 makes every gradient, those of peepholes too.
@@ -8,9 +8,7 @@ makes every gradient, those of peepholes too.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -87,19 +85,3 @@ def report(sizes: list[tuple[int, int, int, int]], rounds: int, out: Path, conso
     (out / "cells.json").write_text(json.dumps(record, indent=1) + "\n")
     (out / "cells.md").write_text("\n".join(lines) + "\n")
     console.print(f"written: {out / 'cells'}.json, .md")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", action="append", metavar="T,B,I,H", help="may be repeated")
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
-    args = parser.parse_args()
-    fusedrnn.set_num_threads(args.threads)
-    sizes: list[Any] = [tuple(map(int, s.split(","))) for s in args.size] if args.size else SIZES
-    report(sizes, args.rounds, args.out, Console(width=130))
-
-
-if __name__ == "__main__":
-    main()

@@ -350,6 +350,8 @@ def main() -> None:
     parser.add_argument("--cells", action="store_true", help="every cell on the embedded grammar, no picture")
     parser.add_argument("--picture", type=Path, default=Path(__file__).parent / "out" / "reber.png")
     args = parser.parse_args()
+    if args.cells and args.picture != parser.get_default("picture"):
+        parser.error("--cells draws no picture")
     fusedrnn.set_num_threads(1)
     console = Console(width=110)
     if args.cells:
