@@ -27,7 +27,7 @@ from cases import CELLS, Cell, Problem, make_problem
 
 SIZES = [(100, 16, 256, 256), (100, 64, 512, 512)]
 GRU, RNN = "gru_reset_after", "rnn_tanh"
-PLAIN = {"gru": GRU, "layer_norm_gru": GRU, "rnn": RNN, "indrnn": RNN}  # by op; all others: lstm
+PLAIN = {"gru": GRU, "layer_norm_gru": GRU, "rnn": RNN, "indrnn": RNN, "clockwork_rnn": RNN}  # by op; all others: lstm
 
 
 def plain_of(cell: Cell) -> str:

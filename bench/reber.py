@@ -141,6 +141,11 @@ class Network:
     def weights(self) -> Any:
         return self.cell.weights(**dict(zip(self.names, self.parameters, strict=False)))
 
+    def size(self) -> int:
+        """The number of weights, without those that clocks make zeros."""
+        unseen = np.sum(~self.weights().mask(self.hidden, self.weights().periods)) if self.cell.clocked else 0
+        return int(sum(p.size for p in self.parameters) - unseen)
+
     def function(self, suffix: str = "") -> Any:
         return getattr(fusedrnn, self.cell.op + suffix)
 
@@ -238,13 +243,12 @@ def print_table(console: Console, grammar: str, trials: dict[str, list[Trial]], 
         table.add_column(column, justify="left" if column == "network" else "right", no_wrap=column == "network")
     for op, runs in trials.items():
         done = sorted(t.strings for t in runs if t.strings is not None)
-        weights = sum(p.size for p in runs[0].network.parameters)
         median = f"{np.median(done):,.0f}" if done else "-"
         most = f"{done[-1]:,}" if done else "-"
         seconds = f"{sum(t.seconds for t in runs):.0f}"
         name = f"{op.upper() if op in PLAIN else op} ({runs[0].network.hidden} units)"
         successes = f"{len(done)} of {len(runs)}"
-        table.add_row(name, str(weights), successes, median, most, seconds)
+        table.add_row(name, str(runs[0].network.size()), successes, median, most, seconds)
     if grammar == "embedded":
         table.add_section()
         for row in PAPER:

@@ -17,6 +17,9 @@ enum class CellId { RNN_CELLS(RNN_CELL_ID) count };
 #undef RNN_CELL_ID
 constexpr int kCells = static_cast<int>(CellId::count);
 
+// A period, and what a clock may have counted before a call, are at most so large.
+constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
+
 // A row of units, and the rows of a batch, are cut into tiles of VL units; the last tile may be short.
 // Packed weights are 64-byte aligned; lanes past the last unit hold zeros.
 template <class T>
@@ -30,8 +33,10 @@ struct PackedWeights {
   // a product whose row is several vectors long, one after the other.
   const T* ih_t;
   const T* hh_t[kMaxProducts];
-  const T* vectors;  // (vectors, H), not packed
-  T epsilon;         // what normalisation adds to a variance
+  const T* vectors;     // (vectors, H), not packed
+  T epsilon;            // what normalisation adds to a variance
+  const Clock* clocks;  // of cells that have them, from the first unit to the last
+  int clock_count;
 };
 
 template <class T>
@@ -40,6 +45,7 @@ struct Problem {
   std::int64_t seq_len, batch, input, hidden;
   bool reverse;
   const std::int64_t* lengths;  // (B,), each in 0..T; null: all T
+  const std::int64_t* start;    // (B,): steps that a row's clocks have counted before; null: none
   const T* x;                   // (T, B, I); steps past a row's length are never read
   const T* state0[kMaxStates];  // (B, H) each (or a multiple of H), in the order of the cell's states; null: zeros
   const T* below;               // (T, B, H) for cells that read c of the layer below; null: zeros

@@ -91,9 +91,41 @@ class Scratch {
 
 std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
+// Where the part-th of so many parts of the tiles begins.
+struct EvenCuts {
+  int64_t operator()(int64_t tiles, int64_t part, int64_t parts) const { return tiles * part / parts; }
+};
+
+// The same, where forward of units with clocks takes equal time: a tile's is that of each clock which it has units of.
+template <class T>
+struct ClockCuts {
+  const Problem<T>& p;
+  int64_t lanes;
+
+  double cost(int64_t tile) const {
+    double sum = 0;
+    for (int i = 0; i < p.weights.clock_count; ++i) {
+      const Clock& clock = p.weights.clocks[i];
+      if (clock.first >= (tile + 1) * lanes || clock.last <= tile * lanes) continue;
+      sum += static_cast<double>(p.input + p.hidden - clock.first) / static_cast<double>(clock.period);
+    }
+    return sum;
+  }
+  int64_t operator()(int64_t tiles, int64_t part, int64_t parts) const {
+    double all = 0, before = 0;
+    for (int64_t tile = 0; tile < tiles; ++tile) all += cost(tile);
+    int64_t tile = 0;
+    for (; tile < tiles && before * static_cast<double>(parts) < all * static_cast<double>(part); ++tile) {
+      before += cost(tile);
+    }
+    return std::clamp(tile, part, tiles - parts + part);  // so that no part begins past the last tile
+  }
+};
+
 // Lays the schedule's workers out over rows and tiles. Workers beyond the schedule's own get nothing to do in the
 // recurrence.
-Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t tiles) {
+template <class Cuts>
+Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t tiles, const Cuts& cuts) {
   Worker w{};
   w.index = index;
   w.count = count;
@@ -101,8 +133,8 @@ Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t til
   const int64_t row_part = index / s.tile_parts, tile_part = index % s.tile_parts;
   w.row0 = batch * row_part / s.row_parts;
   w.row1 = batch * (row_part + 1) / s.row_parts;
-  w.tile0 = tiles * tile_part / s.tile_parts;
-  w.tile1 = tiles * (tile_part + 1) / s.tile_parts;
+  w.tile0 = cuts(tiles, tile_part, s.tile_parts);
+  w.tile1 = cuts(tiles, tile_part + 1, s.tile_parts);
   return w;
 }
 
@@ -121,11 +153,11 @@ std::size_t zero_bytes(const Problem<T>& p, const CellFacts& f) {
 }
 
 // One job: `kernel(worker)` on every worker of the team, each with its own scratch.
-template <class T, class LocalBytes, class Kernel>
-void launch(const Problem<T>& p, const CellFacts& f, const Schedule& s, int64_t tiles, Team& team, int count,
-            std::size_t shared_bytes, LocalBytes&& local_bytes, Kernel&& kernel) {
+template <class T, class Cuts, class LocalBytes, class Kernel>
+void launch(const Problem<T>& p, const CellFacts& f, const Schedule& s, int64_t tiles, const Cuts& cuts, Team& team,
+            int count, std::size_t shared_bytes, LocalBytes&& local_bytes, Kernel&& kernel) {
   std::size_t bytes = round_up(shared_bytes);
-  for (int i = 0; i < count; ++i) bytes += round_up(local_bytes(place(s, i, count, p.batch, tiles)));
+  for (int i = 0; i < count; ++i) bytes += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
   Scratch scratch(bytes);
   BarrierHandle steps(s.tile_parts), all(count);
   std::memset(scratch.data(), 0, zero_bytes(p, f));
@@ -133,10 +165,10 @@ void launch(const Problem<T>& p, const CellFacts& f, const Schedule& s, int64_t 
   const auto work = [&](int index) {
     if (index >= count) return;
     const FloatEnvironment environment;
-    Worker w = place(s, index, count, p.batch, tiles);
+    Worker w = place(s, index, count, p.batch, tiles, cuts);
     w.shared = scratch.data();
     w.local = scratch.data() + round_up(shared_bytes);
-    for (int i = 0; i < index; ++i) w.local += round_up(local_bytes(place(s, i, count, p.batch, tiles)));
+    for (int i = 0; i < index; ++i) w.local += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
     w.step_barrier = index < s.workers() ? steps.get() : nullptr;
     w.all_barrier = all.get();
     kernel(w);
@@ -186,10 +218,16 @@ void run_forward(const Weights<T>& weights, Problem<T> p) {
   p.weights = weights.packed(isa, false);
   Team team(choose(p, call.facts, call.tiles, call.threads).workers());
   const Schedule s = choose(p, call.facts, call.tiles, team.size());
-  launch(
-      p, call.facts, s, call.tiles, team, s.workers(), call.kernels.forward_shared_bytes(p),
-      [&](const Worker& w) { return call.kernels.forward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
-      [&](const Worker& w) { call.kernels.forward(p, w); });
+  const auto launch_cut = [&](const auto& cuts) {
+    launch(
+        p, call.facts, s, call.tiles, cuts, team, s.workers(), call.kernels.forward_shared_bytes(p),
+        [&](const Worker& w) { return call.kernels.forward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
+        [&](const Worker& w) { call.kernels.forward(p, w); });
+  };
+  if (call.facts.clocked)
+    launch_cut(ClockCuts<T>{p, Call<T>::lanes(*isa.kernels)});
+  else
+    launch_cut(EvenCuts());
 }
 
 template <class T>
@@ -203,7 +241,7 @@ void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g
   Team team(tiny ? 1 : call.threads);
   const Schedule s = choose(p, call.facts, call.tiles, team.size());
   launch(
-      p, call.facts, s, call.tiles, team, team.size(), zero_bytes(p, call.facts),
+      p, call.facts, s, call.tiles, EvenCuts(), team, team.size(), zero_bytes(p, call.facts),
       [&](const Worker& w) { return call.kernels.backward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
       [&](const Worker& w) { call.kernels.backward(p, g, w); });
 }

@@ -70,6 +70,13 @@ Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArra
     const int64_t size = f.matrix_gates[m] * hidden * f.matrix_depth[m] * hidden;
     arrays_.matrix[m] = copy_to(*buffer++, from.matrix[m], size);
   }
+  const int64_t size = from.groups > 0 ? hidden / from.groups : 0;
+  for (int64_t i = 0; i < from.groups; ++i) {
+    if (!clocks_.empty() && clocks_.back().period == from.periods[i])
+      clocks_.back().last += size;
+    else
+      clocks_.push_back({i * size, (i + 1) * size, from.periods[i]});
+  }
 }
 
 template <class T>
@@ -109,8 +116,6 @@ void Weights<T>::pack_forward(const Kernels& kernels, Pack& pack) const {
   pack_biases(f, lanes, to, to + bias_size);
   pack.view.bias_pre = to;
   pack.view.bias_rec = to + bias_size;
-  pack.view.vectors = arrays_.vectors;
-  pack.view.epsilon = arrays_.epsilon;
   pack.forward = std::move(buffer);
 }
 
@@ -167,8 +172,6 @@ void Weights<T>::pack_backward(const Kernels& kernels, Pack& pack) const {
       if (part == 0) pack.view.hh_t[i] = target;
     }
   }
-  pack.view.vectors = arrays_.vectors;
-  pack.view.epsilon = arrays_.epsilon;
   pack.backward = std::move(buffer);
 }
 
@@ -178,6 +181,10 @@ PackedWeights<T> Weights<T>::packed(const Isa& isa, bool with_backward) const {
   Pack& pack = packs_[isa.index];
   if (!with_backward && !pack.forward.data()) pack_forward(*isa.kernels, pack);
   if (with_backward && !pack.backward.data()) pack_backward(*isa.kernels, pack);
+  pack.view.vectors = arrays_.vectors;
+  pack.view.epsilon = arrays_.epsilon;
+  pack.view.clocks = clocks_.data();
+  pack.view.clock_count = static_cast<int>(clocks_.size());
   return pack.view;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "buffer.hpp"
 #include "cpu/dispatch.hpp"
@@ -20,6 +21,10 @@ struct WeightArrays {
   const T *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
   const T* vectors;               // (vectors, H)
   T epsilon;                      // what normalisation adds to a variance
+  // Clocks of cells that have them, one for each of so many groups of H / groups units: positive, none smaller than the
+  // one before. What a unit would see of a group with a smaller period is not read.
+  const std::int64_t* periods;
+  int groups;
 };
 
 template <class T>
@@ -50,6 +55,7 @@ class Weights {
   std::int64_t input_, hidden_;
   Buffer buffers_[4 + kMaxMatrices];
   WeightArrays<T> arrays_;  // lies in buffers_
+  std::vector<Clock> clocks_;
   mutable std::mutex mutex_;
   mutable Pack packs_[kMaxIsas];
 };

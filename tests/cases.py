@@ -35,6 +35,7 @@ class Cell:
     recurrent_gates: int | None = None  # the blocks of weight_hh, if they are not as many as gates
     normalised: bool = False  # sums run over the units of a row
     below: bool = False  # the cell reads c of the layer below, and gives c of every step: see `side_by_side`
+    clocked: bool = False  # units take part in some steps only: see `clockwork`
 
     def functions(self, module: ModuleType = fusedrnn) -> tuple[Any, Any, Any, Any]:
         functions: tuple[Any, Any, Any, Any] = tuple(
@@ -48,6 +49,10 @@ class Cell:
         common = {"weight_ih": (g, input_size), "weight_hh": (r, hidden_size), "bias_ih": (g,), "bias_hh": (r,)}
         extras = {name: shape and tuple(n * hidden_size for n in shape) for name, shape in self.extras}
         return {name: shape for name, shape in (common | extras).items() if shape is not None}
+
+    def numbered(self, step: int) -> dict[str, int]:
+        """The argument that says which step a call begins with."""
+        return {"start": step} if self.clocked else {}
 
     @property
     def state_units(self) -> tuple[int, ...]:
@@ -103,6 +108,23 @@ def side_by_side(infer: Any, forward: Any, backward: Any, step: Any) -> tuple[An
     return infer_joined, forward_joined, backward_joined, step_joined
 
 
+def clockwork(nonlinearity: str, weight_hh: Array, **arrays: Array | None) -> fusedrnn.ClockworkRNNWeights:
+    """Weights with as many clocks as divide the units, up to 8: then those of the paper, else some that do not divide
+    each other, and some alike. Numbers in weight_hh that must be zeros are taken for zeros."""
+    hidden_size = len(weight_hh)
+    groups = max(n for n in range(1, 9) if hidden_size % n == 0)
+    periods = [2**i for i in range(8)] if groups == 8 else [1, 2, 2, 3, 5, 5, 8][:groups]
+    mask = fusedrnn.ClockworkRNNWeights.mask(hidden_size, periods)
+    if weight_hh[~mask].any():
+        weight_hh = np.where(mask, weight_hh, 0)
+    return fusedrnn.ClockworkRNNWeights(
+        weight_hh=weight_hh,
+        periods=periods,
+        nonlinearity=nonlinearity,
+        **arrays,  # type: ignore[arg-type]
+    )
+
+
 def lstm(name: str, gates: str, peepholes: str = "", **options: Any) -> Cell:
     """A variant of the LSTM with these gates and diagonal peepholes."""
     variant = options.pop("variant", "plain")
@@ -149,6 +171,8 @@ CELLS = [
     Cell("gru_reset_before_z_new", "gru", 3, 1, partial(fusedrnn.GRUWeights, reset_after=False, z_weighs="n"), 4),
     Cell("indrnn_tanh", "indrnn", 1, 1, partial(fusedrnn.IndRNNWeights, nonlinearity="tanh"), 1, **INDRNN),
     Cell("indrnn_relu", "indrnn", 1, 1, fusedrnn.IndRNNWeights, 1, 0.25, True, False, **INDRNN),
+    Cell("clockwork_rnn_tanh", "clockwork_rnn", 1, 1, partial(clockwork, "tanh"), 1, clocked=True),
+    Cell("clockwork_rnn_relu", "clockwork_rnn", 1, 1, partial(clockwork, "relu"), 1, 0.25, True, False, clocked=True),
     *(lstm(f"lstm_{v}", gates, variant=v, bounded=BOUNDED.get(v, True)) for v, gates in VARIANTS.items()),
     lstm("lstm_peephole", "ifgo", "ifo"),
     *(

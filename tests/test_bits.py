@@ -152,13 +152,13 @@ def test_single_steps_give_the_bits_of_one_call(cell: Cell, dtype: str, shape: S
     states: Any = tuple(problem.states)
     half = shape[0] // 2
     for t in range(shape[0]):
-        states = step(problem.x[t], problem.w, *states)
+        states = step(problem.x[t], problem.w, *states, **cell.numbered(t))
         states = states if cell.states > 1 else (states,)
         np.testing.assert_array_equal(states[0], want.y[t, :, : shape[3]])
     for a, b in zip(states, want[1:], strict=True):
         np.testing.assert_array_equal(a, b)
     first = infer(problem.x[:half], problem.w, *problem.states)
-    second = infer(problem.x[half:], problem.w, *first[1:])
+    second = infer(problem.x[half:], problem.w, *first[1:], **cell.numbered(half))
     np.testing.assert_array_equal(np.concatenate([first.y, second.y]), want.y)
 
 

@@ -165,6 +165,94 @@ def test_layer_norm(change: dict[str, Any], error: type[Exception], text: str) -
     assert text in str(raised.value)
 
 
+BAD_CLOCKS: list[Bad] = [
+    (
+        {"periods": (1, 2, 4, 8)},
+        ValueError,
+        "periods: expected as many as there are groups of equal size in hidden_size",
+    ),
+    ({"periods": ()}, ValueError, "in hidden_size = 6 units, got 0"),
+    ({"periods": (0, 1)}, ValueError, "periods: expected integers in 1..2**62, got 0 at index 0"),
+    ({"periods": (1, -2)}, ValueError, "periods: expected integers in 1..2**62, got -2 at index 1"),
+    (
+        {"periods": (1, 2**62 + 1)},
+        ValueError,
+        "periods: expected integers in 1..2**62, got 4611686018427387905 at index",
+    ),
+    ({"periods": (2, 1)}, ValueError, "periods: expected positive integers, none smaller than the one before, got 1"),
+    ({"periods": (1.0, 2)}, TypeError, "periods: expected int, got float at index 0"),
+    ({"periods": (True, 2)}, TypeError, "periods: expected int, got bool at index 0"),
+    ({"periods": 2}, TypeError, "periods: expected a sequence of int, got int"),
+    ({"periods": "12"}, TypeError, "periods: expected a sequence of int, got str"),
+    ({"nonlinearity": "gelu"}, ValueError, "nonlinearity: expected one of 'tanh', 'relu', got 'gelu'"),
+    (
+        {"weight_hh": np.tril(np.ones((H, H), "f4"), -1)},
+        ValueError,
+        "weight_hh: expected zeros where a unit would see a group with a shorter period, got 1.0 at index (3, 0)",
+    ),
+    (
+        {"weight_hh": np.full((H, H), np.nan, "f4")},
+        ValueError,
+        "weight_hh: expected zeros where a unit would see a group with a shorter period, got nan at index (3, 0)",
+    ),
+]
+
+
+def clockwork_weights(**change: Any) -> Any:
+    weight_hh = change.pop("weight_hh", np.eye(H, dtype="f4"))
+    return fusedrnn.ClockworkRNNWeights(array(H, I), weight_hh, **({"periods": (1, 2)} | change))
+
+
+@pytest.mark.parametrize(("change", "error", "text"), BAD_CLOCKS)
+def test_clocks(change: dict[str, Any], error: type[Exception], text: str) -> None:
+    with pytest.raises(error) as raised:
+        clockwork_weights(**change)
+    assert text in str(raised.value)
+
+
+def test_masks_of_bad_periods() -> None:
+    for periods in ((), (1, 2, 4, 8), (2, 1)):
+        with pytest.raises(ValueError, match="periods: expected positive integers, none smaller than the one before"):
+            fusedrnn.ClockworkRNNWeights.mask(H, periods)
+
+
+@pytest.mark.parametrize(
+    ("start", "error", "text"),
+    [
+        (-1, ValueError, "start: expected values in 0..2**62, got -1"),
+        (2**62 + 1, ValueError, "start: expected values in 0..2**62, got 4611686018427387905"),
+        (2**70, ValueError, "start: expected values in 0..2**62, got 1180591620717411303424"),
+        (np.array([0, 1, -3]), ValueError, "start: expected values in 0..2**62, got -3"),
+        (np.array([0, 1]), ValueError, "start: expected shape (batch_size,) = (3,), got (2,)"),
+        (np.zeros(B), TypeError, "start: expected dtype int64, got float64"),
+        (1.0, TypeError, "start: expected int or numpy.ndarray, got float"),
+        (True, TypeError, "start: expected int or numpy.ndarray, got bool"),
+    ],
+)
+def test_first_steps_of_clocks(start: Any, error: type[Exception], text: str) -> None:
+    w = clockwork_weights()
+    for call in (fusedrnn.clockwork_rnn, fusedrnn.clockwork_rnn_forward):
+        with pytest.raises(error) as raised:
+            call(array(T, B, I), w, start=start)
+        assert text in str(raised.value)
+    with pytest.raises(error) as raised:
+        fusedrnn.clockwork_rnn_cell(array(B, I), w, start=start)
+    assert text in str(raised.value)
+
+
+def test_native_clocks() -> None:
+    """The raw layer checks them too."""
+    rnn = array(H, I), array(H, H), None, None
+    with pytest.raises(ValueError, match="periods: expected none for cell 'rnn_tanh'"):
+        _core.Weights("rnn_tanh", *rnn, periods=[1])
+    with pytest.raises(
+        ValueError, match="periods: expected positive integers, none smaller than the one before, got 0"
+    ):
+        _core.Weights("clockwork_rnn_tanh", *rnn, periods=[0])
+    with pytest.raises(ValueError, match="start: expected None for cell 'rnn_tanh', got int"):
+        _core.infer(_core.Weights("rnn_tanh", *rnn), array(T, B, I), (None,), None, False, None, 0)
+
+
 def test_native_weights() -> None:
     """The raw layer counts what it is given."""
     lstm = array(4 * H, I), array(4 * H, H), None, None

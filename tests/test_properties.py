@@ -59,7 +59,7 @@ def test_a_sequence_may_be_cut_anywhere(spec: tuple[Cell, Any, str, bool, bool, 
     cut = round(where * spec[1][0])
     whole = infer(problem.x, problem.w, *problem.states)
     first = infer(problem.x[:cut], problem.w, *problem.states)
-    second = infer(problem.x[cut:], problem.w, *first[1:])
+    second = infer(problem.x[cut:], problem.w, *first[1:], **problem.cell.numbered(cut))
     np.testing.assert_array_equal(np.concatenate([first.y, second.y]), whole.y)
     for a, b in zip(second[1:], whole[1:], strict=True):
         np.testing.assert_array_equal(a, b)

@@ -1,5 +1,4 @@
-// The four calls of every cell: inference, training forward, backward, one step. States come as tuples in the cell's
-// order (h; c; the gates of the step before), each an array or None for zeros.
+// The four calls of every cell: inference, training forward, backward, one step.
 #pragma once
 
 #include <atomic>
@@ -10,6 +9,7 @@
 #include <vector>
 
 #include "../run.hpp"
+#include "arguments.hpp"
 #include "arrays.hpp"
 #include "weights.hpp"
 
@@ -17,107 +17,6 @@ namespace fusedrnn {
 namespace {
 
 using std::int64_t;
-
-struct Sizes {
-  int64_t seq_len, batch, input, hidden;
-};
-
-// Names of states as arguments; no string is made in a call that has nothing to complain of.
-using Names = const char* const[kMaxStates];
-constexpr Names kStateNames = {"h", "c", "gates"}, kFirstNames = {"h0", "c0", "gates0"};
-constexpr Names kGradientNames = {"dh_n", "dc_n", "dgates_n"}, kOutNames = {"out (h)", "out (c)", "out (gates)"};
-
-const char* state_symbols(int units) {
-  return units == 1 ? "(batch_size, hidden_size)" : "(batch_size, 3*hidden_size)";
-}
-
-// (B,) int64 in 0..T, copied: the caller's array may change while the GIL is released.
-std::vector<int64_t> read_lengths(py::handle h, const Sizes& n) {
-  require_array("lengths", h);
-  if (!has_dtype(h, py::dtype::of<std::int64_t>().num())) fail_dtype("lengths", "int64", h);
-  require_shape("lengths", "(batch_size,)", {n.batch}, h);
-  const auto in = contiguous<int64_t>(h);
-  for (int64_t i = 0; i < n.batch; ++i) {
-    if (in.data[i] < 0 || in.data[i] > n.seq_len) {
-      throw py::value_error("lengths: expected values in 0..seq_len = 0.." + std::to_string(n.seq_len) + ", got " +
-                            std::to_string(in.data[i]) + " at index " + std::to_string(i));
-    }
-  }
-  return {in.data, in.data + n.batch};
-}
-
-void require_count(const char* what, const py::tuple& states, const PyWeights& w) {
-  if (static_cast<int64_t>(states.size()) == w.states) return;
-  throw py::value_error(std::string(what) + ": expected " + std::to_string(w.states) + " for cell '" + w.facts().name +
-                        "', got " + std::to_string(states.size()));
-}
-
-// The state `s` of so many rows.
-template <class T>
-Input<T> read_state(const PyWeights& w, int s, Names& names, int64_t batch, py::handle h) {
-  const int units = w.facts().state_units[s];
-  return read_input<T>(names[s], state_symbols(units), {batch, units * w.hidden}, h, true);
-}
-
-// What forward was given: the arrays are kept alive and, in training, until backward.
-template <class T>
-struct Call {
-  py::object weights_object;
-  const Weights<T>* weights;
-  Sizes n;
-  Input<T> x, states[kMaxStates], below;
-  std::vector<int64_t> lengths;
-  bool has_lengths, reverse;
-
-  Problem<T> problem() const {
-    Problem<T> p{};
-    p.seq_len = n.seq_len;
-    p.batch = n.batch;
-    p.input = n.input;
-    p.hidden = n.hidden;
-    p.reverse = reverse;
-    p.lengths = has_lengths ? lengths.data() : nullptr;
-    p.x = x.data;
-    p.below = below.data;
-    for (int s = 0; s < kMaxStates; ++s) p.state0[s] = states[s].data;
-    return p;
-  }
-};
-
-// c of the layer below, (T, B, H) or, of one step, (B, H); None where there is none.
-template <class T>
-Input<T> read_below(const PyWeights& w, const char* symbols, std::initializer_list<int64_t> dims, py::handle below) {
-  if (!w.facts().below && !below.is_none()) {
-    throw py::value_error(std::string("c_below: expected None for cell '") + w.facts().name + "', got " +
-                          type_name(below));
-  }
-  return read_input<T>("c_below", symbols, dims, below, true);
-}
-
-constexpr const char* kSequenceSymbols = "(seq_len, batch_size, hidden_size)";
-
-template <class T>
-Call<T> read_call(py::handle weights, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse,
-                  py::handle below) {
-  const PyWeights& w = weights_of(weights);
-  Call<T> call{py::reinterpret_borrow<py::object>(weights), &w.get<T>(), {}, {}, {}, {}, {}, false, false};
-  require_array("x", x);
-  require_dtype<T>("x", x);
-  require_rank("x", "(seq_len, batch_size, input_size)", 3, x);
-  Sizes& n = call.n;
-  n = {proxy(x)->dimensions[0], proxy(x)->dimensions[1], w.input, w.hidden};
-  require_shape("x", "(seq_len, batch_size, input_size)", {n.seq_len, n.batch, n.input}, x);
-  checked_bytes("x", {n.seq_len, n.batch, n.input}, sizeof(T));
-  checked_bytes("y", {n.seq_len, n.batch, n.hidden, w.facts().slots}, sizeof(T));
-  require_count("states", states, w);
-  for (int s = 0; s < w.states; ++s) call.states[s] = read_state<T>(w, s, kFirstNames, n.batch, states[s]);
-  call.has_lengths = !lengths.is_none();
-  if (call.has_lengths) call.lengths = read_lengths(lengths, n);
-  call.reverse = read_bool("reverse", reverse);
-  call.below = read_below<T>(w, kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, below);
-  call.x = contiguous<T>(x);
-  return call;
-}
 
 template <class T>
 void release_and_forward(const Weights<T>& weights, const Problem<T>& p) {
@@ -167,8 +66,8 @@ py::tuple new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, bool on
 
 template <class T>
 py::tuple infer(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse,
-                py::handle below) {
-  const Call<T> call = read_call<T>(w, x, states, lengths, reverse, below);
+                py::handle below, py::handle start) {
+  const Call<T> call = read_call<T>(w, x, states, lengths, reverse, below, start);
   Problem<T> p = call.problem();
   py::tuple out = new_outputs(weights_of(w), call.n, p, false);
   release_and_forward(*call.weights, p);
@@ -178,8 +77,8 @@ py::tuple infer(py::handle w, py::handle x, const py::tuple& states, py::handle 
 // The outputs, and the reserve.
 template <class T>
 py::tuple forward(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse,
-                  py::handle below) {
-  Call<T> call = read_call<T>(w, x, states, lengths, reverse, below);
+                  py::handle below, py::handle start) {
+  Call<T> call = read_call<T>(w, x, states, lengths, reverse, below, start);
   const Sizes n = call.n;
   const PyWeights& weights = weights_of(w);
   Problem<T> p = call.problem();
@@ -313,7 +212,8 @@ py::list backward_any(py::handle h, py::handle dy, const py::tuple& dstates, py:
 
 // One step. `out` is None for each state, or arrays to write to; returns h, or a tuple of states.
 template <class T>
-py::object step(py::handle weights, py::handle x, const py::tuple& states, const py::tuple& out, py::handle below) {
+py::object step(py::handle weights, py::handle x, const py::tuple& states, const py::tuple& out, py::handle below,
+                py::handle start) {
   const PyWeights& w = weights_of(weights);
   const char* x_symbols = "(batch_size, input_size)";
   require_array("x", x);
@@ -331,6 +231,8 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
   p.x = in_x.data;
   const auto in_below = read_below<T>(w, "(batch_size, hidden_size)", {batch, w.hidden}, below);
   p.below = in_below.data;
+  const auto steps_before = read_start(w, batch, start);
+  p.start = steps_before.empty() ? nullptr : steps_before.data();
   Input<T> in[kMaxStates];
   for (int s = 0; s < w.states; ++s) {
     in[s] = read_state<T>(w, s, kStateNames, batch, states[s]);

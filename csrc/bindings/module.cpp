@@ -52,7 +52,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<PyWeights>(m, "Weights", "Weights of any cell, by its name; the package has a class for each kind.")
       .def(py::init(&make_weights), py::arg("cell"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"),
            py::arg("bias_hh"), py::arg("vectors") = py::list(), py::arg("blocks") = py::list(),
-           py::arg("epsilon") = 0.0)
+           py::arg("epsilon") = 0.0, py::arg("periods") = std::vector<int64_t>())
       .def_property_readonly("cell", [](const PyWeights& w) { return facts_of(w.cell).name; })
       .def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
       .def_property_readonly("hidden_size", [](const PyWeights& w) { return w.hidden; })
@@ -82,6 +82,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                                  return view(self, s.arrays().bias_hh, {w.facts().recurrent_gates * w.hidden});
                                });
                              })
+      .def_property_readonly("_periods", [](const PyWeights& w) { return py::tuple(py::cast(w.periods)); })
       .def("_vector", &vector_view)
       .def("_block", &block_view);
 
@@ -100,16 +101,28 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                " bytes" + (r.used ? ", used>" : ">");
       });
 
-  m.def("infer", [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below) {
-    return by_dtype(infer<float>, infer<double>, w, x, states, lengths, reverse, c_below);
-  });
-  m.def("forward", [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below) {
-    return by_dtype(forward<float>, forward<double>, w, x, states, lengths, reverse, c_below);
-  });
+  m.def(
+      "infer",
+      [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below, H start) {
+        return by_dtype(infer<float>, infer<double>, w, x, states, lengths, reverse, c_below, start);
+      },
+      py::arg("w"), py::arg("x"), py::arg("states"), py::arg("lengths"), py::arg("reverse"), py::arg("c_below"),
+      py::arg("start") = py::none(), py::pos_only());
+  m.def(
+      "forward",
+      [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below, H start) {
+        return by_dtype(forward<float>, forward<double>, w, x, states, lengths, reverse, c_below, start);
+      },
+      py::arg("w"), py::arg("x"), py::arg("states"), py::arg("lengths"), py::arg("reverse"), py::arg("c_below"),
+      py::arg("start") = py::none(), py::pos_only());
   m.def("backward", &backward_any);
-  m.def("step", [](H w, H x, const py::tuple& states, const py::tuple& out, H c_below) {
-    return by_dtype(step<float>, step<double>, w, x, states, out, c_below);
-  });
+  m.def(
+      "step",
+      [](H w, H x, const py::tuple& states, const py::tuple& out, H c_below, H start) {
+        return by_dtype(step<float>, step<double>, w, x, states, out, c_below, start);
+      },
+      py::arg("w"), py::arg("x"), py::arg("states"), py::arg("out"), py::arg("c_below"), py::arg("start") = py::none(),
+      py::pos_only());
   m.def("sigmoid", [](H x) { return activation(false, x); });
   m.def("tanh", [](H x) { return activation(true, x); });
 

@@ -43,8 +43,9 @@ struct PyWeights {
   CellId cell{};
   int64_t gates = 0, states = 0, input = 0, hidden = 0;
   bool has_bias_ih = false, has_bias_hh = false;
-  std::vector<Named> vectors;  // in the order of the cell's
-  std::vector<Named> blocks;   // one after the other they make up matrices 1, 2, ...
+  std::vector<Named> vectors;    // in the order of the cell's
+  std::vector<Named> blocks;     // one after the other they make up matrices 1, 2, ...
+  std::vector<int64_t> periods;  // of cells with clocks
   std::unique_ptr<Weights<float>> f32;
   std::unique_ptr<Weights<double>> f64;
 
@@ -129,6 +130,47 @@ std::vector<std::vector<T>> read_matrices(PyWeights& w, const NamedArrays& array
   return all;
 }
 
+// Clocks: one for each of so many groups of as many units.
+void check_periods(const PyWeights& w) {
+  const auto& periods = w.periods;
+  const auto count = static_cast<int64_t>(periods.size());
+  if (!w.facts().clocked) {
+    if (count > 0) throw py::value_error(std::string("periods: expected none for cell '") + w.facts().name + "'");
+    return;
+  }
+  if (count == 0 || w.hidden % count != 0) {
+    throw py::value_error("periods: expected as many as there are groups of equal size in hidden_size = " +
+                          std::to_string(w.hidden) + " units, got " + std::to_string(count));
+  }
+  for (std::size_t i = 0; i < periods.size(); ++i) {
+    const int64_t least = i == 0 ? 1 : periods[i - 1];
+    if (periods[i] < least || periods[i] > kMostSteps) {
+      throw py::value_error("periods: expected positive integers, none smaller than the one before, got " +
+                            std::to_string(periods[i]) + " at index " + std::to_string(i));
+    }
+  }
+}
+
+// A unit sees no group with a shorter period than its own.
+template <class T>
+void check_unseen(const PyWeights& w, const T* weight_hh) {
+  const int64_t size = w.periods.empty() ? w.hidden : w.hidden / static_cast<int64_t>(w.periods.size());
+  int64_t seen = 0;  // from this unit on
+  for (int64_t unit = 0; unit < w.hidden; ++unit) {
+    if (unit % size == 0 && unit > 0) {
+      const auto group = static_cast<std::size_t>(unit / size);
+      if (w.periods[group] > w.periods[group - 1]) seen = unit;
+    }
+    for (int64_t k = 0; k < seen; ++k) {
+      const T v = weight_hh[unit * w.hidden + k];
+      if (v == T(0)) continue;
+      throw py::value_error("weight_hh: expected zeros where a unit would see a group with a shorter period, got " +
+                            py::str(py::float_(v)).cast<std::string>() + " at index (" + std::to_string(unit) + ", " +
+                            std::to_string(k) + ")");
+    }
+  }
+}
+
 template <class T>
 void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle weight_ih, py::handle weight_hh,
                   py::handle bias_ih, py::handle bias_hh, const NamedArrays& vectors, const NamedArrays& blocks,
@@ -144,7 +186,12 @@ void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle we
   const auto in_bhh = read_input<T>("bias_hh", b_hh.c_str(), {rows_hh}, bias_hh, true);
   const auto all_vectors = read_vectors<T>(w, vectors);
   const auto matrices = read_matrices<T>(w, blocks);
-  WeightArrays<T> arrays{in_ih.data, {in_hh.data}, in_bih.data, in_bhh.data, nullptr, static_cast<T>(epsilon)};
+  check_periods(w);
+  if (!w.periods.empty()) check_unseen(w, in_hh.data);
+  WeightArrays<T> arrays{in_ih.data,       {in_hh.data},
+                         in_bih.data,      in_bhh.data,
+                         nullptr,          static_cast<T>(epsilon),
+                         w.periods.data(), static_cast<int>(w.periods.size())};
   for (std::size_t m = 0; m < matrices.size(); ++m) arrays.matrix[m + 1] = matrices[m].data();
   if (!all_vectors.empty()) arrays.vectors = all_vectors.data();
   slot = std::make_unique<Weights<T>>(w.cell, w.input, w.hidden, arrays);
@@ -153,8 +200,9 @@ void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle we
 // `vectors` and `blocks` are (name, gates, array or None), in the order of the cell's.
 std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weight_ih, py::handle weight_hh,
                                         py::handle bias_ih, py::handle bias_hh, const NamedArrays& vectors,
-                                        const NamedArrays& blocks, double epsilon) {
+                                        const NamedArrays& blocks, double epsilon, std::vector<int64_t> periods) {
   auto w = std::make_unique<PyWeights>();
+  w->periods = std::move(periods);
   w->cell = cell_by_name(cell);
   w->gates = w->facts().gates;
   w->states = w->facts().states;

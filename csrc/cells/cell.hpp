@@ -39,6 +39,9 @@
 //     kDirect            whether backward uses `direct`
 //     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step; the
 //                        gradient of that is dc_given
+//     kClocked           whether units take part in some steps only, as clocks say that come with the weights; of cells
+//     with
+//                        one state, one product and one slot
 //     split(g)           gate g's input part and recurrent part stay apart (each with its own bias)
 //     carried(k)         slot k is read by a later phase, or by the next step, so inference needs it too
 //     kInputColumn       the slots that hold the gradients which the input sees begin here: one for each gate,
@@ -60,7 +63,7 @@ template <int Gates, int Slots>
 struct OnePhaseCell {
   static constexpr int kGates = Gates, kRecurrentGates = Gates, kStates = 1, kSlots = Slots, kPhases = 1;
   static constexpr int kProducts = 1, kMatrices = 1, kVectors = 0, kStateSlot = -1, kInputColumn = 0;
-  static constexpr bool kDirect = false, kBelow = false;
+  static constexpr bool kDirect = false, kBelow = false, kClocked = false;
   static constexpr Product product(int) { return {0, 0, 0, Gates, From::h_prev, 0, 1, 0}; }
   static constexpr int matrix_gates(int) { return Gates; }
   static constexpr int matrix_depth(int) { return 1; }

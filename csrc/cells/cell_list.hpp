@@ -18,6 +18,8 @@
   X(rnn_relu, RnnRelu)                                                             \
   X(indrnn_tanh, IndRnn<RnnTanh>)                                                  \
   X(indrnn_relu, IndRnn<RnnRelu>)                                                  \
+  X(clockwork_rnn_tanh, Clockwork<RnnTanh>)                                        \
+  X(clockwork_rnn_relu, Clockwork<RnnRelu>)                                        \
   RNN_LSTM_VARIANTS(X, , 0)                                                        \
   RNN_LSTM_VARIANTS(X, _peephole, kPeepholes)                                      \
   X(lstm_matrix_peephole, LstmMatrixPeepholes<true RNN_COMMA true>)                \

@@ -2,6 +2,8 @@
 // them, and what the words mean.
 #pragma once
 
+#include <cstdint>
+
 namespace fusedrnn {
 
 constexpr int kMaxGates = 5;
@@ -35,6 +37,11 @@ struct VectorGradient {
   int slot;  // if the operand lies in slots
 };
 
+// Units that share a clock: they take part in every `period`-th step, and see the units from `first` on.
+struct Clock {
+  std::int64_t first, last, period;  // units first..last-1
+};
+
 struct CellFacts {
   const char* name;
   int gates, recurrent_gates, states, slots, phases, products, matrices, vectors;
@@ -42,6 +49,7 @@ struct CellFacts {
   bool direct;
   bool reduces;        // some phase needs sums over the units of a row
   bool below;          // the cell also reads c of the layer below, and gives its own c of every step
+  bool clocked;        // units keep what they hold in steps between the ticks of their clocks
   bool scratch_slots;  // inference needs slots too
   bool split[kMaxGates];
   int user_gate[kMaxGates];  // where users stack gate g

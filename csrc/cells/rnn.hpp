@@ -70,4 +70,10 @@ struct IndRnn : OnePhaseCell<1, 1> {
   }
 };
 
+// Clockwork (Koutnik et al. 2014): groups of units have clocks, and see the groups whose clocks are not faster.
+template <class Rnn>
+struct Clockwork : Rnn {
+  static constexpr bool kClocked = true;
+};
+
 }  // namespace

@@ -2,6 +2,7 @@
 // here; the products over all steps at once are in batched.hpp.
 #pragma once
 
+#include "carry.hpp"
 #include "driver.hpp"
 #include "reduce.hpp"
 
@@ -28,6 +29,7 @@ template <class T>
 struct BackwardStep {
   const BackwardRow<T>* rows;
   int64_t hidden;
+  int64_t units;  // those from here on are not written
   const T* vectors;
   T* extras;
   int64_t extra_stride, row_stride, tile0;
@@ -83,7 +85,7 @@ void backward_pointwise(const BackwardStep<T>& step, Span span, Span tiles, cons
     const BackwardRow<T> row = step.rows[r];
     for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += V::width) {
       Cell::template backward<Stage>(
-          V::load(sums), BackwardAt<T>{row, step, r, tile, tile * V::width, hidden, lanes_of<V>(tile, hidden)});
+          V::load(sums), BackwardAt<T>{row, step, r, tile, tile * V::width, hidden, lanes_of<V>(tile, step.units)});
     }
   }
 }
@@ -176,39 +178,6 @@ struct StageOp {
   }
 };
 
-// Gradients of the initial states: what is carried, plus U^T times the gradients of the first step.
-template <class T>
-struct InitialStateOp {
-  using value_type = T;
-  using V = Vec<T>;
-  static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = false;
-  static constexpr int64_t gates = 1, source_stride = sizeof(BackwardRow<T>);
-  const T* weights;
-  int64_t tile_stride, depth;
-  const BackwardRow<T>* rows;
-  int64_t hidden, source_offset;
-  bool add;
-  T* const* to;
-
-  RNN_INLINE const T* const* sources(int64_t row) const { return &rows[row].slots; }
-  RNN_INLINE void fetch_start(const Area&) const {}
-  RNN_INLINE void fetch_end(const Area&) const {}
-  RNN_INLINE void fill(const Area& area, T* sums) const {
-    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
-        (add ? V::load(to[r] + tile * V::width, lanes_of<V>(tile, hidden)) : V(0)).store(sums);
-      }
-    }
-  }
-  RNN_INLINE void end(const Area& area, const T* sums) const {
-    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
-        V::load(sums).store(to[r] + tile * V::width, lanes_of<V>(tile, hidden));
-      }
-    }
-  }
-};
-
 template <class T>
 struct Backward {
   using V = Vec<T>;
@@ -228,6 +197,7 @@ struct Backward {
   T* partial = nullptr;
   T* extras = nullptr;
   T* sums = nullptr;
+  const T** from = nullptr;
   T** to = nullptr;
 
   BackwardRow<T> row_at(int64_t t, int64_t row) const {
@@ -332,8 +302,9 @@ struct Backward {
     for (int64_t row = w.row0; row < w.row1; ++row) {
       if (t < length_of(p, row) && !is_last(p, t, row)) rows[n++] = row_at(t, row);
     }
-    const BackwardStep<T> step{rows,       p.hidden, p.weights.vectors, extras, row_count * row_stride,
-                               row_stride, w.tile0,  p.weights.epsilon, sums};
+    const BackwardStep<T> step{
+        rows,    p.hidden,          p.hidden, p.weights.vectors, extras, row_count * row_stride, row_stride,
+        w.tile0, p.weights.epsilon, sums};
     run_first_stage(step, {0, ending}, true, backwards);
     run_first_stage(step, {ending, n}, false, backwards);
     meet(w.step_barrier);
@@ -350,14 +321,8 @@ struct Backward {
 
   void run_initial(int64_t n, int product, int part, bool add) {
     const int64_t depth = depth_of(product);
-    const InitialStateOp<T> op{weights_of(product, part),
-                               depth * V::width,
-                               depth,
-                               rows,
-                               p.hidden,
-                               f.product[product].column * p.hidden,
-                               add,
-                               to};
+    const int64_t column = f.product[product].column * p.hidden;
+    const CarryOp<T> op{weights_of(product, part), depth * V::width, depth, from, column, to, p.hidden, add, 0};
     sweep(op, {0, n}, {w.tile0, w.tile1});
   }
 
@@ -368,7 +333,7 @@ struct Backward {
       for (int64_t row = w.row0; row < w.row1; ++row) {
         const int64_t length = length_of(p, row);
         if (length == 0) continue;
-        rows[n] = row_at(p.reverse ? length - 1 : 0, row);
+        from[n] = row_at(p.reverse ? length - 1 : 0, row).slots;
         to[n++] = g.dstate0[state] + (row * units + part) * p.hidden;
       }
     };
@@ -386,6 +351,7 @@ struct Backward {
 
   void layout(Arena& arena) {
     rows = arena.take<BackwardRow<T>>(row_count);
+    from = arena.take<const T*>(row_count);
     to = arena.take<T*>(row_count);
     partial = arena.take<T>(row_count * row_stride);
     sums = arena.take<T>(f.reduces ? row_count * kMaxSums : 0);

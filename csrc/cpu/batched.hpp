@@ -54,7 +54,7 @@ struct WeightGradientOp {
   int64_t tile_stride, depth;
   const T* columns_at;  // [k][kColumnBlock]
   T* to;
-  int64_t width;
+  int64_t width, stride;  // of a row of `to`, and from row to row
   bool add;
 
   RNN_INLINE const T* columns(int64_t row, int64_t k) const { return columns_at + k * kColumnBlock + row; }
@@ -62,7 +62,7 @@ struct WeightGradientOp {
   RNN_INLINE void fetch_end(const Area& area) const {
     for (int64_t row = area.row; row < area.row + area.rows; ++row) {
       for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
-        prefetch_write(to + row * width + tile * V::width);
+        prefetch_write(to + row * stride + tile * V::width);
       }
     }
   }
@@ -70,7 +70,7 @@ struct WeightGradientOp {
     for (int64_t row = area.row; row < area.row + area.rows; ++row) {
       for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
         const auto lanes = lanes_of<V>(tile, width);
-        T* const target = to + row * width + tile * V::width;
+        T* const target = to + row * stride + tile * V::width;
         const V sum = V::load(sums);
         (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
       }
@@ -114,14 +114,15 @@ struct Batched {
     for (int i = 0; i < f.vectors; ++i) factors[i] = arena.take<const T*>(kSumBlock);
   }
 
-  // Calls take(t, row) for the pairs from `from` on, until it has taken `most`; returns where it stopped.
-  template <class F>
-  int64_t valid_pairs(int64_t from, int64_t most, F&& take) const {
+  // Calls take(k, t, row) for the pairs from `from` on that are `wanted`, until it has taken `most`; returns where it
+  // stopped.
+  template <class Wanted, class F>
+  int64_t valid_pairs(int64_t from, int64_t most, Wanted&& wanted, F&& take) const {
     const int64_t end = p.seq_len * p.batch;
     if (end == 0) return 0;
     int64_t t = from / p.batch, row = from % p.batch, taken = 0;
     for (; from < end && taken < most; ++from) {
-      if (t < length_of(p, row)) take(taken++, t, row);
+      if (t < length_of(p, row) && wanted(t, row)) take(taken++, t, row);
       if (++row == p.batch) row = 0, ++t;
     }
     return from;
@@ -179,9 +180,11 @@ struct Batched {
     }
   }
 
-  // Adds the columns' products with one kind of input row to their rows of a weight gradient.
-  void add_products(T* dweight, const T* panel, int64_t first_row, int64_t n, int64_t count, int64_t width, bool add) {
-    const WeightGradientOp<T> op{panel, count * V::width, count, columns, dweight + first_row * width, width, add};
+  // Adds the columns' products with one kind of input row to their rows of a weight gradient, `stride` apart.
+  void add_products(T* dweight, const T* panel, int64_t first_row, int64_t n, int64_t count, int64_t width,
+                    int64_t stride, bool add) {
+    const WeightGradientOp<T> op{panel, count * V::width, count, columns, dweight + first_row * stride,
+                                 width, stride,           add};
     sweep(op, {0, n}, {0, tiles_of<V>(width)});
   }
 
@@ -232,14 +235,15 @@ struct Batched {
     const int64_t H = p.hidden;
     if (is_input_gradient(column)) {
       const int64_t row = f.user_gate[f.input_gates[column - f.input_column]] * H + first;
-      add_products(g.dweight_ih, panel_x, row, n, count, p.input, add);
+      add_products(g.dweight_ih, panel_x, row, n, count, p.input, p.input, add);
       if (g.dbias_ih) add_sums(g.dbias_ih, row, n, count, add);
     }
     for (int i = 0; i < f.products; ++i) {
       const fusedrnn::Product& product = f.product[i];
       if (!is_gradient_of(product, column)) continue;
       const int64_t row = f.block(product, column - product.column) * H + first;
-      add_products(g.dmatrix[product.matrix], panel_h[i], row, n, count, product.depth * H, add);
+      const int64_t depth = product.depth * H;
+      add_products(g.dmatrix[product.matrix], panel_h[i], row, n, count, depth, depth, add);
       if (product.matrix == 0 && g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
     }
     for (int i = 0; i < f.vectors; ++i) {
@@ -297,11 +301,12 @@ struct Batched {
   void weight_gradients() {
     const int64_t H = p.hidden, end = p.seq_len * p.batch;
     const Span mine = share(gradient_columns() * H);
+    const auto all = [](int64_t, int64_t) { return true; };
     int64_t from = 0;
     bool add = false;
     do {
       int64_t count = 0;
-      from = valid_pairs(from, kSumBlock, [&](int64_t k, int64_t t, int64_t row) {
+      from = valid_pairs(from, kSumBlock, all, [&](int64_t k, int64_t t, int64_t row) {
         pairs[k] = {t, row};
         d[k] = slots_at(t, row);
         v[k] = p.x + (t * p.batch + row) * p.input;

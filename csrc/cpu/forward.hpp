@@ -38,7 +38,9 @@ template <class T>
 struct ForwardStep {
   const ForwardRow<T>* rows;
   T* pre;
-  int64_t pre_stride, tile0, hidden, gates;
+  int64_t pre_stride, tile0, hidden;
+  int64_t units;  // those from here on are not written
+  int64_t gates;
   const T* vectors;
   T epsilon;
   T* sums;  // [row][kMaxSums], for cells that need them
@@ -108,7 +110,7 @@ void forward_pointwise(const ForwardStep<T>& step, Span span, Span tiles, const 
       V a[G];
       RNN_UNROLL for (int g = 0; g < G; ++g) a[g] = V::load(sums + g * V::width);
       Cell::template forward<Phase>(a, ForwardAt<Cell, T, kTrain>{row, step, r, tile * V::width, hidden,
-                                                                  step.pre_at(r, tile), lanes_of<V>(tile, hidden)});
+                                                                  step.pre_at(r, tile), lanes_of<V>(tile, step.units)});
     }
   }
 }
@@ -268,8 +270,8 @@ struct Forward {
     arena.take<T>(f.longest_state() * p.hidden);
     if (!train && f.scratch_slots) scratch = arena.take<T>(2 * p.batch * f.slots * p.hidden);
   }
-  void layout(Arena& arena) {
-    pre = arena.take<T>((w.tile1 - w.tile0) * pre_stride);
+  void layout(Arena& arena, int64_t more_tiles = 0) {
+    pre = arena.take<T>((w.tile1 - w.tile0 + more_tiles) * pre_stride);
     x = arena.take<const T*>(chunk * row_count);
     rows = arena.take<ForwardRow<T>>(row_count);
     sums = arena.take<T>(f.reduces ? row_count * kMaxSums : 0);
@@ -282,7 +284,8 @@ struct Forward {
 
   // A step whose rows' part of `pre` begins there.
   ForwardStep<T> step_at(T* pre_rows) const {
-    return {rows, pre_rows, pre_stride, w.tile0, p.hidden, f.gates, p.weights.vectors, p.weights.epsilon, sums};
+    return {rows,     pre_rows, pre_stride,        w.tile0,           p.hidden,
+            p.hidden, f.gates,  p.weights.vectors, p.weights.epsilon, sums};
   }
 
   // pre of all active rows of steps [first, last), in the order in which `gather_rows` finds them.

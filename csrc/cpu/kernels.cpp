@@ -4,6 +4,7 @@
 #include "../problem.hpp"
 #include "backward.hpp"
 #include "batched.hpp"
+#include "clockwork.hpp"
 #include "forward.hpp"
 #include "gemm.hpp"
 #include "pack.hpp"
@@ -31,6 +32,7 @@ constexpr CellFacts cell_facts(const char* name) {
   f.state_slot = Cell::kStateSlot;
   f.direct = Cell::kDirect;
   f.below = Cell::kBelow;
+  f.clocked = Cell::kClocked;
   for (int i = 0; i < Cell::kPhases; ++i) f.reduces = f.reduces || Cell::sums(false, i, 0) > 0;
   f.input_column = Cell::kInputColumn;
   f.scratch_slots = Cell::kPhases > 1;
@@ -109,6 +111,23 @@ Batched<T> batched_of(const Problem<T>& p, const Gradients<T>& g, const Worker& 
   return {p, g, w, kFacts[static_cast<int>(p.cell)]};
 }
 
+// run(driver), with the driver that the cell needs.
+template <class T, class Run>
+void with_forward(const Problem<T>& p, const Worker& w, Run&& run) {
+  if (kFacts[static_cast<int>(p.cell)].clocked)
+    run(ClockworkForward<T>{forward_of(p, w)});
+  else
+    run(forward_of(p, w));
+}
+
+template <class T, class Run>
+void with_backward(const Problem<T>& p, const Gradients<T>& g, const Worker& w, Run&& run) {
+  if (kFacts[static_cast<int>(p.cell)].clocked)
+    run(ClockworkBackward<T>{backward_of(p, g, w)}, ClockworkBatched<T>{batched_of(p, g, w)});
+  else
+    run(backward_of(p, g, w), batched_of(p, g, w));
+}
+
 // Someone with so much work, for the size of scratch.
 inline Worker anyone(int64_t rows, int64_t tiles) {
   return {0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr};
@@ -118,7 +137,7 @@ template <class T>
 std::size_t forward_local_bytes(const Problem<T>& p, int64_t rows, int64_t tiles) {
   const Worker w = anyone(rows, tiles);
   Arena arena{nullptr};
-  forward_of(p, w).layout(arena);
+  with_forward(p, w, [&](auto&& driver) { driver.layout(arena); });
   return arena.used;
 }
 
@@ -132,7 +151,7 @@ std::size_t forward_shared_bytes(const Problem<T>& p) {
 
 template <class T>
 void run_forward(const Problem<T>& p, const Worker& w) {
-  forward_of(p, w).run();
+  with_forward(p, w, [](auto&& driver) { driver.run(); });
 }
 
 template <class T>
@@ -140,16 +159,20 @@ std::size_t backward_local_bytes(const Problem<T>& p, int64_t rows, int64_t tile
   const Gradients<T> g{};
   const Worker w = anyone(rows, tiles);
   Arena recurrent{nullptr}, batched{nullptr};
-  backward_of(p, g, w).layout(recurrent);
-  batched_of(p, g, w).layout(batched);
+  with_backward(p, g, w, [&](auto&& steps, auto&& all) {
+    steps.layout(recurrent);
+    all.layout(batched);
+  });
   return recurrent.used > batched.used ? recurrent.used : batched.used;
 }
 
 template <class T>
 void run_backward(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
-  backward_of(p, g, w).run();
-  meet(w.all_barrier);
-  batched_of(p, g, w).run();
+  with_backward(p, g, w, [&](auto&& steps, auto&& all) {
+    steps.run();
+    meet(w.all_barrier);
+    all.run();
+  });
 }
 
 template <class T>

@@ -7,6 +7,13 @@ Shapes: ``x (seq_len, batch_size, input_size)``, ``y (seq_len, batch_size, hidde
 """
 
 from . import reference
+from ._clockwork_rnn import (
+    ClockworkRNNWeights,
+    clockwork_rnn,
+    clockwork_rnn_backward,
+    clockwork_rnn_cell,
+    clockwork_rnn_forward,
+)
 from ._config import available_isas, get_num_threads, isa, release_memory, set_isa, set_num_threads, show_config
 from ._core import Reserve
 from ._depth_gated_lstm import (
@@ -61,6 +68,7 @@ from ._version import __version__
 from ._weights import GRUWeights, LSTMWeights, RNNWeights, Weights
 
 __all__ = [
+    "ClockworkRNNWeights",
     "DepthGatedLSTMGradients",
     "DepthGatedLSTMOutput",
     "DepthGatedLSTMWeights",
@@ -84,6 +92,10 @@ __all__ = [
     "Weights",
     "__version__",
     "available_isas",
+    "clockwork_rnn",
+    "clockwork_rnn_backward",
+    "clockwork_rnn_cell",
+    "clockwork_rnn_forward",
     "depth_gated_lstm",
     "depth_gated_lstm_backward",
     "depth_gated_lstm_cell",

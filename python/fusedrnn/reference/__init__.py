@@ -7,6 +7,10 @@ weights; it is called the reference when that is float64.
 """
 
 from ._ops import (
+    clockwork_rnn,
+    clockwork_rnn_backward,
+    clockwork_rnn_cell,
+    clockwork_rnn_forward,
     depth_gated_lstm,
     depth_gated_lstm_backward,
     depth_gated_lstm_cell,
@@ -42,6 +46,10 @@ from ._ops import (
 )
 
 __all__ = [
+    "clockwork_rnn",
+    "clockwork_rnn_backward",
+    "clockwork_rnn_cell",
+    "clockwork_rnn_forward",
     "depth_gated_lstm",
     "depth_gated_lstm_backward",
     "depth_gated_lstm_cell",

@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from .._clockwork_rnn import ClockworkRNNWeights, Start
 from .._depth_gated_lstm import DepthGatedLSTMWeights
 from .._fgr_lstm import FGRLSTMWeights
 from .._indrnn import IndRNNWeights
@@ -26,6 +27,7 @@ from .._results import (
     Output,
 )
 from .._weights import GRUWeights, LSTMWeights, RNNWeights
+from . import clockwork_rnn as _clockwork_rnn
 from . import depth_gated_lstm as _depth_gated_lstm
 from . import fgr_lstm as _fgr_lstm
 from . import gru as _gru
@@ -41,6 +43,7 @@ Lengths = npt.NDArray[np.int64]
 # A module that has the functions of Cell is one.
 _LSTM, _GRU, _RNN = cast(Cell, _lstm), cast(Cell, _gru), cast(Cell, _rnn)
 _INDRNN, _FGR_LSTM = cast(Cell, _indrnn), cast(Cell, _fgr_lstm)
+_CLOCKWORK_RNN = cast(Cell, _clockwork_rnn)
 _DEPTH_GATED_LSTM = cast(Cell, _depth_gated_lstm)
 _LAYER_NORM_LSTM, _LAYER_NORM_GRU = cast(Cell, _layer_norm_lstm), cast(Cell, _layer_norm_gru)
 
@@ -170,6 +173,44 @@ def indrnn_backward(reserve: Tape, dy: Array | None, dh_n: Array | None = None) 
 
 def indrnn_cell(x: Array, w: IndRNNWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
     return _one_state_cell(indrnn(x[None], w, h), out)
+
+
+def clockwork_rnn_forward(
+    x: Array,
+    w: ClockworkRNNWeights,
+    h0: Array | None = None,
+    *,
+    start: Start = 0,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> tuple[Output, Tape]:
+    t = np.arange(len(x))[:, None]
+    ends = np.full(x.shape[1], len(x)) if lengths is None else lengths
+    numbers = (ends - 1 - t if reverse else t + np.zeros_like(ends)) + start
+    y, (h_n,), tape = forward(_CLOCKWORK_RNN, w, x, (h0,), lengths, reverse, numbers)
+    return Output(y, h_n), tape
+
+
+def clockwork_rnn(
+    x: Array,
+    w: ClockworkRNNWeights,
+    h0: Array | None = None,
+    *,
+    start: Start = 0,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> Output:
+    return clockwork_rnn_forward(x, w, h0, start=start, lengths=lengths, reverse=reverse)[0]
+
+
+def clockwork_rnn_backward(reserve: Tape, dy: Array | None, dh_n: Array | None = None) -> Gradients:
+    return _one_state_backward(_CLOCKWORK_RNN, reserve, dy, dh_n)
+
+
+def clockwork_rnn_cell(
+    x: Array, w: ClockworkRNNWeights, h: Array | None = None, *, start: Start = 0, out: Array | None = None
+) -> Array:
+    return _one_state_cell(clockwork_rnn(x[None], w, h, start=start), out)
 
 
 def fgr_lstm_forward(

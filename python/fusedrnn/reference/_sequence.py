@@ -58,7 +58,7 @@ def forward(
     states: tuple[Array | None, ...],
     lengths: npt.NDArray[np.int64] | None,
     reverse: bool,
-    *sequences: Array,
+    *sequences: npt.NDArray[Any],
 ) -> tuple[Array, States, Tape]:
     seq_len, batch_size, _ = x.shape
     now = _states(w, batch_size, states)

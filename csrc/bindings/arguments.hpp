@@ -1,0 +1,149 @@
+// What every call is given: sizes, states, lengths, which steps; checked, and kept for as long as the call needs it.
+// States come as tuples in the cell's order (h; c; the gates of the step before), each an array or None for zeros.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../problem.hpp"
+#include "arrays.hpp"
+#include "weights.hpp"
+
+namespace fusedrnn {
+namespace {
+
+using std::int64_t;
+
+struct Sizes {
+  int64_t seq_len, batch, input, hidden;
+};
+
+// Names of states as arguments; no string is made in a call that has nothing to complain of.
+using Names = const char* const[kMaxStates];
+constexpr Names kStateNames = {"h", "c", "gates"}, kFirstNames = {"h0", "c0", "gates0"};
+constexpr Names kGradientNames = {"dh_n", "dc_n", "dgates_n"}, kOutNames = {"out (h)", "out (c)", "out (gates)"};
+
+const char* state_symbols(int units) {
+  return units == 1 ? "(batch_size, hidden_size)" : "(batch_size, 3*hidden_size)";
+}
+
+// (B,) int64 in 0..T, copied: the caller's array may change while the GIL is released.
+std::vector<int64_t> read_lengths(py::handle h, const Sizes& n) {
+  require_array("lengths", h);
+  if (!has_dtype(h, py::dtype::of<std::int64_t>().num())) fail_dtype("lengths", "int64", h);
+  require_shape("lengths", "(batch_size,)", {n.batch}, h);
+  const auto in = contiguous<int64_t>(h);
+  for (int64_t i = 0; i < n.batch; ++i) {
+    if (in.data[i] < 0 || in.data[i] > n.seq_len) {
+      throw py::value_error("lengths: expected values in 0..seq_len = 0.." + std::to_string(n.seq_len) + ", got " +
+                            std::to_string(in.data[i]) + " at index " + std::to_string(i));
+    }
+  }
+  return {in.data, in.data + n.batch};
+}
+
+// How many steps each row's clocks have counted: an int for all rows, or (B,) int64. Empty for None.
+std::vector<int64_t> read_start(const PyWeights& w, int64_t batch, py::handle h) {
+  if (h.is_none()) return {};
+  if (!w.facts().clocked) {
+    throw py::value_error(std::string("start: expected None for cell '") + w.facts().name + "', got " + type_name(h));
+  }
+  const auto require_steps = [](bool valid, py::handle got) {
+    if (!valid) throw py::value_error("start: expected values in 0..2**62, got " + py::str(got).cast<std::string>());
+  };
+  const auto valid = [](int64_t steps) { return steps >= 0 && steps <= kMostSteps; };
+  if (py::isinstance<py::array>(h)) {
+    if (!has_dtype(h, py::dtype::of<std::int64_t>().num())) fail_dtype("start", "int64", h);
+    require_shape("start", "(batch_size,)", {batch}, h);
+    const auto in = contiguous<int64_t>(h);
+    for (int64_t i = 0; i < batch; ++i) require_steps(valid(in.data[i]), py::int_(in.data[i]));
+    return {in.data, in.data + batch};
+  }
+  if (PyBool_Check(h.ptr()) || !PyIndex_Check(h.ptr())) {
+    throw py::type_error("start: expected int or numpy.ndarray, got " + type_name(h));
+  }
+  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(h.ptr()));
+  if (!index) throw py::error_already_set();
+  int overflow = 0;
+  const int64_t steps = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
+  require_steps(overflow == 0 && valid(steps), index);
+  return std::vector<int64_t>(static_cast<std::size_t>(batch), steps);
+}
+
+void require_count(const char* what, const py::tuple& states, const PyWeights& w) {
+  if (static_cast<int64_t>(states.size()) == w.states) return;
+  throw py::value_error(std::string(what) + ": expected " + std::to_string(w.states) + " for cell '" + w.facts().name +
+                        "', got " + std::to_string(states.size()));
+}
+
+// The state `s` of so many rows.
+template <class T>
+Input<T> read_state(const PyWeights& w, int s, Names& names, int64_t batch, py::handle h) {
+  const int units = w.facts().state_units[s];
+  return read_input<T>(names[s], state_symbols(units), {batch, units * w.hidden}, h, true);
+}
+
+// What forward was given: the arrays are kept alive and, in training, until backward.
+template <class T>
+struct Call {
+  py::object weights_object;
+  const Weights<T>* weights;
+  Sizes n;
+  Input<T> x, states[kMaxStates], below;
+  std::vector<int64_t> lengths, start;
+  bool has_lengths, reverse;
+
+  Problem<T> problem() const {
+    Problem<T> p{};
+    p.seq_len = n.seq_len;
+    p.batch = n.batch;
+    p.input = n.input;
+    p.hidden = n.hidden;
+    p.reverse = reverse;
+    p.lengths = has_lengths ? lengths.data() : nullptr;
+    p.start = start.empty() ? nullptr : start.data();
+    p.x = x.data;
+    p.below = below.data;
+    for (int s = 0; s < kMaxStates; ++s) p.state0[s] = states[s].data;
+    return p;
+  }
+};
+
+// c of the layer below, (T, B, H) or, of one step, (B, H); None where there is none.
+template <class T>
+Input<T> read_below(const PyWeights& w, const char* symbols, std::initializer_list<int64_t> dims, py::handle below) {
+  if (!w.facts().below && !below.is_none()) {
+    throw py::value_error(std::string("c_below: expected None for cell '") + w.facts().name + "', got " +
+                          type_name(below));
+  }
+  return read_input<T>("c_below", symbols, dims, below, true);
+}
+
+constexpr const char* kSequenceSymbols = "(seq_len, batch_size, hidden_size)";
+
+template <class T>
+Call<T> read_call(py::handle weights, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse,
+                  py::handle below, py::handle start) {
+  const PyWeights& w = weights_of(weights);
+  Call<T> call{py::reinterpret_borrow<py::object>(weights), &w.get<T>(), {}, {}, {}, {}, {}, {}, false, false};
+  require_array("x", x);
+  require_dtype<T>("x", x);
+  require_rank("x", "(seq_len, batch_size, input_size)", 3, x);
+  Sizes& n = call.n;
+  n = {proxy(x)->dimensions[0], proxy(x)->dimensions[1], w.input, w.hidden};
+  require_shape("x", "(seq_len, batch_size, input_size)", {n.seq_len, n.batch, n.input}, x);
+  checked_bytes("x", {n.seq_len, n.batch, n.input}, sizeof(T));
+  checked_bytes("y", {n.seq_len, n.batch, n.hidden, w.facts().slots}, sizeof(T));
+  require_count("states", states, w);
+  for (int s = 0; s < w.states; ++s) call.states[s] = read_state<T>(w, s, kFirstNames, n.batch, states[s]);
+  call.has_lengths = !lengths.is_none();
+  if (call.has_lengths) call.lengths = read_lengths(lengths, n);
+  call.reverse = read_bool("reverse", reverse);
+  call.below = read_below<T>(w, kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, below);
+  call.start = read_start(w, n.batch, start);
+  call.x = contiguous<T>(x);
+  return call;
+}
+
+}  // namespace
+}  // namespace fusedrnn

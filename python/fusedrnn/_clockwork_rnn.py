@@ -1,0 +1,157 @@
+"""The functional API of the clockwork RNN; see `_ops` for what is common to all cells."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _core
+from ._core import Reserve
+from ._ops import Lengths, require_reserve, require_weights
+from ._results import Array, Gradients, Output
+from ._weights import Weights, one_of
+
+Start = int | npt.NDArray[np.int64]
+
+
+class ClockworkRNNWeights(Weights):
+    """Weights of a clockwork RNN (Koutnik et al. 2014, section 3): hidden units are cut into as many groups of equal
+    size as there are periods. In step t a group whose period divides t computes ``h = f(W x + U h_prev + b)``, the
+    others keep their h. A group sees itself and the groups whose periods are not shorter than its own, so weight_hh is
+    block-upper-triangular: see `mask`.
+
+    Args:
+        weight_ih: ``(hidden_size, input_size)``, float32 or float64.
+        weight_hh: ``(hidden_size, hidden_size)``, of the same dtype, like all others; zeros where `mask` is False.
+        bias_ih: ``(hidden_size,)`` or None for zeros.
+        bias_hh: ``(hidden_size,)`` or None for zeros.
+        periods: one for each group, positive integers in steps, none smaller than the one before: ``(1, 2, 4, 8)``.
+        nonlinearity: "tanh" or "relu".
+
+    Raises:
+        ValueError: shapes do not fit; periods that are not positive, that fall, or whose number does not divide
+            hidden_size; weight_hh with numbers where a unit would see a shorter period; an unknown nonlinearity.
+        TypeError: not arrays, or another dtype; periods that are no integers.
+    """
+
+    def __init__(
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        *,
+        periods: Iterable[int],
+        nonlinearity: str = "tanh",
+    ) -> None:
+        one_of("nonlinearity", nonlinearity, ("tanh", "relu"))
+        cell = f"clockwork_rnn_{nonlinearity}"
+        super().__init__(cell, weight_ih, weight_hh, bias_ih, bias_hh, periods=_integers(periods))
+
+    @staticmethod
+    def mask(hidden_size: int, periods: Iterable[int]) -> npt.NDArray[np.bool_]:
+        """``(hidden_size, hidden_size)`` bool: where weight_hh may be other than zero, as the unit of the row may see
+        that of the column.
+
+        Raises:
+            ValueError, TypeError: as the constructor.
+        """
+        every = _integers(periods)
+        if not every or every != sorted(every) or hidden_size % len(every) != 0:
+            raise ValueError(
+                "periods: expected positive integers, none smaller than the one before, as many as there are groups "
+                f"of equal size in hidden_size = {hidden_size} units, got {tuple(every)}"
+            )
+        period = np.repeat(every, hidden_size // len(every))
+        return period[:, None] <= period
+
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """In steps, one for each group."""
+        periods: tuple[int, ...] = self._periods
+        return periods
+
+    @property
+    def nonlinearity(self) -> str:
+        return self.cell.removeprefix("clockwork_rnn_")
+
+
+def _integers(periods: Iterable[int]) -> list[int]:
+    if isinstance(periods, (str, bytes)) or not isinstance(periods, Iterable):
+        raise TypeError(f"periods: expected a sequence of int, got {type(periods).__name__}")
+    every = []
+    for i, period in enumerate(periods):
+        if isinstance(period, (bool, np.bool_)) or not hasattr(period, "__index__"):
+            raise TypeError(f"periods: expected int, got {type(period).__name__} at index {i}")
+        value = operator.index(period)
+        if not 0 < value <= 2**62:
+            raise ValueError(f"periods: expected integers in 1..2**62, got {value} at index {i}")
+        every.append(value)
+    return every
+
+
+def clockwork_rnn(
+    x: Array,
+    w: ClockworkRNNWeights,
+    h0: Array | None = None,
+    *,
+    start: Start = 0,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> Output:
+    """Clockwork RNN inference over a sequence (Koutnik et al. 2014, section 3): ``h = f(W x + U h_prev + b)`` for the
+    groups whose period divides the number of the step, ``h = h_prev`` for the others, which cost nothing.
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0: ``(B, H)`` or None for zeros.
+        start: the number of a row's first step: an int, or ``(B,)`` int64. To go on with a sequence, give the number of
+            steps that came before. In step 0 all groups compute.
+        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        reverse: run backwards in time. A row's steps are numbered in the order in which they run.
+
+    Returns:
+        ``y (T, B, H)``, ``h_n (B, H)``.
+    """
+    require_weights(w, ClockworkRNNWeights)
+    return Output(*_core.infer(w, x, (h0,), lengths, reverse, None, start))
+
+
+def clockwork_rnn_forward(
+    x: Array,
+    w: ClockworkRNNWeights,
+    h0: Array | None = None,
+    *,
+    start: Start = 0,
+    lengths: Lengths | None = None,
+    reverse: bool = False,
+) -> tuple[Output, Reserve]:
+    """`clockwork_rnn`, keeping what `clockwork_rnn_backward` needs: the same output bits, and a reserve of ``T*B*H``
+    elements. See `lstm_forward`."""
+    require_weights(w, ClockworkRNNWeights)
+    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None, start)
+    return Output(*out), reserve
+
+
+def clockwork_rnn_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = None) -> Gradients:
+    """Gradients of a loss, given its gradients with respect to what `clockwork_rnn_forward` returned. See
+    `lstm_backward`.
+
+    Returns:
+        dx, dh0, dweight_ih, dweight_hh (zeros where `ClockworkRNNWeights.mask` is False), dbias_ih, dbias_hh.
+    """
+    require_reserve(reserve, "clockwork_rnn")
+    return Gradients(*_core.backward(reserve, dy, (dh_n,), None))
+
+
+def clockwork_rnn_cell(
+    x: Array, w: ClockworkRNNWeights, h: Array | None = None, *, start: Start = 0, out: Array | None = None
+) -> Array:
+    """Step number `start` of `clockwork_rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
+    require_weights(w, ClockworkRNNWeights)
+    result: Array = _core.step(w, x, (h,), (out,), None, start)
+    return result
