@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -32,62 +31,7 @@ import fusedrnn
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cases import CELLS, Cell
-
-Array = npt.NDArray[Any]
-SYMBOLS = "BTPSXVE"
-
-# state: the symbols that may come, and the states that they lead to; 7 is the end.
-REBER: dict[int, dict[str, int]] = {
-    0: {"B": 1},
-    1: {"T": 2, "P": 3},
-    2: {"S": 2, "X": 4},
-    3: {"T": 3, "V": 5},
-    4: {"X": 3, "S": 6},
-    5: {"P": 4, "V": 6},
-    6: {"E": 7},
-}
-
-
-@dataclass(frozen=True)
-class String:
-    """A string as numbers: `symbols[t]` is read at step t, `legal[t]` says what may follow it."""
-
-    text: str
-    symbols: npt.NDArray[np.intp]
-    legal: npt.NDArray[np.bool_]
-
-    @property
-    def x(self) -> Array:
-        """One-hot input (T, 1, 7): every symbol but the last."""
-        return np.eye(7, dtype=np.float32)[self.symbols[:-1], None]
-
-
-def reber_string(rng: np.random.Generator) -> tuple[str, list[str]]:
-    """A string of the Reber grammar, and for each symbol but the last those that may follow it."""
-    state, text, legal = 0, "", []
-    while state != 7:
-        choices = "".join(REBER[state])
-        if text:
-            legal.append(choices)
-        text += choices[rng.integers(len(choices))]
-        state = REBER[state][text[-1]]
-    return text, legal
-
-
-def embedded_string(rng: np.random.Generator) -> tuple[str, list[str]]:
-    inner, legal = reber_string(rng)
-    arm = "TP"[rng.integers(2)]
-    return f"B{arm}{inner}{arm}E", ["TP", "B", *legal, arm, "E"]
-
-
-def encode(text: str, legal: list[str]) -> String:
-    symbols = np.array([SYMBOLS.index(s) for s in text])
-    return String(text, symbols, np.array([[s in choices for s in SYMBOLS] for choices in legal]))
-
-
-def strings(rng: np.random.Generator, grammar: str, count: int) -> list[String]:
-    make = embedded_string if grammar == "embedded" else reber_string
-    return [encode(*make(rng)) for _ in range(count)]
+from grammar import Array, Batch, String, batch_of, encode, strings
 
 
 class Adam:
@@ -116,80 +60,107 @@ def cell_named(name: str) -> Cell:
 
 
 @dataclass
-class Network:
-    """A recurrent layer and a softmax over the seven symbols."""
+class Layer:
+    """A recurrent layer's weights."""
 
     cell: Cell
-    hidden: int
-    names: list[str] = field(default_factory=list)  # the layer's weights; then come those of the softmax
+    inputs: int
+    units: int
+    names: list[str] = field(default_factory=list)
     parameters: list[Array] = field(default_factory=list)
 
     def initialise(self, rng: np.random.Generator) -> None:
-        k = 1 / np.sqrt(self.hidden)
-        shapes = {name: s for name, s in self.cell.shapes(7, self.hidden).items() if name != "bias_hh"}
+        k = 1 / np.sqrt(self.units)
+        shapes = {name: s for name, s in self.cell.shapes(self.inputs, self.units).items() if name != "bias_hh"}
         self.names = list(shapes)
-        all_shapes = [*shapes.values(), (7, self.hidden), (7,)]
-        self.parameters = [rng.uniform(-k, k, s).astype(np.float32) for s in all_shapes]
-        for name, parameter in zip(self.names, self.parameters, strict=False):
+        self.parameters = [rng.uniform(-k, k, s).astype(np.float32) for s in shapes.values()]
+        for name, parameter in zip(self.names, self.parameters, strict=True):
             if name.startswith("gain"):  # of a normalisation
                 parameter[...] = 1
-        gates = getattr(self.weights(), "gates", "")
+        gates = "ifgod" if self.cell.below else getattr(self.weights(), "gates", "")
         if "f" in gates:  # forget gates begin open (Gers et al. 2000)
-            at = gates.index("f") * self.hidden
-            self.parameters[self.names.index("bias_ih")][at : at + self.hidden] += 1
+            at = gates.index("f") * self.units
+            self.parameters[self.names.index("bias_ih")][at : at + self.units] += 1
 
     def weights(self) -> Any:
-        return self.cell.weights(**dict(zip(self.names, self.parameters, strict=False)))
+        return self.cell.weights(**dict(zip(self.names, self.parameters, strict=True)))
 
     def size(self) -> int:
         """The number of weights, without those that clocks make zeros."""
-        unseen = np.sum(~self.weights().mask(self.hidden, self.weights().periods)) if self.cell.clocked else 0
+        unseen = np.sum(~self.weights().mask(self.units, self.weights().periods)) if self.cell.clocked else 0
         return int(sum(p.size for p in self.parameters) - unseen)
 
     def function(self, suffix: str = "") -> Any:
         return getattr(fusedrnn, self.cell.op + suffix)
 
+    def gradients(self, result: Any) -> list[Array]:
+        return [getattr(result, f"d{name}") for name in self.names]
+
+
+@dataclass
+class Network:
+    """A recurrent layer, or two where a cell reads c of the layer below, and a softmax over the seven symbols."""
+
+    cell: Cell
+    hidden: int
+    layers: list[Layer] = field(default_factory=list)
+    parameters: list[Array] = field(default_factory=list)  # the layers', then those of the softmax
+
+    def initialise(self, rng: np.random.Generator) -> None:
+        widths = [7, self.hidden] if self.cell.below else [7]
+        self.layers = [Layer(self.cell, inputs, self.hidden) for inputs in widths]
+        for layer in self.layers:
+            layer.initialise(rng)
+        k = 1 / np.sqrt(self.hidden)
+        softmax = [rng.uniform(-k, k, s).astype(np.float32) for s in ((7, self.hidden), (7,))]
+        self.parameters = [*(p for layer in self.layers for p in layer.parameters), *softmax]
+
+    def size(self) -> int:
+        return sum(layer.size() for layer in self.layers) + sum(p.size for p in self.parameters[-2:])
+
+    def forward(self, x: Array, suffix: str = "", **lengths: Array) -> tuple[Array, list[Any]]:
+        """y of the last layer, and the reserves of all, for the suffix "_forward"."""
+        reserves: list[Any] = []
+        below: list[Array] = []
+        for layer in self.layers:
+            result = layer.function(suffix)(x, layer.weights(), *below, **lengths)
+            out = result[0] if suffix else result
+            reserves += [result[1]] if suffix else []
+            x, below = out.y, [out.c] if layer.cell.below else []
+        return x, reserves
+
+    def backward(self, reserves: list[Any], dy: Array) -> list[Array]:
+        """Gradients of the layers' parameters."""
+        gradients: list[Array] = []
+        below: dict[str, Array] = {}
+        for layer, reserve in zip(reversed(self.layers), reversed(reserves), strict=True):
+            g = layer.function("_backward")(reserve, dy, **below)
+            gradients = layer.gradients(g) + gradients
+            dy, below = g.dx, {"dc": g.dc_below} if layer.cell.below else {}
+        return gradients
+
     def learn(self, string: String, optimiser: Adam) -> float:
         """One step on one string: cross-entropy with the symbols that came. Returns the loss of a step."""
         *_, w_out, b_out = self.parameters
-        out, reserve = self.function("_forward")(string.x, self.weights())
-        h = out.y[:, 0]
+        y, reserves = self.forward(string.x, "_forward")
+        h = y[:, 0]
         logits = h @ w_out.T + b_out
         p = np.exp(logits - logits.max(axis=1, keepdims=True))
         p /= p.sum(axis=1, keepdims=True)
         target, steps = string.symbols[1:], np.arange(len(h))
         loss = -np.log(p[steps, target]).mean()
         p[steps, target] -= 1
-        g = self.function("_backward")(reserve, (p @ w_out)[:, None])
-        optimiser.step([*(getattr(g, f"d{name}") for name in self.names), p.T @ h, p.sum(axis=0)])
+        gradients = self.backward(reserves, (p @ w_out)[:, None])
+        optimiser.step([*gradients, p.T @ h, p.sum(axis=0)])
         return float(loss)
 
     def succeeds(self, batch: Batch) -> bool:
         """Whether, at every step of every string, the least active legal symbol beats the most active illegal one."""
         *_, w_out, b_out = self.parameters
-        logits = self.function()(batch.x, self.weights(), lengths=batch.lengths).y @ w_out.T + b_out
+        logits = self.forward(batch.x, lengths=batch.lengths)[0] @ w_out.T + b_out
         least = np.where(batch.legal, logits, np.inf).min(axis=2)
         most = np.where(batch.legal, -np.inf, logits).max(axis=2)
         return bool(((least > most) | ~batch.valid).all())
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Many strings at once, padded on the right."""
-
-    x: Array
-    lengths: npt.NDArray[np.int64]
-    legal: npt.NDArray[np.bool_]
-    valid: npt.NDArray[np.bool_]
-
-
-def batch_of(many: list[String]) -> Batch:
-    lengths = np.array([len(s.legal) for s in many])
-    shape = (lengths.max(), len(many), 7)
-    x, legal = np.zeros(shape, np.float32), np.zeros(shape, bool)
-    for i, s in enumerate(many):
-        x[: lengths[i], i], legal[: lengths[i], i] = s.x[:, 0], s.legal
-    return Batch(x, lengths, legal, np.arange(shape[0])[:, None] < lengths)
 
 
 @dataclass
@@ -258,7 +229,7 @@ def print_table(console: Console, grammar: str, trials: dict[str, list[Trial]], 
 
 def lstm_trace(network: Network, string: String) -> dict[str, Array]:
     """The LSTM's gates and cell states over one string, by the equations, from the states that `lstm_cell` gives."""
-    w, hidden = network.weights(), network.hidden
+    w, hidden = network.layers[0].weights(), network.hidden
     h = c = np.zeros((1, hidden), np.float32)
     trace: dict[str, list[Array]] = {"i": [], "f": [], "o": [], "c": []}
     for x in string.x:
@@ -333,12 +304,11 @@ def draw(trials: dict[str, list[Trial]], path: Path) -> None:
 
 
 def compare_cells(args: argparse.Namespace, console: Console) -> None:
-    """Every cell on the embedded grammar; one layer, so that a depth gate has nothing to do."""
-    chosen = [c for c in CELLS if not c.below]
+    """Every cell on the embedded grammar: one layer, or two of a cell that has a depth gate."""
     trials: dict[str, list[Trial]] = {}
     with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("", total=len(chosen) * args.trials)
-        for cell in chosen:
+        task = progress.add_task("", total=len(CELLS) * args.trials)
+        for cell in CELLS:
             progress.update(task, description=cell.name)
             trials[cell.name] = []
             for seed in range(args.trials):

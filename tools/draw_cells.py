@@ -188,6 +188,48 @@ def draw_rnn(axes: Any, title: str, recurrent: str) -> None:
     arrow(axes, (4.6, 3.4), (6.6, 3.4))
 
 
+def draw_clockwork(axes: Any, title: str) -> None:
+    """Groups of units, and which sees which."""
+    frame(axes, title)
+    at: list[Point] = [(0.2, 2.3), (2.4, 2.3), (4.6, 2.3)]
+    node(axes, (2.4, -0.4), "x", STATE)
+    for centre, label in zip(at, ("1", "2", "4"), strict=True):
+        node(axes, centre, f"h, every\n{label} step{'s' * (label > '1')}", GATE, 0.75)
+        arrow(axes, (2.4, -0.4), (centre[0], centre[1] - 0.4))
+    for slow, fast in ((1, 0), (2, 1)):
+        arrow(axes, (at[slow][0] - 0.5, 2.3), (at[fast][0] + 0.5, 2.3))
+    arrow(axes, (4.6, 2.7), (0.2, 2.7), 0.35)
+    axes.text(2.4, 3.75, "U ·", fontsize=8, ha="center")
+    axes.text(3.65, 0.45, "W ·", fontsize=8)
+    axes.text(5.8, 2.2, "...", fontsize=12)
+
+
+def draw_layer_norm(axes: Any, title: str) -> None:
+    """What goes into the gates, and, of the LSTM, from c to h."""
+    frame(axes, title)
+    for state, at, product in (("x", 0.2, "W ·"), ("h", 2.6, "U ·")):
+        node(axes, (at, -0.4), state, STATE)
+        node(axes, (at, 1.2), "norm", GATE, 0.42)
+        arrow(axes, (at, -0.4), (at, 1.2))
+        axes.text(at + 0.15, 0.25, product, fontsize=8)
+        arrow(axes, (at, 1.2), (1.4, 2.3))
+    node(axes, (1.4, 2.3), "+")
+    node(axes, (1.4, 3.4), "gates", GATE, 0.45)
+    arrow(axes, (1.4, 2.3), (1.4, 3.4))
+    node(axes, (3.6, 3.4), "c'", STATE)
+    arrow(axes, (1.4, 3.4), (3.6, 3.4))
+    node(axes, (5.0, 3.4), "norm", GATE, 0.42)
+    node(axes, (6.5, 3.4), "tanh", GATE, 0.38)
+    arrow(axes, (3.6, 3.4), (5.0, 3.4))
+    arrow(axes, (5.0, 3.4), (6.5, 3.4))
+    node(axes, (6.5, 2.3), "×")
+    arrow(axes, (6.5, 3.4), (6.5, 2.3))
+    arrow(axes, (1.4, 3.4), (6.5, 2.3), 0.15)
+    axes.text(4.6, 2.05, "o", fontsize=8)
+    node(axes, (6.5, 1.2), "h'", STATE)
+    arrow(axes, (6.5, 2.3), (6.5, 1.2))
+
+
 LSTMS = [
     Lstm("LSTM"),
     Lstm("no forget gate (1997)", "igo"),
@@ -204,7 +246,7 @@ LSTMS = [
 
 
 def main() -> None:
-    figure, all_axes = plt.subplots(5, 3, figsize=(10, 12))
+    figure, all_axes = plt.subplots(6, 3, figsize=(10, 14.4))
     panels = iter(all_axes.flat)
     for spec in LSTMS:
         draw_lstm(next(panels), spec)
@@ -212,6 +254,10 @@ def main() -> None:
     draw_gru(next(panels), "GRU, reset before", False)
     draw_rnn(next(panels), "simple RNN", "U ·")
     draw_rnn(next(panels), "IndRNN", "u *")
+    draw_clockwork(next(panels), "clockwork RNN")
+    draw_layer_norm(next(panels), "layer-normalised LSTM")
+    for empty in panels:
+        empty.axis("off")
     figure.tight_layout()
     path = Path(__file__).parent.parent / "docs" / "cells.png"
     figure.savefig(path, dpi=90)

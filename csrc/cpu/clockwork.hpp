@@ -304,6 +304,7 @@ struct ClockworkBatched : Batched<T> {
 
   void input_gradient() {
     const Span steps = Base::share(p.seq_len * p.batch);
+    if (steps.size() <= 0) return;
     std::memset(g.dx + steps.first * p.input, 0, static_cast<std::size_t>(steps.size() * p.input) * sizeof(T));
     for (int64_t first = steps.first; first < steps.last; first += kRowBlock) {
       const int64_t last = first + kRowBlock < steps.last ? first + kRowBlock : steps.last;

@@ -47,8 +47,11 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   std::mt19937 rng(1);
   const auto x = random<T>(rng, n.T * n.B * n.I), dy = random<T>(rng, n.T * n.B * n.H);
   const auto below = random<T>(rng, n.T * n.B * n.H);
-  std::vector<int64_t> lengths(static_cast<std::size_t>(n.B));
-  for (int64_t b = 0; b < n.B; ++b) lengths[static_cast<std::size_t>(b)] = (b * 7 + 3) % (n.T + 1);
+  std::vector<int64_t> lengths(static_cast<std::size_t>(n.B)), start = lengths;
+  for (int64_t b = 0; b < n.B; ++b) {
+    lengths[static_cast<std::size_t>(b)] = (b * 7 + 3) % (n.T + 1);
+    start[static_cast<std::size_t>(b)] = b % 3;
+  }
 
   auto y = unwritten<T>(n.T * n.B * n.H);
   Array<T> state0[kMaxStates], state_n[kMaxStates], dstate0[kMaxStates];
@@ -59,6 +62,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   p.hidden = n.H;
   p.reverse = reverse;
   p.lengths = with_lengths ? lengths.data() : nullptr;
+  p.start = with_lengths ? start.data() : nullptr;
   p.x = x.data();
   p.y = y.data();
   auto c = unwritten<T>(n.T * n.B * n.H), dbelow = c;
