@@ -13,6 +13,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +41,14 @@ def runs(cell: Cell, problem: Problem) -> dict[str, Callable[[], Any]]:
     arrays = {name: np.array(a) for name, a in problem.w.arrays().items() if a is not None}
     B, I, H = problem.x.shape[1], problem.w.input_size, problem.w.hidden_size
     x, dy = np.ascontiguousarray(problem.x[..., :I]), np.ascontiguousarray(problem.dy[..., :H])
+    weights = cell.weights
+    if cell.clocked:  # that of the tests makes a mask each time
+        clocks = {"periods": problem.w.periods, "nonlinearity": problem.w.nonlinearity}
+        weights = partial(fusedrnn.ClockworkRNNWeights, **clocks)
     inputs = (np.ones((len(x), B, H), x.dtype),) if cell.below else ()
 
     def train() -> Any:
-        out, reserve = forward(x, cell.weights(**arrays), *inputs)
+        out, reserve = forward(x, weights(**arrays), *inputs)
         return out, backward(reserve, dy)
 
     return {"infer": lambda: infer(x, problem.w, *inputs), "train": train}

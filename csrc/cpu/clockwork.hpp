@@ -349,10 +349,28 @@ struct ClockworkBatched : Batched<T> {
     } while (from < end);
   }
 
+  // Where the part-th of so many parts of the units begins, each of which sums over as many steps of units.
+  int64_t cut(int part, int parts) const {
+    const Clock* const clocks = p.weights.clocks;
+    const auto cost = [](const Clock& c) {
+      return static_cast<double>(c.last - c.first) / static_cast<double>(c.period);
+    };
+    double left = 0;
+    for (int i = 0; i < p.weights.clock_count; ++i) left += cost(clocks[i]);
+    left *= static_cast<double>(part) / parts;
+    for (int i = 0; i < p.weights.clock_count && part < parts; ++i) {
+      const double here = cost(clocks[i]);
+      if (left < here) return clocks[i].first + static_cast<int64_t>(left * static_cast<double>(clocks[i].period));
+      left -= here;
+    }
+    return p.hidden;
+  }
+
   void weight_gradients() {
+    const Span mine{cut(w.index, w.count), cut(w.index + 1, w.count)};
     for (int i = 0; i < p.weights.clock_count; ++i) {
       const Clock& clock = p.weights.clocks[i];
-      const Span mine = Base::share(clock.last - clock.first), units{clock.first + mine.first, clock.first + mine.last};
+      const Span units = both({clock.first, clock.last}, mine);
       if (units.size() <= 0) continue;
       weight_gradients_of(clock, units);
       for (int64_t unit = units.first; unit < units.last; ++unit) {
