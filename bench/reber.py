@@ -145,10 +145,12 @@ class Network:
         y, reserves = self.forward(string.x, "_forward")
         h = y[:, 0]
         logits = h @ w_out.T + b_out
-        p = np.exp(logits - logits.max(axis=1, keepdims=True))
-        p /= p.sum(axis=1, keepdims=True)
+        logits -= logits.max(axis=1, keepdims=True)
+        p = np.exp(logits)
+        total = p.sum(axis=1, keepdims=True)
+        p /= total
         target, steps = string.symbols[1:], np.arange(len(h))
-        loss = -np.log(p[steps, target]).mean()
+        loss = (np.log(total[:, 0]) - logits[steps, target]).mean()
         p[steps, target] -= 1
         gradients = self.backward(reserves, (p @ w_out)[:, None])
         optimiser.step([*gradients, p.T @ h, p.sum(axis=0)])
@@ -217,7 +219,8 @@ def print_table(console: Console, grammar: str, trials: dict[str, list[Trial]], 
         median = f"{np.median(done):,.0f}" if done else "-"
         most = f"{done[-1]:,}" if done else "-"
         seconds = f"{sum(t.seconds for t in runs):.0f}"
-        name = f"{op.upper() if op in PLAIN else op} ({runs[0].network.hidden} units)"
+        layers, hidden = len(runs[0].network.layers), runs[0].network.hidden
+        name = f"{op.upper() if op in PLAIN else op} ({f'{layers} layers of ' * (layers > 1)}{hidden} units)"
         successes = f"{len(done)} of {len(runs)}"
         table.add_row(name, str(runs[0].network.size()), successes, median, most, seconds)
     if grammar == "embedded":

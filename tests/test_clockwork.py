@@ -9,6 +9,7 @@ import pytest
 
 import fusedrnn
 from cases import CELLS, DTYPES, Array, assert_same_bits, make_problem, named, tolerance
+from fusedrnn import _core
 
 PERIODS = (1, 2, 2, 3, 6)
 SIZE = 7  # units in a group: most vectors hold units of two clocks
@@ -36,6 +37,33 @@ def test_units_keep_still_between_ticks(dtype: str, rng: np.random.Generator) ->
         for t in range(13):
             same = np.array_equal(y[t, :, units], before[t, :, units])
             assert same == ((t + 1) % period != 0), f"group {group}, step {t + 1}"
+
+
+@dtypes
+@pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
+def test_many_clocks_in_a_vector(dtype: str, reverse: bool, rng: np.random.Generator) -> None:
+    """A unit for each clock: against the reference, and the same bits from all ISAs and schedules."""
+    H = 19
+    w = weights(dtype, rng, tuple(range(1, H + 1)), 1)
+    w64 = fusedrnn.ClockworkRNNWeights(*(a.astype("f8") for a in w.arrays().values()), periods=w.periods)
+    x, h0 = rng.standard_normal((24, 3, 5)).astype(dtype), rng.standard_normal((3, H)).astype(dtype)
+    lengths = np.array([24, 7, 20])
+
+    def run(module: Any, w: Any, x: Array, h0: Array) -> tuple[Any, Any]:
+        out, reserve = module.clockwork_rnn_forward(x, w, h0, lengths=lengths, reverse=reverse)
+        return out, module.clockwork_rnn_backward(reserve, np.cos(out.y).astype(w.dtype), out.h_n)
+
+    got = run(fusedrnn, w, x, h0)
+    for a, b in zip(got, run(fusedrnn.reference, w64, x.astype("f8"), h0.astype("f8")), strict=True):
+        for (name, p), (_, q) in zip(named(a), named(b), strict=True):
+            np.testing.assert_allclose(p, q, rtol=0, atol=tolerance(dtype, 200, 24, 100), err_msg=name)
+    for isa in fusedrnn.available_isas():
+        fusedrnn.set_isa(isa)
+        for threads, schedule in ((1, "auto"), (3, "units"), (3, "rows")):
+            fusedrnn.set_num_threads(threads)
+            _core.set_schedule(schedule)
+            for a, b in zip(run(fusedrnn, w, x, h0), got, strict=True):
+                assert_same_bits(a, b, f"{isa}, {schedule}:")
 
 
 @dtypes

@@ -183,8 +183,8 @@ struct ClockworkBackward : Backward<T> {
     ticks = all_ticks(p, arena);
   }
 
-  // Of the rows that are active at time t; their number.
-  int64_t gather_rows(int64_t t) {
+  // The rows that are active at time t, whose gradients get dy.
+  void gather_rows(int64_t t) {
     const Span tiles{w.tile0, w.tile1};
     int64_t n = 0;
     for (int64_t row = w.row0; row < w.row1; ++row) {
@@ -197,7 +197,6 @@ struct ClockworkBackward : Backward<T> {
         (V::load(r.direct + unit, lanes) + V::load(r.dy + unit, lanes)).store(r.direct + unit, lanes);
       }
     }
-    return n;
   }
 
   void gather_ticking(int64_t index, int64_t t) {
