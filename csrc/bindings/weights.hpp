@@ -22,12 +22,12 @@ using std::int64_t;
 const CellFacts& facts_of(CellId cell) { return current_isa().kernels->facts[static_cast<int>(cell)]; }
 
 CellId cell_by_name(const std::string& name) {
-  std::string valid;
+  const CellFacts* const known = current_isa().kernels->facts;
   for (int i = 0; i < kCells; ++i) {
-    const char* known = facts_of(static_cast<CellId>(i)).name;
-    if (name == known) return static_cast<CellId>(i);
-    valid += (i ? ", '" : "'") + std::string(known) + "'";
+    if (name == known[i].name) return static_cast<CellId>(i);
   }
+  std::string valid;
+  for (int i = 0; i < kCells; ++i) valid += (i ? ", '" : "'") + std::string(known[i].name) + "'";
   throw py::value_error("cell: expected one of " + valid + ", got '" + name + "'");
 }
 

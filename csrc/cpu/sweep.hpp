@@ -140,6 +140,47 @@ struct BlockSweep {
       }
     }
   }
+
+  // The same for a few rows and so few tiles that one kernel does it all: steps that take no longer than what it takes
+  // to prepare them.
+  void run_once(std::int64_t row, std::int64_t rows, std::int64_t tile, int log) const {
+    const std::int64_t gates = op.gates, line = gates * V::width, width = line << log;
+    const Area area{row, rows, tile, std::int64_t{1} << log};
+    alignas(64) T sums[kMostSums * V::width];
+    Sums<const T> from_sums[kMaxGates];
+    Part<T> part;
+    part.weights = op.weights + tile * op.tile_stride;
+    part.tile_stride = op.tile_stride;
+    part.depth = op.depth;
+    if constexpr (Op::kFills) {
+      for (std::int64_t g = 0; g < gates; ++g) from_sums[g] = {sums + g * V::width, width, line};
+      op.fill(area, sums);
+      part.from = from_sums;
+      part.from_row = part.from_tile = 0;
+    } else {
+      part.from = op.from;
+      part.from_row = row;
+      part.from_tile = tile;
+    }
+    if constexpr (Op::kColumns) {
+      part.columns = op.columns(row, 0);
+      part.column_stride = op.column_stride;
+    } else {
+      part.sources = op.sources(row);
+      part.source_stride = op.source_stride;
+      part.source_offset = op.source_offset;
+    }
+    if constexpr (Op::kDirect) {
+      part.to = op.to;
+      part.to_row = row;
+      part.to_tile = tile;
+    } else {
+      part.to = {sums, width, line};
+      part.to_row = part.to_tile = 0;
+    }
+    kernels_of<T, Op::kColumns>(static_cast<int>(gates))[rows - 1].by_tiles[0][log](part);
+    if constexpr (!Op::kDirect) op.end(area, sums);
+  }
 };
 
 // Runs the Op over rows x tiles, in an order in which weights stay in L1 while rows pass over them. Whoever sweeps the
@@ -153,6 +194,11 @@ void sweep(const Op& op, Span rows, Span tiles, bool backwards = false) {
   const std::int64_t bytes = tiles.size() * op.depth * op.gates * Vec<T>::width * static_cast<std::int64_t>(sizeof(T));
   const BlockSweep<Op> block{op, groups, bytes > kNearBytes};
   const int widest = kPlans.log_tiles[op.gates][groups.rows(0)];
+  if (groups.count == 1 && !block.fetch && (tiles.size() & (tiles.size() - 1)) == 0 && tiles.size() <= 1 << widest) {
+    int log = 0;
+    while (1 << log < tiles.size()) ++log;
+    return block.run_once(rows.first, rows.size(), tiles.first, log);
+  }
   const std::int64_t whole = tiles.size() >> widest, tail = tiles.first + (whole << widest);
 
   const auto run_tiles = [&](std::int64_t tile, int log, std::int64_t after) {

@@ -37,6 +37,8 @@ def require_reserve(reserve: Reserve, cell: str) -> None:
 
 def extra_gradients(reserve: Reserve, gradients: list[Any]) -> dict[str, Any]:
     """Those of a cell's weights beyond the common ones, by name."""
+    if not gradients:
+        return {}
     w: Weights = reserve.weights
     return {f"d{name}": gradient for name, gradient in zip(w._extras, gradients, strict=True)}
 

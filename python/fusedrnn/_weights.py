@@ -64,6 +64,7 @@ LSTM_GATES = {
     "no_output_activation": "ifgo",
     "coupled": "fgo",
 }
+LSTM_VARIANTS = tuple(LSTM_GATES)
 
 
 class LSTMWeights(Weights):
@@ -111,11 +112,14 @@ class LSTMWeights(Weights):
         peephole_f: Array | None = None,
         peephole_o: Array | None = None,
     ) -> None:
-        one_of("variant", variant, tuple(LSTM_GATES))
-        given = {"peephole_i": peephole_i, "peephole_f": peephole_f, "peephole_o": peephole_o}
+        one_of("variant", variant, LSTM_VARIANTS)
         cell = "lstm" if variant == "plain" else f"lstm_{variant}"
-        cell, named = _peepholes(cell, variant, {k: p for k, p in given.items() if p is not None})
         self._variant = variant
+        if peephole_i is peephole_f is peephole_o is None:
+            super().__init__(cell, weight_ih, weight_hh, bias_ih, bias_hh)
+            return
+        given = {"peephole_i": peephole_i, "peephole_f": peephole_f, "peephole_o": peephole_o}
+        cell, named = _peepholes(cell, variant, {k: p for k, p in given.items() if p is not None})
         self._extras = tuple(named)
         self._are_blocks = "matrix" in cell
         arrays = [(name, 1, array) for name, array in named.items()]
@@ -138,8 +142,6 @@ class LSTMWeights(Weights):
 
 def _peepholes(cell: str, variant: str, given: dict[str, Array]) -> tuple[str, dict[str, Array | None]]:
     """The native cell for these peepholes, and the arrays that it takes, in its order."""
-    if not given:
-        return cell, {}
     names = [f"peephole_{gate}" for gate in "ifo" if gate in LSTM_GATES[variant]]
     for name in given:
         if name not in names:
