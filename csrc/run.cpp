@@ -112,6 +112,7 @@ struct ClockCuts {
     return sum;
   }
   int64_t operator()(int64_t tiles, int64_t part, int64_t parts) const {
+    if (part == 0 || part == parts) return part == 0 ? 0 : tiles;
     double all = 0, before = 0;
     for (int64_t tile = 0; tile < tiles; ++tile) all += cost(tile);
     int64_t tile = 0;

@@ -39,9 +39,8 @@
 //     kDirect            whether backward uses `direct`
 //     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step; the
 //                        gradient of that is dc_given
-//     kClocked           whether units take part in some steps only, as clocks say that come with the weights; of cells
-//     with
-//                        one state, one product and one slot
+//     kClocked           whether units take part in some steps only, as the weights' clocks say; for cells with one
+//                        state, one product and one slot
 //     split(g)           gate g's input part and recurrent part stay apart (each with its own bias)
 //     carried(k)         slot k is read by a later phase, or by the next step, so inference needs it too
 //     kInputColumn       the slots that hold the gradients which the input sees begin here: one for each gate,
