@@ -56,6 +56,16 @@ void over_tiles(int64_t tiles, std::size_t bytes, Pack&& pack) {
 
 }  // namespace
 
+std::vector<Clock> clocks_of(const std::vector<int64_t>& periods, int64_t hidden) {
+  std::vector<Clock> clocks;
+  for (std::size_t i = 0; i < periods.size(); ++i) {
+    const auto size = hidden / static_cast<int64_t>(periods.size()), first = static_cast<int64_t>(i) * size;
+    if (i == 0 || periods[i] != periods[i - 1]) clocks.push_back({first, first, periods[i]});
+    clocks.back().last += size;
+  }
+  return clocks;
+}
+
 template <class T>
 Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArrays<T>& from)
     : cell_(cell), input_(input), hidden_(hidden), arrays_{} {
@@ -70,13 +80,7 @@ Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArra
     const int64_t size = f.matrix_gates[m] * hidden * f.matrix_depth[m] * hidden;
     arrays_.matrix[m] = copy_to(*buffer++, from.matrix[m], size);
   }
-  const int64_t size = from.groups > 0 ? hidden / from.groups : 0;
-  for (int64_t i = 0; i < from.groups; ++i) {
-    if (!clocks_.empty() && clocks_.back().period == from.periods[i])
-      clocks_.back().last += size;
-    else
-      clocks_.push_back({i * size, (i + 1) * size, from.periods[i]});
-  }
+  arrays_.clocks = from.clocks;
 }
 
 template <class T>
@@ -183,8 +187,8 @@ PackedWeights<T> Weights<T>::packed(const Isa& isa, bool with_backward) const {
   if (with_backward && !pack.backward.data()) pack_backward(*isa.kernels, pack);
   pack.view.vectors = arrays_.vectors;
   pack.view.epsilon = arrays_.epsilon;
-  pack.view.clocks = clocks_.data();
-  pack.view.clock_count = static_cast<int>(clocks_.size());
+  pack.view.clocks = arrays_.clocks.data();
+  pack.view.clock_count = static_cast<int>(arrays_.clocks.size());
   return pack.view;
 }
 

@@ -21,11 +21,11 @@ struct WeightArrays {
   const T *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
   const T* vectors;               // (vectors, H)
   T epsilon;                      // what normalisation adds to a variance
-  // Clocks of cells that have them, one for each of so many groups of H / groups units: positive, none smaller than the
-  // one before. What a unit would see of a group with a smaller period is not read.
-  const std::int64_t* periods;
-  int groups;
+  std::vector<Clock> clocks;      // of cells that have them; what a unit would see of a faster clock is not read
 };
+
+// Those of groups of equal size with these periods, which are positive and do not fall: one for each different period.
+std::vector<Clock> clocks_of(const std::vector<std::int64_t>& periods, std::int64_t hidden);
 
 template <class T>
 class Weights {
@@ -54,8 +54,7 @@ class Weights {
   CellId cell_;
   std::int64_t input_, hidden_;
   Buffer buffers_[4 + kMaxMatrices];
-  WeightArrays<T> arrays_;  // lies in buffers_
-  std::vector<Clock> clocks_;
+  WeightArrays<T> arrays_;  // its pointers are to buffers_
   mutable std::mutex mutex_;
   mutable Pack packs_[kMaxIsas];
 };

@@ -27,19 +27,25 @@ const char* state_symbols(int units) {
   return units == 1 ? "(batch_size, hidden_size)" : "(batch_size, 3*hidden_size)";
 }
 
-// (B,) int64 in 0..T, copied: the caller's array may change while the GIL is released.
-std::vector<int64_t> read_lengths(py::handle h, const Sizes& n) {
-  require_array("lengths", h);
-  if (!has_dtype(h, py::dtype::of<std::int64_t>().num())) fail_dtype("lengths", "int64", h);
-  require_shape("lengths", "(batch_size,)", {n.batch}, h);
+// (B,) int64, copied: the caller's array may change while the GIL is released.
+std::vector<int64_t> read_per_row(const char* what, int64_t batch, py::handle h) {
+  require_array(what, h);
+  if (!has_dtype(h, py::dtype::of<std::int64_t>().num())) fail_dtype(what, "int64", h);
+  require_shape(what, "(batch_size,)", {batch}, h);
   const auto in = contiguous<int64_t>(h);
-  for (int64_t i = 0; i < n.batch; ++i) {
-    if (in.data[i] < 0 || in.data[i] > n.seq_len) {
+  return {in.data, in.data + batch};
+}
+
+// In 0..T.
+std::vector<int64_t> read_lengths(py::handle h, const Sizes& n) {
+  std::vector<int64_t> lengths = read_per_row("lengths", n.batch, h);
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    if (lengths[i] < 0 || lengths[i] > n.seq_len) {
       throw py::value_error("lengths: expected values in 0..seq_len = 0.." + std::to_string(n.seq_len) + ", got " +
-                            std::to_string(in.data[i]) + " at index " + std::to_string(i));
+                            std::to_string(lengths[i]) + " at index " + std::to_string(i));
     }
   }
-  return {in.data, in.data + n.batch};
+  return lengths;
 }
 
 // How many steps each row's clocks have counted: an int for all rows, or (B,) int64. Empty for None.
@@ -48,16 +54,16 @@ std::vector<int64_t> read_start(const PyWeights& w, int64_t batch, py::handle h)
   if (!w.facts().clocked) {
     throw py::value_error(std::string("start: expected None for cell '") + w.facts().name + "', got " + type_name(h));
   }
-  const auto require_steps = [](bool valid, py::handle got) {
-    if (!valid) throw py::value_error("start: expected values in 0..2**62, got " + py::str(got).cast<std::string>());
-  };
   const auto valid = [](int64_t steps) { return steps >= 0 && steps <= kMostSteps; };
+  const auto fail = [](const std::string& got) {
+    throw py::value_error("start: expected values in 0..2**62, got " + got);
+  };
   if (py::isinstance<py::array>(h)) {
-    if (!has_dtype(h, py::dtype::of<std::int64_t>().num())) fail_dtype("start", "int64", h);
-    require_shape("start", "(batch_size,)", {batch}, h);
-    const auto in = contiguous<int64_t>(h);
-    for (int64_t i = 0; i < batch; ++i) require_steps(valid(in.data[i]), py::int_(in.data[i]));
-    return {in.data, in.data + batch};
+    std::vector<int64_t> start = read_per_row("start", batch, h);
+    for (const int64_t steps : start) {
+      if (!valid(steps)) fail(std::to_string(steps));
+    }
+    return start;
   }
   if (PyBool_Check(h.ptr()) || !PyIndex_Check(h.ptr())) {
     throw py::type_error("start: expected int or numpy.ndarray, got " + type_name(h));
@@ -66,7 +72,7 @@ std::vector<int64_t> read_start(const PyWeights& w, int64_t batch, py::handle h)
   if (!index) throw py::error_already_set();
   int overflow = 0;
   const int64_t steps = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-  require_steps(overflow == 0 && valid(steps), index);
+  if (overflow != 0 || !valid(steps)) fail(py::str(index).cast<std::string>());
   return std::vector<int64_t>(static_cast<std::size_t>(batch), steps);
 }
 

@@ -153,20 +153,16 @@ void check_periods(const PyWeights& w) {
 
 // A unit sees no group with a shorter period than its own.
 template <class T>
-void check_unseen(const PyWeights& w, const T* weight_hh) {
-  const int64_t size = w.periods.empty() ? w.hidden : w.hidden / static_cast<int64_t>(w.periods.size());
-  int64_t seen = 0;  // from this unit on
-  for (int64_t unit = 0; unit < w.hidden; ++unit) {
-    if (unit % size == 0 && unit > 0) {
-      const auto group = static_cast<std::size_t>(unit / size);
-      if (w.periods[group] > w.periods[group - 1]) seen = unit;
-    }
-    for (int64_t k = 0; k < seen; ++k) {
-      const T v = weight_hh[unit * w.hidden + k];
-      if (v == T(0)) continue;
-      throw py::value_error("weight_hh: expected zeros where a unit would see a group with a shorter period, got " +
-                            py::str(py::float_(v)).cast<std::string>() + " at index (" + std::to_string(unit) + ", " +
-                            std::to_string(k) + ")");
+void check_unseen(const std::vector<Clock>& clocks, int64_t hidden, const T* weight_hh) {
+  for (const Clock& clock : clocks) {
+    for (int64_t unit = clock.first; unit < clock.last; ++unit) {
+      for (int64_t k = 0; k < clock.first; ++k) {
+        const T v = weight_hh[unit * hidden + k];
+        if (v == T(0)) continue;
+        throw py::value_error("weight_hh: expected zeros where a unit would see a group with a shorter period, got " +
+                              py::str(py::float_(v)).cast<std::string>() + " at index (" + std::to_string(unit) + ", " +
+                              std::to_string(k) + ")");
+      }
     }
   }
 }
@@ -187,11 +183,14 @@ void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle we
   const auto all_vectors = read_vectors<T>(w, vectors);
   const auto matrices = read_matrices<T>(w, blocks);
   check_periods(w);
-  if (!w.periods.empty()) check_unseen(w, in_hh.data);
-  WeightArrays<T> arrays{in_ih.data,       {in_hh.data},
-                         in_bih.data,      in_bhh.data,
-                         nullptr,          static_cast<T>(epsilon),
-                         w.periods.data(), static_cast<int>(w.periods.size())};
+  WeightArrays<T> arrays{in_ih.data,
+                         {in_hh.data},
+                         in_bih.data,
+                         in_bhh.data,
+                         nullptr,
+                         static_cast<T>(epsilon),
+                         clocks_of(w.periods, w.hidden)};
+  check_unseen(arrays.clocks, w.hidden, in_hh.data);
   for (std::size_t m = 0; m < matrices.size(); ++m) arrays.matrix[m + 1] = matrices[m].data();
   if (!all_vectors.empty()) arrays.vectors = all_vectors.data();
   slot = std::make_unique<Weights<T>>(w.cell, w.input, w.hidden, arrays);

@@ -123,9 +123,9 @@ Weights<T> make_weights(CellId cell, const Sizes& n) {
   const auto w_ih = random<T>(rng, f.gates * n.H * n.I), b = random<T>(rng, f.gates * n.H);
   const auto vectors = random<T>(rng, f.vectors * n.H);
   Array<T> matrix[kMaxMatrices];
-  const int64_t periods[] = {1, 2, 2, 5};
-  const int groups = !f.clocked ? 0 : n.H % 4 == 0 ? 4 : n.H % 3 == 0 ? 3 : 1;
-  WeightArrays<T> arrays{w_ih.data(), {}, b.data(), b.data(), vectors.data(), T(0.1), periods, groups};
+  std::vector<int64_t> periods = {1, 2, 2, 5};
+  periods.resize(!f.clocked ? 0 : n.H % 4 == 0 ? 4 : n.H % 3 == 0 ? 3 : 1);
+  WeightArrays<T> arrays{w_ih.data(), {}, b.data(), b.data(), vectors.data(), T(0.1), clocks_of(periods, n.H)};
   for (int m = 0; m < f.matrices; ++m) {
     matrix[m] = random<T>(rng, f.matrix_gates[m] * n.H * f.matrix_depth[m] * n.H);
     arrays.matrix[m] = matrix[m].data();
