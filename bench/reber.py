@@ -77,7 +77,7 @@ class Layer:
         for name, parameter in zip(self.names, self.parameters, strict=True):
             if name.startswith("gain"):  # of a normalisation
                 parameter[...] = 1
-        gates = "ifgod" if self.cell.below else getattr(self.weights(), "gates", "")
+        gates = getattr(self.weights(), "gates", "")
         if "f" in gates:  # forget gates begin open (Gers et al. 2000)
             at = gates.index("f") * self.units
             self.parameters[self.names.index("bias_ih")][at : at + self.units] += 1

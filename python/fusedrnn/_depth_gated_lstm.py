@@ -48,6 +48,11 @@ class DepthGatedLSTMWeights(Weights):
         vectors = [(name, 0, vector) for name, vector in zip(self._extras, given, strict=True)]
         super().__init__("depth_gated_lstm", weight_ih, weight_hh, bias_ih, bias_hh, vectors)
 
+    @property
+    def gates(self) -> str:
+        """The gates in the order in which they are stacked."""
+        return "ifgod"
+
     peephole_i = Extra()
     peephole_f = Extra()
     peephole_o = Extra()
