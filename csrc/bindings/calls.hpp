@@ -40,6 +40,7 @@ struct PyReserve {
   std::atomic<bool> used{false};
   std::string dtype;
   Sizes n;
+  py::object device;  // fusedrnn._cuda's reserve, in place of f32 and f64
 };
 
 // The outputs of a sequence, of which `p` gets the pointers: y, the last states, and c of every step for cells that
@@ -145,6 +146,10 @@ struct WeightGradients {
   }
 };
 
+[[noreturn]] void fail_used() {
+  throw py::value_error("reserve: expected one that no backward has used, got one that has been used");
+}
+
 // dx, the gradients of the initial states, dweight_ih, dweight_hh, dbias_ih, dbias_hh, those of vectors and blocks,
 // and, for cells that read c of the layer below, that of c_below.
 template <class T>
@@ -184,9 +189,7 @@ py::list backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, con
   Problem<T> p = kept.call.problem();
   p.slots = kept.slots.template as<T>();
   p.h = data_of(kept.y);
-  if (reserve.used.exchange(true)) {
-    throw py::value_error("reserve: expected one that no backward has used, got one that has been used");
-  }
+  if (reserve.used.exchange(true)) fail_used();
   try {
     py::gil_scoped_release release;
     run_backward(*kept.call.weights, p, g);
@@ -206,6 +209,15 @@ py::list backward_any(py::handle h, py::handle dy, const py::tuple& dstates, py:
     throw py::type_error("reserve: expected a Reserve, as forward returns it, got " + type_name(h));
   }
   auto& reserve = h.cast<PyReserve&>();
+  if (reserve.device) {
+    if (reserve.used.exchange(true)) fail_used();
+    try {
+      return py::list(reserve.device.attr("backward")(dy, dstates, dc));
+    } catch (...) {
+      reserve.used = false;  // nothing has been launched
+      throw;
+    }
+  }
   return reserve.f32 ? backward(reserve, *reserve.f32, dy, dstates, dc)
                      : backward(reserve, *reserve.f64, dy, dstates, dc);
 }
@@ -261,6 +273,35 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
   py::tuple all(static_cast<std::size_t>(w.states));
   for (int s = 0; s < w.states; ++s) all[static_cast<std::size_t>(s)] = std::move(results[s]);
   return std::move(all);
+}
+
+// Calls on weights that lie on a GPU are fusedrnn._cuda's: see there.
+bool on_device(py::handle w) { return static_cast<bool>(weights_of(w).device); }
+
+py::tuple infer_on_device(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse) {
+  return weights_of(w).device.attr("infer")(x, states, lengths, reverse);
+}
+
+py::tuple forward_on_device(py::handle w, py::handle x, const py::tuple& states, py::handle lengths,
+                            py::handle reverse) {
+  const PyWeights& weights = weights_of(w);
+  const py::tuple out = weights.device.attr("forward")(w, x, states, lengths, reverse);
+  const py::object kept = out[out.size() - 1];
+  auto reserve = std::make_unique<PyReserve>();
+  reserve->cell = weights.cell;
+  reserve->nbytes = kept.attr("nbytes").cast<std::size_t>();
+  reserve->dtype = py::str(kept.attr("dtype"));
+  reserve->n = {kept.attr("seq_len").cast<int64_t>(), kept.attr("batch_size").cast<int64_t>(), weights.input,
+                weights.hidden};
+  reserve->device = kept;
+  py::tuple all(out.size());
+  for (std::size_t i = 0; i + 1 < out.size(); ++i) all[i] = out[i];
+  all[out.size() - 1] = py::cast(std::move(reserve));
+  return all;
+}
+
+py::object step_on_device(py::handle w, py::handle x, const py::tuple& states, const py::tuple& out) {
+  return weights_of(w).device.attr("step")(x, states, out);
 }
 
 // f32(...) or f64(...), by the dtype of the weights.

@@ -10,6 +10,7 @@
 #include "../run.hpp"
 #include "arrays.hpp"
 #include "calls.hpp"
+#include "cuda.hpp"
 #include "probe.hpp"
 #include "weights.hpp"
 
@@ -53,32 +54,38 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       .def(py::init(&make_weights), py::arg("cell"), py::arg("weight_ih"), py::arg("weight_hh"), py::arg("bias_ih"),
            py::arg("bias_hh"), py::arg("vectors") = py::list(), py::arg("blocks") = py::list(),
            py::arg("epsilon") = 0.0, py::arg("periods") = std::vector<int64_t>())
+      .def(py::init(&make_device_weights), py::arg("cell"), py::arg("input_size"), py::arg("hidden_size"),
+           py::arg("device"))
       .def_property_readonly("cell", [](const PyWeights& w) { return facts_of(w.cell).name; })
       .def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
       .def_property_readonly("hidden_size", [](const PyWeights& w) { return w.hidden; })
-      .def_property_readonly("dtype", [](const PyWeights& w) { return py::dtype(w.f32 ? "float32" : "float64"); })
+      .def_property_readonly("dtype",
+                             [](const PyWeights& w) -> py::object {
+                               if (w.device) return w.device.attr("dtype");
+                               return py::dtype(w.f32 ? "float32" : "float64");
+                             })
       .def_property_readonly("weight_ih",
                              [](H self) {
-                               return snapshot(self, [&](auto& w, auto& s) {
+                               return snapshot(self, "weight_ih", [&](auto& w, auto& s) {
                                  return view(self, s.arrays().weight_ih, {w.gates * w.hidden, w.input});
                                });
                              })
       .def_property_readonly("weight_hh",
                              [](H self) {
-                               return snapshot(self, [&](auto& w, auto& s) {
+                               return snapshot(self, "weight_hh", [&](auto& w, auto& s) {
                                  return view(self, s.arrays().matrix[0],
                                              {w.facts().recurrent_gates * w.hidden, w.hidden});
                                });
                              })
       .def_property_readonly("bias_ih",
                              [](H self) {
-                               return snapshot(self, [&](auto& w, auto& s) {
+                               return snapshot(self, "bias_ih", [&](auto& w, auto& s) {
                                  return view(self, s.arrays().bias_ih, {w.gates * w.hidden});
                                });
                              })
       .def_property_readonly("bias_hh",
                              [](H self) {
-                               return snapshot(self, [&](auto& w, auto& s) {
+                               return snapshot(self, "bias_hh", [&](auto& w, auto& s) {
                                  return view(self, s.arrays().bias_hh, {w.facts().recurrent_gates * w.hidden});
                                });
                              })
@@ -89,9 +96,17 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   py::class_<PyReserve>(m, "Reserve",
                         "What forward keeps for backward. Backward uses it up: its memory becomes gradients.")
       .def_property_readonly(
-          "weights", [](const PyReserve& r) { return r.f32 ? r.f32->call.weights_object : r.f64->call.weights_object; })
+          "weights",
+          [](const PyReserve& r) -> py::object {
+            if (r.device) return r.device.attr("weights_object");
+            return r.f32 ? r.f32->call.weights_object : r.f64->call.weights_object;
+          })
       .def_property_readonly("cell", [](const PyReserve& r) { return facts_of(r.cell).name; })
-      .def_property_readonly("dtype", [](const PyReserve& r) { return py::dtype(r.dtype); })
+      .def_property_readonly("dtype",
+                             [](const PyReserve& r) -> py::object {
+                               if (r.device) return r.device.attr("dtype");
+                               return py::dtype(r.dtype);
+                             })
       .def_property_readonly("nbytes", [](const PyReserve& r) { return r.nbytes; })
       .def_property_readonly("used", [](const PyReserve& r) { return r.used.load(); })
       .def("__repr__", [](const PyReserve& r) {
@@ -104,6 +119,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "infer",
       [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below, H start) {
+        if (on_device(w)) return infer_on_device(w, x, states, lengths, reverse);
         return by_dtype(infer<float>, infer<double>, w, x, states, lengths, reverse, c_below, start);
       },
       py::arg("w"), py::arg("x"), py::arg("states"), py::arg("lengths"), py::arg("reverse"), py::arg("c_below"),
@@ -111,6 +127,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "forward",
       [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below, H start) {
+        if (on_device(w)) return forward_on_device(w, x, states, lengths, reverse);
         return by_dtype(forward<float>, forward<double>, w, x, states, lengths, reverse, c_below, start);
       },
       py::arg("w"), py::arg("x"), py::arg("states"), py::arg("lengths"), py::arg("reverse"), py::arg("c_below"),
@@ -119,10 +136,12 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "step",
       [](H w, H x, const py::tuple& states, const py::tuple& out, H c_below, H start) {
+        if (on_device(w)) return step_on_device(w, x, states, out);
         return by_dtype(step<float>, step<double>, w, x, states, out, c_below, start);
       },
       py::arg("w"), py::arg("x"), py::arg("states"), py::arg("out"), py::arg("c_below"), py::arg("start") = py::none(),
       py::pos_only());
+  bind_cuda(m);
   m.def("sigmoid", [](H x) { return activation(false, x); });
   m.def("tanh", [](H x) { return activation(true, x); });
 

@@ -48,6 +48,7 @@ struct PyWeights {
   std::vector<int64_t> periods;  // of cells with clocks
   std::unique_ptr<Weights<float>> f32;
   std::unique_ptr<Weights<double>> f64;
+  py::object device;  // fusedrnn._cuda's weights, in place of f32 and f64
 
   const CellFacts& facts() const { return facts_of(cell); }
   template <class T>
@@ -229,6 +230,18 @@ std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weig
   return w;
 }
 
+// Weights that lie on a GPU: `device` runs the calls, and has the arrays by name.
+std::unique_ptr<PyWeights> make_device_weights(const std::string& cell, int64_t input, int64_t hidden, py::object device) {
+  auto w = std::make_unique<PyWeights>();
+  w->cell = cell_by_name(cell);
+  w->gates = w->facts().gates;
+  w->states = w->facts().states;
+  w->input = input;
+  w->hidden = hidden;
+  w->device = std::move(device);
+  return w;
+}
+
 // A read-only view of the snapshot, which lives as long as the view does.
 template <class T>
 py::object view(py::handle self, const T* data, std::vector<py::ssize_t> shape) {
@@ -239,14 +252,17 @@ py::object view(py::handle self, const T* data, std::vector<py::ssize_t> shape) 
 }
 
 template <class Get>
-py::object snapshot(py::handle self, Get&& get) {
+py::object snapshot(py::handle self, const char* name, Get&& get) {
   const auto& w = self.cast<const PyWeights&>();
+  if (w.device) return w.device.attr("array")(name);
   return w.f32 ? get(w, *w.f32) : get(w, *w.f64);
 }
 
 // The k-th vector, or block of a matrix beyond weight_hh; None if it was not given.
 py::object vector_view(py::handle self, std::size_t k) {
-  return snapshot(self, [&](auto& w, auto& s) -> py::object {
+  const auto& all = self.cast<const PyWeights&>();
+  if (all.device) return all.device.attr("vector")(k);
+  return snapshot(self, "", [&](auto& w, auto& s) -> py::object {
     if (k >= w.vectors.size() || !w.vectors[k].given) return py::none();
     int64_t first = 0;
     for (std::size_t i = 0; i < k; ++i) first += w.vectors[i].gates;
@@ -255,7 +271,7 @@ py::object vector_view(py::handle self, std::size_t k) {
 }
 
 py::object block_view(py::handle self, std::size_t k) {
-  return snapshot(self, [&](auto& w, auto& s) -> py::object {
+  return snapshot(self, "", [&](auto& w, auto& s) -> py::object {
     py::object found = py::none();
     std::size_t i = 0;
     for_each_block(w, [&](const Named& block, int matrix, int gate, int64_t depth) {

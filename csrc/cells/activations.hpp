@@ -61,6 +61,25 @@ struct ExpConstants<double> {
   static constexpr double kHalf = 0.5;
 };
 
+// q(r) of sigmoid, and the one of tanh for half of r, from the coefficient of r^J on. A recursion: code for GPUs may read
+// elements of such tables as constants alone.
+template <class V, int J = 0>
+RNN_INLINE V sigmoid_q(V r) {
+  using C = ExpConstants<typename V::value_type>;
+  constexpr auto coefficient = C::kQ[J];
+  if constexpr (J < C::kDegree) return fma(sigmoid_q<V, J + 1>(r), r, V(coefficient));
+  return V(coefficient);
+}
+
+template <class V, int J = 0>
+RNN_INLINE V tanh_q(V r) {
+  using T = typename V::value_type;
+  using C = ExpConstants<T>;
+  constexpr T coefficient = C::kTanhQ[J] * T(2 << J);
+  if constexpr (J < C::kTanhDegree) return fma(tanh_q<V, J + 1>(r), r, V(coefficient));
+  return V(coefficient);
+}
+
 // With t = exp(-x): h = 1 / (1 + t). The rounding of 1 + t alone can cost an ulp, so the quotient's residual is added
 // back. Where t is cut off, 1 + t is 1, or the quotient is subnormal, which is to say 0.
 template <class V>
@@ -69,8 +88,7 @@ RNN_INLINE V sigmoid(V x) {
   const V one(1), y = min(V(C::kExpMost), max(V(-C::kExpMost), V(0) - x));
   const V magic = fma(y, V(C::kLog2e), V(C::kRoundMagic)), n = magic - V(C::kRoundMagic);
   const V r = fnma(n, V(C::kLn2Lo), fnma(n, V(C::kLn2Hi), y));
-  V q = V(C::kQ[C::kDegree]);
-  RNN_UNROLL for (int j = C::kDegree - 1; j >= 0; --j) q = fma(q, r, V(C::kQ[j]));
+  const V q = sigmoid_q(r);
   const V scale = V::exp2_int(magic), t = fma(scale, fma(r * r, q, r), scale);
   const V h = one / (one + t);
   return fma(fnma(h, t, one - h), h, h);
@@ -88,8 +106,7 @@ RNN_INLINE V tanh(V x) {
   const V half(C::kHalf), a = min(V(C::kTanhOne), abs(x));
   const V magic = fma(a, V(2 * C::kLog2e), V(-C::kHalf * C::kHalf)) + V(C::kRoundMagic), n = magic - V(C::kRoundMagic);
   const V r = fnma(n, V(C::kHalf * C::kLn2Lo), fnma(n, V(C::kHalf * C::kLn2Hi), a));
-  V q = V(C::kTanhQ[C::kTanhDegree] * T(2 << C::kTanhDegree));
-  RNN_UNROLL for (int j = C::kTanhDegree - 1; j >= 0; --j) q = fma(q, r, V(C::kTanhQ[j] * T(2 << j)));
+  const V q = tanh_q(r);
   const V scale = V::exp2_int(magic), m = fma(scale, fma(r * r, q, r), fma(scale, half, V(-C::kHalf)));
   const V h = m / (m + V(1)), rest = V(1) - h;
   return copysign(fma(fnma(h, m, m - h), rest * rest, h), x);

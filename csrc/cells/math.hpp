@@ -26,9 +26,14 @@
 #endif
 
 // gcc keeps an array of vectors in registers only if every index into it is a constant by the time it looks; this
-// pragma before a loop of constant length sees to that.
-#if defined(__GNUC__)
+// pragma before a loop of constant length sees to that. RNN_ROLLED keeps a loop short that nvcc would unroll.
+#if defined(__CUDACC__)
+#define RNN_UNROLL _Pragma("unroll")
+#define RNN_ROLLED _Pragma("unroll 1")
+#elif defined(__GNUC__)
 #define RNN_UNROLL _Pragma("GCC unroll 64")
+#define RNN_ROLLED
 #else
 #define RNN_UNROLL
+#define RNN_ROLLED
 #endif

@@ -6,7 +6,7 @@ Shapes: ``x (seq_len, batch_size, input_size)``, ``y (seq_len, batch_size, hidde
 ``r, z, n`` for GRU. All float32, or all float64.
 """
 
-from . import reference
+from . import cuda, reference
 from ._clockwork_rnn import (
     ClockworkRNNWeights,
     clockwork_rnn,
@@ -96,6 +96,7 @@ __all__ = [
     "clockwork_rnn_backward",
     "clockwork_rnn_cell",
     "clockwork_rnn_forward",
+    "cuda",
     "depth_gated_lstm",
     "depth_gated_lstm_backward",
     "depth_gated_lstm_cell",

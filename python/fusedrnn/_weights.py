@@ -1,4 +1,4 @@
-"""Weights of a cell: checked and copied once, packed for the CPU when first used."""
+"""Weights of a cell: checked and copied once, packed for the CPU or GPU when first used."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import _core
+from ._cuda_arrays import library_of
 from ._results import Array
 
 
@@ -20,6 +21,26 @@ class Weights(_core.Weights):
     _names: tuple[str, ...] = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     _extras: tuple[str, ...] = ()  # arrays beyond those, in the order of the native cell's
     _are_blocks = False  # whether those are matrices, not vectors of H
+
+    def __init__(
+        self,
+        cell: str,
+        weight_ih: Any,
+        weight_hh: Any,
+        bias_ih: Any,
+        bias_hh: Any,
+        *rest: Any,
+        **options: Any,
+    ) -> None:
+        library = library_of(weight_ih)
+        if library is None:
+            super().__init__(cell, weight_ih, weight_hh, bias_ih, bias_hh, *rest, **options)
+            return
+        from ._cuda import DeviceWeights  # loads nothing unless somebody has CUDA arrays
+
+        common = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        device = DeviceWeights(library, cell, common, rest[0] if rest else [])
+        super().__init__(cell, device.input_size, device.hidden_size, device)
 
     def arrays(self) -> dict[str, Array | None]:
         """The arrays by the names of the arguments that gave them; None for those that were not given."""

@@ -1,0 +1,187 @@
+// The native side of fusedrnn._cuda: the driver, plans and launches, on plain addresses. The Python layer has checked
+// arrays and allocated; addresses are on the device that it names.
+#pragma once
+
+#include <pybind11/stl.h>
+
+#include <cstddef>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../cuda/launch.hpp"
+#include "weights.hpp"
+
+namespace fusedrnn {
+namespace {
+
+using std::int64_t;
+
+constexpr const char* kFormatNames[cuda::kFormats] = {"float32", "tf32", "bfloat16", "float16"};
+
+cuda::Format format_by_name(const std::string& name) {
+  for (int i = 0; i < cuda::kFormats; ++i) {
+    if (name == kFormatNames[i]) return static_cast<cuda::Format>(i);
+  }
+  throw py::value_error("format: expected one of float32, tf32, bfloat16, float16, got '" + name + "'");
+}
+
+// What the Python layer needs to know of a cell.
+py::dict describe_cell(const std::string& name) {
+  const CellFacts& f = facts_of(cell_by_name(name));
+  const char* const places[] = {"h_prev", "c_prev", "slots_prev", "slots", "below", "one"};
+  py::list products, vectors, input_gates;
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    if (p.depth == 0) continue;
+    products.append(py::make_tuple(p.column, p.gates, f.block(p, 0), places[static_cast<int>(p.from)], p.slot));
+  }
+  for (int i = 0; i < f.vectors; ++i) {
+    vectors.append(py::make_tuple(f.vector[i].column, places[static_cast<int>(f.vector[i].from)], f.vector[i].slot));
+  }
+  for (int j = 0; j < f.gates; ++j) input_gates.append(f.user_gate[f.input_gates[j]]);
+  using namespace py::literals;
+  return py::dict("known"_a = cuda::knows(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
+                  "states"_a = f.states, "slots"_a = f.slots, "state_slot"_a = f.state_slot, "phases"_a = f.phases,
+                  "input_column"_a = f.input_column, "input_gates"_a = input_gates, "products"_a = products,
+                  "vectors"_a = vectors);
+}
+
+// The kernels for one cell and format on one device.
+struct CudaCell {
+  cuda::Driver& driver;
+  const cuda::Device& device;
+  CellId cell;
+  cuda::Format format;
+  int64_t hidden;
+
+  CudaCell(const std::string& library, const std::string& image, int ordinal, const std::string& name,
+           const std::string& format_name, int64_t hidden_size)
+      : driver(cuda::driver(library, image)),
+        device(driver.device(ordinal)),
+        cell(cell_by_name(name)),
+        format(format_by_name(format_name)),
+        hidden(hidden_size) {
+    if (!cuda::knows(facts_of(cell))) throw py::value_error("cell: '" + name + "' does not run on CUDA");
+  }
+
+  cuda::PackArguments pack_of(bool backward, int product) const {
+    return cuda::make_pack(facts_of(cell), format, hidden, backward, product);
+  }
+  std::vector<std::size_t> packed_sizes(bool backward) const {
+    std::vector<std::size_t> sizes;
+    for (int p = 0; p < facts_of(cell).products; ++p) sizes.push_back(cuda::packed_bytes(pack_of(backward, p)));
+    return sizes;
+  }
+  void pack(bool backward, std::uintptr_t weight_hh, const std::vector<std::uintptr_t>& to,
+            std::uintptr_t stream) const {
+    const cuda::Current current(driver, device);
+    for (int p = 0; p < facts_of(cell).products; ++p) {
+      cuda::PackArguments a = pack_of(backward, p);
+      a.from = reinterpret_cast<const void*>(weight_hh);
+      a.to = reinterpret_cast<void*>(to.at(static_cast<std::size_t>(p)));
+      cuda::run_pack(driver, device, format, a, reinterpret_cast<void*>(stream));
+    }
+  }
+
+  cuda::Plan plan_of(bool backward, int64_t batch) const {
+    const cuda::Kind kind = backward ? cuda::Kind::backward : cuda::Kind::forward;
+    return cuda::make_plan(facts_of(cell), format, batch, hidden, backward,
+                           cuda::machine_of(device, kind, format));
+  }
+};
+
+#define RNN_ADDRESS(field, index) offsetof(cuda::Arguments, field) + (index) * sizeof(void*)
+constexpr std::pair<const char*, std::size_t> kAddresses[] = {
+    {"lengths", RNN_ADDRESS(lengths, 0)},     {"packed0", RNN_ADDRESS(packed, 0)},
+    {"packed1", RNN_ADDRESS(packed, 1)},      {"exchange0", RNN_ADDRESS(exchange, 0)},
+    {"exchange1", RNN_ADDRESS(exchange, 1)},  {"counters", RNN_ADDRESS(counters, 0)},
+    {"run0", RNN_ADDRESS(run, 0)},            {"run1", RNN_ADDRESS(run, 1)},
+    {"h0", RNN_ADDRESS(state0, 0)},           {"c0", RNN_ADDRESS(state0, 1)},
+    {"h_n", RNN_ADDRESS(state_n, 0)},         {"c_n", RNN_ADDRESS(state_n, 1)},
+    {"vectors", RNN_ADDRESS(vectors, 0)},     {"slots", RNN_ADDRESS(slots, 0)},
+    {"pre", RNN_ADDRESS(pre, 0)},             {"bias_ih", RNN_ADDRESS(bias_ih, 0)},
+    {"bias_hh", RNN_ADDRESS(bias_hh, 0)},     {"y", RNN_ADDRESS(y, 0)},
+    {"h", RNN_ADDRESS(h, 0)},                 {"dy", RNN_ADDRESS(dy, 0)},
+    {"dh_n", RNN_ADDRESS(dstate_n, 0)},       {"dc_n", RNN_ADDRESS(dstate_n, 1)},
+    {"dh0", RNN_ADDRESS(dstate0, 0)},         {"dc0", RNN_ADDRESS(dstate0, 1)},
+};
+#undef RNN_ADDRESS
+
+// A launch in the making: its plan, and addresses by name.
+struct CudaRun {
+  const CudaCell& kernels;
+  bool backward;
+  cuda::Arguments a{};
+
+  CudaRun(const CudaCell& cell, bool is_backward, int64_t seq_len, int64_t batch) : kernels(cell), backward(is_backward) {
+    a.cell = static_cast<int>(cell.cell);
+    a.plan = cell.plan_of(backward, batch);
+    a.seq_len = seq_len;
+    a.batch = batch;
+    a.hidden = cell.hidden;
+    a.last = seq_len;
+  }
+  std::vector<std::size_t> exchange_sizes() const {
+    std::vector<std::size_t> sizes;
+    for (int p = 0; p < a.plan.products; ++p) sizes.push_back(cuda::exchange_bytes(a.plan, p));
+    return sizes;
+  }
+  void set(const std::string& name, std::uintptr_t address) {
+    static_assert(sizeof(void*) == sizeof address, "addresses of the device are as wide as the host's");
+    for (const auto& [known, offset] : kAddresses) {
+      if (name != known) continue;
+      std::memcpy(reinterpret_cast<char*>(&a) + offset, &address, sizeof address);
+      return;
+    }
+    throw py::value_error("expected the name of an address, got '" + name + "'");
+  }
+  // Steps [first, last) in the order in which they run; pre_first is the time of the first row of `pre`.
+  void launch(int64_t first, int64_t last, int64_t pre_first, bool reverse, int64_t slots_step,
+              std::uintptr_t stream) {
+    a.first = first;
+    a.last = last;
+    a.pre_first = pre_first;
+    a.reverse = reverse ? 1 : 0;
+    a.slots_step = slots_step;
+    const cuda::Kind kind = backward ? cuda::Kind::backward : cuda::Kind::forward;
+    const cuda::Current current(kernels.driver, kernels.device);
+    cuda::run(kernels.driver, kernels.device, kind, kernels.format, a, reinterpret_cast<void*>(stream));
+  }
+  py::dict plan() const {
+    using namespace py::literals;
+    const cuda::Plan& p = a.plan;
+    std::vector<int> resident, chunks;
+    for (int i = 0; i < p.products; ++i) {
+      resident.push_back(p.product[i].resident);
+      chunks.push_back(p.product[i].chunks);
+    }
+    return py::dict("unit_blocks"_a = p.unit_blocks, "batch_groups"_a = p.batch_groups, "groups"_a = p.groups,
+                    "groups_per_block"_a = p.groups_per_block, "rows_per_group"_a = p.rows_per_group,
+                    "warps"_a = p.warps, "splits"_a = p.splits, "chunks"_a = chunks, "resident"_a = resident,
+                    "shared_bytes"_a = p.shared_bytes);
+  }
+};
+
+void bind_cuda(py::module_& m) {
+  m.def("cuda_status", [](const std::string& library, const std::string& image) {
+    const cuda::Driver& driver = cuda::driver(library, image);
+    return py::make_tuple(driver.problem().empty(), driver.status());
+  });
+  m.def("describe_cell", &describe_cell);
+  py::class_<CudaCell>(m, "CudaCell")
+      .def(py::init<const std::string&, const std::string&, int, const std::string&, const std::string&, int64_t>())
+      .def("packed_sizes", &CudaCell::packed_sizes)
+      .def("pack", &CudaCell::pack);
+  py::class_<CudaRun>(m, "CudaRun")
+      .def(py::init<const CudaCell&, bool, int64_t, int64_t>(), py::keep_alive<1, 2>())
+      .def("set", &CudaRun::set)
+      .def("exchange_sizes", &CudaRun::exchange_sizes)
+      .def_property_readonly("batch_groups", [](const CudaRun& r) { return r.a.plan.batch_groups; })
+      .def_property_readonly("plan", &CudaRun::plan)
+      .def("launch", &CudaRun::launch);
+}
+
+}  // namespace
+}  // namespace fusedrnn

@@ -1,0 +1,89 @@
+// What the host hands to the kernels: how a launch is cut up, and where everything lies. Plain data, the same for host
+// and device.
+//
+// A step's product gives, for each unit, the sums of its gates: weights (gates*H, K) times operands (rows, K). Units
+// come in *octets* (8 units); an octet and a gate make a *half* of 8 rows of weights, as two halves fill the 16 rows of
+// a tensor core's instruction. K comes in *chunks* of 64 bytes. Rows of the batch come in eights, up to 32 at a time.
+//
+// Blocks stand in a rectangle: `unit_blocks` of them share the units of the same rows, and meet in every phase;
+// `batch_groups` of those share the batch, and never meet.
+#pragma once
+
+#include "../cells/facts.hpp"
+
+namespace fusedrnn {
+namespace cuda {
+
+using std::int64_t;
+
+constexpr int kMaxCudaProducts = 2;  // one for each phase
+constexpr int kMaxHalves = 4;        // of a group of octets
+constexpr int kRowsAtOnce = 32;
+constexpr int kOctet = 8;
+constexpr int kChunkBytes = 64;
+constexpr int kHalfBytes = kOctet * kChunkBytes;  // of weights, for one chunk
+constexpr int kHalfSums = kOctet * kRowsAtOnce;   // that a warp makes of a half
+
+enum class Format : int { float32, tf32, bfloat16, float16 };  // of products; sums and states are float32
+constexpr int kFormats = 4;
+
+struct ProductPlan {
+  int gates;     // halves of an octet
+  int chunks;    // of K, the last one filled up with zeros
+  int resident;  // chunks that stay in shared memory; the others come from L2 in every step
+};
+
+struct Plan {
+  int octets_per_group, groups, groups_per_block, unit_blocks, batch_groups, rows_per_group;
+  int warps;
+  int splits;  // warps that share a group's K; warps / splits groups are worked on at once
+  int products;
+  ProductPlan product[kMaxCudaProducts];
+  int shared_bytes;
+};
+
+// Arrays are C-contiguous, in the storage type of the format (float for tf32) unless said. Gates are stacked as users
+// stack them.
+struct Arguments {
+  int cell;
+  Plan plan;
+  int64_t seq_len, batch, hidden;
+  int64_t first, last;  // the steps of this launch, counted in the order in which they run
+  int reverse;
+  const int64_t* lengths;               // (B,) or null
+  const void* packed[kMaxCudaProducts];  // [octet][chunk][gate][8 rows x 64 bytes], see pack.hpp
+  void* exchange[kMaxCudaProducts];      // [2][rows of all groups][chunks * 64 bytes]: operands; zeros at first
+  unsigned* counters;                    // one for each batch group, zeros at first
+  float* run[2];                         // (B, H): h and c between steps, or the gradients that are carried
+  const void* state0[2];                 // (B, H) or null for zeros; null in all launches but the first
+  void* state_n[2];                      // (B, H) or null; null in all launches but the last
+  const void* vectors;                   // (vectors, H)
+  void* slots;                           // (T or 1, B, S, H) or null; backward overwrites it
+  int64_t slots_step;                    // elements between steps: 0 where there is room for one
+
+  // Forward.
+  const void* pre;         // (steps of this launch, B, G*H): W x
+  int64_t pre_first;       // the time of its first row
+  const void* bias_ih;     // (G*H,) or null
+  const void* bias_hh;     // (G*H,) or null
+  void* y;                 // (T, B, H)
+
+  // Backward. state_n are the gradients of the last states, state0 the initial states, run[] as above.
+  const void* h;            // (T, B, H): y as forward wrote it
+  const void* dy;           // (T, B, H) or null for zeros
+  const void* dstate_n[2];  // (B, H) or null for zeros
+  void* dstate0[2];         // (B, H)
+};
+
+// Weights in the order of the product. Forward: half (octet, gate) has the rows block[gate] * H + unit of `from`, K runs
+// over its columns. Backward (transposed): a half is an octet of columns of `from`, K runs over the gates' rows.
+struct PackArguments {
+  const void* from;  // (rows, H)
+  void* to;
+  int64_t hidden;
+  int octets, chunks, gates, transposed;
+  int block[kMaxGates];
+};
+
+}  // namespace cuda
+}  // namespace fusedrnn

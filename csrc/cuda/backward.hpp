@@ -1,0 +1,133 @@
+// Backward through a whole sequence, what the recurrence needs of it: gradients of pre-activations, which overwrite the
+// reserve, and of the initial states. The products over all steps at once are the array library's.
+#pragma once
+
+#include "block.hpp"
+
+namespace {
+
+template <class Format>
+struct Backward : Block<Format> {
+  using Base = Block<Format>;
+  using Storage = typename Base::Storage;
+  using Base::a;
+
+  RNN_DEVICE explicit Backward(const Arguments& arguments) : Base(arguments) {}
+
+  // Which copy of a product's operands a round writes: gradients that the round after reads (product 0), or a later
+  // stage of the same round.
+  static RNN_DEVICE int64_t copy_of(int product, int64_t round) { return product == 0 ? (round + 1) % 2 : round % 2; }
+
+  // The `at` of cells/cell.hpp.
+  template <class Cell>
+  struct At {
+    const Backward& block;
+    const Element& e;
+    int64_t t, round, slots;
+
+    RNN_DEVICE int64_t here() const { return e.row * block.a.hidden + e.unit; }
+    RNN_DEVICE int64_t slot_at(int k) const { return slots + k * block.a.hidden + e.unit; }
+    RNN_DEVICE bool is_first() const { return block.a.reverse ? t + 1 == block.length_of(e.row) : t == 0; }
+    RNN_DEVICE int64_t before() const { return block.a.reverse ? t + 1 : t - 1; }
+    RNN_DEVICE Scalar h_prev() const {
+      if (is_first()) return Scalar(block.optional(block.a.state0[0], here()));
+      const int64_t row = before() * block.a.batch + e.row;
+      return Scalar(load_element<Storage>(block.a.h, row * block.a.hidden + e.unit));
+    }
+    RNN_DEVICE Scalar c_prev() const {
+      if (is_first()) return Scalar(block.optional(block.a.state0[1], here()));
+      const int64_t from = block.slot_place(before(), e.row, Cell::kSlots) + Cell::kStateSlot * block.a.hidden;
+      return Scalar(load_element<Storage>(block.a.slots, from + e.unit));
+    }
+    RNN_DEVICE Scalar vector(int k) const {
+      return Scalar(load_element<Storage>(block.a.vectors, k * block.a.hidden + e.unit));
+    }
+    RNN_DEVICE Scalar slot(int k) const { return Scalar(load_element<Storage>(block.a.slots, slot_at(k))); }
+    RNN_DEVICE Scalar dc() const { return Scalar(block.a.run[1][here()]); }
+    RNN_DEVICE void set_dc(Scalar v) const { block.a.run[1][here()] = v.v; }
+    RNN_DEVICE Scalar direct() const { return Scalar(block.a.run[0][here()]); }
+    RNN_DEVICE void set_direct(Scalar v) const { block.a.run[0][here()] = v.v; }
+    RNN_DEVICE void grad(int column, Scalar v) const {
+      store_element<Storage>(block.a.slots, slot_at(column), v.v);
+      give(column, v.v);
+    }
+    // To the product among whose columns this one is, if there is one.
+    RNN_DEVICE void give(int column, float v) const {
+      for (int i = 0; i < Cell::kProducts; ++i) {
+        const Product p = Cell::product(i);
+        const int j = column - p.column;
+        if (j >= 0 && j < p.gates) block.give(i, copy_of(i, round), e.row, j * block.a.hidden + e.unit, v);
+      }
+    }
+  };
+
+  // A step past the row's end, or before its beginning: what is carried stays, all gradients are zeros.
+  template <class Cell>
+  RNN_DEVICE void pass(const At<Cell>& at, float carried) const {
+    at.set_direct(Scalar(carried));
+    for (int k = 0; k < Cell::kSlots; ++k) {
+      if (k != Cell::kStateSlot) at.grad(k, Scalar(0.0f));
+    }
+  }
+
+  template <class Cell, int Stage>
+  RNN_DEVICE void pointwise(const At<Cell>& at, float sum) const {
+    const bool active = at.t < this->length_of(at.e.row);
+    if constexpr (Stage == 0) {
+      const float carried = sum + a.run[0][at.here()];
+      if (!active) return pass(at, carried);
+      const int64_t place = (at.t * a.batch + at.e.row) * a.hidden + at.e.unit;
+      at.set_direct(Scalar(0.0f));
+      Cell::template backward<0>(Scalar(this->optional(a.dy, place) + carried), at);
+    } else {
+      if (active) Cell::template backward<Stage>(Scalar(sum), at);
+    }
+  }
+
+  // An element's part of a stage, given its sum of the product.
+  RNN_DEVICE void element(int stage, const Element& e, float sum, int64_t t, int64_t round) const {
+    if (round == a.seq_len) {  // after the first step: the gradients of the initial states
+      const int64_t here = e.row * a.hidden + e.unit;
+      store_element<Storage>(a.dstate0[0], here, a.run[0][here] + sum);
+      if (a.run[1]) store_element<Storage>(a.dstate0[1], here, a.run[1][here]);
+      return;
+    }
+    with_cell(a.cell, [&](auto cell) {
+      using Cell = decltype(cell);
+      const At<Cell> at{*this, e, t, round, this->slot_place(t, e.row, Cell::kSlots)};
+      if (stage == 0)
+        pointwise<Cell, 0>(at, sum);
+      else if constexpr (Cell::kPhases > 1)
+        pointwise<Cell, 1>(at, sum);
+    });
+  }
+
+  // Stage s works on the product of phase 0 for s = 0, else on the one of phase products - s.
+  RNN_DEVICE void stage(int stage, int64_t t, int64_t round) const {
+    const int product = stage == 0 ? 0 : a.plan.products - stage;
+    this->for_each_part([&](int group, int64_t row) {
+      this->multiply(product, round % 2, group, row);
+      this->for_each_element(group, row, [&](const Element& e) { element(stage, e, this->sum(product, e, 0), t, round); });
+      meet_block();  // the sums have been read
+    });
+  }
+
+  RNN_DEVICE void run() {
+    this->load_weights();
+    const int states = a.run[1] ? 2 : 1;
+    this->for_all_elements([&](const Element& e) {
+      const int64_t here = e.row * a.hidden + e.unit;
+      for (int s = 0; s < states; ++s) a.run[s][here] = this->optional(a.dstate_n[s], here);
+    });
+    this->meet_group();
+    for (int64_t round = 0; round <= a.seq_len; ++round) {
+      const int stages = round < a.seq_len ? a.plan.products : 1;
+      for (int i = 0; i < stages; ++i) {
+        stage(i, this->time_of(a.seq_len - 1 - round), round);
+        this->meet_group();
+      }
+    }
+  }
+};
+
+}  // namespace

@@ -1,0 +1,115 @@
+// What kernels ask of the machine: who a thread is, meeting, loads and stores past the first cache, tensor cores. On the
+// CPU, for the tests, tests/cuda/emulator.hpp gives the same.
+#pragma once
+
+#if !defined(__CUDACC__)
+#include "emulator.hpp"
+#else
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#define RNN_DEVICE __device__ __forceinline__
+#define RNN_KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
+#define RNN_CONSTANT_ARGUMENT __grid_constant__
+
+namespace {
+
+using bfloat16 = __nv_bfloat16;
+using float16 = __half;
+
+struct alignas(16) Words {
+  unsigned w[4];
+};
+
+RNN_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
+RNN_DEVICE int thread_count() { return static_cast<int>(blockDim.x); }
+RNN_DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
+RNN_DEVICE int block_count() { return static_cast<int>(gridDim.x); }
+RNN_DEVICE char* shared_memory() {
+  extern __shared__ __align__(16) char memory[];
+  return memory;
+}
+RNN_DEVICE void meet_block() { __syncthreads(); }
+RNN_DEVICE bool any_lane(bool mine) { return __any_sync(0xffffffffu, mine) != 0; }
+
+// What other blocks wrote during this launch: not from the first cache, which is not kept coherent.
+RNN_DEVICE Words load_fresh(const void* p) {
+  Words r;
+  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r.w[0]), "=r"(r.w[1]), "=r"(r.w[2]), "=r"(r.w[3])
+               : "l"(p)
+               : "memory");
+  return r;
+}
+// What nobody writes during this launch.
+RNN_DEVICE Words load_constant(const void* p) {
+  const uint4 v = __ldg(static_cast<const uint4*>(p));
+  return {{v.x, v.y, v.z, v.w}};
+}
+RNN_DEVICE Words load_shared(const void* p) { return *static_cast<const Words*>(p); }
+
+// Arrives at a counter, with all that this thread has seen written; and waits until so many have.
+RNN_DEVICE void arrive(unsigned* counter) {
+  __threadfence();
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+RNN_DEVICE void wait_for(const unsigned* counter, unsigned target) {
+  unsigned value;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+  } while (static_cast<int>(value - target) < 0);
+  __threadfence();
+}
+
+RNN_DEVICE float as_float(unsigned bits) { return __uint_as_float(bits); }
+RNN_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+RNN_DEVICE float widen(float v) { return v; }
+RNN_DEVICE float widen(bfloat16 v) { return __bfloat162float(v); }
+RNN_DEVICE float widen(float16 v) { return __half2float(v); }
+RNN_DEVICE void narrow(float v, float& to) { to = v; }
+RNN_DEVICE void narrow(float v, bfloat16& to) { to = __float2bfloat16_rn(v); }
+RNN_DEVICE void narrow(float v, float16& to) { to = __float2half_rn(v); }
+// To nearest, ties away from zero, as tensor cores read it: 10 bits of mantissa.
+RNN_DEVICE float round_tf32(float v) {
+  unsigned bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(v));
+  return as_float(bits);
+}
+
+// c (16 x 8) += a (16 x K) b (K x 8), K = 32 bytes, as the instruction lays them out over a warp: of lane 4*g + q, a has
+// the rows g and g+8 and the q-th four bytes of each 16 bytes of K (row g, row g+8, then the same of the second 16), b
+// the column g likewise, and c the rows g, g, g+8, g+8 with the columns 2*q, 2*q+1.
+#define RNN_MMA(shape, type)                                                                                 \
+  asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type                                       \
+               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                        \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                              \
+               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
+template <class Operand>
+struct TensorCore;
+struct tf32;
+template <>
+struct TensorCore<tf32> {
+  RNN_DEVICE static void multiply(float* c, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                  unsigned b1) {
+    RNN_MMA("m16n8k8", "tf32");
+  }
+};
+template <>
+struct TensorCore<bfloat16> {
+  RNN_DEVICE static void multiply(float* c, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                  unsigned b1) {
+    RNN_MMA("m16n8k16", "bf16");
+  }
+};
+template <>
+struct TensorCore<float16> {
+  RNN_DEVICE static void multiply(float* c, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0,
+                                  unsigned b1) {
+    RNN_MMA("m16n8k16", "f16");
+  }
+};
+#undef RNN_MMA
+
+}  // namespace
+#endif

@@ -1,0 +1,173 @@
+#include "driver.hpp"
+
+#include <dlfcn.h>
+#include <unistd.h>
+
+#include <fstream>
+#include <iterator>
+#include <new>
+#include <stdexcept>
+#include <utility>
+
+namespace fusedrnn {
+namespace cuda {
+namespace {
+
+// From cuda.h: CUresult, CUdevice_attribute, CUfunction_attribute.
+constexpr int kOutOfMemory = 2, kNoDevice = 100, kNoBinary = 209, kUnsupportedPtx = 222;
+constexpr int kComputeMajor = 75, kComputeMinor = 76, kMultiprocessors = 16, kSharedPerBlockOptin = 97;
+constexpr int kThreadsOfKernel = 0, kDynamicSharedBytes = 8;
+
+constexpr int kOldestVersion = 12000;
+constexpr int kOldestMajor = 8;  // sm_80: bfloat16 and tf32 on tensor cores
+
+constexpr const char* kKindNames[kKinds] = {"forward", "backward", "pack"};
+constexpr const char* kFormatNames[] = {"float32", "tf32", "bfloat16", "float16"};
+
+std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
+}  // namespace
+
+Driver::Driver(std::string library_path, std::string image_path)
+    : library_path_(std::move(library_path)), image_path_(std::move(image_path)), process_(getpid()) {
+  std::ifstream file(image_path_, std::ios::binary);
+  image_.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  if (image_.empty()) {
+    missing_ = "this build carries no CUDA kernels";
+    return;
+  }
+  image_.push_back('\0');  // images that are PTX end with one
+  missing_ = open_library();
+  if (missing_.empty()) missing_ = look_for_devices();
+  devices_.resize(static_cast<std::size_t>(device_count_));
+}
+
+std::string Driver::open_library() {
+  void* const library = dlopen(library_path_.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) return "no NVIDIA driver: " + library_path_ + " cannot be loaded";
+  std::string absent;
+#define RNN_DRIVER_FIND(name, arguments)                                    \
+  calls_.name = reinterpret_cast<int(*) arguments>(dlsym(library, #name)); \
+  if (!calls_.name && absent.empty()) absent = #name;
+  RNN_DRIVER_CALLS(RNN_DRIVER_FIND)
+#undef RNN_DRIVER_FIND
+  return absent.empty() ? "" : "the NVIDIA driver is too old: " + library_path_ + " has no " + absent;
+}
+
+std::string Driver::look_for_devices() {
+  int result = calls_.cuInit(0);
+  if (result == kNoDevice) return "the NVIDIA driver finds no GPU";
+  if (result != 0) return "the NVIDIA driver does not start: " + error_text(result);
+  result = calls_.cuDriverGetVersion(&version_);
+  if (result != 0) return "the NVIDIA driver does not tell its version: " + error_text(result);
+  if (version_ < kOldestVersion) {
+    return "the NVIDIA driver is too old: it has CUDA " + version_text(version_) + ", expected " +
+           version_text(kOldestVersion) + " or later";
+  }
+  result = calls_.cuDeviceGetCount(&device_count_);
+  if (result != 0) return "the NVIDIA driver does not list its GPUs: " + error_text(result);
+  if (device_count_ == 0) return "the NVIDIA driver finds no GPU";
+  bool fits = false;
+  for (int i = 0; i < device_count_; ++i) {
+    int device = 0, major = 0, minor = 0;
+    char name[256] = "";
+    calls_.cuDeviceGet(&device, i);
+    calls_.cuDeviceGetName(name, sizeof name, device);
+    calls_.cuDeviceGetAttribute(&major, kComputeMajor, device);
+    calls_.cuDeviceGetAttribute(&minor, kComputeMinor, device);
+    found_ += (i ? ", " : "") + std::string(name) + " (sm_" + std::to_string(major) + std::to_string(minor) + ")";
+    fits = fits || major >= kOldestMajor;
+  }
+  return fits ? "" : "no GPU of sm_80 or later: found " + found_;
+}
+
+std::string Driver::error_text(int result) const {
+  const char *name = nullptr, *text = nullptr;
+  if (calls_.cuGetErrorName) calls_.cuGetErrorName(result, &name);
+  if (calls_.cuGetErrorString) calls_.cuGetErrorString(result, &text);
+  return (name ? std::string(name) : "CUresult " + std::to_string(result)) + (text ? std::string(", ") + text : "");
+}
+
+std::string Driver::problem() const {
+  if (!missing_.empty()) return missing_;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (getpid() != process_) return "this process was forked from one that had opened the NVIDIA driver";
+  return refused_;
+}
+
+std::string Driver::status() const {
+  const std::string what = problem();
+  return what.empty() ? "ok: " + found_ + ", driver for CUDA " + version_text(version_) : what;
+}
+
+void Driver::check(int result, const char* what) const {
+  if (result == 0) return;
+  if (result == kOutOfMemory) throw std::bad_alloc();
+  throw std::runtime_error(std::string("CUDA: ") + what + " failed: " + error_text(result));
+}
+
+const Device& Driver::device(int ordinal) {
+  const std::string what = problem();
+  if (!what.empty()) throw std::runtime_error("CUDA: " + what);
+  if (ordinal < 0 || ordinal >= device_count_) {
+    throw std::runtime_error("CUDA: expected a device in 0.." + std::to_string(device_count_ - 1) + ", got " +
+                             std::to_string(ordinal));
+  }
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_ptr<Device>& slot = devices_[static_cast<std::size_t>(ordinal)];
+  if (!slot) {
+    auto made = std::make_unique<Device>();
+    made->ordinal = ordinal;
+    load(*made);
+    slot = std::move(made);
+  }
+  return *slot;
+}
+
+void Driver::load(Device& d) {
+  int device = 0, major = 0;
+  check(calls_.cuDeviceGet(&device, d.ordinal), "cuDeviceGet");
+  char name[256] = "";
+  check(calls_.cuDeviceGetName(name, sizeof name, device), "cuDeviceGetName");
+  d.name = name;
+  check(calls_.cuDeviceGetAttribute(&major, kComputeMajor, device), "cuDeviceGetAttribute");
+  if (major < kOldestMajor) throw std::runtime_error("CUDA: expected a GPU of sm_80 or later, got " + d.name);
+  check(calls_.cuDeviceGetAttribute(&d.multiprocessors, kMultiprocessors, device), "cuDeviceGetAttribute");
+  check(calls_.cuDeviceGetAttribute(&d.shared_bytes, kSharedPerBlockOptin, device), "cuDeviceGetAttribute");
+  check(calls_.cuDevicePrimaryCtxRetain(&d.context, device), "cuDevicePrimaryCtxRetain");
+  const Current current(*this, d);
+  void* module = nullptr;
+  const int result = calls_.cuModuleLoadData(&module, image_.data());
+  if (result == kNoBinary || result == kUnsupportedPtx) {
+    refused_ = "the kernels of this build do not fit " + d.name + " with a driver for CUDA " + version_text(version_) +
+               ": " + error_text(result);
+    throw std::runtime_error("CUDA: " + refused_);
+  }
+  check(result, "cuModuleLoadData");
+  for (int kind = 0; kind < kKinds; ++kind) {
+    for (int format = 0; format < 4; ++format) {
+      const std::string kernel = std::string("fusedrnn_") + kKindNames[kind] + "_" + kFormatNames[format];
+      check(calls_.cuModuleGetFunction(&d.kernel[kind][format], module, kernel.c_str()), kernel.c_str());
+      check(calls_.cuFuncGetAttribute(&d.most_threads[kind][format], kThreadsOfKernel, d.kernel[kind][format]),
+            "cuFuncGetAttribute");
+      if (kind == static_cast<int>(Kind::pack)) continue;
+      check(calls_.cuFuncSetAttribute(d.kernel[kind][format], kDynamicSharedBytes, d.shared_bytes),
+            "cuFuncSetAttribute");
+    }
+  }
+}
+
+Driver& driver(const std::string& library_path, const std::string& image_path) {
+  static std::mutex mutex;
+  static Driver* opened = nullptr;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (!opened || opened->library_path() != library_path || opened->image_path() != image_path) {
+    opened = new Driver(library_path, image_path);
+  }
+  return *opened;
+}
+
+}  // namespace cuda
+}  // namespace fusedrnn

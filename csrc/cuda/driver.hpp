@@ -1,0 +1,118 @@
+// The NVIDIA driver, opened when it is first needed, and the kernels that it has loaded. No CUDA header or library is
+// needed to build this or to run without a GPU.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+namespace fusedrnn {
+namespace cuda {
+
+// The part of the driver's interface that is used here, with its own names (CUDA Driver API, cuda.h). CUresult is an
+// int, 0 for success; handles are opaque pointers.
+// clang-format off
+#define RNN_DRIVER_CALLS(X)                                                                                        \
+  X(cuInit, (unsigned))                                                                                            \
+  X(cuDriverGetVersion, (int*))                                                                                    \
+  X(cuDeviceGetCount, (int*))                                                                                      \
+  X(cuDeviceGet, (int*, int))                                                                                      \
+  X(cuDeviceGetName, (char*, int, int))                                                                            \
+  X(cuDeviceGetAttribute, (int*, int, int))                                                                        \
+  X(cuDevicePrimaryCtxRetain, (void**, int))                                                                       \
+  X(cuCtxPushCurrent_v2, (void*))                                                                                  \
+  X(cuCtxPopCurrent_v2, (void**))                                                                                  \
+  X(cuModuleLoadData, (void**, const void*))                                                                       \
+  X(cuModuleGetFunction, (void**, void*, const char*))                                                             \
+  X(cuFuncGetAttribute, (int*, int, void*))                                                                        \
+  X(cuFuncSetAttribute, (void*, int, int))                                                                         \
+  X(cuOccupancyMaxActiveBlocksPerMultiprocessor, (int*, void*, int, std::size_t))                                  \
+  X(cuLaunchKernel, (void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**, void**)) \
+  X(cuLaunchCooperativeKernel, (void*, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, void*, void**)) \
+  X(cuMemsetD8Async, (std::uint64_t, unsigned char, std::size_t, void*))                                           \
+  X(cuGetErrorName, (int, const char**))                                                                           \
+  X(cuGetErrorString, (int, const char**))
+// clang-format on
+
+struct DriverCalls {
+#define RNN_DRIVER_POINTER(name, arguments) int(*name) arguments = nullptr;
+  RNN_DRIVER_CALLS(RNN_DRIVER_POINTER)
+#undef RNN_DRIVER_POINTER
+};
+
+enum class Kind : int { forward, backward, pack };
+constexpr int kKinds = 3;
+
+// A GPU with its primary context, which other libraries of this process share, and the kernels in it.
+struct Device {
+  int ordinal = 0;
+  std::string name;
+  int multiprocessors = 0;
+  int shared_bytes = 0;  // that one block may have
+  void* context = nullptr;
+  void* kernel[kKinds][4] = {};      // by kind and format
+  int most_threads[kKinds][4] = {};  // in a block
+};
+
+class Driver {
+ public:
+  Driver(std::string library_path, std::string image_path);
+
+  const std::string& library_path() const { return library_path_; }
+  const std::string& image_path() const { return image_path_; }
+
+  // What is missing, in one sentence; empty if nothing is known to be. Creates no context.
+  std::string problem() const;
+  // One sentence for users, whether something is missing or not.
+  std::string status() const;
+  int device_count() const { return device_count_; }
+
+  // The device, its kernels loaded. Throws std::runtime_error with `problem`, or what the driver says.
+  const Device& device(int ordinal);
+
+  const DriverCalls& calls() const { return calls_; }
+  // Throws if the result is not 0: std::bad_alloc for want of memory, else std::runtime_error.
+  void check(int result, const char* what) const;
+
+ private:
+  std::string open_library();
+  std::string look_for_devices();
+  std::string error_text(int result) const;
+  void load(Device& device);
+
+  const std::string library_path_, image_path_;
+  DriverCalls calls_;
+  std::string missing_;
+  std::string refused_;  // what went wrong when kernels were loaded
+  std::string found_;
+  std::vector<char> image_;
+  int version_ = 0, device_count_ = 0;
+  std::int64_t process_;
+  mutable std::mutex mutex_;
+  std::vector<std::unique_ptr<Device>> devices_;
+};
+
+// The driver at these paths: the same object until other paths are asked for (which tests do), and it is never freed.
+Driver& driver(const std::string& library_path, const std::string& image_path);
+
+// Makes a device's context current while it lives.
+class Current {
+ public:
+  Current(const Driver& driver, const Device& device) : driver_(driver) {
+    driver.check(driver.calls().cuCtxPushCurrent_v2(device.context), "cuCtxPushCurrent");
+  }
+  ~Current() {
+    void* before = nullptr;
+    driver_.calls().cuCtxPopCurrent_v2(&before);
+  }
+  Current(const Current&) = delete;
+  Current& operator=(const Current&) = delete;
+
+ private:
+  const Driver& driver_;
+};
+
+}  // namespace cuda
+}  // namespace fusedrnn

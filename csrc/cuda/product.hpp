@@ -1,0 +1,117 @@
+// The product of a step: a warp's part of the sums of a group's halves for up to 32 rows.
+//
+// Weights of one half and chunk are 8 rows of 64 bytes, cut into 16-byte pieces, one for each lane. Operands are rows of
+// 64 bytes a chunk. Which k stands where within a chunk is free, as long as weights and operands agree: so each lane
+// loads 16 contiguous bytes of both.
+#pragma once
+
+#include "arguments.hpp"
+#include "device.hpp"
+#include "scalar.hpp"
+
+namespace {
+
+using fusedrnn::cuda::kHalfBytes;
+using fusedrnn::cuda::kHalfSums;
+using fusedrnn::cuda::kMaxHalves;
+using fusedrnn::cuda::kOctet;
+using fusedrnn::cuda::kRowsAtOnce;
+using std::int64_t;
+
+constexpr int kTiles = kRowsAtOnce / kOctet;
+
+// A warp's sums: [pair of halves][eight of rows][place in the pair as tensor cores lay it out].
+using WarpSums = float[kMaxHalves / 2][kTiles][4];
+
+// Products on tensor cores. Lane 4*g + q has of each half the q-th 16 bytes of row g.
+template <class Operand>
+struct Tensor {
+  static RNN_INLINE int slot(int row, int piece) { return row * 4 + piece; }
+
+  // Adds a chunk. `weights(h)` loads this lane's piece of half h; `rows` is the chunk of row 0.
+  template <class Weights>
+  static RNN_DEVICE void add_chunk(WarpSums& sums, int halves, int tiles, const char* rows, int64_t row_bytes,
+                                   Weights&& weights) {
+    const int lane = thread_index() % 32;
+    rows += (lane / 4) * row_bytes + (lane % 4) * 16;
+    Words x[kTiles];
+    RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
+      if (n < tiles) x[n] = load_fresh(rows + n * kOctet * row_bytes);
+    }
+    RNN_UNROLL for (int pair = 0; pair < kMaxHalves / 2; ++pair) {
+      if (2 * pair >= halves) break;
+      const Words a = weights(2 * pair, lane);
+      Words b = {{0, 0, 0, 0}};
+      if (2 * pair + 1 < halves) b = weights(2 * pair + 1, lane);
+      RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
+        if (n >= tiles) break;
+        TensorCore<Operand>::multiply(sums[pair][n], a.w[0], b.w[0], a.w[1], b.w[1], x[n].w[0], x[n].w[1]);
+        TensorCore<Operand>::multiply(sums[pair][n], a.w[2], b.w[2], a.w[3], b.w[3], x[n].w[2], x[n].w[3]);
+      }
+    }
+  }
+};
+
+// Products in float32: the same sums for the same lanes, each a chain of fused multiply-adds. Lane 4*g + q needs whole
+// rows g of the weights and 2*q, 2*q+1 of the operands; pieces of all rows g lie side by side.
+struct MultiplyAdd {
+  static RNN_INLINE int slot(int row, int piece) { return piece * kOctet + row; }
+
+  static RNN_DEVICE float dot(const Words& a, const Words& b, float sum) {
+    RNN_UNROLL for (int k = 0; k < 4; ++k) sum = fused(as_float(a.w[k]), as_float(b.w[k]), sum);
+    return sum;
+  }
+  template <class Weights>
+  static RNN_DEVICE void add_chunk(WarpSums& sums, int halves, int tiles, const char* rows, int64_t row_bytes,
+                                   Weights&& weights) {
+    const int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
+    rows += 2 * q * row_bytes;
+    RNN_UNROLL for (int piece = 0; piece < 4; ++piece) {
+      Words a[kMaxHalves];
+      RNN_UNROLL for (int half = 0; half < kMaxHalves; ++half) {
+        if (half < halves) a[half] = weights(half, slot(g, piece));
+      }
+      RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
+        if (n >= tiles) break;
+        const char* const row = rows + n * kOctet * row_bytes + piece * 16;
+        const Words x = load_fresh(row), y = load_fresh(row + row_bytes);
+        RNN_UNROLL for (int half = 0; half < kMaxHalves; ++half) {
+          if (half >= halves) break;
+          float* const sum = &sums[half / 2][n][half % 2 * 2];
+          sum[0] = dot(a[half], x, sum[0]);
+          sum[1] = dot(a[half], y, sum[1]);
+        }
+      }
+    }
+  }
+};
+
+// A format of products: how arrays are stored, what operands look like in `exchange` and in packed weights.
+struct FormatFloat32 : MultiplyAdd {
+  using Storage = float;
+  static RNN_DEVICE float operand(float v) { return v; }
+};
+struct FormatTF32 : Tensor<tf32> {
+  using Storage = float;
+  static RNN_DEVICE float operand(float v) { return round_tf32(v); }
+};
+template <class T>
+struct Format16 : Tensor<T> {
+  using Storage = T;
+  static RNN_DEVICE T operand(float v) {
+    T to;
+    narrow(v, to);
+    return to;
+  }
+};
+
+template <class Storage>
+RNN_DEVICE float load_element(const void* from, int64_t i) {
+  return widen(static_cast<const Storage*>(from)[i]);
+}
+template <class Storage>
+RNN_DEVICE void store_element(void* to, int64_t i, float v) {
+  narrow(v, static_cast<Storage*>(to)[i]);
+}
+
+}  // namespace

@@ -1,0 +1,167 @@
+"""Arrays on GPUs, of whichever library they come from: what the CUDA backend needs to know and do.
+
+A library is added by a class like `CuPy` here, in `LIBRARIES`. Arrays of all of them have slices, ``reshape``, ``@``, ``+``,
+``*``, ``.T``, ``sum(axis)`` and indexing by arrays.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+
+class Library:
+    """What differs between array libraries. Works by ``__cuda_array_interface__`` and the array API standard."""
+
+    name = ""
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+
+    def is_cuda(self, a: Any) -> bool:
+        return hasattr(a, "__cuda_array_interface__")
+
+    def device(self, a: Any) -> int:
+        """The GPU's number."""
+        raise NotImplementedError
+
+    def stream(self, device: int) -> int:
+        """The current stream's handle."""
+        raise NotImplementedError
+
+    def dtype(self, a: Any) -> str:
+        return str(a.dtype)
+
+    def pointer(self, a: Any) -> int:
+        return int(a.__cuda_array_interface__["data"][0])
+
+    def contiguous(self, a: Any) -> Any:
+        """The array itself, or a copy, C-contiguous and without gradients."""
+        return self.module.ascontiguousarray(a)
+
+    def copy(self, a: Any) -> Any:
+        return a.copy()
+
+    def is_contiguous(self, a: Any) -> bool:
+        return a.__cuda_array_interface__.get("strides") is None
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
+        return self.module.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
+        return self.module.zeros(shape, dtype)
+
+    def cast(self, a: Any, dtype: str) -> Any:
+        return a.astype(dtype)
+
+    def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Any:
+        return self.module.asarray(a)
+
+    def where(self, condition: Any, a: Any) -> Any:
+        """a, and 0 where the condition does not hold."""
+        return self.module.where(condition, a, self.module.zeros((), a.dtype))
+
+    def arange(self, n: int, device: int) -> Any:
+        return self.module.arange(n)
+
+
+class CuPy(Library):
+    name = "cupy"
+
+    def is_cuda(self, a: Any) -> bool:
+        return isinstance(a, self.module.ndarray)
+
+    def device(self, a: Any) -> int:
+        return int(a.device.id)
+
+    def stream(self, device: int) -> int:
+        return int(self.module.cuda.get_current_stream(device).ptr)
+
+    # CuPy allocates on its current device, which need not be the arrays'.
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
+        with self.module.cuda.Device(device):
+            return self.module.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
+        with self.module.cuda.Device(device):
+            return self.module.zeros(shape, dtype)
+
+    def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Any:
+        with self.module.cuda.Device(device):
+            return self.module.asarray(a)
+
+    def arange(self, n: int, device: int) -> Any:
+        with self.module.cuda.Device(device):
+            return self.module.arange(n)
+
+
+class Torch(Library):
+    name = "torch"
+
+    def is_cuda(self, a: Any) -> bool:
+        return isinstance(a, self.module.Tensor) and a.device.type == "cuda"
+
+    def device(self, a: Any) -> int:
+        return int(a.device.index)
+
+    def stream(self, device: int) -> int:
+        return int(self.module.cuda.current_stream(device).cuda_stream)
+
+    def dtype(self, a: Any) -> str:
+        return str(a.dtype).removeprefix("torch.")
+
+    def pointer(self, a: Any) -> int:
+        return int(a.data_ptr())
+
+    def contiguous(self, a: Any) -> Any:
+        return a.detach().contiguous()
+
+    def copy(self, a: Any) -> Any:
+        return a.detach().clone()
+
+    def is_contiguous(self, a: Any) -> bool:
+        return bool(a.is_contiguous())
+
+    def _options(self, dtype: str, device: int) -> dict[str, Any]:
+        return {"dtype": getattr(self.module, dtype), "device": f"cuda:{device}"}
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
+        return self.module.empty(shape, **self._options(dtype, device))
+
+    def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
+        return self.module.zeros(shape, **self._options(dtype, device))
+
+    def cast(self, a: Any, dtype: str) -> Any:
+        return a.to(getattr(self.module, dtype))
+
+    def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Any:
+        return self.module.as_tensor(a, device=f"cuda:{device}")
+
+    def where(self, condition: Any, a: Any) -> Any:
+        return a.masked_fill(~condition, 0)
+
+    def arange(self, n: int, device: int) -> Any:
+        return self.module.arange(n, device=f"cuda:{device}")
+
+
+LIBRARIES: dict[str, type[Library]] = {"torch": Torch, "cupy": CuPy}
+
+
+def library_of(a: Any) -> Library | None:
+    """The library of an array on a GPU; None for all else. Imports nothing: whoever has an array has its library.
+
+    Raises:
+        TypeError: an array on a GPU, of a library that is not known here.
+    """
+    if type(a) is np.ndarray or a is None:
+        return None
+    root = type(a).__module__.partition(".")[0]
+    if root in LIBRARIES:
+        library = LIBRARIES[root](sys.modules[root])
+        return library if library.is_cuda(a) else None
+    if hasattr(a, "__cuda_array_interface__"):
+        known = " or ".join(LIBRARIES)
+        raise TypeError(f"expected CUDA arrays of {known} (which make theirs by from_dlpack), got {type(a).__name__}")
+    return None

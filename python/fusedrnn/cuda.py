@@ -1,0 +1,55 @@
+"""NVIDIA GPUs: whether there is one, and the precision of products.
+
+Weights made from CUDA arrays run on the GPU; all functions take and return arrays of the library that those came from
+(PyTorch or CuPy), on its current stream, without waiting for the GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from . import _core
+
+__all__ = ["get_float32_products", "is_available", "set_float32_products", "status"]
+
+PRODUCTS = ("float32", "tf32")
+_products = "float32"
+
+
+def paths() -> tuple[str, str]:
+    """The driver library and the file of kernels: ``FUSEDRNN_CUDA_DRIVER`` and ``FUSEDRNN_CUDA_KERNELS``, else the
+    system's and the one in this package."""
+    return (
+        os.environ.get("FUSEDRNN_CUDA_DRIVER", "libcuda.so.1"),
+        os.environ.get("FUSEDRNN_CUDA_KERNELS", str(Path(__file__).with_name("kernels.fatbin"))),
+    )
+
+
+def is_available() -> bool:
+    """Whether this build, the driver and a GPU are there, as far as can be told without using the GPU. Never raises."""
+    return bool(_core.cuda_status(*paths())[0])
+
+
+def status() -> str:
+    """One sentence: what is missing, or "ok: " and which GPUs there are."""
+    return str(_core.cuda_status(*paths())[1])
+
+
+def set_float32_products(precision: str) -> None:
+    """How the recurrent products of float32 weights made from now on are computed: "float32" (the default), or "tf32" on
+    tensor cores, whose operands have 10 bits of mantissa. Sums and states are float32 in both. The products over all
+    steps at once follow the array library's own setting.
+
+    Raises:
+        ValueError: another precision.
+    """
+    if precision not in PRODUCTS:
+        raise ValueError(f"precision: expected one of {', '.join(map(repr, PRODUCTS))}, got {precision!r}")
+    global _products
+    _products = precision
+
+
+def get_float32_products() -> str:
+    """See `set_float32_products`."""
+    return _products

@@ -1,0 +1,252 @@
+// A GPU for tests: what csrc/cuda/device.hpp gives on CUDA, on one CPU thread. Every GPU thread is a fiber; the order in
+// which fibers run is shuffled, so that a missing barrier shows. Compiled together with kernels.cu.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <vector>
+
+#define RNN_DEVICE inline
+#define RNN_KERNEL static void
+#define RNN_CONSTANT_ARGUMENT
+
+namespace emulator {
+
+constexpr std::size_t kStackBytes = 64 * 1024;
+
+// A meeting of so many fibers; all go on once the last has come.
+struct Meeting {
+  int expected, arrived = 0;
+  unsigned generation = 0;
+};
+
+struct alignas(16) Words {
+  unsigned w[4];
+};
+
+struct Warp {
+  Meeting meeting{32};
+  float c[32][4];
+  unsigned a[32][4], b[32][2];
+  int votes = 0, result = 0;
+};
+
+struct Block {
+  Meeting meeting;
+  std::vector<Warp> warps;
+  std::unique_ptr<Words[]> shared;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  int thread, block;
+  bool done = false;
+  const unsigned* waits_for = nullptr;  // to change from
+  unsigned generation = 0;              // this
+};
+
+struct Machine {
+  std::vector<Fiber> fibers;
+  std::vector<Block> blocks;
+  int threads = 0;
+  Fiber* current = nullptr;
+  ucontext_t scheduler;
+  std::function<void()> kernel;
+};
+
+inline Machine* machine = nullptr;
+inline std::mt19937 shuffler(1);
+
+inline void yield() { swapcontext(&machine->current->context, &machine->scheduler); }
+
+// True for the fiber that came last, which has not waited.
+inline void meet(Meeting& meeting, const std::function<void()>& last = [] {}) {
+  if (++meeting.arrived == meeting.expected) {
+    last();
+    meeting.arrived = 0;
+    ++meeting.generation;
+    return;
+  }
+  Fiber& me = *machine->current;
+  me.waits_for = &meeting.generation;
+  me.generation = meeting.generation;
+  yield();
+  me.waits_for = nullptr;
+}
+
+inline void start_fiber() {
+  machine->kernel();
+  machine->current->done = true;
+  yield();
+}
+
+// Runs a launch to its end. False if nothing moves any more.
+inline bool run(int blocks, int threads, std::size_t shared_bytes, std::function<void()> kernel) {
+  Machine m;
+  machine = &m;
+  m.threads = threads;
+  m.kernel = std::move(kernel);
+  m.blocks.resize(static_cast<std::size_t>(blocks));
+  for (Block& block : m.blocks) {
+    block.meeting.expected = threads;
+    block.warps.resize(static_cast<std::size_t>(threads / 32));
+    block.shared.reset(new Words[shared_bytes / sizeof(Words) + 1]);
+    std::memset(static_cast<void*>(block.shared.get()), 0xff, shared_bytes);  // NaN, if it is read before it is written
+  }
+  m.fibers.resize(static_cast<std::size_t>(blocks * threads));
+  std::vector<Fiber*> order;
+  for (std::size_t i = 0; i < m.fibers.size(); ++i) {
+    Fiber& fiber = m.fibers[i];
+    fiber.thread = static_cast<int>(i) % threads;
+    fiber.block = static_cast<int>(i) / threads;
+    fiber.stack.reset(new char[kStackBytes]);
+    getcontext(&fiber.context);
+    fiber.context.uc_stack = {fiber.stack.get(), 0, kStackBytes};
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, start_fiber, 0);
+    order.push_back(&fiber);
+  }
+  std::shuffle(order.begin(), order.end(), shuffler);
+  int idle_rounds = 0;
+  while (!order.empty() && idle_rounds < 3) {
+    // A fiber that spins on a counter of the grid moves nothing; one that meets, or ends, does.
+    bool moved = false;
+    for (Fiber* fiber : order) {
+      if (fiber->waits_for && *fiber->waits_for == fiber->generation) continue;
+      const bool spun = fiber->waits_for == nullptr;
+      m.current = fiber;
+      swapcontext(&m.scheduler, &fiber->context);
+      moved = moved || fiber->done || fiber->waits_for || !spun;
+    }
+    order.erase(std::remove_if(order.begin(), order.end(), [](Fiber* f) { return f->done; }), order.end());
+    idle_rounds = moved ? 0 : idle_rounds + 1;
+  }
+  machine = nullptr;
+  return order.empty();
+}
+
+}  // namespace emulator
+
+namespace {
+
+using emulator::Words;
+using std::copysign;
+using std::fabs;
+
+struct bfloat16 {
+  std::uint16_t bits;
+};
+using float16 = _Float16;
+
+int thread_index() { return emulator::machine->current->thread; }
+int thread_count() { return emulator::machine->threads; }
+int block_index() { return emulator::machine->current->block; }
+int block_count() { return static_cast<int>(emulator::machine->blocks.size()); }
+emulator::Block& this_block() { return emulator::machine->blocks[static_cast<std::size_t>(block_index())]; }
+emulator::Warp& this_warp() { return this_block().warps[static_cast<std::size_t>(thread_index() / 32)]; }
+char* shared_memory() { return reinterpret_cast<char*>(this_block().shared.get()); }
+void meet_block() { emulator::meet(this_block().meeting); }
+bool any_lane(bool mine) {
+  emulator::Warp& warp = this_warp();
+  warp.votes += mine;
+  emulator::meet(warp.meeting, [&] {
+    warp.result = warp.votes;
+    warp.votes = 0;
+  });
+  const bool result = warp.result > 0;
+  emulator::meet(warp.meeting);  // all have read
+  return result;
+}
+
+Words load_fresh(const void* p) { return *static_cast<const Words*>(p); }
+Words load_constant(const void* p) { return *static_cast<const Words*>(p); }
+Words load_shared(const void* p) { return *static_cast<const Words*>(p); }
+void arrive(unsigned* counter) { ++*counter; }
+void wait_for(const unsigned* counter, unsigned target) {
+  while (static_cast<int>(*counter - target) < 0) emulator::yield();
+}
+
+template <class To, class From>
+To bits_as(From from) {
+  static_assert(sizeof(To) == sizeof(From), "");
+  To to;
+  std::memcpy(&to, &from, sizeof to);
+  return to;
+}
+float as_float(unsigned bits) { return bits_as<float>(bits); }
+float fused(float a, float b, float c) { return std::fma(a, b, c); }
+float widen(float v) { return v; }
+float widen(bfloat16 v) { return as_float(static_cast<unsigned>(v.bits) << 16); }
+float widen(float16 v) { return static_cast<float>(v); }
+void narrow(float v, float& to) { to = v; }
+void narrow(float v, bfloat16& to) {
+  const auto bits = bits_as<unsigned>(v);
+  to.bits = v != v ? 0x7fff : static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+void narrow(float v, float16& to) { to = static_cast<float16>(v); }
+float round_tf32(float v) { return v != v ? v : as_float((bits_as<unsigned>(v) + 0x1000) & ~0x1fffu); }
+
+// The k-th element of a row that lies in four registers of four lanes, as the instruction takes it.
+struct tf32;
+template <class Operand>
+struct Piece;
+template <>
+struct Piece<tf32> {
+  static constexpr int kEach = 1;
+  static float at(unsigned word, int) { return as_float(word & ~0x1fffu); }
+};
+template <>
+struct Piece<bfloat16> {
+  static constexpr int kEach = 2;
+  static float at(unsigned word, int i) { return widen(bfloat16{static_cast<std::uint16_t>(word >> (16 * i))}); }
+};
+template <>
+struct Piece<float16> {
+  static constexpr int kEach = 2;
+  static float at(unsigned word, int i) { return widen(bits_as<float16>(static_cast<std::uint16_t>(word >> (16 * i)))); }
+};
+
+template <class Operand>
+struct TensorCore {
+  // Row r of the first matrix has its elements in the lanes 4*(r % 8) + q: register r / 8 for the first half of K, and
+  // 2 + r / 8 for the second; column n of the second matrix in the lanes 4*n + q.
+  static void compute(emulator::Warp& warp) {
+    using P = Piece<Operand>;
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
+        float sum = warp.c[lane][i];
+        for (int half = 0; half < 2; ++half) {
+          for (int q = 0; q < 4; ++q) {
+            for (int k = 0; k < P::kEach; ++k) {
+              sum += P::at(warp.a[row % 8 * 4 + q][2 * half + row / 8], k) * P::at(warp.b[column * 4 + q][half], k);
+            }
+          }
+        }
+        warp.c[lane][i] = sum;
+      }
+    }
+  }
+
+  static void multiply(float* c, unsigned a0, unsigned a1, unsigned a2, unsigned a3, unsigned b0, unsigned b1) {
+    emulator::Warp& warp = this_warp();
+    const int lane = thread_index() % 32;
+    const unsigned a[4] = {a0, a1, a2, a3}, b[2] = {b0, b1};
+    std::memcpy(warp.a[lane], a, sizeof a);
+    std::memcpy(warp.b[lane], b, sizeof b);
+    std::memcpy(warp.c[lane], c, sizeof warp.c[lane]);
+    emulator::meet(warp.meeting, [&] { compute(warp); });
+    std::memcpy(c, warp.c[lane], sizeof warp.c[lane]);
+    // No lane can overwrite another's before that has read: each writes its own place alone, and computes after all came.
+  }
+};
+
+}  // namespace

@@ -1,0 +1,157 @@
+// A libcuda.so.1 for tests: memory of the device is the process's own, kernels run in the emulator when they are
+// launched. FAKE_CUDA_FAIL="cuInit:100" makes a call fail; FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION, FAKE_CUDA_MAJOR,
+// FAKE_CUDA_MULTIPROCESSORS, FAKE_CUDA_SHARED set what it says of itself.
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "../../csrc/cuda/kernels.cu"
+
+namespace {
+
+int setting(const char* name, int otherwise) {
+  const char* const value = std::getenv(name);
+  return value ? std::atoi(value) : otherwise;
+}
+
+// The result that FAKE_CUDA_FAIL asks of a call, or 0.
+int failure(const char* call) {
+  const char* const asked = std::getenv("FAKE_CUDA_FAIL");
+  const std::size_t n = std::strlen(call);
+  return asked && std::strncmp(asked, call, n) == 0 && asked[n] == ':' ? std::atoi(asked + n + 1) : 0;
+}
+#define MAY_FAIL(call) \
+  if (const int result = failure(call)) return result
+
+struct Kernel {
+  const char* name;
+  void (*run)(void** parameters);
+};
+
+#define RNN_FAKE_KERNELS(name, Format)                                                                                \
+  {"fusedrnn_forward_" #name, [](void** p) { fusedrnn_forward_##name(*static_cast<const Arguments*>(p[0])); }},       \
+      {"fusedrnn_backward_" #name, [](void** p) { fusedrnn_backward_##name(*static_cast<const Arguments*>(p[0])); }}, \
+      {"fusedrnn_pack_" #name, [](void** p) { fusedrnn_pack_##name(*static_cast<const PackArguments*>(p[0])); }},
+const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS)};
+
+constexpr int kThreads = 64;
+int contexts = 0;        // pushed and not popped
+int launches = 0, cooperative_launches = 0;
+void* last_stream = nullptr;
+char context, module;
+
+int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* stream, void** parameters) {
+  if (contexts == 0) return 201;  // invalid context
+  if (threads > kThreads || blocks == 0 || static_cast<int>(shared) > setting("FAKE_CUDA_SHARED", 49152)) return 1;
+  ++launches;
+  last_stream = stream;
+  const Kernel& kernel = *static_cast<const Kernel*>(f);
+  const bool ended = emulator::run(static_cast<int>(blocks), static_cast<int>(threads), shared,
+                                   [&] { kernel.run(parameters); });
+  return ended ? 0 : 702;  // launch timeout
+}
+
+}  // namespace
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT int cuInit(unsigned) {
+  MAY_FAIL("cuInit");
+  return 0;
+}
+#ifndef FAKE_CUDA_ANCIENT
+EXPORT int cuDriverGetVersion(int* version) {
+  MAY_FAIL("cuDriverGetVersion");
+  *version = setting("FAKE_CUDA_VERSION", 13000);
+  return 0;
+}
+#endif
+EXPORT int cuDeviceGetCount(int* count) {
+  MAY_FAIL("cuDeviceGetCount");
+  *count = setting("FAKE_CUDA_DEVICES", 1);
+  return 0;
+}
+EXPORT int cuDeviceGet(int* device, int ordinal) {
+  *device = ordinal;
+  return 0;
+}
+EXPORT int cuDeviceGetName(char* name, int size, int) {
+  std::snprintf(name, static_cast<std::size_t>(size), "Emulated GPU");
+  return 0;
+}
+EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
+  MAY_FAIL("cuDeviceGetAttribute");
+  *value = attribute == 75   ? setting("FAKE_CUDA_MAJOR", 9)
+           : attribute == 16 ? setting("FAKE_CUDA_MULTIPROCESSORS", 5)
+           : attribute == 97 ? setting("FAKE_CUDA_SHARED", 49152)
+                             : 0;
+  return 0;
+}
+EXPORT int cuDevicePrimaryCtxRetain(void** to, int) {
+  MAY_FAIL("cuDevicePrimaryCtxRetain");
+  *to = &context;
+  return 0;
+}
+EXPORT int cuCtxPushCurrent_v2(void*) {
+  ++contexts;
+  return 0;
+}
+EXPORT int cuCtxPopCurrent_v2(void**) {
+  --contexts;
+  return 0;
+}
+EXPORT int cuModuleLoadData(void** to, const void*) {
+  MAY_FAIL("cuModuleLoadData");
+  *to = &module;
+  return 0;
+}
+EXPORT int cuModuleGetFunction(void** f, void*, const char* name) {
+  for (const Kernel& kernel : kKernels) {
+    if (std::strcmp(name, kernel.name) != 0) continue;
+    *f = const_cast<Kernel*>(&kernel);
+    return 0;
+  }
+  return 500;  // not found
+}
+EXPORT int cuFuncGetAttribute(int* value, int, void*) {
+  *value = kThreads;
+  return 0;
+}
+EXPORT int cuFuncSetAttribute(void*, int, int) { return 0; }
+EXPORT int cuOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, void*, int, std::size_t) {
+  *blocks = setting("FAKE_CUDA_OCCUPANCY", 1);
+  return 0;
+}
+EXPORT int cuLaunchKernel(void* f, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
+                          unsigned shared, void* stream, void** parameters, void**) {
+  MAY_FAIL("cuLaunchKernel");
+  return launch(f, blocks, threads, shared, stream, parameters);
+}
+EXPORT int cuLaunchCooperativeKernel(void* f, unsigned blocks, unsigned, unsigned, unsigned threads, unsigned, unsigned,
+                                     unsigned shared, void* stream, void** parameters) {
+  MAY_FAIL("cuLaunchCooperativeKernel");
+  ++cooperative_launches;
+  return launch(f, blocks, threads, shared, stream, parameters);
+}
+EXPORT int cuMemsetD8Async(std::uint64_t p, unsigned char value, std::size_t bytes, void*) {
+  MAY_FAIL("cuMemsetD8Async");
+  std::memset(reinterpret_cast<void*>(p), value, bytes);
+  return 0;
+}
+EXPORT int cuGetErrorName(int result, const char** name) {
+  *name = result == 719 ? "CUDA_ERROR_LAUNCH_FAILED" : result == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+          : result == 702 ? "CUDA_ERROR_LAUNCH_TIMEOUT" : nullptr;
+  return *name ? 0 : 1;
+}
+EXPORT int cuGetErrorString(int, const char** text) {
+  *text = nullptr;
+  return 1;
+}
+
+// What tests ask.
+EXPORT void fake_cuda_seed(unsigned seed) { emulator::shuffler.seed(seed); }
+EXPORT int fake_cuda_launches(bool cooperative) { return cooperative ? cooperative_launches : launches; }
+EXPORT void* fake_cuda_last_stream() { return last_stream; }
+EXPORT int fake_cuda_contexts() { return contexts; }

@@ -1,0 +1,165 @@
+"""An array library for tests: NumPy's arrays under the manners of one for GPUs. Its "GPU" is the emulator of
+tests/cuda, whose memory is this process's own."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+import fusedrnn
+from fusedrnn import _cuda_arrays
+
+HERE = Path(__file__).parent
+STREAM = 0x5EED
+DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    return DTYPES.get(name) or np.dtype(name)
+
+
+class Array:
+    """What the backend uses of PyTorch's tensors and CuPy's arrays."""
+
+    def __init__(self, data: np.ndarray[Any, Any], device: int = 0) -> None:
+        self.data, self.device = data, device
+
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    T = property(lambda self: Array(self.data.T, self.device))
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        a = self.data
+        strides = None if a.flags.c_contiguous else a.strides
+        return {"data": (a.ctypes.data, False), "shape": a.shape, "strides": strides, "typestr": "", "version": 3}
+
+    def reshape(self, *shape: Any) -> Array:
+        return Array(self.data.reshape(*shape), self.device)
+
+    def copy(self) -> Array:
+        return Array(self.data.copy(), self.device)
+
+    def astype(self, dtype: str) -> Array:
+        return Array(self.data.astype(numpy_dtype(dtype)), self.device)
+
+    def sum(self, axis: int) -> Array:
+        return Array(self.data.sum(axis, dtype=self.data.dtype), self.device)
+
+    def __getitem__(self, key: Any) -> Array:
+        return Array(self.data[_plain(key)], self.device)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.data[_plain(key)] = _plain(value)
+
+    def __matmul__(self, other: Array) -> Array:
+        """With float32 sums, rounded once."""
+        product = self.data.astype("float32") @ other.data.astype("float32")
+        return Array(product.astype(self.data.dtype), self.device)
+
+    def __add__(self, other: Any) -> Array:
+        return Array(self.data + _plain(other), self.device)
+
+    def __sub__(self, other: Any) -> Array:
+        return Array(self.data - _plain(other), self.device)
+
+    def __mul__(self, other: Any) -> Array:
+        return Array(self.data * _plain(other), self.device)
+
+    def __lt__(self, other: Any) -> Array:
+        return Array(self.data < _plain(other), self.device)
+
+
+def _plain(a: Any) -> Any:
+    if isinstance(a, tuple):
+        return tuple(_plain(one) for one in a)
+    return a.data if isinstance(a, Array) else a
+
+
+def asarray(a: Any, dtype: str | None = None, device: int = 0) -> Array:
+    """A copy, as on a real GPU."""
+    return Array(np.array(a, dtype and numpy_dtype(dtype)), device)
+
+
+def asnumpy(a: Array) -> np.ndarray[Any, Any]:
+    return a.data.copy()
+
+
+class Library(_cuda_arrays.Library):
+    name = "fakegpu"
+
+    def is_cuda(self, a: Any) -> bool:
+        return isinstance(a, Array)
+
+    def device(self, a: Any) -> int:
+        return int(a.device)
+
+    def stream(self, device: int) -> int:
+        return STREAM
+
+    def contiguous(self, a: Any) -> Any:
+        return Array(np.ascontiguousarray(a.data), a.device)
+
+    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
+        a = np.empty(shape, numpy_dtype(dtype))
+        a.view("uint8").reshape(-1)[:] = 0xFF  # NaN, if anybody reads what nobody wrote
+        return Array(a, device)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
+        return Array(np.zeros(shape, numpy_dtype(dtype)), device)
+
+    def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Array:
+        return Array(a.copy(), device)
+
+    def where(self, condition: Any, a: Any) -> Array:
+        return Array(np.where(condition.data, a.data, np.zeros((), a.data.dtype)), a.device)
+
+    def arange(self, n: int, device: int) -> Array:
+        return Array(np.arange(n), device)
+
+
+def compiler() -> str | None:
+    return shutil.which("c++") or shutil.which("g++")
+
+
+def build_driver(folder: Path, *flags: str) -> Path:
+    """The driver of tests/cuda, compiled from the kernels' own source."""
+    to = folder / "libcuda.so.1"
+    found = compiler()
+    assert found is not None
+    source = HERE / "cuda" / "fake_driver.cpp"
+    command = [found, "-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", *flags]
+    subprocess.run([*command, f"-I{HERE / 'cuda'}", "-x", "c++", str(source), "-o", str(to)], check=True)
+    return to
+
+
+@contextmanager
+def installed(driver: Path, kernels: Path) -> Iterator[ctypes.CDLL]:
+    """Makes the emulated GPU the one that fusedrnn sees, and this library one that it knows."""
+    settings = {"FUSEDRNN_CUDA_DRIVER": str(driver), "FUSEDRNN_CUDA_KERNELS": str(kernels)}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    _cuda_arrays.LIBRARIES["fakegpu"] = Library
+    assert sys.modules["fakegpu"] is sys.modules[__name__]
+    assert fusedrnn.cuda.status().startswith("ok: Emulated GPU")
+    try:
+        yield ctypes.CDLL(str(driver))
+    finally:
+        del _cuda_arrays.LIBRARIES["fakegpu"]
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
