@@ -119,7 +119,7 @@ struct Backward : Block<Format> {
       const int64_t here = e.row * a.hidden + e.unit;
       for (int s = 0; s < states; ++s) a.run[s][here] = this->optional(a.dstate_n[s], here);
     });
-    this->meet_group();
+    meet_block();  // the weights are there
     for (int64_t round = 0; round <= a.seq_len; ++round) {
       const int stages = round < a.seq_len ? a.plan.products : 1;
       for (int i = 0; i < stages; ++i) {

@@ -293,7 +293,7 @@ class Reserve:
     def _columns(self, first: int, count: int = 1) -> Any:
         """Gradients that stand in some slots, ``(T, B, count*H)``."""
         H = self.call.w.hidden_size
-        flat = self.slots.reshape(self.call.T, self.call.B, -1)
+        flat = self.slots.reshape(self.call.T, self.call.B, self.call.w.facts["slots"] * H)
         return flat[:, :, first * H : (first + count) * H]
 
     def _input_columns(self) -> Any:

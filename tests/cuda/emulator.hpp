@@ -1,5 +1,5 @@
-// A GPU for tests: what csrc/cuda/device.hpp gives on CUDA, on one CPU thread. Every GPU thread is a fiber; the order in
-// which fibers run is shuffled, so that a missing barrier shows. Compiled together with kernels.cu.
+// A GPU for tests: what csrc/cuda/device.hpp gives on CUDA, on one CPU thread. Every GPU thread is a fiber; fibers run in
+// shuffled order, and warps sleep now and then, so that a missing barrier shows. Compiled together with kernels.cu.
 #pragma once
 
 #include <ucontext.h>
@@ -36,6 +36,7 @@ struct Warp {
   float c[32][4];
   unsigned a[32][4], b[32][2];
   int votes = 0, result = 0;
+  int sleeps = 0;  // rounds for which it does not run
 };
 
 struct Block {
@@ -64,6 +65,18 @@ struct Machine {
 
 inline Machine* machine = nullptr;
 inline std::mt19937 shuffler(1);
+
+// One warp in eight falls asleep in a round, for up to eight rounds.
+inline void send_to_sleep(Machine& m) {
+  for (Block& block : m.blocks) {
+    for (Warp& warp : block.warps) {
+      if (warp.sleeps > 0)
+        --warp.sleeps;
+      else if (shuffler() % 8 == 0)
+        warp.sleeps = static_cast<int>(shuffler() % 8);
+    }
+  }
+}
 
 inline void yield() { swapcontext(&machine->current->context, &machine->scheduler); }
 
@@ -116,10 +129,13 @@ inline bool run(int blocks, int threads, std::size_t shared_bytes, std::function
   }
   std::shuffle(order.begin(), order.end(), shuffler);
   int idle_rounds = 0;
-  while (!order.empty() && idle_rounds < 3) {
+  while (!order.empty() && idle_rounds < 100) {
     // A fiber that spins on a counter of the grid moves nothing; one that meets, or ends, does.
+    send_to_sleep(m);
     bool moved = false;
     for (Fiber* fiber : order) {
+      const Block& block = m.blocks[static_cast<std::size_t>(fiber->block)];
+      if (block.warps[static_cast<std::size_t>(fiber->thread / 32)].sleeps > 0) continue;
       if (fiber->waits_for && *fiber->waits_for == fiber->generation) continue;
       const bool spun = fiber->waits_for == nullptr;
       m.current = fiber;

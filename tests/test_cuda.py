@@ -1,0 +1,331 @@
+"""The CUDA backend without a GPU: the kernels' own source and the native launcher on an emulated GPU (tests/cuda), under
+an array library made for tests (fakegpu.py). What a real GPU must still show is in test_cuda_gpu.py."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fakegpu
+import numpy as np
+import pytest
+
+import fusedrnn
+from cases import CELLS, SHAPES, Cell, Problem, given, make_problem, named, tolerance
+from fusedrnn import _core, _cuda
+from test_parity import absolute_sums
+
+FORMATS = ["float32", "tf32", "bfloat16", "float16"]
+ROUNDOFF = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+# Multiprocessors and shared memory: weights in one block, over several, and mostly streamed from L2.
+MACHINES = {"roomy": (5, 49152), "narrow": (9, 12288), "streaming": (3, 9216)}
+
+KNOWN = [c for c in CELLS if c.op in ("rnn", "lstm", "gru", "indrnn") and "matrix" not in c.name]
+ONE_OF_EACH = [c for c in KNOWN if c.name in ("rnn_tanh", "lstm", "lstm_coupled_peephole", "gru_reset_after", "gru_reset_before")]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if fakegpu.compiler() is None:
+        pytest.skip("no C++ compiler to build the emulated GPU with")
+    return fakegpu.build_driver(tmp_path_factory.mktemp("cuda"))
+
+
+@contextmanager
+def emulated(driver: Path, machine: str) -> Iterator[ctypes.CDLL]:
+    kernels = driver.with_name(f"{machine}.fatbin")
+    kernels.write_text("run by the emulator")
+    multiprocessors, shared = MACHINES[machine]
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("FAKE_CUDA_MULTIPROCESSORS", str(multiprocessors))
+        m.setenv("FAKE_CUDA_SHARED", str(shared))
+        with fakegpu.installed(driver, kernels) as library:
+            yield library
+
+
+@pytest.fixture(params=MACHINES)
+def gpu(request: pytest.FixtureRequest, driver: Path) -> Iterator[ctypes.CDLL]:
+    with emulated(driver, request.param) as library:
+        yield library
+
+
+@pytest.fixture
+def roomy(driver: Path) -> Iterator[ctypes.CDLL]:
+    with emulated(driver, "roomy") as library:
+        yield library
+
+
+@pytest.fixture(autouse=True)
+def _products() -> Iterator[None]:
+    yield
+    fusedrnn.cuda.set_float32_products("float32")
+
+
+def on_gpu(a: Any, dtype: str) -> fakegpu.Array | None:
+    return None if a is None else fakegpu.asarray(a, dtype)
+
+
+def back(results: Any) -> Any:
+    """The same named tuple, of NumPy's arrays."""
+    return type(results)(*(None if a is None else fakegpu.asnumpy(a) for a in results))
+
+
+def storage(format: str) -> str:
+    return "float32" if format == "tf32" else format
+
+
+def rounded(problem: Problem, format: str) -> Problem:
+    """The same problem, of numbers that the format has."""
+    dtype = fakegpu.numpy_dtype(storage(format))
+
+    def change(a: Any) -> Any:
+        return a.astype(dtype).astype("float32")
+
+    p = problem
+    weights = p.cell.weights(**{name: change(a) for name, a in given(p.w).items()})
+    return Problem(p.cell, weights, change(p.x), [change(s) for s in p.states], p.kwargs, change(p.dy),
+                   [change(s) for s in p.dstates])  # fmt: skip
+
+
+def run(problem: Problem, format: str) -> tuple[Any, Any]:
+    """Forward and backward on the GPU, and that inference gives the same bits as training."""
+    p, dtype = problem, storage(format)
+    infer, forward, backward, _ = p.cell.functions(fusedrnn)
+    fusedrnn.cuda.set_float32_products("tf32" if format == "tf32" else "float32")
+    w = p.cell.weights(**{name: on_gpu(a, dtype) for name, a in given(p.w).items()})
+    x, states = on_gpu(p.x, dtype), [on_gpu(s, dtype) for s in p.states]
+    out, reserve = forward(x, w, *states, **p.kwargs)
+    for (name, a), (_, b) in zip(named(out), named(infer(x, w, *states, **p.kwargs)), strict=True):
+        np.testing.assert_array_equal(a.data.view("uint8"), b.data.view("uint8"), err_msg=name)
+    grads = backward(reserve, on_gpu(p.dy, dtype), *(on_gpu(s, dtype) for s in p.dstates))
+    assert all(a.dtype == fakegpu.numpy_dtype(dtype) for _, a in named(out) + named(grads))
+    return back(out), back(grads)
+
+
+def compare_exactly(problem: Problem) -> None:
+    """float32, with the bounds of test_parity."""
+    T, B, I = problem.x.shape
+    H, G = problem.w.hidden_size, problem.cell.gates
+    out, grads = run(problem, "float32")
+    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
+    chain = sum(shape[1] for shape in problem.cell.shapes(I, H).values() if len(shape) == 2)
+    bound = tolerance("float32", chain, T, max(1.0, absolute_sums(problem)))
+    for (name, a), (_, b) in zip(named(out), named(want_out), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+    largest = max(1.0, *(float(np.abs(b).max(initial=0)) for _, b in named(want_grads)))
+    bound = tolerance("float32", G * H + chain + T * B, T, largest)
+    for (name, a), (_, b) in zip(named(grads), named(want_grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+
+
+def compare_by_norm(problem: Problem, format: str) -> None:
+    """Formats with few bits: a worst case over all terms would say nothing, so roundings count as independent.
+
+    A step rounds, to nearest, at most eight numbers on the way to a result (W x, operands, gates, c, y, and in
+    backward as many gradients), each by a relative error of at most u; so many of them, over all steps and not
+    magnified by any, come to sqrt(8 * T) * u of an array's norm, and twice that is allowed. Sums are float32. (This is
+    for arrays of some size: one number may be the difference of larger ones.)
+    """
+    T = problem.x.shape[0]
+    problem = rounded(problem, format)
+    out, grads = run(problem, format)
+    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
+    bound = 2 * np.sqrt(8 * max(1, T)) * ROUNDOFF[format]
+    for (name, a), (_, b) in zip(named(out) + named(grads), named(want_out) + named(want_grads), strict=True):
+        error = np.linalg.norm((a.astype("float64") - b).ravel())
+        assert error <= bound * np.linalg.norm(b.ravel()), f"{name}: {error / np.linalg.norm(b.ravel()):.3g}, {bound:.3g}"
+
+
+@pytest.mark.parametrize("cell", KNOWN, ids=lambda c: c.name)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("case", ["forward", "reverse with lengths"])
+def test_float32(
+    cell: Cell, shape: tuple[int, int, int, int], case: str, roomy: ctypes.CDLL, rng: np.random.Generator
+) -> None:
+    options = {"lengths": True, "reverse": True} if case != "forward" else {}
+    compare_exactly(make_problem(cell, shape, "float32", rng, **options))
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("shape", [(4, 5, 40, 64), (3, 70, 3, 50), (2, 37, 3, 130), (5, 3, 2, 33)], ids=str)
+@pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
+def test_float32_however_it_is_cut_up(
+    cell: Cell, shape: tuple[int, int, int, int], lengths: bool, gpu: ctypes.CDLL, rng: np.random.Generator
+) -> None:
+    compare_exactly(make_problem(cell, shape, "float32", rng, lengths=lengths, reverse=not lengths))
+
+
+@pytest.mark.parametrize("format", FORMATS[1:])
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("shape", [(2, 13, 5, 8), (5, 13, 7, 33), (3, 70, 3, 50), (20, 3, 2, 130)], ids=str)
+def test_formats(
+    cell: Cell, shape: tuple[int, int, int, int], format: str, gpu: ctypes.CDLL, rng: np.random.Generator
+) -> None:
+    compare_by_norm(make_problem(cell, shape, "float32", rng, lengths=shape[0] == 5, reverse=shape[0] == 3), format)
+
+
+def test_cells_that_run_here_are_those_that_the_kernels_have() -> None:
+    known = {c.name for c in CELLS if _core.describe_cell(c.weights(**zeros(c)).cell)["known"]}
+    assert known == {c.name for c in KNOWN}
+
+
+def zeros(cell: Cell) -> dict[str, Any]:
+    return {name: np.zeros(shape, "float32") for name, shape in cell.shapes(2, 8).items()}
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_same_bits_in_whatever_order_threads_run(
+    cell: Cell, format: str, gpu: ctypes.CDLL, rng: np.random.Generator
+) -> None:
+    problem = rounded(make_problem(cell, (4, 19, 3, 70), "float32", rng, lengths=True), format)
+    first = run(problem, format)
+    for seed in range(3):
+        gpu.fake_cuda_seed(seed + 10)
+        for a, b in zip(first, run(problem, format), strict=True):
+            for (name, one), (_, other) in zip(named(a), named(b), strict=True):
+                np.testing.assert_array_equal(one.view("uint8"), other.view("uint8"), err_msg=name)
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_sequence_in_several_launches_has_the_same_bits(
+    cell: Cell, reverse: bool, roomy: ctypes.CDLL, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem = make_problem(cell, (7, 5, 3, 20), "float32", rng, lengths=True, reverse=reverse)
+    whole = run(problem, "float32")
+    monkeypatch.setattr(_cuda, "PRE_BYTES", 2 * 5 * cell.gates * 20 * 4)  # two steps
+    before = roomy.fake_cuda_launches(False)
+    parts = run(problem, "float32")
+    packing = 2 * len(_core.describe_cell(problem.w.cell)["products"])
+    assert roomy.fake_cuda_launches(False) - before == packing + 4 + 4 + 1  # training, inference, backward
+    for a, b in zip(whole, parts, strict=True):
+        for (name, one), (_, other) in zip(named(a), named(b), strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=name)
+
+
+@pytest.mark.parametrize("cell", KNOWN, ids=lambda c: c.name)
+def test_single_steps_are_a_sequence(cell: Cell, roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (4, 3, 5, 11), "float32", rng)
+    infer, _, _, step = cell.functions(fusedrnn)
+    w = cell.weights(**{name: on_gpu(a, "float32") for name, a in given(problem.w).items()})
+    states: tuple[Any, ...] = tuple(on_gpu(s, "float32") for s in problem.states)
+    x = on_gpu(problem.x, "float32")
+    assert x is not None
+    want = infer(x, w, *states)
+    for t in range(4):
+        out = tuple(fakegpu.asarray(np.full((3, 11), np.nan, "float32")) for _ in states)
+        states = step(x[t], w, *states, out=out if len(out) > 1 else out[0])
+        states = states if isinstance(states, tuple) else (states,)
+        assert all(a is b for a, b in zip(states, out, strict=True))
+        np.testing.assert_array_equal(states[0].data, want.y.data[t])
+    again = step(x[3], w, *states)
+    assert isinstance(again, tuple) == (len(states) > 1)
+
+
+def test_nothing_past_a_length_is_read(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
+    for cell in ONE_OF_EACH:
+        for reverse in (False, True):
+            problem = make_problem(cell, (6, 4, 3, 10), "float32", rng, reverse=reverse)
+            problem.kwargs["lengths"] = np.array([6, 0, 2, 5])
+            want = run(problem, "float32")
+            past = np.arange(6)[:, None] >= problem.kwargs["lengths"]
+            problem.x[past] = np.nan
+            problem.dy[past] = np.nan
+            for a, b in zip(want, run(problem, "float32"), strict=True):
+                for (name, one), (_, other) in zip(named(a), named(b), strict=True):
+                    np.testing.assert_array_equal(one, other, err_msg=f"{cell.name} {name}")
+
+
+def test_lengths_on_the_gpu_are_taken_as_they_are(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
+    """Nobody looks at them before the kernel does: those beyond the sequence count as its end."""
+    cell = KNOWN[0]
+    problem = make_problem(cell, (3, 4, 2, 5), "float32", rng, reverse=True)
+    w = cell.weights(**{name: on_gpu(a, "float32") for name, a in given(problem.w).items()})
+    x = on_gpu(problem.x, "float32")
+    want = cell.functions(fusedrnn)[0](x, w, lengths=np.array([3, 0, 2, 3]), reverse=True)
+    got = cell.functions(fusedrnn)[0](x, w, lengths=fakegpu.asarray(np.array([3, -7, 2, 1 << 40])), reverse=True)
+    np.testing.assert_array_equal(want.y.data, got.y.data)
+
+
+def test_work_runs_on_the_callers_stream(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
+    roomy.fake_cuda_last_stream.restype = ctypes.c_void_p
+    run(make_problem(KNOWN[0], (3, 2, 2, 5), "float32", rng), "float32")
+    assert roomy.fake_cuda_last_stream() == fakegpu.STREAM
+    assert roomy.fake_cuda_contexts() == 0
+
+
+def test_weights_are_a_snapshot(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
+    arrays = [fakegpu.asarray(rng.standard_normal(s).astype("float32")) for s in ((8, 3), (8, 2), (8,), (8,))]
+    w = fusedrnn.LSTMWeights(*arrays)
+    x = fakegpu.asarray(rng.standard_normal((4, 3, 3)).astype("float32"))
+    before = fusedrnn.lstm(x, w).y.data
+    for a in arrays:
+        a.data[...] = np.nan
+    np.testing.assert_array_equal(before, fusedrnn.lstm(x, w).y.data)
+    assert w.hidden_size == 2
+    assert w.weight_hh.shape == (8, 2)
+    assert w.dtype == "float32"
+    assert w.peephole_i is None
+
+
+def lstm_weights(**replaced: Any) -> fusedrnn.LSTMWeights:
+    arrays = {"weight_ih": (8, 3), "weight_hh": (8, 2), "bias_ih": (8,), "bias_hh": (8,)}
+    return fusedrnn.LSTMWeights(**({n: fakegpu.asarray(np.zeros(s, "float32")) for n, s in arrays.items()} | replaced))
+
+
+def zeros_on(*shape: int, dtype: str = "float32", device: int = 0) -> fakegpu.Array:
+    return fakegpu.asarray(np.zeros(shape), dtype, device)
+
+
+def test_what_does_not_fit_is_refused(roomy: ctypes.CDLL) -> None:
+    w, x = lstm_weights(), zeros_on(4, 2, 3)
+    plain = np.zeros((4, 2, 3), "float32")
+    with pytest.raises(ValueError, match=r"h0: expected an array on cuda:0, as the weights, got one on cuda:1"):
+        fusedrnn.lstm(x, w, zeros_on(2, 2, device=1))
+    with pytest.raises(ValueError, match=r"weight_hh: expected an array on cuda:0"):
+        lstm_weights(weight_hh=zeros_on(8, 2, device=1))
+    with pytest.raises(TypeError, match=r"x: expected a CUDA array of fakegpu, as the weights, got ndarray"):
+        fusedrnn.lstm(plain, w)
+    with pytest.raises(TypeError, match=r"x: expected numpy.ndarray, got fakegpu.Array|x: expected a numpy.ndarray"):
+        fusedrnn.lstm(x, fusedrnn.LSTMWeights(*(np.zeros(s, "float32") for s in ((8, 3), (8, 2)))))
+    with pytest.raises(TypeError, match=r"c0: expected float32, as the weights, got float16"):
+        fusedrnn.lstm(x, w, None, zeros_on(2, 2, dtype="float16"))
+    with pytest.raises(ValueError, match=r"c0: expected shape \(2, 2\), got \(2, 3\)"):
+        fusedrnn.lstm(x, w, None, zeros_on(2, 3))
+    with pytest.raises(ValueError, match=r"x: expected shape \(4, 2, 3\), got \(4, 2, 5\)"):
+        fusedrnn.lstm(zeros_on(4, 2, 5), w)
+    with pytest.raises(ValueError, match=r"x: expected 3 dimensions, got shape \(4, 3\)"):
+        fusedrnn.lstm(zeros_on(4, 3), w)
+    with pytest.raises(TypeError, match="weight_ih: expected float32, bfloat16, float16, got float64"):
+        fusedrnn.RNNWeights(zeros_on(2, 3, dtype="float64"), zeros_on(2, 2, dtype="float64"))
+    with pytest.raises(TypeError, match="weight_hh: expected a CUDA array, got NoneType"):
+        lstm_weights(weight_hh=None)
+    with pytest.raises(ValueError, match=r"weight_ih: expected shape \(4\*hidden_size, input_size\)"):
+        lstm_weights(weight_ih=zeros_on(7, 3))
+    with pytest.raises(ValueError, match=r"lengths: expected values in 0..seq_len = 0..4"):
+        fusedrnn.lstm(x, w, lengths=np.array([4, 5]))
+    with pytest.raises(TypeError, match="lengths: expected int64, got int32"):
+        fusedrnn.lstm(x, w, lengths=np.array([4, 4], "int32"))
+    with pytest.raises(NotImplementedError, match="cell 'layer_norm_gru' does not run on CUDA"):
+        fusedrnn.LayerNormGRUWeights(zeros_on(6, 3), zeros_on(6, 2), gain_ih=zeros_on(6), gain_hh=zeros_on(6))
+    with pytest.raises(ValueError, match="precision: expected one of 'float32', 'tf32', got 'fast'"):
+        fusedrnn.cuda.set_float32_products("fast")
+
+
+def test_a_reserve_serves_once(roomy: ctypes.CDLL) -> None:
+    out, reserve = fusedrnn.lstm_forward(zeros_on(4, 2, 3), lstm_weights())
+    assert reserve.nbytes == 4 * 2 * 5 * 2 * 4
+    with pytest.raises(ValueError, match=r"dy: expected shape \(4, 2, 2\), got \(4, 2, 3\)"):
+        fusedrnn.lstm_backward(reserve, zeros_on(4, 2, 3))
+    fusedrnn.lstm_backward(reserve, out.y)
+    with pytest.raises(ValueError, match="no backward has used"):
+        fusedrnn.lstm_backward(reserve, out.y)
+
+
+def test_arrays_of_an_unknown_library_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"expected CUDA arrays of torch or cupy \(which make theirs by from_dlpack\)"):
+        lstm_weights()
