@@ -116,7 +116,16 @@ struct CudaRun {
   cuda::Arguments a{};
 
   CudaRun(const CudaCell& cell, bool is_backward, int64_t seq_len, int64_t batch) : kernels(cell), backward(is_backward) {
+    const CellFacts& f = facts_of(cell.cell);
     a.cell = static_cast<int>(cell.cell);
+    a.gates = f.gates;
+    a.slot_count = f.slots;
+    a.state_slot = f.state_slot;
+    for (int g = 0; g < f.gates; ++g) a.split |= f.split[g] ? 1u << g : 0u;
+    for (int p = 0; p < f.products; ++p) {
+      a.first_gate[p] = f.product[p].first_gate;
+      a.product_gates[p] = f.product[p].gates;
+    }
     a.plan = cell.plan_of(backward, batch);
     a.seq_len = seq_len;
     a.batch = batch;

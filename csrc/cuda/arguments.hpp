@@ -45,8 +45,11 @@ struct Plan {
 // Arrays are C-contiguous, in the storage type of the format (float for tf32) unless said. Gates are stacked as users
 // stack them.
 struct Arguments {
-  int cell;
   Plan plan;
+  // The cell, and those of its facts that its own code would only repeat.
+  int cell, gates, slot_count, state_slot;
+  unsigned split;                       // bit g: gate g's input part and recurrent part stay apart
+  int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts];
   int64_t seq_len, batch, hidden;
   int64_t first, last;  // the steps of this launch, counted in the order in which they run
   int reverse;

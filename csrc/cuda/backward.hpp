@@ -36,7 +36,7 @@ struct Backward : Block<Format> {
     }
     RNN_DEVICE Scalar c_prev() const {
       if (is_first()) return Scalar(block.optional(block.a.state0[1], here()));
-      const int64_t from = block.slot_place(before(), e.row, Cell::kSlots) + Cell::kStateSlot * block.a.hidden;
+      const int64_t from = block.slot_place(before(), e.row) + Cell::kStateSlot * block.a.hidden;
       return Scalar(load_element<Storage>(block.a.slots, from + e.unit));
     }
     RNN_DEVICE Scalar vector(int k) const {
@@ -62,43 +62,43 @@ struct Backward : Block<Format> {
   };
 
   // A step past the row's end, or before its beginning: what is carried stays, all gradients are zeros.
-  template <class Cell>
-  RNN_DEVICE void pass(const At<Cell>& at, float carried) const {
-    at.set_direct(Scalar(carried));
-    for (int k = 0; k < Cell::kSlots; ++k) {
-      if (k != Cell::kStateSlot) at.grad(k, Scalar(0.0f));
+  RNN_DEVICE void pass(const Element& e, float carried, int64_t t, int64_t round) const {
+    a.run[0][e.row * a.hidden + e.unit] = carried;
+    const int64_t slots = this->slot_place(t, e.row) + e.unit;
+    for (int k = 0; k < a.slot_count; ++k) {
+      if (k != a.state_slot) store_element<Storage>(a.slots, slots + k * a.hidden, 0.0f);
+    }
+    for (int p = 0; p < a.plan.products; ++p) {
+      for (int j = 0; j < a.product_gates[p]; ++j) {
+        this->give(p, copy_of(p, round), e.row, j * a.hidden + e.unit, 0.0f);
+      }
     }
   }
 
-  template <class Cell, int Stage>
-  RNN_DEVICE void pointwise(const At<Cell>& at, float sum) const {
-    const bool active = at.t < this->length_of(at.e.row);
-    if constexpr (Stage == 0) {
-      const float carried = sum + a.run[0][at.here()];
-      if (!active) return pass(at, carried);
-      const int64_t place = (at.t * a.batch + at.e.row) * a.hidden + at.e.unit;
-      at.set_direct(Scalar(0.0f));
-      Cell::template backward<0>(Scalar(this->optional(a.dy, place) + carried), at);
-    } else {
-      if (active) Cell::template backward<Stage>(Scalar(sum), at);
-    }
-  }
-
-  // An element's part of a stage, given its sum of the product.
+  // An element's part of a stage, given its sum of the product: for stage 0 that of dh, else of a slot's gradient.
   RNN_DEVICE void element(int stage, const Element& e, float sum, int64_t t, int64_t round) const {
+    const int64_t here = e.row * a.hidden + e.unit;
+    if (stage == 0) sum += a.run[0][here];
     if (round == a.seq_len) {  // after the first step: the gradients of the initial states
-      const int64_t here = e.row * a.hidden + e.unit;
-      store_element<Storage>(a.dstate0[0], here, a.run[0][here] + sum);
+      store_element<Storage>(a.dstate0[0], here, sum);
       if (a.run[1]) store_element<Storage>(a.dstate0[1], here, a.run[1][here]);
       return;
     }
+    if (t >= this->length_of(e.row)) {
+      if (stage == 0) pass(e, sum, t, round);
+      return;
+    }
+    if (stage == 0) {
+      sum += this->optional(a.dy, t * a.batch * a.hidden + here);
+      a.run[0][here] = 0.0f;
+    }
     with_cell(a.cell, [&](auto cell) {
       using Cell = decltype(cell);
-      const At<Cell> at{*this, e, t, round, this->slot_place(t, e.row, Cell::kSlots)};
+      const At<Cell> at{*this, e, t, round, this->slot_place(t, e.row)};
       if (stage == 0)
-        pointwise<Cell, 0>(at, sum);
+        Cell::template backward<0>(Scalar(sum), at);
       else if constexpr (Cell::kPhases > 1)
-        pointwise<Cell, 1>(at, sum);
+        Cell::template backward<1>(Scalar(sum), at);
     });
   }
 

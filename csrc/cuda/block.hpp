@@ -188,9 +188,9 @@ struct Block {
   RNN_DEVICE float optional(const void* from, int64_t i) const {
     return from ? load_element<Storage>(from, i) : 0.0f;
   }
-  // Elements between rows of the reserve.
-  RNN_DEVICE int64_t slot_place(int64_t t, int64_t row, int64_t slots) const {
-    return t * a.slots_step + row * slots * a.hidden;
+  // Where a row's slots of a step begin in the reserve.
+  RNN_DEVICE int64_t slot_place(int64_t t, int64_t row) const {
+    return t * a.slots_step + row * a.slot_count * a.hidden;
   }
 };
 

@@ -28,13 +28,7 @@ struct Forward : Block<Format> {
       return Scalar(load_element<Storage>(block.a.vectors, k * block.a.hidden + e.unit));
     }
     RNN_DEVICE Scalar slot(int k) const { return Scalar(load_element<Storage>(block.a.slots, slot_at(k))); }
-    RNN_DEVICE Scalar pre(int gate) const {
-      const int64_t H = block.a.hidden, column = Cell::user_gate(gate) * H + e.unit;
-      const int64_t row = (t - block.a.pre_first) * block.a.batch + e.row;
-      const Scalar x(load_element<Storage>(block.a.pre, row * Cell::kGates * H + column));
-      const Scalar sum = x + Scalar(block.optional(block.a.bias_ih, column));
-      return Cell::split(gate) ? sum : sum + Scalar(block.optional(block.a.bias_hh, column));
-    }
+    RNN_DEVICE Scalar pre(int gate) const { return Scalar(block.input(e, t, gate)); }
     RNN_DEVICE void save(int k, Scalar v) const {
       if (block.a.slots && (block.a.slots_step != 0 || Cell::carried(k))) {
         store_element<Storage>(block.a.slots, slot_at(k), v.v);
@@ -54,46 +48,43 @@ struct Forward : Block<Format> {
     }
   };
 
-  // A step past the row's end, or before its beginning: states stay, outputs and reserve are zeros.
-  template <class Cell>
-  RNN_DEVICE void pass(const At<Cell>& at) const {
-    this->give(0, (at.round + 1) % 2, at.e.row, at.e.unit, a.run[0][at.here()]);
-    store_element<Storage>(a.y, (at.t * a.batch + at.e.row) * a.hidden + at.e.unit, 0.0f);
-    if (!a.slots || a.slots_step == 0) return;
-    for (int k = 0; k < Cell::kSlots; ++k) store_element<Storage>(a.slots, at.slot_at(k), 0.0f);
+  // The input's part of a gate, with the biases that are not kept apart.
+  RNN_DEVICE float input(const Element& e, int64_t t, int gate) const {
+    const int64_t column = gate * a.hidden + e.unit, row = (t - a.pre_first) * a.batch + e.row;
+    const float sum = load_element<Storage>(a.pre, row * a.gates * a.hidden + column) + this->optional(a.bias_ih, column);
+    return (a.split >> gate & 1u) != 0 ? sum : sum + this->optional(a.bias_hh, column);
   }
 
-  template <class Cell, int Phase>
-  RNN_DEVICE void pointwise(const At<Cell>& at, const float* products) const {
-    constexpr Product product = Cell::product(Phase);
-    if (at.t >= this->length_of(at.e.row)) {
-      if (Phase == 0) pass(at);
-      return;
-    }
-    Scalar sums[product.gates];
-    RNN_UNROLL for (int j = 0; j < product.gates; ++j) {
-      const int gate = product.first_gate + j;
-      if (Cell::split(gate))
-        sums[j] = Scalar(products[j]) + Scalar(this->optional(a.bias_hh, Cell::user_gate(gate) * a.hidden + at.e.unit));
-      else
-        sums[j] = Scalar(products[j]) + at.pre(gate);
-    }
-    Cell::template forward<Phase>(sums, at);
+  // A step past the row's end, or before its beginning: states stay, outputs and reserve are zeros.
+  RNN_DEVICE void pass(const Element& e, int64_t t, int64_t round) const {
+    this->give(0, (round + 1) % 2, e.row, e.unit, a.run[0][e.row * a.hidden + e.unit]);
+    store_element<Storage>(a.y, (t * a.batch + e.row) * a.hidden + e.unit, 0.0f);
+    if (!a.slots || a.slots_step == 0) return;
+    const int64_t slots = this->slot_place(t, e.row) + e.unit;
+    for (int k = 0; k < a.slot_count; ++k) store_element<Storage>(a.slots, slots + k * a.hidden, 0.0f);
   }
 
   // An element's part of a phase, after the product.
   RNN_DEVICE void element(int phase, const Element& e, int64_t t, int64_t round) const {
-    float products[kMaxHalves] = {};
+    if (t >= this->length_of(e.row)) {
+      if (phase == 0) pass(e, t, round);
+      return;
+    }
+    Scalar sums[kMaxHalves];
     RNN_UNROLL for (int j = 0; j < kMaxHalves; ++j) {
-      if (j < a.plan.product[phase].gates) products[j] = this->sum(phase, e, j);
+      if (j >= a.product_gates[phase]) break;
+      const int gate = a.first_gate[phase] + j;
+      const bool apart = (a.split >> gate & 1u) != 0;
+      sums[j] = Scalar(this->sum(phase, e, j) +
+                       (apart ? this->optional(a.bias_hh, gate * a.hidden + e.unit) : input(e, t, gate)));
     }
     with_cell(a.cell, [&](auto cell) {
       using Cell = decltype(cell);
-      const At<Cell> at{*this, e, t, round, this->slot_place(t, e.row, Cell::kSlots)};
+      const At<Cell> at{*this, e, t, round, this->slot_place(t, e.row)};
       if (phase == 0)
-        pointwise<Cell, 0>(at, products);
+        Cell::template forward<0>(sums, at);
       else if constexpr (Cell::kPhases > 1)
-        pointwise<Cell, 1>(at, products);
+        Cell::template forward<1>(sums, at);
     });
   }
 

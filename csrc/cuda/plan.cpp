@@ -73,6 +73,9 @@ int power_of_two_below(int64_t n) {
 bool knows(const CellFacts& f) {
   if (f.products != f.phases || f.phases > kMaxCudaProducts || f.states > 2) return false;
   if (f.below || f.clocked || f.reduces) return false;
+  for (int g = 0; g < f.gates; ++g) {
+    if (f.user_gate[g] != g) return false;
+  }
   for (int i = 0; i < f.products; ++i) {
     const Product& p = f.product[i];
     if (p.phase != i || p.matrix > 0 || p.gates > kMaxHalves || p.depth > 1) return false;
