@@ -4,10 +4,8 @@ tests/cuda, whose memory is this process's own."""
 from __future__ import annotations
 
 import ctypes
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 
 import fusedrnn
 from fusedrnn import _cuda_arrays
@@ -143,23 +142,21 @@ def build_driver(folder: Path, *flags: str) -> Path:
     return to
 
 
+# Multiprocessors and shared memory: weights in one block, over several, and mostly streamed from L2.
+MACHINES = {"roomy": (5, 49152), "narrow": (9, 12288), "streaming": (3, 9216)}
+
+
 @contextmanager
-def installed(driver: Path, kernels: Path) -> Iterator[ctypes.CDLL]:
-    """Makes the emulated GPU the one that fusedrnn sees, and this library one that it knows."""
-    settings = {"FUSEDRNN_CUDA_DRIVER": str(driver), "FUSEDRNN_CUDA_KERNELS": str(kernels)}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    _cuda_arrays.LIBRARIES["fakegpu"] = Library
-    assert sys.modules["fakegpu"] is sys.modules[__name__]
-    assert fusedrnn.cuda.status().startswith("ok: Emulated GPU")
-    try:
+def installed(driver: Path, machine: str) -> Iterator[ctypes.CDLL]:
+    """Makes an emulated GPU the one that fusedrnn sees, and this library one that it knows."""
+    kernels = driver.with_name(f"{machine}.fatbin")
+    kernels.write_text("run by the emulator")
+    multiprocessors, shared = MACHINES[machine]
+    with pytest.MonkeyPatch.context() as m:
+        m.setenv("FAKE_CUDA_MULTIPROCESSORS", str(multiprocessors))
+        m.setenv("FAKE_CUDA_SHARED", str(shared))
+        m.setenv("FUSEDRNN_CUDA_DRIVER", str(driver))
+        m.setenv("FUSEDRNN_CUDA_KERNELS", str(kernels))
+        m.setitem(_cuda_arrays.LIBRARIES, "fakegpu", Library)
+        assert fusedrnn.cuda.status().startswith("ok: Emulated GPU")
         yield ctypes.CDLL(str(driver))
-    finally:
-        del _cuda_arrays.LIBRARIES["fakegpu"]
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-

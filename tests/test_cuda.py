@@ -5,138 +5,35 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import fakegpu
 import numpy as np
 import pytest
 
+import fakegpu
 import fusedrnn
-from cases import CELLS, SHAPES, Cell, Problem, given, make_problem, named, tolerance
-from fusedrnn import _core, _cuda
-from test_parity import absolute_sums
+from cases import CELLS, SHAPES, Cell, make_problem
+from cuda_cases import (
+    FORMATS,
+    KNOWN,
+    ONE_OF_EACH,
+    Arrays,
+    TorchArrays,
+    assert_same_bits,
+    compare_by_norm,
+    compare_exactly,
+    rounded,
+    run,
+)
+from fusedrnn import _core, _cuda, _cuda_arrays
 
-FORMATS = ["float32", "tf32", "bfloat16", "float16"]
-ROUNDOFF = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8, "float16": 2.0**-11}
-# Multiprocessors and shared memory: weights in one block, over several, and mostly streamed from L2.
-MACHINES = {"roomy": (5, 49152), "narrow": (9, 12288), "streaming": (3, 9216)}
-
-KNOWN = [c for c in CELLS if c.op in ("rnn", "lstm", "gru", "indrnn") and "matrix" not in c.name]
-ONE_OF_EACH = [c for c in KNOWN if c.name in ("rnn_tanh", "lstm", "lstm_coupled_peephole", "gru_reset_after", "gru_reset_before")]
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if fakegpu.compiler() is None:
-        pytest.skip("no C++ compiler to build the emulated GPU with")
-    return fakegpu.build_driver(tmp_path_factory.mktemp("cuda"))
-
-
-@contextmanager
-def emulated(driver: Path, machine: str) -> Iterator[ctypes.CDLL]:
-    kernels = driver.with_name(f"{machine}.fatbin")
-    kernels.write_text("run by the emulator")
-    multiprocessors, shared = MACHINES[machine]
-    with pytest.MonkeyPatch.context() as m:
-        m.setenv("FAKE_CUDA_MULTIPROCESSORS", str(multiprocessors))
-        m.setenv("FAKE_CUDA_SHARED", str(shared))
-        with fakegpu.installed(driver, kernels) as library:
-            yield library
-
-
-@pytest.fixture(params=MACHINES)
-def gpu(request: pytest.FixtureRequest, driver: Path) -> Iterator[ctypes.CDLL]:
-    with emulated(driver, request.param) as library:
-        yield library
-
-
-@pytest.fixture
-def roomy(driver: Path) -> Iterator[ctypes.CDLL]:
-    with emulated(driver, "roomy") as library:
-        yield library
+FAKE = Arrays()
 
 
 @pytest.fixture(autouse=True)
 def _products() -> Iterator[None]:
     yield
     fusedrnn.cuda.set_float32_products("float32")
-
-
-def on_gpu(a: Any, dtype: str) -> fakegpu.Array | None:
-    return None if a is None else fakegpu.asarray(a, dtype)
-
-
-def back(results: Any) -> Any:
-    """The same named tuple, of NumPy's arrays."""
-    return type(results)(*(None if a is None else fakegpu.asnumpy(a) for a in results))
-
-
-def storage(format: str) -> str:
-    return "float32" if format == "tf32" else format
-
-
-def rounded(problem: Problem, format: str) -> Problem:
-    """The same problem, of numbers that the format has."""
-    dtype = fakegpu.numpy_dtype(storage(format))
-
-    def change(a: Any) -> Any:
-        return a.astype(dtype).astype("float32")
-
-    p = problem
-    weights = p.cell.weights(**{name: change(a) for name, a in given(p.w).items()})
-    return Problem(p.cell, weights, change(p.x), [change(s) for s in p.states], p.kwargs, change(p.dy),
-                   [change(s) for s in p.dstates])  # fmt: skip
-
-
-def run(problem: Problem, format: str) -> tuple[Any, Any]:
-    """Forward and backward on the GPU, and that inference gives the same bits as training."""
-    p, dtype = problem, storage(format)
-    infer, forward, backward, _ = p.cell.functions(fusedrnn)
-    fusedrnn.cuda.set_float32_products("tf32" if format == "tf32" else "float32")
-    w = p.cell.weights(**{name: on_gpu(a, dtype) for name, a in given(p.w).items()})
-    x, states = on_gpu(p.x, dtype), [on_gpu(s, dtype) for s in p.states]
-    out, reserve = forward(x, w, *states, **p.kwargs)
-    for (name, a), (_, b) in zip(named(out), named(infer(x, w, *states, **p.kwargs)), strict=True):
-        np.testing.assert_array_equal(a.data.view("uint8"), b.data.view("uint8"), err_msg=name)
-    grads = backward(reserve, on_gpu(p.dy, dtype), *(on_gpu(s, dtype) for s in p.dstates))
-    assert all(a.dtype == fakegpu.numpy_dtype(dtype) for _, a in named(out) + named(grads))
-    return back(out), back(grads)
-
-
-def compare_exactly(problem: Problem) -> None:
-    """float32, with the bounds of test_parity."""
-    T, B, I = problem.x.shape
-    H, G = problem.w.hidden_size, problem.cell.gates
-    out, grads = run(problem, "float32")
-    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
-    chain = sum(shape[1] for shape in problem.cell.shapes(I, H).values() if len(shape) == 2)
-    bound = tolerance("float32", chain, T, max(1.0, absolute_sums(problem)))
-    for (name, a), (_, b) in zip(named(out), named(want_out), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
-    largest = max(1.0, *(float(np.abs(b).max(initial=0)) for _, b in named(want_grads)))
-    bound = tolerance("float32", G * H + chain + T * B, T, largest)
-    for (name, a), (_, b) in zip(named(grads), named(want_grads), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
-
-
-def compare_by_norm(problem: Problem, format: str) -> None:
-    """Formats with few bits: a worst case over all terms would say nothing, so roundings count as independent.
-
-    A step rounds, to nearest, at most eight numbers on the way to a result (W x, operands, gates, c, y, and in
-    backward as many gradients), each by a relative error of at most u; so many of them, over all steps and not
-    magnified by any, come to sqrt(8 * T) * u of an array's norm, and twice that is allowed. Sums are float32. (This is
-    for arrays of some size: one number may be the difference of larger ones.)
-    """
-    T = problem.x.shape[0]
-    problem = rounded(problem, format)
-    out, grads = run(problem, format)
-    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
-    bound = 2 * np.sqrt(8 * max(1, T)) * ROUNDOFF[format]
-    for (name, a), (_, b) in zip(named(out) + named(grads), named(want_out) + named(want_grads), strict=True):
-        error = np.linalg.norm((a.astype("float64") - b).ravel())
-        assert error <= bound * np.linalg.norm(b.ravel()), f"{name}: {error / np.linalg.norm(b.ravel()):.3g}, {bound:.3g}"
 
 
 @pytest.mark.parametrize("cell", KNOWN, ids=lambda c: c.name)
@@ -146,7 +43,7 @@ def test_float32(
     cell: Cell, shape: tuple[int, int, int, int], case: str, roomy: ctypes.CDLL, rng: np.random.Generator
 ) -> None:
     options = {"lengths": True, "reverse": True} if case != "forward" else {}
-    compare_exactly(make_problem(cell, shape, "float32", rng, **options))
+    compare_exactly(make_problem(cell, shape, "float32", rng, **options), FAKE)
 
 
 @pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
@@ -155,7 +52,7 @@ def test_float32(
 def test_float32_however_it_is_cut_up(
     cell: Cell, shape: tuple[int, int, int, int], lengths: bool, gpu: ctypes.CDLL, rng: np.random.Generator
 ) -> None:
-    compare_exactly(make_problem(cell, shape, "float32", rng, lengths=lengths, reverse=not lengths))
+    compare_exactly(make_problem(cell, shape, "float32", rng, lengths=lengths, reverse=not lengths), FAKE)
 
 
 @pytest.mark.parametrize("format", FORMATS[1:])
@@ -164,7 +61,9 @@ def test_float32_however_it_is_cut_up(
 def test_formats(
     cell: Cell, shape: tuple[int, int, int, int], format: str, gpu: ctypes.CDLL, rng: np.random.Generator
 ) -> None:
-    compare_by_norm(make_problem(cell, shape, "float32", rng, lengths=shape[0] == 5, reverse=shape[0] == 3), format)
+    compare_by_norm(
+        make_problem(cell, shape, "float32", rng, lengths=shape[0] == 5, reverse=shape[0] == 3), format, FAKE
+    )
 
 
 def test_cells_that_run_here_are_those_that_the_kernels_have() -> None:
@@ -182,12 +81,11 @@ def test_the_same_bits_in_whatever_order_threads_run(
     cell: Cell, format: str, gpu: ctypes.CDLL, rng: np.random.Generator
 ) -> None:
     problem = rounded(make_problem(cell, (4, 19, 3, 70), "float32", rng, lengths=True), format)
-    first = run(problem, format)
+    first = run(problem, format, FAKE)
     for seed in range(3):
         gpu.fake_cuda_seed(seed + 10)
-        for a, b in zip(first, run(problem, format), strict=True):
-            for (name, one), (_, other) in zip(named(a), named(b), strict=True):
-                np.testing.assert_array_equal(one.view("uint8"), other.view("uint8"), err_msg=name)
+        for a, b in zip(first, run(problem, format, FAKE), strict=True):
+            assert_same_bits(a, b)
 
 
 @pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
@@ -196,25 +94,23 @@ def test_a_sequence_in_several_launches_has_the_same_bits(
     cell: Cell, reverse: bool, roomy: ctypes.CDLL, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = make_problem(cell, (7, 5, 3, 20), "float32", rng, lengths=True, reverse=reverse)
-    whole = run(problem, "float32")
+    whole = run(problem, "float32", FAKE)
     monkeypatch.setattr(_cuda, "PRE_BYTES", 2 * 5 * cell.gates * 20 * 4)  # two steps
     before = roomy.fake_cuda_launches(False)
-    parts = run(problem, "float32")
+    parts = run(problem, "float32", FAKE)
     packing = 2 * len(_core.describe_cell(problem.w.cell)["products"])
     assert roomy.fake_cuda_launches(False) - before == packing + 4 + 4 + 1  # training, inference, backward
     for a, b in zip(whole, parts, strict=True):
-        for (name, one), (_, other) in zip(named(a), named(b), strict=True):
-            np.testing.assert_array_equal(one, other, err_msg=name)
+        assert_same_bits(a, b)
 
 
 @pytest.mark.parametrize("cell", KNOWN, ids=lambda c: c.name)
 def test_single_steps_are_a_sequence(cell: Cell, roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
     problem = make_problem(cell, (4, 3, 5, 11), "float32", rng)
     infer, _, _, step = cell.functions(fusedrnn)
-    w = cell.weights(**{name: on_gpu(a, "float32") for name, a in given(problem.w).items()})
-    states: tuple[Any, ...] = tuple(on_gpu(s, "float32") for s in problem.states)
-    x = on_gpu(problem.x, "float32")
-    assert x is not None
+    w = FAKE.weights(problem, "float32")
+    states: tuple[Any, ...] = tuple(FAKE.make(s, "float32") for s in problem.states)
+    x = FAKE.make(problem.x, "float32")
     want = infer(x, w, *states)
     for t in range(4):
         out = tuple(fakegpu.asarray(np.full((3, 11), np.nan, "float32")) for _ in states)
@@ -231,21 +127,20 @@ def test_nothing_past_a_length_is_read(roomy: ctypes.CDLL, rng: np.random.Genera
         for reverse in (False, True):
             problem = make_problem(cell, (6, 4, 3, 10), "float32", rng, reverse=reverse)
             problem.kwargs["lengths"] = np.array([6, 0, 2, 5])
-            want = run(problem, "float32")
+            want = run(problem, "float32", FAKE)
             past = np.arange(6)[:, None] >= problem.kwargs["lengths"]
             problem.x[past] = np.nan
             problem.dy[past] = np.nan
-            for a, b in zip(want, run(problem, "float32"), strict=True):
-                for (name, one), (_, other) in zip(named(a), named(b), strict=True):
-                    np.testing.assert_array_equal(one, other, err_msg=f"{cell.name} {name}")
+            for a, b in zip(want, run(problem, "float32", FAKE), strict=True):
+                assert_same_bits(a, b)
 
 
 def test_lengths_on_the_gpu_are_taken_as_they_are(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
     """Nobody looks at them before the kernel does: those beyond the sequence count as its end."""
     cell = KNOWN[0]
     problem = make_problem(cell, (3, 4, 2, 5), "float32", rng, reverse=True)
-    w = cell.weights(**{name: on_gpu(a, "float32") for name, a in given(problem.w).items()})
-    x = on_gpu(problem.x, "float32")
+    w = FAKE.weights(problem, "float32")
+    x = FAKE.make(problem.x, "float32")
     want = cell.functions(fusedrnn)[0](x, w, lengths=np.array([3, 0, 2, 3]), reverse=True)
     got = cell.functions(fusedrnn)[0](x, w, lengths=fakegpu.asarray(np.array([3, -7, 2, 1 << 40])), reverse=True)
     np.testing.assert_array_equal(want.y.data, got.y.data)
@@ -253,7 +148,7 @@ def test_lengths_on_the_gpu_are_taken_as_they_are(roomy: ctypes.CDLL, rng: np.ra
 
 def test_work_runs_on_the_callers_stream(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
     roomy.fake_cuda_last_stream.restype = ctypes.c_void_p
-    run(make_problem(KNOWN[0], (3, 2, 2, 5), "float32", rng), "float32")
+    run(make_problem(KNOWN[0], (3, 2, 2, 5), "float32", rng), "float32", FAKE)
     assert roomy.fake_cuda_last_stream() == fakegpu.STREAM
     assert roomy.fake_cuda_contexts() == 0
 
@@ -329,3 +224,35 @@ def test_a_reserve_serves_once(roomy: ctypes.CDLL) -> None:
 def test_arrays_of_an_unknown_library_are_refused() -> None:
     with pytest.raises(TypeError, match=r"expected CUDA arrays of torch or cupy \(which make theirs by from_dlpack\)"):
         lstm_weights()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_tensors_of_pytorch(
+    cell: Cell,
+    format: str,
+    reverse: bool,
+    roomy: ctypes.CDLL,
+    rng: np.random.Generator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Tensors on the CPU stand for those on a GPU: all of the adapter but streams."""
+    pytest.importorskip("torch")
+
+    class OnCpu(_cuda_arrays.Torch):
+        kind = "cpu"
+
+        def stream(self, device: int) -> int:
+            return fakegpu.STREAM
+
+    monkeypatch.setitem(_cuda_arrays.LIBRARIES, "torch", OnCpu)
+    problem = make_problem(cell, (5, 13, 7, 33), "float32", rng, lengths=True, reverse=reverse)
+    arrays = TorchArrays("cpu")
+    if format == "float32":
+        compare_exactly(problem, arrays)
+    else:
+        compare_by_norm(problem, format, arrays)
+    x = arrays.make(problem.x, "float32").requires_grad_()
+    out = cell.functions(fusedrnn)[0](x, arrays.weights(problem, "float32"))
+    assert not out.y.requires_grad

@@ -54,7 +54,9 @@ class Library:
     """A C library whose functions return 0 for success."""
 
     def __init__(self, package: str, pattern: str, prefix: str) -> None:
-        root = next((Path(p) / "nvidia" for p in sys.path if list(Path(p).glob(f"nvidia/{package}/lib/{pattern}"))), None)
+        root = next(
+            (Path(p) / "nvidia" for p in sys.path if list(Path(p).glob(f"nvidia/{package}/lib/{pattern}"))), None
+        )
         if root is None:
             raise SystemExit(f"nvidia/{package}/lib/{pattern} not found: pip install {REQUIRES}")
         self.root, self.prefix = root, prefix

@@ -28,7 +28,9 @@ class DeviceWeights:
     ``vectors`` are ``(name, how many vectors of H elements, array or None)``.
     """
 
-    def __init__(self, library: Library, cell: str, common: dict[str, Any], vectors: list[tuple[str, int, Any]]) -> None:
+    def __init__(
+        self, library: Library, cell: str, common: dict[str, Any], vectors: list[tuple[str, int, Any]]
+    ) -> None:
         self.library, self.cell = library, cell
         self.facts: dict[str, Any] = _core.describe_cell(cell)
         first = common["weight_ih"]
@@ -84,7 +86,9 @@ class DeviceWeights:
     def checked(self, name: str, a: Any, shape: Shape) -> Any:
         """The array, C-contiguous, if it is of this library, device, dtype and shape."""
         if not self.library.is_cuda(a):
-            raise TypeError(f"{name}: expected a CUDA array of {self.library.name}, as the weights, got {type(a).__name__}")
+            raise TypeError(
+                f"{name}: expected a CUDA array of {self.library.name}, as the weights, got {type(a).__name__}"
+            )
         if self.library.device(a) != self.device:
             raise ValueError(
                 f"{name}: expected an array on cuda:{self.device}, as the weights, got one on "
@@ -136,7 +140,9 @@ class DeviceWeights:
     def infer(self, x: Any, states: tuple[Any, ...], lengths: Any, reverse: bool) -> tuple[Any, ...]:
         return Sequence(self, x, states, lengths, reverse).forward(None)
 
-    def forward(self, weights_object: Any, x: Any, states: tuple[Any, ...], lengths: Any, reverse: bool) -> tuple[Any, ...]:
+    def forward(
+        self, weights_object: Any, x: Any, states: tuple[Any, ...], lengths: Any, reverse: bool
+    ) -> tuple[Any, ...]:
         call = Sequence(self, x, states, lengths, reverse)
         slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
         y, *last = call.forward(slots)

@@ -99,12 +99,13 @@ class CuPy(Library):
 
 class Torch(Library):
     name = "torch"
+    kind = "cuda"  # of devices
 
     def is_cuda(self, a: Any) -> bool:
-        return isinstance(a, self.module.Tensor) and a.device.type == "cuda"
+        return isinstance(a, self.module.Tensor) and a.device.type == self.kind
 
     def device(self, a: Any) -> int:
-        return int(a.device.index)
+        return int(a.device.index or 0)
 
     def stream(self, device: int) -> int:
         return int(self.module.cuda.current_stream(device).cuda_stream)
@@ -125,7 +126,7 @@ class Torch(Library):
         return bool(a.is_contiguous())
 
     def _options(self, dtype: str, device: int) -> dict[str, Any]:
-        return {"dtype": getattr(self.module, dtype), "device": f"cuda:{device}"}
+        return {"dtype": getattr(self.module, dtype), "device": f"{self.kind}:{device}"}
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
         return self.module.empty(shape, **self._options(dtype, device))
@@ -137,13 +138,13 @@ class Torch(Library):
         return a.to(getattr(self.module, dtype))
 
     def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Any:
-        return self.module.as_tensor(a, device=f"cuda:{device}")
+        return self.module.tensor(a, device=f"{self.kind}:{device}")
 
     def where(self, condition: Any, a: Any) -> Any:
         return a.masked_fill(~condition, 0)
 
     def arange(self, n: int, device: int) -> Any:
-        return self.module.arange(n, device=f"cuda:{device}")
+        return self.module.arange(n, device=f"{self.kind}:{device}")
 
 
 LIBRARIES: dict[str, type[Library]] = {"torch": Torch, "cupy": CuPy}

@@ -1,0 +1,130 @@
+"""The same problems on a GPU, real or emulated, under any array library; and how far results may be from the reference."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import fakegpu
+import fusedrnn
+from cases import CELLS, Problem, given, named, tolerance
+from test_parity import absolute_sums
+
+FORMATS = ["float32", "tf32", "bfloat16", "float16"]
+ROUNDOFF = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8, "float16": 2.0**-11}
+KNOWN = [c for c in CELLS if c.op in ("rnn", "lstm", "gru", "indrnn") and "matrix" not in c.name]
+ONE_OF_EACH = [
+    c for c in KNOWN if c.name in ("rnn_tanh", "lstm", "lstm_coupled_peephole", "gru_reset_after", "gru_reset_before")
+]
+
+
+class Arrays:
+    """An array library in the hands of a test. This one is fakegpu."""
+
+    def make(self, a: Any, dtype: str) -> Any:
+        """On the GPU."""
+        return fakegpu.asarray(a, dtype)
+
+    def numpy(self, a: Any) -> np.ndarray[Any, Any]:
+        """A copy; bfloat16 as that of ml_dtypes."""
+        return fakegpu.asnumpy(a)
+
+    def back(self, results: Any) -> Any:
+        """The same named tuple, of NumPy's arrays."""
+        return type(results)(*(None if a is None else self.numpy(a) for a in results))
+
+    def weights(self, problem: Problem, dtype: str) -> Any:
+        return problem.cell.weights(**{name: self.make(a, dtype) for name, a in given(problem.w).items()})
+
+
+class TorchArrays(Arrays):
+    """PyTorch's tensors on a device."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self.torch, self.device = torch, device
+
+    def make(self, a: Any, dtype: str) -> Any:
+        return self.torch.tensor(a, device=self.device).to(getattr(self.torch, dtype))
+
+    def numpy(self, a: Any) -> np.ndarray[Any, Any]:
+        if a.dtype == self.torch.bfloat16:
+            bits: np.ndarray[Any, Any] = a.view(self.torch.int16).cpu().numpy()
+            return bits.view(fakegpu.numpy_dtype("bfloat16")).copy()
+        copy: np.ndarray[Any, Any] = a.cpu().numpy().copy()
+        return copy
+
+
+def storage(format: str) -> str:
+    return "float32" if format == "tf32" else format
+
+
+def rounded(problem: Problem, format: str) -> Problem:
+    """The same problem, of numbers that the format has."""
+    dtype = fakegpu.numpy_dtype(storage(format))
+
+    def change(a: Any) -> Any:
+        return a.astype(dtype).astype("float32")
+
+    p = problem
+    weights = p.cell.weights(**{name: change(a) for name, a in given(p.w).items()})
+    return Problem(p.cell, weights, change(p.x), [change(s) for s in p.states], p.kwargs, change(p.dy),
+                   [change(s) for s in p.dstates])  # fmt: skip
+
+
+def assert_same_bits(a: Any, b: Any) -> None:
+    for (name, one), (_, other) in zip(named(a), named(b), strict=True):
+        np.testing.assert_array_equal(one.view("uint8"), other.view("uint8"), err_msg=name)
+
+
+def run(problem: Problem, format: str, arrays: Arrays) -> tuple[Any, Any]:
+    """Forward and backward on the GPU, and that inference gives the same bits as training."""
+    p, dtype = problem, storage(format)
+    infer, forward, backward, _ = p.cell.functions(fusedrnn)
+    fusedrnn.cuda.set_float32_products("tf32" if format == "tf32" else "float32")
+    w = arrays.weights(p, dtype)
+    x, states = arrays.make(p.x, dtype), [arrays.make(s, dtype) for s in p.states]
+    out, reserve = forward(x, w, *states, **p.kwargs)
+    outputs = arrays.back(out)
+    assert_same_bits(outputs, arrays.back(infer(x, w, *states, **p.kwargs)))
+    grads = arrays.back(backward(reserve, arrays.make(p.dy, dtype), *(arrays.make(s, dtype) for s in p.dstates)))
+    assert all(a.dtype == fakegpu.numpy_dtype(dtype) for _, a in named(outputs) + named(grads))
+    return outputs, grads
+
+
+def compare_exactly(problem: Problem, arrays: Arrays) -> None:
+    """float32, with the bounds of test_parity."""
+    T, B, I = problem.x.shape
+    H, G = problem.w.hidden_size, problem.cell.gates
+    out, grads = run(problem, "float32", arrays)
+    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
+    chain = sum(shape[1] for shape in problem.cell.shapes(I, H).values() if len(shape) == 2)
+    bound = tolerance("float32", chain, T, max(1.0, absolute_sums(problem)))
+    for (name, a), (_, b) in zip(named(out), named(want_out), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+    largest = max(1.0, *(float(np.abs(b).max(initial=0)) for _, b in named(want_grads)))
+    bound = tolerance("float32", G * H + chain + T * B, T, largest)
+    for (name, a), (_, b) in zip(named(grads), named(want_grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+
+
+def compare_by_norm(problem: Problem, format: str, arrays: Arrays) -> None:
+    """Formats with few bits: a worst case over all terms would say nothing, so roundings count as independent.
+
+    A step rounds, to nearest, at most eight numbers on the way to a result (W x, operands, gates, c, y, and in
+    backward as many gradients), each by a relative error of at most u; so many of them, over all steps and not
+    magnified by any, come to sqrt(8 * T) * u of an array's norm, and twice that is allowed. Sums are float32. (This is
+    for arrays of some size: one number may be the difference of larger ones.)
+    """
+    T = problem.x.shape[0]
+    problem = rounded(problem, format)
+    out, grads = run(problem, format, arrays)
+    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
+    bound = 2 * np.sqrt(8 * max(1, T)) * ROUNDOFF[format]
+    for (name, a), (_, b) in zip(named(out) + named(grads), named(want_out) + named(want_grads), strict=True):
+        error = np.linalg.norm((a.astype("float64") - b).ravel())
+        assert error <= bound * np.linalg.norm(b.ravel()), (
+            f"{name}: {error / np.linalg.norm(b.ravel()):.3g}, {bound:.3g}"
+        )

@@ -1,0 +1,136 @@
+"""The CUDA loader against drivers that are missing, old, empty, or that refuse: every state has its sentence, and none
+crashes. Each in a process of its own, as a process opens its driver once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fakegpu
+
+TESTS = Path(__file__).parent
+STATUS = "import fusedrnn; print(fusedrnn.cuda.is_available(), fusedrnn.cuda.status())"
+# Weights of H = 40 take several blocks on the emulated GPU, which must then run at once.
+RUN = """
+import fakegpu, numpy as np, fusedrnn
+from fusedrnn import _cuda_arrays
+_cuda_arrays.LIBRARIES["fakegpu"] = fakegpu.Library
+def attempt():
+    try:
+        w = fusedrnn.LSTMWeights(*(fakegpu.asarray(np.ones(s, "float32")) for s in ((160, 3), (160, 40))))
+        out = fusedrnn.lstm(fakegpu.asarray(np.ones((2, 9, 3), "float32")), w)
+        print("ran", float(out.y.data[0, 0, 0]))
+    except Exception as e:
+        print(type(e).__name__, e)
+"""
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("kernels") / "kernels.fatbin"
+    path.write_text("run by the emulator")
+    return path
+
+
+def run(code: str, driver: Path | str, kernels: Path | str, **settings: str) -> str:
+    environment = {**os.environ, "FUSEDRNN_CUDA_DRIVER": str(driver), "FUSEDRNN_CUDA_KERNELS": str(kernels)}
+    environment |= {"PYTHONPATH": str(TESTS), "FAKE_CUDA_SHARED": "12288"} | settings
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.strip()
+
+
+def test_a_build_without_kernels(driver: Path) -> None:
+    assert run(STATUS, driver, "/nowhere/kernels.fatbin") == "False this build carries no CUDA kernels"
+
+
+def test_no_driver(kernels: Path) -> None:
+    want = "False no NVIDIA driver: libcuda-of-nobody.so.1 cannot be loaded"
+    assert run(STATUS, "libcuda-of-nobody.so.1", kernels) == want
+
+
+def test_a_library_that_lacks_what_is_needed(kernels: Path, tmp_path: Path) -> None:
+    ancient = fakegpu.build_driver(tmp_path, "-DFAKE_CUDA_ANCIENT", "-O0")
+    want = f"False the NVIDIA driver is too old: {ancient} has no cuDriverGetVersion"
+    assert run(STATUS, ancient, kernels) == want
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"FAKE_CUDA_VERSION": "11040"}, "the NVIDIA driver is too old: it has CUDA 11.4, expected 12.0 or later"),
+        ({"FAKE_CUDA_DEVICES": "0"}, "the NVIDIA driver finds no GPU"),
+        ({"FAKE_CUDA_FAIL": "cuInit:100"}, "the NVIDIA driver finds no GPU"),
+        ({"FAKE_CUDA_FAIL": "cuInit:999"}, "the NVIDIA driver does not start: CUresult 999"),
+        ({"FAKE_CUDA_FAIL": "cuDriverGetVersion:1"}, "the NVIDIA driver does not tell its version: CUresult 1"),
+        ({"FAKE_CUDA_FAIL": "cuDeviceGetCount:3"}, "the NVIDIA driver does not list its GPUs: CUresult 3"),
+        ({"FAKE_CUDA_MAJOR": "7"}, "no GPU of sm_80 or later: found Emulated GPU (sm_70)"),
+    ],
+)
+def test_states_before_any_kernel(driver: Path, kernels: Path, settings: dict[str, str], sentence: str) -> None:
+    assert run(STATUS, driver, kernels, **settings) == f"False {sentence}"
+    assert run(RUN + "attempt()", driver, kernels, **settings) == f"RuntimeError CUDA: {sentence}"
+
+
+def test_all_is_well(driver: Path, kernels: Path) -> None:
+    assert run(STATUS, driver, kernels) == "True ok: Emulated GPU (sm_90), driver for CUDA 13.0"
+    assert run(RUN + "attempt()", driver, kernels).startswith("ran 0.")
+
+
+def test_status_touches_no_gpu(driver: Path, kernels: Path) -> None:
+    """Neither a context nor kernels are made before something runs."""
+    for call in ("cuDevicePrimaryCtxRetain", "cuModuleLoadData"):
+        assert run(STATUS, driver, kernels, FAKE_CUDA_FAIL=f"{call}:1").startswith("True ok")
+
+
+def test_refused_kernels(driver: Path, kernels: Path) -> None:
+    refused = "the kernels of this build do not fit Emulated GPU with a driver for CUDA 13.0: "
+    sentence = refused + "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+    code = RUN + "attempt(); print(fusedrnn.cuda.is_available(), fusedrnn.cuda.status()); attempt()"
+    want = [f"RuntimeError CUDA: {sentence}", f"False {sentence}", f"RuntimeError CUDA: {sentence}"]
+    assert run(code, driver, kernels, FAKE_CUDA_FAIL="cuModuleLoadData:222").splitlines() == want
+
+
+@pytest.mark.parametrize("call", ["cuLaunchCooperativeKernel", "cuLaunchKernel", "cuMemsetD8Async"])
+def test_failed_calls(driver: Path, kernels: Path, call: str) -> None:
+    """A failed launch is an error, one for want of memory a MemoryError; the next call may succeed."""
+    code = RUN + "import os; attempt(); del os.environ['FAKE_CUDA_FAIL']; attempt()"
+    failed, ran = run(code, driver, kernels, FAKE_CUDA_FAIL=f"{call}:719").splitlines()
+    assert failed == f"RuntimeError CUDA: {call} failed: CUDA_ERROR_LAUNCH_FAILED"
+    assert run(RUN + "attempt()", driver, kernels, FAKE_CUDA_FAIL=f"{call}:2").startswith("MemoryError")
+    assert ran.startswith("ran 0.")
+
+
+def test_out_of_memory_where_a_context_is_made(driver: Path, kernels: Path) -> None:
+    got = run(RUN + "attempt()", driver, kernels, FAKE_CUDA_FAIL="cuDevicePrimaryCtxRetain:2")
+    assert got.startswith("MemoryError")
+
+
+def test_blocks_that_cannot_run_at_once_are_not_launched(driver: Path, kernels: Path) -> None:
+    got = run(RUN + "attempt()", driver, kernels, FAKE_CUDA_OCCUPANCY="0")
+    assert got.startswith("RuntimeError CUDA: ")
+    assert got.endswith("blocks must run at once, and Emulated GPU has room for 0")
+
+
+def test_too_little_shared_memory(driver: Path, kernels: Path) -> None:
+    got = run(RUN + "attempt()", driver, kernels, FAKE_CUDA_SHARED="4096")
+    assert got == "RuntimeError CUDA: expected a GPU with 8192 bytes of shared memory for a block, got 4096"
+
+
+def test_after_a_fork(driver: Path, kernels: Path) -> None:
+    code = RUN + "attempt()\nimport os\nif os.fork() == 0: attempt(); os._exit(0)\nos.wait()"
+    ran, refused = run("import sys; print = lambda *a: __builtins__.print(*a, flush=True)\n" + code, driver,
+                       kernels).splitlines()  # fmt: skip
+    assert ran.startswith("ran 0.")
+    assert refused == "RuntimeError CUDA: this process was forked from one that had opened the NVIDIA driver"
+
+
+def test_importing_opens_no_driver(kernels: Path) -> None:
+    code = (
+        "import fusedrnn, sys; print(any('cuda' in line for line in open('/proc/self/maps')), 'torch' in sys.modules)"
+    )
+    assert run(code, "libcuda.so.1", kernels) == "False False"
