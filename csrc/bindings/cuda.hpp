@@ -87,25 +87,36 @@ struct CudaCell {
 
   cuda::Plan plan_of(bool backward, int64_t batch) const {
     const cuda::Kind kind = backward ? cuda::Kind::backward : cuda::Kind::forward;
-    return cuda::make_plan(facts_of(cell), format, batch, hidden, backward,
-                           cuda::machine_of(device, kind, format));
+    return cuda::make_plan(facts_of(cell), format, batch, hidden, backward, cuda::machine_of(device, kind, format));
   }
 };
 
 #define RNN_ADDRESS(field, index) offsetof(cuda::Arguments, field) + (index) * sizeof(void*)
 constexpr std::pair<const char*, std::size_t> kAddresses[] = {
-    {"lengths", RNN_ADDRESS(lengths, 0)},     {"packed0", RNN_ADDRESS(packed, 0)},
-    {"packed1", RNN_ADDRESS(packed, 1)},      {"exchange0", RNN_ADDRESS(exchange, 0)},
-    {"exchange1", RNN_ADDRESS(exchange, 1)},  {"counters", RNN_ADDRESS(counters, 0)},
-    {"run0", RNN_ADDRESS(run, 0)},            {"run1", RNN_ADDRESS(run, 1)},
-    {"h0", RNN_ADDRESS(state0, 0)},           {"c0", RNN_ADDRESS(state0, 1)},
-    {"h_n", RNN_ADDRESS(state_n, 0)},         {"c_n", RNN_ADDRESS(state_n, 1)},
-    {"vectors", RNN_ADDRESS(vectors, 0)},     {"slots", RNN_ADDRESS(slots, 0)},
-    {"pre", RNN_ADDRESS(pre, 0)},             {"bias_ih", RNN_ADDRESS(bias_ih, 0)},
-    {"bias_hh", RNN_ADDRESS(bias_hh, 0)},     {"y", RNN_ADDRESS(y, 0)},
-    {"h", RNN_ADDRESS(h, 0)},                 {"dy", RNN_ADDRESS(dy, 0)},
-    {"dh_n", RNN_ADDRESS(dstate_n, 0)},       {"dc_n", RNN_ADDRESS(dstate_n, 1)},
-    {"dh0", RNN_ADDRESS(dstate0, 0)},         {"dc0", RNN_ADDRESS(dstate0, 1)},
+    {"lengths", RNN_ADDRESS(lengths, 0)},
+    {"packed0", RNN_ADDRESS(packed, 0)},
+    {"packed1", RNN_ADDRESS(packed, 1)},
+    {"exchange0", RNN_ADDRESS(exchange, 0)},
+    {"exchange1", RNN_ADDRESS(exchange, 1)},
+    {"counters", RNN_ADDRESS(counters, 0)},
+    {"run0", RNN_ADDRESS(run, 0)},
+    {"run1", RNN_ADDRESS(run, 1)},
+    {"h0", RNN_ADDRESS(state0, 0)},
+    {"c0", RNN_ADDRESS(state0, 1)},
+    {"h_n", RNN_ADDRESS(state_n, 0)},
+    {"c_n", RNN_ADDRESS(state_n, 1)},
+    {"vectors", RNN_ADDRESS(vectors, 0)},
+    {"slots", RNN_ADDRESS(slots, 0)},
+    {"pre", RNN_ADDRESS(pre, 0)},
+    {"bias_ih", RNN_ADDRESS(bias_ih, 0)},
+    {"bias_hh", RNN_ADDRESS(bias_hh, 0)},
+    {"y", RNN_ADDRESS(y, 0)},
+    {"h", RNN_ADDRESS(h, 0)},
+    {"dy", RNN_ADDRESS(dy, 0)},
+    {"dh_n", RNN_ADDRESS(dstate_n, 0)},
+    {"dc_n", RNN_ADDRESS(dstate_n, 1)},
+    {"dh0", RNN_ADDRESS(dstate0, 0)},
+    {"dc0", RNN_ADDRESS(dstate0, 1)},
 };
 #undef RNN_ADDRESS
 
@@ -115,7 +126,8 @@ struct CudaRun {
   bool backward;
   cuda::Arguments a{};
 
-  CudaRun(const CudaCell& cell, bool is_backward, int64_t seq_len, int64_t batch) : kernels(cell), backward(is_backward) {
+  CudaRun(const CudaCell& cell, bool is_backward, int64_t seq_len, int64_t batch)
+      : kernels(cell), backward(is_backward) {
     const CellFacts& f = facts_of(cell.cell);
     a.cell = static_cast<int>(cell.cell);
     a.gates = f.gates;
@@ -147,8 +159,7 @@ struct CudaRun {
     throw py::value_error("expected the name of an address, got '" + name + "'");
   }
   // Steps [first, last) in the order in which they run; pre_first is the time of the first row of `pre`.
-  void launch(int64_t first, int64_t last, int64_t pre_first, bool reverse, int64_t slots_step,
-              std::uintptr_t stream) {
+  void launch(int64_t first, int64_t last, int64_t pre_first, bool reverse, int64_t slots_step, std::uintptr_t stream) {
     a.first = first;
     a.last = last;
     a.pre_first = pre_first;

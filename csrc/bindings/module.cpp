@@ -95,12 +95,11 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
 
   py::class_<PyReserve>(m, "Reserve",
                         "What forward keeps for backward. Backward uses it up: its memory becomes gradients.")
-      .def_property_readonly(
-          "weights",
-          [](const PyReserve& r) -> py::object {
-            if (r.device) return r.device.attr("weights_object");
-            return r.f32 ? r.f32->call.weights_object : r.f64->call.weights_object;
-          })
+      .def_property_readonly("weights",
+                             [](const PyReserve& r) -> py::object {
+                               if (r.device) return r.device.attr("weights_object");
+                               return r.f32 ? r.f32->call.weights_object : r.f64->call.weights_object;
+                             })
       .def_property_readonly("cell", [](const PyReserve& r) { return facts_of(r.cell).name; })
       .def_property_readonly("dtype",
                              [](const PyReserve& r) -> py::object {

@@ -231,7 +231,8 @@ std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weig
 }
 
 // Weights that lie on a GPU: `device` runs the calls, and has the arrays by name.
-std::unique_ptr<PyWeights> make_device_weights(const std::string& cell, int64_t input, int64_t hidden, py::object device) {
+std::unique_ptr<PyWeights> make_device_weights(const std::string& cell, int64_t input, int64_t hidden,
+                                               py::object device) {
   auto w = std::make_unique<PyWeights>();
   w->cell = cell_by_name(cell);
   w->gates = w->facts().gates;

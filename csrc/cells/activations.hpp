@@ -61,8 +61,8 @@ struct ExpConstants<double> {
   static constexpr double kHalf = 0.5;
 };
 
-// q(r) of sigmoid, and the one of tanh for half of r, from the coefficient of r^J on. A recursion: code for GPUs may read
-// elements of such tables as constants alone.
+// q(r) of sigmoid, and the one of tanh for half of r, from the coefficient of r^J on. A recursion: code for GPUs may
+// read elements of such tables as constants alone.
 template <class V, int J = 0>
 RNN_INLINE V sigmoid_q(V r) {
   using C = ExpConstants<typename V::value_type>;

@@ -48,12 +48,12 @@ struct Arguments {
   Plan plan;
   // The cell, and those of its facts that its own code would only repeat.
   int cell, gates, slot_count, state_slot;
-  unsigned split;                       // bit g: gate g's input part and recurrent part stay apart
+  unsigned split;  // bit g: gate g's input part and recurrent part stay apart
   int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts];
   int64_t seq_len, batch, hidden;
   int64_t first, last;  // the steps of this launch, counted in the order in which they run
   int reverse;
-  const int64_t* lengths;               // (B,) or null
+  const int64_t* lengths;                // (B,) or null
   const void* packed[kMaxCudaProducts];  // [octet][chunk][gate][8 rows x 64 bytes], see pack.hpp
   void* exchange[kMaxCudaProducts];      // [2][rows of all groups][chunks * 64 bytes]: operands; zeros at first
   unsigned* counters;                    // one for each batch group, zeros at first
@@ -65,11 +65,11 @@ struct Arguments {
   int64_t slots_step;                    // elements between steps: 0 where there is room for one
 
   // Forward.
-  const void* pre;         // (steps of this launch, B, G*H): W x
-  int64_t pre_first;       // the time of its first row
-  const void* bias_ih;     // (G*H,) or null
-  const void* bias_hh;     // (G*H,) or null
-  void* y;                 // (T, B, H)
+  const void* pre;      // (steps of this launch, B, G*H): W x
+  int64_t pre_first;    // the time of its first row
+  const void* bias_ih;  // (G*H,) or null
+  const void* bias_hh;  // (G*H,) or null
+  void* y;              // (T, B, H)
 
   // Backward. state_n are the gradients of the last states, state0 the initial states, run[] as above.
   const void* h;            // (T, B, H): y as forward wrote it
@@ -78,8 +78,8 @@ struct Arguments {
   void* dstate0[2];         // (B, H)
 };
 
-// Weights in the order of the product. Forward: half (octet, gate) has the rows block[gate] * H + unit of `from`, K runs
-// over its columns. Backward (transposed): a half is an octet of columns of `from`, K runs over the gates' rows.
+// Weights in the order of the product. Forward: half (octet, gate) has the rows block[gate] * H + unit of `from`, K
+// runs over its columns. Backward (transposed): a half is an octet of columns of `from`, K runs over the gates' rows.
 struct PackArguments {
   const void* from;  // (rows, H)
   void* to;

@@ -61,6 +61,21 @@ struct Backward : Block<Format> {
     }
   };
 
+  // What the next round reads: its slots, dy, and the states before it.
+  RNN_DEVICE void fetch_inputs(const Element& e, int64_t next_round) const {
+    if (next_round >= a.seq_len) return;
+    const int64_t step = a.seq_len - 1 - next_round, t = this->time_of(step), H = a.hidden;
+    const int64_t slots = this->slot_place(t, e.row) + e.unit;
+    for (int k = 0; k < a.slot_count; ++k) fetch_element<Storage>(a.slots, slots + k * H);
+    if (a.dy) fetch_element<Storage>(a.dy, (t * a.batch + e.row) * H + e.unit);
+    if (step == 0) return;
+    const int64_t before = this->time_of(step - 1);
+    fetch_element<Storage>(a.h, (before * a.batch + e.row) * H + e.unit);
+    if (a.run[1]) {
+      fetch_element<Storage>(a.slots, this->slot_place(before, e.row) + a.state_slot * H + e.unit);
+    }
+  }
+
   // A step past the row's end, or before its beginning: what is carried stays, all gradients are zeros.
   RNN_DEVICE void pass(const Element& e, float carried, int64_t t, int64_t round) const {
     a.run[0][e.row * a.hidden + e.unit] = carried;
@@ -78,6 +93,7 @@ struct Backward : Block<Format> {
   // An element's part of a stage, given its sum of the product: for stage 0 that of dh, else of a slot's gradient.
   RNN_DEVICE void element(int stage, const Element& e, float sum, int64_t t, int64_t round) const {
     const int64_t here = e.row * a.hidden + e.unit;
+    if (stage == 0) fetch_inputs(e, round + 1);
     if (stage == 0) sum += a.run[0][here];
     if (round == a.seq_len) {  // after the first step: the gradients of the initial states
       store_element<Storage>(a.dstate0[0], here, sum);
@@ -107,7 +123,8 @@ struct Backward : Block<Format> {
     const int product = stage == 0 ? 0 : a.plan.products - stage;
     this->for_each_part([&](int group, int64_t row) {
       this->multiply(product, round % 2, group, row);
-      this->for_each_element(group, row, [&](const Element& e) { element(stage, e, this->sum(product, e, 0), t, round); });
+      this->for_each_element(group, row,
+                             [&](const Element& e) { element(stage, e, this->sum(product, e, 0), t, round); });
       meet_block();  // the sums have been read
     });
   }

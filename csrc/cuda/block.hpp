@@ -15,7 +15,7 @@ using fusedrnn::cuda::ProductPlan;
 // A unit and a row of the batch, always in the hands of the same thread.
 struct Element {
   int64_t unit, row;
-  int member, octet;       // among the groups that are worked on at once, and in its group
+  int member, octet;          // among the groups that are worked on at once, and in its group
   int unit_place, row_place;  // in the octet, and among the rows that are worked on at once
 };
 
@@ -114,19 +114,31 @@ struct Block {
       const int count = halves(product), tiles = left < kTiles ? static_cast<int>(left) : kTiles;
       const char* const from = operands(product, copy, row);
       const char* const kept = resident(group, product);
+      float* const mine = partial + warp * kMaxHalves * kHalfSums;
+      char* const scratch = reinterpret_cast<char*>(mine);
       WarpSums sums = {};
-      int chunk = slice;
-      for (; chunk < p.resident; chunk += a.plan.splits) {
-        Format::add_chunk(sums, count, tiles, from + chunk * kChunkBytes, row_bytes(product), [&](int half, int slot) {
-          return load_shared(kept + (chunk * count + half) * kHalfBytes + slot * 16);
-        });
+      for (int first = slice; first < p.chunks; first += kChunksAhead * a.plan.splits) {
+        Operands x[kChunksAhead];
+        RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
+          const int chunk = first + i * a.plan.splits;
+          if (chunk < p.chunks) load_operands(x[i], tiles, from + chunk * kChunkBytes, row_bytes(product));
+        }
+        RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
+          const int chunk = first + i * a.plan.splits;
+          if (chunk >= p.chunks) break;
+          if (chunk < p.resident) {
+            Format::add_chunk(sums, count, tiles, x[i], scratch, [&](int half, int slot) {
+              return load_shared(kept + (chunk * count + half) * kHalfBytes + slot * 16);
+            });
+          } else {
+            Format::add_chunk(sums, count, tiles, x[i], scratch, [&](int half, int slot) {
+              return load_constant(packed(group, product, chunk, half) + slot * 16);
+            });
+          }
+        }
       }
-      for (; chunk < p.chunks; chunk += a.plan.splits) {
-        Format::add_chunk(sums, count, tiles, from + chunk * kChunkBytes, row_bytes(product), [&](int half, int slot) {
-          return load_constant(packed(group, product, chunk, half) + slot * 16);
-        });
-      }
-      float* const to = partial + warp * kMaxHalves * kHalfSums + lane * 2;
+      meet_warp();  // the scratch has been read
+      float* const to = mine + lane * 2;
       RNN_UNROLL for (int half = 0; half < kMaxHalves; ++half) {
         RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
           if (half >= count || n >= tiles) break;
@@ -164,8 +176,8 @@ struct Block {
     const int rows = row1 - row < kRowsAtOnce ? static_cast<int>(row1 - row) : kRowsAtOnce;
     RNN_ROLLED for (int i = thread_index(); i < units * rows; i += thread_count()) {
       const int u = i % units, r = i / units;
-      const Element e{static_cast<int64_t>(first_group() + group) * each + u, row + r, u / each, u % each / kOctet,
-                      u % kOctet, r};
+      const Element e{
+          static_cast<int64_t>(first_group() + group) * each + u, row + r, u / each, u % each / kOctet, u % kOctet, r};
       if (e.unit < a.hidden) run(e);
     }
   }
@@ -185,9 +197,7 @@ struct Block {
     const int64_t mine = row + thread_index() % 32;
     return any_lane(mine < row1 && t < length_of(mine));
   }
-  RNN_DEVICE float optional(const void* from, int64_t i) const {
-    return from ? load_element<Storage>(from, i) : 0.0f;
-  }
+  RNN_DEVICE float optional(const void* from, int64_t i) const { return from ? load_element<Storage>(from, i) : 0.0f; }
   // Where a row's slots of a step begin in the reserve.
   RNN_DEVICE int64_t slot_place(int64_t t, int64_t row) const {
     return t * a.slots_step + row * a.slot_count * a.hidden;
@@ -218,8 +228,8 @@ enum class CellNumber : int {
 template <class Run>
 RNN_DEVICE void with_cell(int cell, Run&& run) {
   switch (static_cast<CellNumber>(cell)) {
-#define RNN_RUN_CELL(name, Cell) \
-  case CellNumber::name:         \
+#define RNN_RUN_CELL(name, Cell)                  \
+  case CellNumber::name:                          \
     if constexpr (runs_here<Cell>()) run(Cell()); \
     break;
     RNN_CELLS(RNN_RUN_CELL)

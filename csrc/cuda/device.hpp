@@ -1,5 +1,5 @@
-// What kernels ask of the machine: who a thread is, meeting, loads and stores past the first cache, tensor cores. On the
-// CPU, for the tests, tests/cuda/emulator.hpp gives the same.
+// What kernels ask of the machine: who a thread is, meeting, loads and stores past the first cache, tensor cores. On
+// the CPU, for the tests, tests/cuda/emulator.hpp gives the same.
 #pragma once
 
 #if !defined(__CUDACC__)
@@ -31,6 +31,7 @@ RNN_DEVICE char* shared_memory() {
   return memory;
 }
 RNN_DEVICE void meet_block() { __syncthreads(); }
+RNN_DEVICE void meet_warp() { __syncwarp(); }
 RNN_DEVICE bool any_lane(bool mine) { return __any_sync(0xffffffffu, mine) != 0; }
 
 // What other blocks wrote during this launch: not from the first cache, which is not kept coherent.
@@ -48,6 +49,8 @@ RNN_DEVICE Words load_constant(const void* p) {
   return {{v.x, v.y, v.z, v.w}};
 }
 RNN_DEVICE Words load_shared(const void* p) { return *static_cast<const Words*>(p); }
+// Brings what will be read in the next step as near as L2.
+RNN_DEVICE void fetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // Arrives at a counter, with all that this thread has seen written; and waits until so many have.
 RNN_DEVICE void arrive(unsigned* counter) {
@@ -77,14 +80,14 @@ RNN_DEVICE float round_tf32(float v) {
   return as_float(bits);
 }
 
-// c (16 x 8) += a (16 x K) b (K x 8), K = 32 bytes, as the instruction lays them out over a warp: of lane 4*g + q, a has
-// the rows g and g+8 and the q-th four bytes of each 16 bytes of K (row g, row g+8, then the same of the second 16), b
-// the column g likewise, and c the rows g, g, g+8, g+8 with the columns 2*q, 2*q+1.
-#define RNN_MMA(shape, type)                                                                                 \
-  asm volatile("mma.sync.aligned." shape ".row.col.f32." type "." type                                       \
-               ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                        \
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                              \
-               : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
+// c (16 x 8) += a (16 x K) b (K x 8), K = 32 bytes, as the instruction lays them out over a warp: of lane 4*g + q, a
+// has the rows g and g+8 and the q-th four bytes of each 16 bytes of K (row g, row g+8, then the same of the second
+// 16), b the column g likewise, and c the rows g, g, g+8, g+8 with the columns 2*q, 2*q+1.
+#define RNN_MMA(shape, type)                                                 \
+  asm("mma.sync.aligned." shape ".row.col.f32." type "." type                \
+      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                       \
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1))
 template <class Operand>
 struct TensorCore;
 struct tf32;

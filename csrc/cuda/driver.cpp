@@ -48,7 +48,7 @@ std::string Driver::open_library() {
   void* const library = dlopen(library_path_.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) return "no NVIDIA driver: " + library_path_ + " cannot be loaded";
   std::string absent;
-#define RNN_DRIVER_FIND(name, arguments)                                    \
+#define RNN_DRIVER_FIND(name, arguments)                                   \
   calls_.name = reinterpret_cast<int(*) arguments>(dlsym(library, #name)); \
   if (!calls_.name && absent.empty()) absent = #name;
   RNN_DRIVER_CALLS(RNN_DRIVER_FIND)

@@ -51,8 +51,16 @@ struct Forward : Block<Format> {
   // The input's part of a gate, with the biases that are not kept apart.
   RNN_DEVICE float input(const Element& e, int64_t t, int gate) const {
     const int64_t column = gate * a.hidden + e.unit, row = (t - a.pre_first) * a.batch + e.row;
-    const float sum = load_element<Storage>(a.pre, row * a.gates * a.hidden + column) + this->optional(a.bias_ih, column);
+    const float sum =
+        load_element<Storage>(a.pre, row * a.gates * a.hidden + column) + this->optional(a.bias_ih, column);
     return (a.split >> gate & 1u) != 0 ? sum : sum + this->optional(a.bias_hh, column);
+  }
+
+  RNN_DEVICE void fetch_inputs(const Element& e, int64_t t) const {
+    const int64_t row = (t - a.pre_first) * a.batch + e.row;
+    for (int gate = 0; gate < a.gates; ++gate) {
+      fetch_element<Storage>(a.pre, (row * a.gates + gate) * a.hidden + e.unit);
+    }
   }
 
   // A step past the row's end, or before its beginning: states stay, outputs and reserve are zeros.
@@ -66,6 +74,7 @@ struct Forward : Block<Format> {
 
   // An element's part of a phase, after the product.
   RNN_DEVICE void element(int phase, const Element& e, int64_t t, int64_t round) const {
+    if (phase == 0 && a.first + round + 1 < a.last) fetch_inputs(e, this->time_of(a.first + round + 1));
     if (t >= this->length_of(e.row)) {
       if (phase == 0) pass(e, t, round);
       return;

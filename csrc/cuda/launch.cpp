@@ -19,8 +19,8 @@ void zero(const Driver& driver, void* p, std::size_t bytes, void* stream) {
 // not at all.
 void require_room(const Driver& driver, const Device& device, void* kernel, const Plan& plan, unsigned blocks) {
   int each = 0;
-  driver.check(driver.calls().cuOccupancyMaxActiveBlocksPerMultiprocessor(
-                   &each, kernel, 32 * plan.warps, static_cast<std::size_t>(plan.shared_bytes)),
+  driver.check(driver.calls().cuOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, 32 * plan.warps,
+                                                                          static_cast<std::size_t>(plan.shared_bytes)),
                "cuOccupancyMaxActiveBlocksPerMultiprocessor");
   const int64_t room = static_cast<int64_t>(each) * device.multiprocessors;
   if (room < blocks) {

@@ -57,8 +57,7 @@ void keep_resident(Plan& plan, int64_t budget) {
   for (int p = 0; p < plan.products; ++p) {
     ProductPlan& product = plan.product[p];
     product.resident = all <= budget ? product.chunks : static_cast<int>(product.chunks * budget / all);
-    plan.shared_bytes +=
-        plan.groups_per_block * product.resident * product.gates * plan.octets_per_group * kHalfBytes;
+    plan.shared_bytes += plan.groups_per_block * product.resident * product.gates * plan.octets_per_group * kHalfBytes;
   }
 }
 
@@ -125,7 +124,8 @@ PackArguments make_pack(const CellFacts& f, Format format, int64_t hidden, bool 
   const Product& p = f.product[product];
   PackArguments pack{};
   pack.hidden = hidden;
-  pack.octets = static_cast<int>(divide_up(hidden, kOctet * kMaxHalves) * kMaxHalves);  // whole groups, whatever their size
+  pack.octets =
+      static_cast<int>(divide_up(hidden, kOctet * kMaxHalves) * kMaxHalves);  // whole groups, whatever their size
   pack.chunks = product_of(f, format, hidden, backward, product).chunks;
   pack.gates = p.gates;
   pack.transposed = backward ? 1 : 0;

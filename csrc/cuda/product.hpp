@@ -1,7 +1,7 @@
 // The product of a step: a warp's part of the sums of a group's halves for up to 32 rows.
 //
-// Weights of one half and chunk are 8 rows of 64 bytes, cut into 16-byte pieces, one for each lane. Operands are rows of
-// 64 bytes a chunk. Which k stands where within a chunk is free, as long as weights and operands agree: so each lane
+// Weights of one half and chunk are 8 rows of 64 bytes, cut into 16-byte pieces, one for each lane. Operands are rows
+// of 64 bytes a chunk. Which k stands where within a chunk is free, as long as weights and operands agree: so each lane
 // loads 16 contiguous bytes of both.
 #pragma once
 
@@ -11,6 +11,7 @@
 
 namespace {
 
+using fusedrnn::cuda::kChunkBytes;
 using fusedrnn::cuda::kHalfBytes;
 using fusedrnn::cuda::kHalfSums;
 using fusedrnn::cuda::kMaxHalves;
@@ -23,21 +24,28 @@ constexpr int kTiles = kRowsAtOnce / kOctet;
 // A warp's sums: [pair of halves][eight of rows][place in the pair as tensor cores lay it out].
 using WarpSums = float[kMaxHalves / 2][kTiles][4];
 
+// Operands of one chunk: lane 4*g + q has the q-th 16 bytes of row g of each eight rows. Those of so many chunks are
+// loaded at once, as each load waits long for L2.
+using Operands = Words[kTiles];
+constexpr int kChunksAhead = 4;
+
+RNN_DEVICE void load_operands(Operands& x, int tiles, const char* chunk, int64_t row_bytes) {
+  const int lane = thread_index() % 32;
+  chunk += (lane / 4) * row_bytes + (lane % 4) * 16;
+  RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
+    if (n < tiles) x[n] = load_fresh(chunk + n * kOctet * row_bytes);
+  }
+}
+
 // Products on tensor cores. Lane 4*g + q has of each half the q-th 16 bytes of row g.
 template <class Operand>
 struct Tensor {
   static RNN_INLINE int slot(int row, int piece) { return row * 4 + piece; }
 
-  // Adds a chunk. `weights(h)` loads this lane's piece of half h; `rows` is the chunk of row 0.
+  // Adds a chunk. `weights(h, slot)` loads a piece of half h. `scratch` is 4 KB of this warp's own.
   template <class Weights>
-  static RNN_DEVICE void add_chunk(WarpSums& sums, int halves, int tiles, const char* rows, int64_t row_bytes,
-                                   Weights&& weights) {
+  static RNN_DEVICE void add_chunk(WarpSums& sums, int halves, int tiles, const Operands& x, char*, Weights&& weights) {
     const int lane = thread_index() % 32;
-    rows += (lane / 4) * row_bytes + (lane % 4) * 16;
-    Words x[kTiles];
-    RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-      if (n < tiles) x[n] = load_fresh(rows + n * kOctet * row_bytes);
-    }
     RNN_UNROLL for (int pair = 0; pair < kMaxHalves / 2; ++pair) {
       if (2 * pair >= halves) break;
       const Words a = weights(2 * pair, lane);
@@ -53,7 +61,8 @@ struct Tensor {
 };
 
 // Products in float32: the same sums for the same lanes, each a chain of fused multiply-adds. Lane 4*g + q needs whole
-// rows g of the weights and 2*q, 2*q+1 of the operands; pieces of all rows g lie side by side.
+// rows g of the weights, of which pieces lie side by side, and rows 2*q and 2*q + 1 of the operands, which lanes give
+// to each other through `scratch`.
 struct MultiplyAdd {
   static RNN_INLINE int slot(int row, int piece) { return piece * kOctet + row; }
 
@@ -62,10 +71,14 @@ struct MultiplyAdd {
     return sum;
   }
   template <class Weights>
-  static RNN_DEVICE void add_chunk(WarpSums& sums, int halves, int tiles, const char* rows, int64_t row_bytes,
+  static RNN_DEVICE void add_chunk(WarpSums& sums, int halves, int tiles, const Operands& x, char* scratch,
                                    Weights&& weights) {
     const int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
-    rows += 2 * q * row_bytes;
+    meet_warp();  // the chunk before has been read
+    RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
+      if (n < tiles) *reinterpret_cast<Words*>(scratch + n * kHalfBytes + lane * 16) = x[n];
+    }
+    meet_warp();
     RNN_UNROLL for (int piece = 0; piece < 4; ++piece) {
       Words a[kMaxHalves];
       RNN_UNROLL for (int half = 0; half < kMaxHalves; ++half) {
@@ -73,13 +86,13 @@ struct MultiplyAdd {
       }
       RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
         if (n >= tiles) break;
-        const char* const row = rows + n * kOctet * row_bytes + piece * 16;
-        const Words x = load_fresh(row), y = load_fresh(row + row_bytes);
+        const char* const row = scratch + n * kHalfBytes + 2 * q * kChunkBytes + piece * 16;
+        const Words y = load_shared(row), z = load_shared(row + kChunkBytes);
         RNN_UNROLL for (int half = 0; half < kMaxHalves; ++half) {
           if (half >= halves) break;
           float* const sum = &sums[half / 2][n][half % 2 * 2];
-          sum[0] = dot(a[half], x, sum[0]);
-          sum[1] = dot(a[half], y, sum[1]);
+          sum[0] = dot(a[half], y, sum[0]);
+          sum[1] = dot(a[half], z, sum[1]);
         }
       }
     }
@@ -108,6 +121,10 @@ struct Format16 : Tensor<T> {
 template <class Storage>
 RNN_DEVICE float load_element(const void* from, int64_t i) {
   return widen(static_cast<const Storage*>(from)[i]);
+}
+template <class Storage>
+RNN_DEVICE void fetch_element(const void* from, int64_t i) {
+  fetch(static_cast<const Storage*>(from) + i);
 }
 template <class Storage>
 RNN_DEVICE void store_element(void* to, int64_t i, float v) {

@@ -1,5 +1,5 @@
-// A GPU for tests: what csrc/cuda/device.hpp gives on CUDA, on one CPU thread. Every GPU thread is a fiber; fibers run in
-// shuffled order, and warps sleep now and then, so that a missing barrier shows. Compiled together with kernels.cu.
+// A GPU for tests: what csrc/cuda/device.hpp gives on CUDA, on one CPU thread. Every GPU thread is a fiber; fibers run
+// in shuffled order, and warps sleep now and then, so that a missing barrier shows. Compiled together with kernels.cu.
 #pragma once
 
 #include <ucontext.h>
@@ -170,6 +170,7 @@ emulator::Block& this_block() { return emulator::machine->blocks[static_cast<std
 emulator::Warp& this_warp() { return this_block().warps[static_cast<std::size_t>(thread_index() / 32)]; }
 char* shared_memory() { return reinterpret_cast<char*>(this_block().shared.get()); }
 void meet_block() { emulator::meet(this_block().meeting); }
+void meet_warp() { emulator::meet(this_warp().meeting); }
 bool any_lane(bool mine) {
   emulator::Warp& warp = this_warp();
   warp.votes += mine;
@@ -185,6 +186,7 @@ bool any_lane(bool mine) {
 Words load_fresh(const void* p) { return *static_cast<const Words*>(p); }
 Words load_constant(const void* p) { return *static_cast<const Words*>(p); }
 Words load_shared(const void* p) { return *static_cast<const Words*>(p); }
+void fetch(const void* p) { static_cast<volatile const char*>(p)[0]; }  // which faults if it lies outside
 void arrive(unsigned* counter) { ++*counter; }
 void wait_for(const unsigned* counter, unsigned target) {
   while (static_cast<int>(*counter - target) < 0) emulator::yield();
@@ -227,7 +229,9 @@ struct Piece<bfloat16> {
 template <>
 struct Piece<float16> {
   static constexpr int kEach = 2;
-  static float at(unsigned word, int i) { return widen(bits_as<float16>(static_cast<std::uint16_t>(word >> (16 * i)))); }
+  static float at(unsigned word, int i) {
+    return widen(bits_as<float16>(static_cast<std::uint16_t>(word >> (16 * i))));
+  }
 };
 
 template <class Operand>
@@ -261,7 +265,8 @@ struct TensorCore {
     std::memcpy(warp.c[lane], c, sizeof warp.c[lane]);
     emulator::meet(warp.meeting, [&] { compute(warp); });
     std::memcpy(c, warp.c[lane], sizeof warp.c[lane]);
-    // No lane can overwrite another's before that has read: each writes its own place alone, and computes after all came.
+    // No lane can overwrite another's before that has read: each writes its own place alone, and computes after all
+    // came.
   }
 };
 

@@ -37,7 +37,7 @@ struct Kernel {
 const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS)};
 
 constexpr int kThreads = 64;
-int contexts = 0;        // pushed and not popped
+int contexts = 0;  // pushed and not popped
 int launches = 0, cooperative_launches = 0;
 void* last_stream = nullptr;
 char context, module;
@@ -48,8 +48,8 @@ int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* st
   ++launches;
   last_stream = stream;
   const Kernel& kernel = *static_cast<const Kernel*>(f);
-  const bool ended = emulator::run(static_cast<int>(blocks), static_cast<int>(threads), shared,
-                                   [&] { kernel.run(parameters); });
+  const bool ended =
+      emulator::run(static_cast<int>(blocks), static_cast<int>(threads), shared, [&] { kernel.run(parameters); });
   return ended ? 0 : 702;  // launch timeout
 }
 
@@ -141,8 +141,10 @@ EXPORT int cuMemsetD8Async(std::uint64_t p, unsigned char value, std::size_t byt
   return 0;
 }
 EXPORT int cuGetErrorName(int result, const char** name) {
-  *name = result == 719 ? "CUDA_ERROR_LAUNCH_FAILED" : result == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
-          : result == 702 ? "CUDA_ERROR_LAUNCH_TIMEOUT" : nullptr;
+  *name = result == 719   ? "CUDA_ERROR_LAUNCH_FAILED"
+          : result == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+          : result == 702 ? "CUDA_ERROR_LAUNCH_TIMEOUT"
+                          : nullptr;
   return *name ? 0 : 1;
 }
 EXPORT int cuGetErrorString(int, const char** text) {
