@@ -25,6 +25,8 @@ from report import Result, markdown, plot, print_tables
 from suite import GATES, MODES, Case, cases
 
 HERE = Path(__file__).parent
+DTYPES = ("float32", "float64")
+CUDA_DTYPES = ("float32", "tf32", "bfloat16", "float16")
 
 
 class Ceilings:
@@ -118,7 +120,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--op", type=listed(GATES), default=None, help="lstm,gru,rnn (quick: lstm,gru)")
     parser.add_argument("--mode", type=listed(MODES), default=list(MODES), help="infer,train,step")
-    parser.add_argument("--dtype", type=listed(("float32", "float64")), default=["float32"], help="float32,float64")
+    parser.add_argument(
+        "--dtype",
+        type=listed(dict.fromkeys((*DTYPES, *CUDA_DTYPES))),
+        default=None,
+        help=f"{','.join(DTYPES)} (float32); with --device cuda: {','.join(CUDA_DTYPES)} (all)",
+    )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: against cuDNN (bench/gpu.py)")
     parser.add_argument("--size", type=size, action="append", default=[], metavar="T,B,I,H", help="may be repeated")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="default: all CPUs")
     parser.add_argument("--isa", default=None, help="avx2 holds PyTorch to AVX2 as well (ONNX Runtime cannot be held)")
@@ -128,10 +136,39 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison with the reference")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for results.json, .md, .png")
     args = parser.parse_args()
-    others = ("suite", "op", "mode", "dtype", "isa", "peers", "no_verify")
-    if args.cells and any(getattr(args, name) != parser.get_default(name) for name in others):
-        parser.error("--cells goes with --size, --rounds, --threads and --out only")
+
+    def refuse(what: str, others: tuple[str, ...], allowed: str) -> None:
+        if any(getattr(args, name) != parser.get_default(name) for name in others):
+            parser.error(f"{what} goes with {allowed} only")
+
+    if args.cells:
+        refuse(
+            "--cells",
+            ("suite", "op", "mode", "dtype", "isa", "peers", "no_verify", "device"),
+            "--size, --rounds, --threads and --out",
+        )
+    if args.device == "cuda":
+        refuse(
+            "--device cuda",
+            ("suite", "isa", "peers", "no_verify", "threads"),
+            "--op, --mode, --dtype, --size, --rounds and --out",
+        )
+        if "step" in args.mode and args.mode != parser.get_default("mode"):
+            parser.error("--device cuda has the modes infer and train")
+    valid = CUDA_DTYPES if args.device == "cuda" else DTYPES
+    for dtype in args.dtype or ():
+        if dtype not in valid:
+            parser.error(f"--dtype {dtype}: with --device {args.device}, expected a list from {', '.join(valid)}")
     return args
+
+
+def on_cuda(args: argparse.Namespace, console: Console) -> None:
+    import gpu
+
+    ops, modes = args.op or ["lstm", "gru"], [m for m in args.mode if m != "step"]
+    sizes, formats = args.size or gpu.SIZES, args.dtype or gpu.FORMATS
+    chosen = [gpu.Case(o, m, f, *s) for o in ops for m in modes for f in formats for s in sizes]
+    gpu.report(chosen, args.rounds or 5, args.out, console)
 
 
 def compare_cells(args: argparse.Namespace, console: Console) -> None:
@@ -148,8 +185,11 @@ def main() -> None:
     if args.cells:
         compare_cells(args, console)
         return
+    if args.device == "cuda":
+        on_cuda(args, console)
+        return
     ops = args.op or (["lstm", "gru"] if args.suite == "quick" else list(GATES))
-    chosen = cases(args.suite, ops, args.mode, args.dtype, args.size)
+    chosen = cases(args.suite, ops, args.mode, args.dtype or ["float32"], args.size)
     workers: dict[str, Worker] = {}
     for name in ["fusedrnn", *(p for p in args.peers if p != "none")]:
         try:

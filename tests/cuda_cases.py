@@ -1,4 +1,4 @@
-"""The same problems on a GPU, real or emulated, under any array library; and how far results may be from the reference."""
+"""The same problems on a GPU, real or emulated, under any array library; how far results may be from the reference."""
 
 from __future__ import annotations
 

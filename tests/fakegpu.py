@@ -85,8 +85,8 @@ def _plain(a: Any) -> Any:
     return a.data if isinstance(a, Array) else a
 
 
-def asarray(a: Any, dtype: str | None = None, device: int = 0) -> Array:
-    """A copy, as on a real GPU."""
+def asarray(a: Any, dtype: str | None = None, device: int = 0) -> Any:
+    """A copy, as on a real GPU. (Any, as the signatures of fusedrnn name NumPy's arrays alone.)"""
     return Array(np.array(a, dtype and numpy_dtype(dtype)), device)
 
 

@@ -1,5 +1,5 @@
-"""The CUDA backend without a GPU: the kernels' own source and the native launcher on an emulated GPU (tests/cuda), under
-an array library made for tests (fakegpu.py). What a real GPU must still show is in test_cuda_gpu.py."""
+"""The CUDA backend without a GPU: the kernels' own source and the native launcher on an emulated GPU (tests/cuda),
+under an array library made for tests (fakegpu.py). What a real GPU must still show is in test_cuda_gpu.py."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def lstm_weights(**replaced: Any) -> fusedrnn.LSTMWeights:
     return fusedrnn.LSTMWeights(**({n: fakegpu.asarray(np.zeros(s, "float32")) for n, s in arrays.items()} | replaced))
 
 
-def zeros_on(*shape: int, dtype: str = "float32", device: int = 0) -> fakegpu.Array:
+def zeros_on(*shape: int, dtype: str = "float32", device: int = 0) -> Any:
     return fakegpu.asarray(np.zeros(shape), dtype, device)
 
 
@@ -226,18 +226,9 @@ def test_arrays_of_an_unknown_library_are_refused() -> None:
         lstm_weights()
 
 
-@pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
-@pytest.mark.parametrize("reverse", [False, True])
-def test_tensors_of_pytorch(
-    cell: Cell,
-    format: str,
-    reverse: bool,
-    roomy: ctypes.CDLL,
-    rng: np.random.Generator,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Tensors on the CPU stand for those on a GPU: all of the adapter but streams."""
+@pytest.fixture
+def cpu_tensors(roomy: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's tensors on the CPU stand for those on a GPU: all of the adapter but streams."""
     pytest.importorskip("torch")
 
     class OnCpu(_cuda_arrays.Torch):
@@ -247,6 +238,18 @@ def test_tensors_of_pytorch(
             return fakegpu.STREAM
 
     monkeypatch.setitem(_cuda_arrays.LIBRARIES, "torch", OnCpu)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_tensors_of_pytorch(
+    cell: Cell,
+    format: str,
+    reverse: bool,
+    cpu_tensors: None,
+    rng: np.random.Generator,
+) -> None:
     problem = make_problem(cell, (5, 13, 7, 33), "float32", rng, lengths=True, reverse=reverse)
     arrays = TorchArrays("cpu")
     if format == "float32":
@@ -256,3 +259,43 @@ def test_tensors_of_pytorch(
     x = arrays.make(problem.x, "float32").requires_grad_()
     out = cell.functions(fusedrnn)[0](x, arrays.weights(problem, "float32"))
     assert not out.y.requires_grad
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_benchmark_verifies_and_counts(format: str, cpu_tensors: None) -> None:
+    """What `python bench --device cuda` does but for its clock, whose times here mean nothing."""
+    pytest.importorskip("rich")
+    import torch
+    from rich.console import Console
+
+    import gpu
+
+    class Calls:
+        made = 0
+
+        def ms(self, run: Any) -> float:
+            run()
+            self.made += 1
+            return 1.0
+
+    clock = Calls()
+    ceilings = gpu.Ceilings(torch, "cpu", clock, size=16)
+    cases = [gpu.Case(op, mode, format, 3, 2, 5, 40) for op in ("lstm", "gru", "rnn") for mode in ("infer", "train")]
+    results = [gpu.measure(case, torch, "cpu", clock, ceilings, 2) for case in cases]
+    assert clock.made == 6 * 4 + 3 * (1 + 2) + 2  # ours and PyTorch's twice, meetings, two ceilings
+    assert gpu.Case("lstm", "infer", format, 3, 2, 5, 40).multiply_adds == 3 * 2 * 4 * 40 * 45
+    console = Console(quiet=True)
+    assert any("1.00x" in line for line in gpu.print_table(results, console))
+
+
+def test_the_benchmark_refuses_what_differs(cpu_tensors: None) -> None:
+    pytest.importorskip("rich")
+    import torch
+
+    import gpu
+
+    case = gpu.Case("lstm", "infer", "float16", 1, 1, 1, 1)
+    with pytest.raises(AssertionError, match="0.1 away from PyTorch"):
+        gpu.verify(case, (torch.full((9,), 1.1), None), (torch.ones(9), None))
+    with pytest.raises(AssertionError, match="nan away"):
+        gpu.verify(case, (torch.full((9,), torch.nan), None), (torch.ones(9), None))

@@ -1,5 +1,5 @@
-"""The CUDA backend on a real GPU, with PyTorch's tensors and CuPy's arrays. Skipped where there is none; the same checks run
-on an emulated GPU in test_cuda.py. `FUSEDRNN_CUDA_REPEATS=10000` hunts races for longer."""
+"""The CUDA backend on a real GPU, with PyTorch's tensors and CuPy's arrays. Skipped where there is none; the same
+checks run on an emulated GPU in test_cuda.py. `FUSEDRNN_CUDA_REPEATS=10000` hunts races for longer."""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def test_against_cudnn(kind: str, dtype: str, tensors: TorchArrays, rng: np.rand
     out, reserve = forward(x, w)
     grads = backward(reserve, dy)
     pairs = [(infer(x, w).y, y), (out.y, y), (grads.dx, x.grad)]
-    pairs += [(g, p.grad) for g, p in zip((a for n, a in named(grads) if "weight" in n), layer.parameters(), strict=False)]
+    pairs += [
+        (g, p.grad) for g, p in zip((a for n, a in named(grads) if "weight" in n), layer.parameters(), strict=False)
+    ]
     bound = 4 * np.sqrt(8 * 30) * {"float32": 96 * 2.0**-24, "float16": 2.0**-11}[dtype]
     for ours, theirs in pairs:
         ours, theirs = ours.double(), theirs.double()

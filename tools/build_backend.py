@@ -1,4 +1,4 @@
-"""The build backend: scikit-build-core's, which asks for NVRTC's wheels too where those are to compile the CUDA kernels."""
+"""The build backend: scikit-build-core's, and NVRTC's wheels where those are to compile the CUDA kernels."""
 
 from __future__ import annotations
 

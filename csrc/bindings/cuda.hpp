@@ -169,6 +169,14 @@ struct CudaRun {
     const cuda::Current current(kernels.driver, kernels.device);
     cuda::run(kernels.driver, kernels.device, kind, kernels.format, a, reinterpret_cast<void*>(stream));
   }
+  // Lets the blocks of this launch meet so many times, and do nothing else: for the benchmark.
+  void launch_meetings(int64_t times, std::uintptr_t stream) const {
+    cuda::Arguments meetings = a;
+    meetings.seq_len = times;
+    const cuda::Current current(kernels.driver, kernels.device);
+    cuda::run(kernels.driver, kernels.device, cuda::Kind::meet, kernels.format, meetings,
+              reinterpret_cast<void*>(stream));
+  }
   py::dict plan() const {
     using namespace py::literals;
     const cuda::Plan& p = a.plan;
@@ -200,7 +208,8 @@ void bind_cuda(py::module_& m) {
       .def("exchange_sizes", &CudaRun::exchange_sizes)
       .def_property_readonly("batch_groups", [](const CudaRun& r) { return r.a.plan.batch_groups; })
       .def_property_readonly("plan", &CudaRun::plan)
-      .def("launch", &CudaRun::launch);
+      .def("launch", &CudaRun::launch)
+      .def("launch_meetings", &CudaRun::launch_meetings);
 }
 
 }  // namespace

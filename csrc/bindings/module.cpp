@@ -89,6 +89,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
                                  return view(self, s.arrays().bias_hh, {w.facts().recurrent_gates * w.hidden});
                                });
                              })
+      .def_property_readonly("_device", [](const PyWeights& w) { return w.device ? w.device : py::object(py::none()); })
       .def_property_readonly("_periods", [](const PyWeights& w) { return py::tuple(py::cast(w.periods)); })
       .def("_vector", &vector_view)
       .def("_block", &block_view);

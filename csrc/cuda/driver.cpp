@@ -21,7 +21,7 @@ constexpr int kThreadsOfKernel = 0, kDynamicSharedBytes = 8;
 constexpr int kOldestVersion = 12000;
 constexpr int kOldestMajor = 8;  // sm_80: bfloat16 and tf32 on tensor cores
 
-constexpr const char* kKindNames[kKinds] = {"forward", "backward", "pack"};
+constexpr const char* kKindNames[kKinds] = {"forward", "backward", "meet", "pack"};
 constexpr const char* kFormatNames[] = {"float32", "tf32", "bfloat16", "float16"};
 
 std::string version_text(int version) {

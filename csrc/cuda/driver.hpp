@@ -42,8 +42,8 @@ struct DriverCalls {
 #undef RNN_DRIVER_POINTER
 };
 
-enum class Kind : int { forward, backward, pack };
-constexpr int kKinds = 3;
+enum class Kind : int { forward, backward, meet, pack };
+constexpr int kKinds = 4;
 
 // A GPU with its primary context, which other libraries of this process share, and the kernels in it.
 struct Device {

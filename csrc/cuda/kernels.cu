@@ -5,6 +5,17 @@
 #include "forward.hpp"
 #include "pack.hpp"
 
+namespace {
+
+// Only meets, so many times: what synchronisation alone costs.
+template <class Format>
+RNN_DEVICE void meet(const Arguments& a) {
+  Block<Format> block(a);
+  for (int64_t i = 0; i < a.seq_len; ++i) block.meet_group();
+}
+
+}  // namespace
+
 #define RNN_CUDA_FORMATS(X)       \
   X(float32, FormatFloat32)       \
   X(tf32, FormatTF32)             \
@@ -14,5 +25,6 @@
 #define RNN_CUDA_KERNELS(name, Format)                                                                        \
   RNN_KERNEL fusedrnn_forward_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { Forward<Format>(a).run(); }   \
   RNN_KERNEL fusedrnn_backward_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { Backward<Format>(a).run(); } \
+  RNN_KERNEL fusedrnn_meet_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { meet<Format>(a); }               \
   RNN_KERNEL fusedrnn_pack_##name(const RNN_CONSTANT_ARGUMENT PackArguments p) { pack<Format>(p); }
 RNN_CUDA_FORMATS(RNN_CUDA_KERNELS)

@@ -1,7 +1,7 @@
 """The CUDA backend: weights that lie on a GPU, and the calls on them. The native module calls this for such weights.
 
-The recurrence is one launch of a kernel for a whole sequence; products over all steps at once (of the inputs, and of the
-weights' gradients) are the array library's matmul. Nothing here waits for the GPU.
+The recurrence is one launch of a kernel for a whole sequence; products over all steps at once (of the inputs, and of
+the weights' gradients) are the array library's matmul. Nothing here waits for the GPU.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class DeviceWeights:
                 raise ValueError(f"{name}: expected None for cell {cell!r}, got {type(a).__name__}")
             if a is None and name in shapes and name.startswith("weight"):
                 raise TypeError(f"{name}: expected a CUDA array, got NoneType")
-        self.arrays = {
+        self.arrays: dict[str, Any] = {
             name: None if a is None else library.copy(self.checked(name, a, shapes[name])) for name, a in common.items()
         }
         self.named_vectors = [(name, max(1, n), a) for name, n, a in vectors]
@@ -214,7 +214,7 @@ class Sequence:
         run = Launcher(self.w, backward, self.T, self.B)
         run.give(lengths=self.lengths, vectors=self.w.vectors)
         run.give(**{f"packed{p}": a for p, a in enumerate(packed)})
-        run.give(**{name: s for name, s in zip(("h0", "c0"), self.states, strict=False)})
+        run.give(**dict(zip(("h0", "c0"), self.states, strict=False)))
         return run
 
     def forward(self, slots: Any, out: tuple[Any, ...] = (None, None)) -> tuple[Any, ...]:

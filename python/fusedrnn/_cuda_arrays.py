@@ -1,7 +1,7 @@
 """Arrays on GPUs, of whichever library they come from: what the CUDA backend needs to know and do.
 
-A library is added by a class like `CuPy` here, in `LIBRARIES`. Arrays of all of them have slices, ``reshape``, ``@``, ``+``,
-``*``, ``.T``, ``sum(axis)`` and indexing by arrays.
+A library is added by a class like `CuPy` here, in `LIBRARIES`. Arrays of all of them have slices, ``reshape``, ``@``,
+``+``, ``*``, ``.T``, ``sum(axis)`` and indexing by arrays.
 """
 
 from __future__ import annotations

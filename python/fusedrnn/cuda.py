@@ -37,8 +37,8 @@ def status() -> str:
 
 
 def set_float32_products(precision: str) -> None:
-    """How the recurrent products of float32 weights made from now on are computed: "float32" (the default), or "tf32" on
-    tensor cores, whose operands have 10 bits of mantissa. Sums and states are float32 in both. The products over all
+    """How the recurrent products of float32 weights made from now on are computed: "float32" (the default), or "tf32"
+    on tensor cores, whose operands have 10 bits of mantissa. Sums and states are float32 in both. The products over all
     steps at once follow the array library's own setting.
 
     Raises:

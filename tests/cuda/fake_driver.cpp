@@ -30,10 +30,16 @@ struct Kernel {
   void (*run)(void** parameters);
 };
 
-#define RNN_FAKE_KERNELS(name, Format)                                                                                \
-  {"fusedrnn_forward_" #name, [](void** p) { fusedrnn_forward_##name(*static_cast<const Arguments*>(p[0])); }},       \
-      {"fusedrnn_backward_" #name, [](void** p) { fusedrnn_backward_##name(*static_cast<const Arguments*>(p[0])); }}, \
-      {"fusedrnn_pack_" #name, [](void** p) { fusedrnn_pack_##name(*static_cast<const PackArguments*>(p[0])); }},
+template <class A, void (*kernel)(A)>
+void run_with(void** parameters) {
+  kernel(*static_cast<const A*>(parameters[0]));
+}
+
+#define RNN_FAKE_KERNELS(name, Format)                                                   \
+  {"fusedrnn_forward_" #name, run_with<const Arguments, fusedrnn_forward_##name>},       \
+      {"fusedrnn_backward_" #name, run_with<const Arguments, fusedrnn_backward_##name>}, \
+      {"fusedrnn_meet_" #name, run_with<const Arguments, fusedrnn_meet_##name>},         \
+      {"fusedrnn_pack_" #name, run_with<const PackArguments, fusedrnn_pack_##name>},
 const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS)};
 
 constexpr int kThreads = 64;
