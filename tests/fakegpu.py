@@ -4,6 +4,7 @@ tests/cuda, whose memory is this process's own."""
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -137,6 +138,7 @@ def build_driver(folder: Path, *flags: str) -> Path:
     found = compiler()
     assert found is not None
     source = HERE / "cuda" / "fake_driver.cpp"
+    flags += tuple(os.environ.get("FUSEDRNN_TEST_CXXFLAGS", "").split())
     command = [found, "-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", *flags]
     subprocess.run([*command, f"-I{HERE / 'cuda'}", "-x", "c++", str(source), "-o", str(to)], check=True)
     return to

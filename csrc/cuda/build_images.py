@@ -46,6 +46,7 @@ def with_nvcc(nvcc: str, to: Path) -> None:
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in names]
     targets.append(f"-gencode=arch=compute_{names[-1]},code=compute_{names[-1]}")
     options = [*OPTIONS, "--expt-relaxed-constexpr", f"--threads={os.cpu_count()}", "-Xfatbin", "-compress-all"]
+    options += ["-Xptxas", "--warn-on-spills,--warning-as-error", "-Werror", "all-warnings"]
     subprocess.run([nvcc, "-fatbin", *options, *targets, "-o", str(to), str(HERE / "kernels.cu")], check=True)
     print(f"nvcc: sm_{', sm_'.join(map(str, names))}: {to.stat().st_size} bytes")
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from . import _core
 from ._version import __version__
+from .cuda import status
 
 
 def get_num_threads() -> int:
@@ -62,7 +63,7 @@ def release_memory() -> None:
 
 
 def show_config() -> None:
-    """Prints versions, instruction set and threads."""
+    """Prints versions, instruction set, threads, and what there is of CUDA."""
     print(f"fusedrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
     print(f"ISA {isa()} (available: {', '.join(available_isas())}), {get_num_threads()} threads")
-    print("CUDA: this version has no CUDA backend")
+    print(f"CUDA: {status()}")

@@ -13,6 +13,10 @@
 #include <random>
 #include <vector>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 #define RNN_DEVICE inline
 #define RNN_KERNEL static void
 #define RNN_CONSTANT_ARGUMENT
@@ -60,6 +64,8 @@ struct Machine {
   int threads = 0;
   Fiber* current = nullptr;
   ucontext_t scheduler;
+  const void* scheduler_stack = nullptr;
+  std::size_t scheduler_bytes = 0;
   std::function<void()> kernel;
 };
 
@@ -78,7 +84,23 @@ inline void send_to_sleep(Machine& m) {
   }
 }
 
-inline void yield() { swapcontext(&machine->current->context, &machine->scheduler); }
+// Goes on with another stack; an address sanitizer is told. `ends` if nobody will come back.
+inline void change(ucontext_t& from, ucontext_t& to, [[maybe_unused]] const void* stack,
+                   [[maybe_unused]] std::size_t bytes, [[maybe_unused]] bool ends = false) {
+#if defined(__SANITIZE_ADDRESS__)
+  void* mine = nullptr;
+  __sanitizer_start_switch_fiber(ends ? nullptr : &mine, stack, bytes);
+  swapcontext(&from, &to);
+  __sanitizer_finish_switch_fiber(mine, nullptr, nullptr);
+#else
+  swapcontext(&from, &to);
+#endif
+}
+
+inline void yield() {
+  Fiber& me = *machine->current;
+  change(me.context, machine->scheduler, machine->scheduler_stack, machine->scheduler_bytes, me.done);
+}
 
 // True for the fiber that came last, which has not waited.
 inline void meet(Meeting& meeting, const std::function<void()>& last = [] {}) {
@@ -96,6 +118,9 @@ inline void meet(Meeting& meeting, const std::function<void()>& last = [] {}) {
 }
 
 inline void start_fiber() {
+#if defined(__SANITIZE_ADDRESS__)
+  __sanitizer_finish_switch_fiber(nullptr, &machine->scheduler_stack, &machine->scheduler_bytes);
+#endif
   machine->kernel();
   machine->current->done = true;
   yield();
@@ -139,7 +164,7 @@ inline bool run(int blocks, int threads, std::size_t shared_bytes, std::function
       if (fiber->waits_for && *fiber->waits_for == fiber->generation) continue;
       const bool spun = fiber->waits_for == nullptr;
       m.current = fiber;
-      swapcontext(&m.scheduler, &fiber->context);
+      change(m.scheduler, fiber->context, fiber->stack.get(), kStackBytes);
       moved = moved || fiber->done || fiber->waits_for || !spun;
     }
     order.erase(std::remove_if(order.begin(), order.end(), [](Fiber* f) { return f->done; }), order.end());
