@@ -75,6 +75,33 @@ def zeros(cell: Cell) -> dict[str, Any]:
     return {name: np.zeros(shape, "float32") for name, shape in cell.shapes(2, 8).items()}
 
 
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("cell", ["rnn_tanh", "lstm", "gru_reset_after", "gru_reset_before", "indrnn_relu"])
+def test_plans_for_a_large_gpu(cell: str, format: str, driver: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of an H200, on which nothing runs here: all units and rows have a block, blocks that wait for each other fit
+    on the GPU together, and so do the weights of a few rows if they are no more than its shared memory."""
+    multiprocessors, shared = 132, 232448
+    monkeypatch.setitem(fakegpu.MACHINES, "large", (multiprocessors, shared))
+    monkeypatch.setenv("FAKE_CUDA_THREADS", "256")
+    with fakegpu.installed(driver, "large"):
+        for H in (1, 8, 100, 128, 256, 512, 650, 768, 1024, 2048, 4096):
+            kernels = _core.CudaCell(*fusedrnn.cuda.paths(), 0, cell, format, H)
+            for B in (0, 1, 7, 16, 64, 256, 512, 10_000):
+                for backward in (False, True):
+                    plan = _core.CudaRun(kernels, backward, 10, B).plan
+                    assert plan["groups"] * plan["octets_per_group"] * 8 >= H
+                    assert plan["unit_blocks"] * plan["groups_per_block"] >= plan["groups"]
+                    assert (plan["unit_blocks"] - 1) * plan["groups_per_block"] < plan["groups"]
+                    assert plan["batch_groups"] * plan["rows_per_group"] >= B
+                    assert plan["unit_blocks"] * plan["batch_groups"] <= multiprocessors or plan["unit_blocks"] == 1
+                    assert plan["shared_bytes"] <= shared
+                    assert plan["warps"] == 8
+                    assert plan["warps"] % plan["splits"] == 0
+                    assert all(0 <= r <= c for r, c in zip(plan["resident"], plan["chunks"], strict=True))
+                    fits = H * H * _core.describe_cell(cell)["gates"] * (4 if "32" in format else 2) < 20 << 20
+                    assert plan["resident"] == plan["chunks"] or not fits or B > 8, (H, B, backward, plan)
+
+
 @pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_same_bits_in_whatever_order_threads_run(

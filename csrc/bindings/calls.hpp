@@ -276,15 +276,8 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
 }
 
 // Calls on weights that lie on a GPU are fusedrnn._cuda's: see there.
-bool on_device(py::handle w) { return static_cast<bool>(weights_of(w).device); }
-
-py::tuple infer_on_device(py::handle w, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse) {
-  return weights_of(w).device.attr("infer")(x, states, lengths, reverse);
-}
-
-py::tuple forward_on_device(py::handle w, py::handle x, const py::tuple& states, py::handle lengths,
-                            py::handle reverse) {
-  const PyWeights& weights = weights_of(w);
+py::tuple forward_on_device(const PyWeights& weights, py::handle w, py::handle x, const py::tuple& states,
+                            py::handle lengths, py::handle reverse) {
   const py::tuple out = weights.device.attr("forward")(w, x, states, lengths, reverse);
   const py::object kept = out[out.size() - 1];
   auto reserve = std::make_unique<PyReserve>();
@@ -300,14 +293,12 @@ py::tuple forward_on_device(py::handle w, py::handle x, const py::tuple& states,
   return all;
 }
 
-py::object step_on_device(py::handle w, py::handle x, const py::tuple& states, const py::tuple& out) {
-  return weights_of(w).device.attr("step")(x, states, out);
-}
-
-// f32(...) or f64(...), by the dtype of the weights.
-template <class F32, class F64, class... Args>
-auto by_dtype(F32&& f32, F64&& f64, py::handle w, const Args&... args) {
-  return weights_of(w).f32 ? f32(w, args...) : f64(w, args...);
+// device(weights) for weights on a GPU, else f32(...) or f64(...), by their dtype.
+template <class Device, class F32, class F64, class... Args>
+auto by_place(Device&& device, F32&& f32, F64&& f64, py::handle w, const Args&... args) {
+  const PyWeights& weights = weights_of(w);
+  if (weights.f32) return f32(w, args...);
+  return weights.device ? device(weights) : f64(w, args...);
 }
 
 }  // namespace

@@ -186,9 +186,9 @@ struct CudaRun {
       chunks.push_back(p.product[i].chunks);
     }
     return py::dict("unit_blocks"_a = p.unit_blocks, "batch_groups"_a = p.batch_groups, "groups"_a = p.groups,
-                    "groups_per_block"_a = p.groups_per_block, "rows_per_group"_a = p.rows_per_group,
-                    "warps"_a = p.warps, "splits"_a = p.splits, "chunks"_a = chunks, "resident"_a = resident,
-                    "shared_bytes"_a = p.shared_bytes);
+                    "octets_per_group"_a = p.octets_per_group, "groups_per_block"_a = p.groups_per_block,
+                    "rows_per_group"_a = p.rows_per_group, "warps"_a = p.warps, "splits"_a = p.splits,
+                    "chunks"_a = chunks, "resident"_a = resident, "shared_bytes"_a = p.shared_bytes);
   }
 };
 

@@ -119,16 +119,20 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "infer",
       [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below, H start) {
-        if (on_device(w)) return infer_on_device(w, x, states, lengths, reverse);
-        return by_dtype(infer<float>, infer<double>, w, x, states, lengths, reverse, c_below, start);
+        const auto device = [&](const PyWeights& weights) -> py::tuple {
+          return weights.device.attr("infer")(x, states, lengths, reverse);
+        };
+        return by_place(device, infer<float>, infer<double>, w, x, states, lengths, reverse, c_below, start);
       },
       py::arg("w"), py::arg("x"), py::arg("states"), py::arg("lengths"), py::arg("reverse"), py::arg("c_below"),
       py::arg("start") = py::none(), py::pos_only());
   m.def(
       "forward",
       [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below, H start) {
-        if (on_device(w)) return forward_on_device(w, x, states, lengths, reverse);
-        return by_dtype(forward<float>, forward<double>, w, x, states, lengths, reverse, c_below, start);
+        const auto device = [&](const PyWeights& weights) {
+          return forward_on_device(weights, w, x, states, lengths, reverse);
+        };
+        return by_place(device, forward<float>, forward<double>, w, x, states, lengths, reverse, c_below, start);
       },
       py::arg("w"), py::arg("x"), py::arg("states"), py::arg("lengths"), py::arg("reverse"), py::arg("c_below"),
       py::arg("start") = py::none(), py::pos_only());
@@ -136,8 +140,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def(
       "step",
       [](H w, H x, const py::tuple& states, const py::tuple& out, H c_below, H start) {
-        if (on_device(w)) return step_on_device(w, x, states, out);
-        return by_dtype(step<float>, step<double>, w, x, states, out, c_below, start);
+        const auto device = [&](const PyWeights& weights) -> py::object {
+          return weights.device.attr("step")(x, states, out);
+        };
+        return by_place(device, step<float>, step<double>, w, x, states, out, c_below, start);
       },
       py::arg("w"), py::arg("x"), py::arg("states"), py::arg("out"), py::arg("c_below"), py::arg("start") = py::none(),
       py::pos_only());

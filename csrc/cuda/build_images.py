@@ -4,7 +4,7 @@
     python build_images.py nvrtc kernels.fatbin
 
 The second needs no CUDA toolkit: NVRTC, the headers of the runtime and nvFatbin come from PyPI (tools/build_backend.py
-names them). Both make machine code for each architecture, and PTX for later ones.
+names them). Both make machine code for each architecture, and PTX of the oldest, which all others can compile.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def with_nvcc(nvcc: str, to: Path) -> None:
     listed = subprocess.run([nvcc, "--list-gpu-arch"], check=True, capture_output=True, text=True).stdout
     names = known(listed)
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in names]
-    targets.append(f"-gencode=arch=compute_{names[-1]},code=compute_{names[-1]}")
+    targets.append(f"-gencode=arch=compute_{names[0]},code=compute_{names[0]}")
     options = [*OPTIONS, "--expt-relaxed-constexpr", f"--threads={os.cpu_count()}", "-Xfatbin", "-compress-all"]
     options += ["-Xptxas", "--warn-on-spills,--warning-as-error", "-Werror", "all-warnings"]
     subprocess.run([nvcc, "-fatbin", *options, *targets, "-o", str(to), str(HERE / "kernels.cu")], check=True)
@@ -102,7 +102,7 @@ def with_nvrtc(to: Path) -> None:
     listed = (ctypes.c_int * count.value)()
     nvrtc.call("GetSupportedArchs", listed)
     names = known(" ".join(map(str, listed)))
-    targets = [*(f"sm_{a}" for a in names), f"compute_{names[-1]}"]
+    targets = [*(f"sm_{a}" for a in names), f"compute_{names[0]}"]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         images = list(pool.map(lambda target: compile_with(nvrtc, target), targets))
 
@@ -124,16 +124,16 @@ def with_nvrtc(to: Path) -> None:
 
 
 def main() -> None:
-    match sys.argv[1:]:
-        case ["nvcc", nvcc, to]:
-            build, path = (lambda p: with_nvcc(nvcc, p)), Path(to)
-        case ["nvrtc", to]:
-            build, path = with_nvrtc, Path(to)
-        case _:
-            raise SystemExit(__doc__)
+    arguments = sys.argv[1:]
+    if arguments[:1] not in (["nvcc"], ["nvrtc"]) or len(arguments) != {"nvcc": 3, "nvrtc": 2}[arguments[0]]:
+        raise SystemExit(__doc__)
+    path = Path(arguments[-1])
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # a build that breaks off leaves no half of a file
         part = Path(folder) / path.name
-        build(part)
+        if arguments[0] == "nvcc":
+            with_nvcc(arguments[1], part)
+        else:
+            with_nvrtc(part)
         part.replace(path)
 
 

@@ -39,16 +39,18 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
 }
 
 // A step's time, as bytes that shared memory moves meanwhile (128 in a cycle). From the data sheets, not measured:
-// weights pass once for 32 rows, or, in float32, at the rate of the multiply-adds; operands come from L2 at half that
-// rate; and a meeting of blocks takes what 256 KB take, about a microsecond.
-int64_t step_cost(const Plan& plan, Format format, int64_t bytes_of_group) {
+// weights pass once for 32 rows, or, in float32, at the rate of the multiply-adds; operands, and weights that do not
+// fit, come from L2 at half that rate; and a meeting of blocks takes what 256 KB take, about a microsecond.
+int64_t step_cost(const Plan& plan, Format format, int64_t budget) {
   constexpr int64_t kMeeting = 256 * 1024;
-  const int64_t eights = plan.rows_per_group / kOctet;
+  const int64_t eights = plan.rows_per_group / kOctet, weights = plan.groups_per_block * group_bytes(plan);
   const int64_t passes = format == Format::float32 ? 2 * eights : divide_up(eights, kRowsAtOnce / kOctet) + eights / 2;
+  const int64_t streamed = std::max<int64_t>(0, weights - budget) * divide_up(eights, kRowsAtOnce / kOctet);
   int64_t row_bytes = 0;
   for (int p = 0; p < plan.products; ++p) row_bytes += plan.product[p].chunks * kChunkBytes;
+  const int64_t operands = plan.groups_per_block * plan.rows_per_group * row_bytes;
   const int64_t meetings = plan.unit_blocks > 1 ? plan.products : 0;
-  return plan.groups_per_block * (bytes_of_group * passes + 2 * plan.rows_per_group * row_bytes) + meetings * kMeeting;
+  return weights * passes + 2 * (streamed + operands) + meetings * kMeeting;
 }
 
 // As many chunks of all products as fit, in proportion.
@@ -93,8 +95,6 @@ Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hid
     gates = std::max(gates, plan.product[p].gates);
     chunks = std::max(chunks, plan.product[p].chunks);
   }
-  plan.octets_per_group = gates == 1 ? 2 : 1;  // two halves fill an instruction
-  plan.groups = static_cast<int>(divide_up(divide_up(hidden, kOctet), plan.octets_per_group));
   plan.warps = power_of_two_below(std::min(8, machine.most_threads / 32));
   plan.shared_bytes = plan.warps * kMaxHalves * kHalfSums * static_cast<int>(sizeof(float));
   const int64_t budget = machine.shared_bytes - plan.shared_bytes;
@@ -103,15 +103,20 @@ Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hid
                              " bytes of shared memory for a block, got " + std::to_string(machine.shared_bytes));
   }
 
-  const int64_t each = group_bytes(plan), least = divide_up(plan.groups, machine.multiprocessors);
   Plan best{};
   int64_t best_cost = 0;
-  for (int64_t groups_per_block = least; groups_per_block <= plan.groups; ++groups_per_block) {
-    if (groups_per_block > least && groups_per_block * each > budget) break;
-    Plan candidate = plan;
-    share(candidate, groups_per_block, batch, machine.multiprocessors);
-    const int64_t cost = step_cost(candidate, format, each);
-    if (best_cost == 0 || cost < best_cost) best = candidate, best_cost = cost;
+  // Two halves fill an instruction of the tensor cores; half of one goes unused where there is more room for blocks.
+  for (plan.octets_per_group = 1; plan.octets_per_group * gates <= 2 || plan.octets_per_group == 1;
+       plan.octets_per_group *= 2) {
+    plan.groups = static_cast<int>(divide_up(divide_up(hidden, kOctet), plan.octets_per_group));
+    const int64_t each = group_bytes(plan), least = divide_up(plan.groups, machine.multiprocessors);
+    for (int64_t groups_per_block = least; groups_per_block <= plan.groups; ++groups_per_block) {
+      if (groups_per_block > least && groups_per_block * each > budget) break;
+      Plan candidate = plan;
+      share(candidate, groups_per_block, batch, machine.multiprocessors);
+      const int64_t cost = step_cost(candidate, format, budget);
+      if (best_cost == 0 || cost < best_cost) best = candidate, best_cost = cost;
+    }
   }
   // Warps share K where there are fewer groups than warps, as far as there are chunks.
   const int splits = std::max(1, best.warps / power_of_two_below(best.groups_per_block));

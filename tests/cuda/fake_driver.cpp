@@ -1,6 +1,6 @@
 // A libcuda.so.1 for tests: memory of the device is the process's own, kernels run in the emulator when they are
 // launched. FAKE_CUDA_FAIL="cuInit:100" makes a call fail; FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION, FAKE_CUDA_MAJOR,
-// FAKE_CUDA_MULTIPROCESSORS, FAKE_CUDA_SHARED set what it says of itself.
+// FAKE_CUDA_MULTIPROCESSORS, FAKE_CUDA_SHARED, FAKE_CUDA_THREADS, FAKE_CUDA_OCCUPANCY set what it says of itself.
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -122,7 +122,7 @@ EXPORT int cuModuleGetFunction(void** f, void*, const char* name) {
   return 500;  // not found
 }
 EXPORT int cuFuncGetAttribute(int* value, int, void*) {
-  *value = kThreads;
+  *value = setting("FAKE_CUDA_THREADS", kThreads);
   return 0;
 }
 EXPORT int cuFuncSetAttribute(void*, int, int) { return 0; }
