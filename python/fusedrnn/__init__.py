@@ -3,7 +3,7 @@
 Shapes: ``x (seq_len, batch_size, input_size)``, ``y (seq_len, batch_size, hidden_size)``, states
 ``(batch_size, hidden_size)``. Parameters are PyTorch's: ``weight_ih (G*hidden_size, input_size)``,
 ``weight_hh (G*hidden_size, hidden_size)``, biases ``(G*hidden_size,)``, gates stacked ``i, f, g, o`` for LSTM and
-``r, z, n`` for GRU. All float32, or all float64.
+``r, z, n`` for GRU. All float32, or all float64. On NVIDIA GPUs: see `fusedrnn.cuda`.
 """
 
 from . import cuda, reference

@@ -7,7 +7,6 @@ the weights' gradients) are the array library's matmul. Nothing here waits for t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,8 @@ STATES = ("h", "c")
 
 
 class DeviceWeights:
-    """Copies of a cell's weights on one GPU, and the recurrent ones packed for the kernels.
+    """Copies of a cell's weights on one GPU, and the recurrent ones packed for the kernels, made on the current stream:
+    other streams must wait for it before they use them, as for any array.
 
     ``vectors`` are ``(name, how many vectors of H elements, array or None)``.
     """
@@ -64,6 +64,8 @@ class DeviceWeights:
         self.vectors = self._joined_vectors()
         self.format = cuda.get_float32_products() if self.dtype == "float32" else FORMATS[self.dtype]
         self.kernels = _core.CudaCell(*cuda.paths(), self.device, cell, self.format, H)
+        self.packed = self._packed(backward=False)
+        self._transposed: list[Any] | None = None
 
     def _rank(self, name: str, a: Any, rank: int) -> Shape:
         if len(a.shape) != rank:
@@ -122,15 +124,13 @@ class DeviceWeights:
             self.kernels.pack(backward, from_, [self.library.pointer(a) for a in to], self.stream())
         return to
 
-    @cached_property
-    def packed(self) -> list[Any]:
-        return self._packed(False)
+    def transposed(self) -> list[Any]:
+        """Packed for backward: made when training begins, so on the stream of forward, which backward follows."""
+        if self._transposed is None:
+            self._transposed = self._packed(backward=True)
+        return self._transposed
 
-    @cached_property
-    def packed_transposed(self) -> list[Any]:
-        return self._packed(True)
-
-    @cached_property
+    @property
     def input_blocks(self) -> list[int]:
         """Which block of H rows of weight_ih the j-th of the gradients that the input sees belongs to."""
         return list(self.facts["input_gates"])
@@ -144,6 +144,7 @@ class DeviceWeights:
         self, weights_object: Any, x: Any, states: tuple[Any, ...], lengths: Any, reverse: bool
     ) -> tuple[Any, ...]:
         call = Sequence(self, x, states, lengths, reverse)
+        self.transposed()
         slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
         y, *last = call.forward(slots)
         return y, *last, Reserve(weights_object, call, y, slots)
@@ -289,7 +290,7 @@ class Reserve:
             name: None if a is None else w.checked(name, a, (B, H))
             for name, a in zip(("dh_n", "dc_n"), dstates, strict=False)
         }
-        run = call.launcher(True, w.packed_transposed)
+        run = call.launcher(True, w.transposed())
         dstates0 = [w.empty(B, H) for _ in range(w.facts["states"])]
         run.give(dy=dy, h=self.y, slots=self.slots, **given)
         run.give(**{f"d{name}0": a for name, a in zip(STATES, dstates0, strict=False)})

@@ -5,6 +5,9 @@ inputs are never modified; ``h0``, ``c0`` default to zeros. ``lengths (B,)`` int
 ``lengths[b]`` steps: ``y`` is zero after it, the last state is that of its last step (the initial state for a length
 of 0), and steps after it have no part in any gradient. ``reverse=True`` runs from each row's last step to its first.
 
+With weights that were made from CUDA arrays, all other arrays are CUDA arrays of the same library, device and dtype
+(float32, bfloat16 or float16), and so are the results; see `fusedrnn.cuda`.
+
 All raise ValueError for shapes and values, TypeError for what is no array, or has another dtype.
 """
 
