@@ -15,8 +15,8 @@ class Weights(_core.Weights):
     """What the weights of all cells have in common.
 
     A snapshot: later changes to the arrays have no effect; make a new object after each optimiser step. The arrays can
-    be read back, read-only, under their names. Made from CUDA arrays (PyTorch's, CuPy's), they lie on that GPU, and calls
-    on them run there; cells that cannot raise NotImplementedError.
+    be read back, read-only, under their names. Made from CUDA arrays (PyTorch's, CuPy's), they lie on that GPU, and
+    calls on them run there; cells that cannot raise NotImplementedError.
     """
 
     _names: tuple[str, ...] = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
