@@ -53,6 +53,9 @@ class Array:
     def astype(self, dtype: str) -> Array:
         return Array(self.data.astype(numpy_dtype(dtype)), self.device)
 
+    def clip(self, least: int, most: int) -> Array:
+        return Array(self.data.clip(least, most), self.device)
+
     def sum(self, axis: int) -> Array:
         return Array(self.data.sum(axis, dtype=self.data.dtype), self.device)
 

@@ -42,6 +42,9 @@ struct Plan {
   int shared_bytes;
 };
 
+// Whether blocks wait for each other: those of a cell without products give each other nothing.
+constexpr bool blocks_meet(const Plan& plan) { return plan.unit_blocks > 1 && plan.product[0].chunks > 0; }
+
 // Arrays are C-contiguous, in the storage type of the format (float for tf32) unless said. Gates are stacked as users
 // stack them.
 struct Arguments {
@@ -53,7 +56,7 @@ struct Arguments {
   int64_t seq_len, batch, hidden;
   int64_t first, last;  // the steps of this launch, counted in the order in which they run
   int reverse;
-  const int64_t* lengths;                // (B,) or null
+  const int64_t* lengths;                // (B,), each in 0..T, or null
   const void* packed[kMaxCudaProducts];  // [octet][chunk][gate][8 rows x 64 bytes], see pack.hpp
   void* exchange[kMaxCudaProducts];      // [2][rows of all groups][chunks * 64 bytes]: operands; zeros at first
   unsigned* counters;                    // one for each batch group, zeros at first

@@ -82,7 +82,7 @@ struct Block {
   // All that blocks of the same rows wrote before is there for all of them afterwards.
   RNN_DEVICE void meet_group() {
     meet_block();
-    if (a.plan.unit_blocks == 1) return;
+    if (!fusedrnn::cuda::blocks_meet(a.plan)) return;
     target += static_cast<unsigned>(a.plan.unit_blocks);
     if (thread_index() == 0) {
       arrive(a.counters + batch_group);
@@ -188,10 +188,7 @@ struct Block {
   }
 
   RNN_DEVICE int64_t time_of(int64_t step) const { return a.reverse ? a.seq_len - 1 - step : step; }
-  // Lengths on the device have not been checked: too large a one counts as all steps, a negative one as none.
-  RNN_DEVICE int64_t length_of(int64_t row) const {
-    return a.lengths && a.lengths[row] < a.seq_len ? a.lengths[row] : a.seq_len;
-  }
+  RNN_DEVICE int64_t length_of(int64_t row) const { return a.lengths ? a.lengths[row] : a.seq_len; }
   // Whether any row of a part takes part at this time; the same for all threads.
   RNN_DEVICE bool any_active(int64_t t, int64_t row) const {
     const int64_t mine = row + thread_index() % 32;

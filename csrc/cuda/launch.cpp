@@ -38,7 +38,7 @@ void run(const Driver& driver, const Device& device, Kind kind, Format format, A
   const auto blocks = static_cast<unsigned>(plan.unit_blocks * plan.batch_groups);
   const auto threads = static_cast<unsigned>(32 * plan.warps), shared = static_cast<unsigned>(plan.shared_bytes);
   void* parameters[] = {&a};
-  if (plan.unit_blocks == 1) {
+  if (!blocks_meet(plan)) {
     driver.check(
         driver.calls().cuLaunchKernel(kernel, blocks, 1, 1, threads, 1, 1, shared, stream, parameters, nullptr),
         "cuLaunchKernel");

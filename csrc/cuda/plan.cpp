@@ -40,17 +40,20 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
 
 // A step's time, as bytes that shared memory moves meanwhile (128 in a cycle). From the data sheets, not measured:
 // weights pass once for 32 rows, or, in float32, at the rate of the multiply-adds; operands, and weights that do not
-// fit, come from L2 at half that rate; and a meeting of blocks takes what 256 KB take, about a microsecond.
+// fit, come from L2 at half that rate; an element takes a thread some 200 cycles, in which others work on theirs; and a
+// meeting of blocks takes what 256 KB take, about a microsecond.
 int64_t step_cost(const Plan& plan, Format format, int64_t budget) {
-  constexpr int64_t kMeeting = 256 * 1024;
+  constexpr int64_t kMeeting = 256 * 1024, kElement = 24 * 1024;
   const int64_t eights = plan.rows_per_group / kOctet, weights = plan.groups_per_block * group_bytes(plan);
   const int64_t passes = format == Format::float32 ? 2 * eights : divide_up(eights, kRowsAtOnce / kOctet) + eights / 2;
   const int64_t streamed = std::max<int64_t>(0, weights - budget) * divide_up(eights, kRowsAtOnce / kOctet);
   int64_t row_bytes = 0;
   for (int p = 0; p < plan.products; ++p) row_bytes += plan.product[p].chunks * kChunkBytes;
   const int64_t operands = plan.groups_per_block * plan.rows_per_group * row_bytes;
-  const int64_t meetings = plan.unit_blocks > 1 ? plan.products : 0;
-  return weights * passes + 2 * (streamed + operands) + meetings * kMeeting;
+  const int64_t units = static_cast<int64_t>(plan.groups_per_block) * plan.octets_per_group * kOctet;
+  const int64_t elements = divide_up(units * plan.rows_per_group, 32 * plan.warps) * plan.products;
+  const int64_t meetings = blocks_meet(plan) ? plan.products : 0;
+  return weights * passes + 2 * (streamed + operands) + elements * kElement + meetings * kMeeting;
 }
 
 // As many chunks of all products as fit, in proportion.

@@ -1,7 +1,8 @@
 """The CUDA backend: weights that lie on a GPU, and the calls on them. The native module calls this for such weights.
 
 The recurrence is one launch of a kernel for a whole sequence; products over all steps at once (of the inputs, and of
-the weights' gradients) are the array library's matmul. Nothing here waits for the GPU.
+the weights' gradients) are the array library's matmul. Nothing here waits for the GPU, unless lengths come from NumPy
+and must be copied.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ._cuda_arrays import Library
 
 Shape = tuple[int, ...]
 
-FORMATS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}
+DTYPES = ("float32", "bfloat16", "float16")
 PRE_BYTES = 1 << 28  # of W x, which is made for so many steps at once as fit
 STATES = ("h", "c")
 
@@ -38,8 +39,8 @@ class DeviceWeights:
             raise NotImplementedError(f"cell {cell!r} does not run on CUDA: it runs on NumPy arrays")
         self.device = library.device(first)
         self.dtype = library.dtype(first)
-        if self.dtype not in FORMATS:
-            raise TypeError(f"weight_ih: expected {', '.join(FORMATS)}, got {self.dtype}")
+        if self.dtype not in DTYPES:
+            raise TypeError(f"weight_ih: expected {', '.join(DTYPES)}, got {self.dtype}")
         rows, self.input_size = self._rank("weight_ih", first, 2)
         gates = self.facts["gates"]
         if rows == 0 or rows % gates or self.input_size == 0:
@@ -62,7 +63,7 @@ class DeviceWeights:
         }
         self.named_vectors = [(name, max(1, n), a) for name, n, a in vectors]
         self.vectors = self._joined_vectors()
-        self.format = cuda.get_float32_products() if self.dtype == "float32" else FORMATS[self.dtype]
+        self.format = cuda.get_float32_products() if self.dtype == "float32" else self.dtype
         self.kernels = _core.CudaCell(*cuda.paths(), self.device, cell, self.format, H)
         self.packed = self._packed(backward=False)
         self._transposed: list[Any] | None = None
@@ -190,7 +191,8 @@ class Sequence:
         self.lengths = self._checked_lengths(lengths)
 
     def _checked_lengths(self, lengths: Any) -> Any:
-        """On the GPU. Values are checked if they come from NumPy; on a GPU, looking at them would mean waiting."""
+        """On the GPU, in 0..T. Values from NumPy are checked; on a GPU, looking at them would mean waiting, so that
+        those beyond the sequence count as its end, and negative ones as 0."""
         library = self.w.library
         if lengths is None:
             return None
@@ -209,7 +211,7 @@ class Sequence:
             raise TypeError(f"lengths: expected int64, got {library.dtype(lengths)}")
         if tuple(lengths.shape) != (self.B,):
             raise ValueError(f"lengths: expected shape ({self.B},), got {tuple(lengths.shape)}")
-        return library.contiguous(lengths)
+        return library.contiguous(lengths.clip(0, self.T))
 
     def launcher(self, backward: bool, packed: list[Any]) -> Launcher:
         run = Launcher(self.w, backward, self.T, self.B)
