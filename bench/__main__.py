@@ -166,7 +166,7 @@ def on_cuda(args: argparse.Namespace, console: Console) -> None:
     import gpu
 
     ops, modes = args.op or ["lstm", "gru"], [m for m in args.mode if m != "step"]
-    sizes, formats = args.size or gpu.SIZES, args.dtype or gpu.FORMATS
+    sizes, formats = args.size or gpu.SIZES, args.dtype or CUDA_DTYPES
     chosen = [gpu.Case(o, m, f, *s) for o in ops for m in modes for f in formats for s in sizes]
     gpu.report(chosen, args.rounds or 5, args.out, console)
 

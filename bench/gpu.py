@@ -29,9 +29,8 @@ from rich.table import Table
 import fusedrnn
 from fusedrnn._cuda import Launcher
 from report import geometric_mean
+from suite import GATES
 
-FORMATS = ("float32", "tf32", "bfloat16", "float16")
-OPS = {"lstm": ("LSTM", 4), "gru": ("GRU", 3), "rnn": ("RNN", 1)}
 SIZES = [(1024, B, H, H) for B in (1, 16, 64, 256) for H in (128, 256, 512, 768, 1024, 2048)]
 SIZES += [(128, 512, 1024, 1024), (1024, 7, 650, 650), (333, 16, 100, 257)]
 RELATIVE_ERROR = {"float32": 1e-4, "tf32": 1e-2, "bfloat16": 5e-2, "float16": 1e-2}  # to refuse nonsense, no promise
@@ -49,7 +48,7 @@ class Case:
 
     @property
     def gates(self) -> int:
-        return OPS[self.op][1]
+        return GATES[self.op]
 
     @property
     def multiply_adds(self) -> float:
@@ -91,7 +90,7 @@ class Events:
 def layers(case: Case, torch: Any, device: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Ours and PyTorch's, on the same weights and inputs. Each returns y, and dx if it trains."""
     dtype = torch.float32 if case.format == "tf32" else getattr(torch, case.format)
-    name, _ = OPS[case.op]
+    name = case.op.upper()
     peer = getattr(torch.nn, name)(case.I, case.H).to(device, dtype)
     peer.flatten_parameters()
     x = torch.randn(case.T, case.B, case.I, device=device).to(dtype)
@@ -152,7 +151,7 @@ class Ceilings:
 
     def meetings(self, case: Case) -> float:
         """Milliseconds of the meetings of a case's blocks."""
-        w = getattr(fusedrnn, f"{OPS[case.op][0]}Weights")
+        w = getattr(fusedrnn, f"{case.op.upper()}Weights")
         dtype = self.torch.float32 if case.format == "tf32" else getattr(self.torch, case.format)
         rows = case.gates * case.H
         shapes = ((rows, case.I), (rows, case.H))

@@ -300,11 +300,6 @@ def remade(
     return cell.weights(**({name: change(a) for name, a in given(w).items()} | dict(replaced or {})))
 
 
-def as_float64(cell: Cell, w: Any) -> Any:
-    """The same weights, for the reference to compute in float64."""
-    return remade(cell, w, lambda a: a.astype("float64"))
-
-
 @dataclass
 class Problem:
     """Inputs of one run, and the gradients that backward starts from."""
@@ -317,19 +312,14 @@ class Problem:
     dy: Array
     dstates: list[Array]
 
-    def as_float64(self) -> Problem:
-        def up(a: Array) -> Array:
-            return a.astype("float64")
+    def changed(self, change: Callable[[Array], Array]) -> Problem:
+        """The same problem, each array of floating-point numbers changed."""
+        w = remade(self.cell, self.w, change)
+        states, dstates = [change(s) for s in self.states], [change(s) for s in self.dstates]
+        return Problem(self.cell, w, change(self.x), states, self.kwargs, change(self.dy), dstates)
 
-        return Problem(
-            self.cell,
-            as_float64(self.cell, self.w),
-            up(self.x),
-            [up(s) for s in self.states],
-            self.kwargs,
-            up(self.dy),
-            [up(s) for s in self.dstates],
-        )
+    def as_float64(self) -> Problem:
+        return self.changed(lambda a: a.astype("float64"))
 
     def run(self, module: ModuleType = fusedrnn) -> tuple[Any, Any]:
         """Forward and backward; the outputs and the gradients."""

@@ -8,8 +8,8 @@ import numpy as np
 
 import fakegpu
 import fusedrnn
-from cases import CELLS, Problem, given, named, tolerance
-from test_parity import absolute_sums
+from cases import CELLS, Problem, assert_same_bits, named, remade
+from test_parity import check
 
 FORMATS = ["float32", "tf32", "bfloat16", "float16"]
 ROUNDOFF = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8, "float16": 2.0**-11}
@@ -35,7 +35,7 @@ class Arrays:
         return type(results)(*(None if a is None else self.numpy(a) for a in results))
 
     def weights(self, problem: Problem, dtype: str) -> Any:
-        return problem.cell.weights(**{name: self.make(a, dtype) for name, a in given(problem.w).items()})
+        return remade(problem.cell, problem.w, lambda a: self.make(a, dtype))
 
 
 class TorchArrays(Arrays):
@@ -64,19 +64,7 @@ def storage(format: str) -> str:
 def rounded(problem: Problem, format: str) -> Problem:
     """The same problem, of numbers that the format has."""
     dtype = fakegpu.numpy_dtype(storage(format))
-
-    def change(a: Any) -> Any:
-        return a.astype(dtype).astype("float32")
-
-    p = problem
-    weights = p.cell.weights(**{name: change(a) for name, a in given(p.w).items()})
-    return Problem(p.cell, weights, change(p.x), [change(s) for s in p.states], p.kwargs, change(p.dy),
-                   [change(s) for s in p.dstates])  # fmt: skip
-
-
-def assert_same_bits(a: Any, b: Any) -> None:
-    for (name, one), (_, other) in zip(named(a), named(b), strict=True):
-        np.testing.assert_array_equal(one.view("uint8"), other.view("uint8"), err_msg=name)
+    return problem.changed(lambda a: a.astype(dtype).astype("float32"))
 
 
 def run(problem: Problem, format: str, arrays: Arrays) -> tuple[Any, Any]:
@@ -96,18 +84,7 @@ def run(problem: Problem, format: str, arrays: Arrays) -> tuple[Any, Any]:
 
 def compare_exactly(problem: Problem, arrays: Arrays) -> None:
     """float32, with the bounds of test_parity."""
-    T, B, I = problem.x.shape
-    H, G = problem.w.hidden_size, problem.cell.gates
-    out, grads = run(problem, "float32", arrays)
-    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
-    chain = sum(shape[1] for shape in problem.cell.shapes(I, H).values() if len(shape) == 2)
-    bound = tolerance("float32", chain, T, max(1.0, absolute_sums(problem)))
-    for (name, a), (_, b) in zip(named(out), named(want_out), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
-    largest = max(1.0, *(float(np.abs(b).max(initial=0)) for _, b in named(want_grads)))
-    bound = tolerance("float32", G * H + chain + T * B, T, largest)
-    for (name, a), (_, b) in zip(named(grads), named(want_grads), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+    check(problem, "float32", *run(problem, "float32", arrays))
 
 
 def compare_by_norm(problem: Problem, format: str, arrays: Arrays) -> None:

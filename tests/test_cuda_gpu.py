@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from cases import SHAPES, Cell, make_problem, named
+from cases import SHAPES, Cell, assert_same_bits, make_problem, named
 from cuda_cases import (
     FORMATS,
     KNOWN,
     ONE_OF_EACH,
     Arrays,
     TorchArrays,
-    assert_same_bits,
     compare_by_norm,
     compare_exactly,
     run,

@@ -28,9 +28,13 @@ def absolute_sums(problem: Problem) -> float:
 
 
 def compare(problem: Problem, dtype: str) -> None:
+    check(problem, dtype, *problem.run())
+
+
+def check(problem: Problem, dtype: str, out: Any, grads: Any) -> None:
+    """That these results of a problem are within the bounds of the reference's."""
     T, B, _ = problem.x.shape
     I, H, G = problem.w.input_size, problem.w.hidden_size, problem.cell.gates
-    out, grads = problem.run()
     want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
     chain = sum(shape[1] for shape in problem.cell.shapes(I, H).values() if len(shape) == 2)  # at most
     bound = tolerance(dtype, chain, T, max(1.0, absolute_sums(problem)))

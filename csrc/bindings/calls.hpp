@@ -210,6 +210,7 @@ py::list backward_any(py::handle h, py::handle dy, const py::tuple& dstates, py:
   }
   auto& reserve = h.cast<PyReserve&>();
   if (reserve.device) {
+    require_count("dstates", dstates, weights_of(py::object(reserve.device.attr("weights_object"))));
     if (reserve.used.exchange(true)) fail_used();
     try {
       return py::list(reserve.device.attr("backward")(dy, dstates, dc));
@@ -291,6 +292,13 @@ py::tuple forward_on_device(const PyWeights& weights, py::handle w, py::handle x
   for (std::size_t i = 0; i + 1 < out.size(); ++i) all[i] = out[i];
   all[out.size() - 1] = py::cast(std::move(reserve));
   return all;
+}
+
+// What no cell that runs on a GPU takes; `below` and `start` are refused as on the CPU.
+void require_device_call(const PyWeights& w, const py::tuple& states, py::handle below, py::handle start) {
+  require_count("states", states, w);
+  read_below<float>(w, "", {}, below);
+  read_start(w, 0, start);
 }
 
 // device(weights) for weights on a GPU, else f32(...) or f64(...), by their dtype.

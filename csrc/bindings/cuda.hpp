@@ -18,11 +18,9 @@ namespace {
 
 using std::int64_t;
 
-constexpr const char* kFormatNames[cuda::kFormats] = {"float32", "tf32", "bfloat16", "float16"};
-
 cuda::Format format_by_name(const std::string& name) {
   for (int i = 0; i < cuda::kFormats; ++i) {
-    if (name == kFormatNames[i]) return static_cast<cuda::Format>(i);
+    if (name == cuda::kFormatNames[i]) return static_cast<cuda::Format>(i);
   }
   throw py::value_error("format: expected one of float32, tf32, bfloat16, float16, got '" + name + "'");
 }

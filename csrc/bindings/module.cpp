@@ -120,6 +120,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "infer",
       [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below, H start) {
         const auto device = [&](const PyWeights& weights) -> py::tuple {
+          require_device_call(weights, states, c_below, start);
           return weights.device.attr("infer")(x, states, lengths, reverse);
         };
         return by_place(device, infer<float>, infer<double>, w, x, states, lengths, reverse, c_below, start);
@@ -130,6 +131,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "forward",
       [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below, H start) {
         const auto device = [&](const PyWeights& weights) {
+          require_device_call(weights, states, c_below, start);
           return forward_on_device(weights, w, x, states, lengths, reverse);
         };
         return by_place(device, forward<float>, forward<double>, w, x, states, lengths, reverse, c_below, start);
@@ -141,6 +143,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       "step",
       [](H w, H x, const py::tuple& states, const py::tuple& out, H c_below, H start) {
         const auto device = [&](const PyWeights& weights) -> py::object {
+          require_device_call(weights, states, c_below, start);
+          require_count("out", out, weights);
           return weights.device.attr("step")(x, states, out);
         };
         return by_place(device, step<float>, step<double>, w, x, states, out, c_below, start);

@@ -74,7 +74,7 @@ struct Arguments {
   const void* bias_hh;  // (G*H,) or null
   void* y;              // (T, B, H)
 
-  // Backward. state_n are the gradients of the last states, state0 the initial states, run[] as above.
+  // Backward. state0 are the initial states, whichever steps run; state_n has no part.
   const void* h;            // (T, B, H): y as forward wrote it
   const void* dy;           // (T, B, H) or null for zeros
   const void* dstate_n[2];  // (B, H) or null for zeros

@@ -22,7 +22,6 @@ constexpr int kOldestVersion = 12000;
 constexpr int kOldestMajor = 8;  // sm_80: bfloat16 and tf32 on tensor cores
 
 constexpr const char* kKindNames[kKinds] = {"forward", "backward", "meet", "pack"};
-constexpr const char* kFormatNames[] = {"float32", "tf32", "bfloat16", "float16"};
 
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
@@ -147,7 +146,7 @@ void Driver::load(Device& d) {
   }
   check(result, "cuModuleLoadData");
   for (int kind = 0; kind < kKinds; ++kind) {
-    for (int format = 0; format < 4; ++format) {
+    for (int format = 0; format < kFormats; ++format) {
       const std::string kernel = std::string("fusedrnn_") + kKindNames[kind] + "_" + kFormatNames[format];
       check(calls_.cuModuleGetFunction(&d.kernel[kind][format], module, kernel.c_str()), kernel.c_str());
       check(calls_.cuFuncGetAttribute(&d.most_threads[kind][format], kThreadsOfKernel, d.kernel[kind][format]),

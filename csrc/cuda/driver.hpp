@@ -2,11 +2,14 @@
 // needed to build this or to run without a GPU.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
+
+#include "arguments.hpp"
 
 namespace fusedrnn {
 namespace cuda {
@@ -44,6 +47,7 @@ struct DriverCalls {
 
 enum class Kind : int { forward, backward, meet, pack };
 constexpr int kKinds = 4;
+constexpr const char* kFormatNames[kFormats] = {"float32", "tf32", "bfloat16", "float16"};
 
 // A GPU with its primary context, which other libraries of this process share, and the kernels in it.
 struct Device {
@@ -52,8 +56,8 @@ struct Device {
   int multiprocessors = 0;
   int shared_bytes = 0;  // that one block may have
   void* context = nullptr;
-  void* kernel[kKinds][4] = {};      // by kind and format
-  int most_threads[kKinds][4] = {};  // in a block
+  void* kernel[kKinds][kFormats] = {};      // by kind and format
+  int most_threads[kKinds][kFormats] = {};  // in a block
 };
 
 class Driver {
@@ -67,7 +71,6 @@ class Driver {
   std::string problem() const;
   // One sentence for users, whether something is missing or not.
   std::string status() const;
-  int device_count() const { return device_count_; }
 
   // The device, its kernels loaded. Throws std::runtime_error with `problem`, or what the driver says.
   const Device& device(int ordinal);
