@@ -73,21 +73,18 @@ class Kept {
 };
 
 // Never destroyed: buffers may outlive static objects.
-Kept& kept() {
-  static Kept* const the_kept = new Kept;
-  return *the_kept;
-}
+Kept& kept = *new Kept;
 
 }  // namespace
 
-void release_kept_memory() { kept().release(); }
+void release_kept_memory() { kept.release(); }
 
 Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
   const bool large = bytes >= kLargeBlock;
   const std::size_t align = large ? kHugePage : 64;
   if (bytes > SIZE_MAX - align) throw std::bad_alloc();
   capacity_ = bytes == 0 ? align : (bytes + align - 1) / align * align;
-  if (bytes >= kKeptBlock && (data_ = kept().take(capacity_))) return;
+  if (bytes >= kKeptBlock && (data_ = kept.take(capacity_))) return;
   data_ = static_cast<char*>(std::aligned_alloc(align, capacity_));
   if (!data_) throw std::bad_alloc();
 #if defined(__linux__)
@@ -96,7 +93,7 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
 }
 
 Buffer::~Buffer() {
-  if (capacity_ >= kKeptBlock && kept().give(data_, capacity_)) return;
+  if (capacity_ >= kKeptBlock && kept.give(data_, capacity_)) return;
   std::free(data_);
 }
 

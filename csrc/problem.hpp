@@ -84,6 +84,7 @@ struct Worker {
   Barrier* all_barrier;  // null where there is one worker
   char* local;           // scratch of this worker, 64-byte aligned
   char* shared;          // scratch of all workers; it begins with zeros, as many as the longest state has
+  std::size_t local_bytes;
 };
 
 // What an ISA's object file gives for one dtype; p.cell says which cell. Training if p.slots is set.

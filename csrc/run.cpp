@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cassert>
 #include <cstring>
 #include <stdexcept>
 
@@ -136,6 +137,7 @@ Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t til
   w.row1 = batch * (row_part + 1) / s.row_parts;
   w.tile0 = cuts(tiles, tile_part, s.tile_parts);
   w.tile1 = cuts(tiles, tile_part + 1, s.tile_parts);
+  assert(w.row0 <= w.row1 && w.row1 <= batch && w.tile0 < w.tile1 && w.tile1 <= tiles);
   return w;
 }
 
@@ -151,6 +153,18 @@ const SequenceKernels<T>& sequence_kernels(const Kernels& kernels) {
 template <class T>
 std::size_t zero_bytes(const Problem<T>& p, const CellFacts& f) {
   return static_cast<std::size_t>(f.longest_state() * p.hidden) * sizeof(T);
+}
+
+// The caller's part of the contract in problem.hpp.
+template <class T>
+void check([[maybe_unused]] const Problem<T>& p) {
+#ifndef NDEBUG
+  assert(p.seq_len >= 0 && p.batch >= 0 && p.input > 0 && p.hidden > 0);
+  for (int64_t row = 0; row < p.batch; ++row) {
+    assert(!p.lengths || (p.lengths[row] >= 0 && p.lengths[row] <= p.seq_len));
+    assert(!p.start || (p.start[row] >= 0 && p.start[row] <= kMostSteps));
+  }
+#endif
 }
 
 // One job: `kernel(worker)` on every worker of the team, each with its own scratch.
@@ -170,6 +184,8 @@ void launch(const Problem<T>& p, const CellFacts& f, const Schedule& s, int64_t 
     w.shared = scratch.data();
     w.local = scratch.data() + round_up(shared_bytes);
     for (int i = 0; i < index; ++i) w.local += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
+    w.local_bytes = local_bytes(w);
+    assert(w.local + w.local_bytes <= scratch.data() + bytes);
     w.step_barrier = index < s.workers() ? steps.get() : nullptr;
     w.all_barrier = all.get();
     kernel(w);
@@ -212,9 +228,25 @@ struct Call {
 }  // namespace
 
 template <class T>
+std::pair<int, int> forward_schedule(const Weights<T>& weights, int64_t seq_len, int64_t batch) {
+  const FloatEnvironment environment;
+  Problem<T> p{};
+  p.seq_len = seq_len;
+  p.batch = batch;
+  p.input = weights.input();
+  p.hidden = weights.hidden();
+  const Call<T> call(current_isa(), weights.cell(), p.hidden);
+  const Schedule s = choose(p, call.facts, call.tiles, call.threads);
+  return {s.row_parts, s.tile_parts};
+}
+
+template <class T>
 void run_forward(const Weights<T>& weights, Problem<T> p) {
+  const FloatEnvironment environment;  // choosing a schedule is arithmetic too
+  if (p.batch == 0) p.seq_len = 0;     // no row has steps
   const Isa isa = current_isa();
   const Call<T> call(isa, weights.cell(), p.hidden);
+  check(p);
   p.cell = weights.cell();
   p.weights = weights.packed(isa, false);
   Team team(choose(p, call.facts, call.tiles, call.threads).workers());
@@ -233,8 +265,11 @@ void run_forward(const Weights<T>& weights, Problem<T> p) {
 
 template <class T>
 void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g) {
+  const FloatEnvironment environment;
+  if (p.batch == 0) p.seq_len = 0;
   const Isa isa = current_isa();
   const Call<T> call(isa, weights.cell(), p.hidden);
+  check(p);
   p.cell = weights.cell();
   p.weights = weights.packed(isa, true);
   const bool tiny = multiply_adds(p, call.facts) < Machine::kTinyCall &&
@@ -247,6 +282,8 @@ void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g
       [&](const Worker& w) { call.kernels.backward(p, g, w); });
 }
 
+template std::pair<int, int> forward_schedule<float>(const Weights<float>&, int64_t, int64_t);
+template std::pair<int, int> forward_schedule<double>(const Weights<double>&, int64_t, int64_t);
 template void run_forward<float>(const Weights<float>&, Problem<float>);
 template void run_forward<double>(const Weights<double>&, Problem<double>);
 template void run_backward<float>(const Weights<float>&, Problem<float>, const Gradients<float>&);

@@ -1,7 +1,9 @@
 // Runs a problem: chooses the schedule, finds scratch memory and threads, starts the workers.
 #pragma once
 
+#include <cstdint>
 #include <string>
+#include <utility>
 
 #include "problem.hpp"
 #include "weights.hpp"
@@ -12,11 +14,17 @@ namespace fusedrnn {
 // Throws std::invalid_argument for any other name.
 void set_schedule(const std::string& name);
 
-// Forward; training if p.slots is set. p.weights is filled in here. Throws std::bad_alloc before anything is written.
+// How forward of a problem of this size is shared out now, if all threads are free: among how many parts of the rows,
+// and of the units.
+template <class T>
+std::pair<int, int> forward_schedule(const Weights<T>& weights, std::int64_t seq_len, std::int64_t batch);
+
+// Forward; training if p.slots is set. p.weights is filled in here. Throws only before anything is written:
+// std::bad_alloc, or std::invalid_argument for environment variables that make no sense.
 template <class T>
 void run_forward(const Weights<T>& weights, Problem<T> p);
 
-// Backward; consumes p.slots.
+// Backward; consumes p.slots. Throws only before anything is written.
 template <class T>
 void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g);
 

@@ -1,6 +1,7 @@
 #include "weights.hpp"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 
 #include "cpu/float_environment.hpp"
@@ -89,8 +90,14 @@ const CellFacts& Weights<T>::facts() const {
 }
 
 template <class T>
-void Weights<T>::pack_forward(const Kernels& kernels, Pack& pack) const {
+Weights<T>::~Weights() {
+  for (auto& slot : packs_) delete slot.load(std::memory_order_relaxed);
+}
+
+template <class T>
+auto Weights<T>::pack_forward(const Kernels& kernels) const -> Pack {
   const CellFacts& f = facts();
+  Pack pack;
   const int lanes = lanes_of<T>(kernels);
   const int64_t padded = tiles_of(hidden_, lanes) * lanes;
   const int64_t bias_size = padded * f.gates;
@@ -120,7 +127,9 @@ void Weights<T>::pack_forward(const Kernels& kernels, Pack& pack) const {
   pack_biases(f, lanes, to, to + bias_size);
   pack.view.bias_pre = to;
   pack.view.bias_rec = to + bias_size;
-  pack.forward = std::move(buffer);
+  assert(to + 2 * bias_size == buffer.as<T>() + buffer.bytes() / sizeof(T));
+  pack.buffer = std::move(buffer);
+  return pack;
 }
 
 // pre, rec: [tile][gate][lane].
@@ -144,8 +153,9 @@ void Weights<T>::pack_biases(const CellFacts& f, int lanes, T* pre, T* rec) cons
 }
 
 template <class T>
-void Weights<T>::pack_backward(const Kernels& kernels, Pack& pack) const {
+auto Weights<T>::pack_backward(const Kernels& kernels) const -> Pack {
   const CellFacts& f = facts();
+  Pack pack;
   const int lanes = lanes_of<T>(kernels);
   const int64_t wide = tiles_of(input_, lanes) * lanes, high = tiles_of(hidden_, lanes) * lanes;
   int64_t size_all = f.gates * hidden_ * wide;
@@ -176,20 +186,24 @@ void Weights<T>::pack_backward(const Kernels& kernels, Pack& pack) const {
       if (part == 0) pack.view.hh_t[i] = target;
     }
   }
-  pack.backward = std::move(buffer);
+  assert(to == buffer.as<T>() + buffer.bytes() / sizeof(T));
+  pack.buffer = std::move(buffer);
+  return pack;
 }
 
 template <class T>
 PackedWeights<T> Weights<T>::packed(const Isa& isa, bool with_backward) const {
-  std::lock_guard<std::mutex> lock(mutex_);
-  Pack& pack = packs_[isa.index];
-  if (!with_backward && !pack.forward.data()) pack_forward(*isa.kernels, pack);
-  if (with_backward && !pack.backward.data()) pack_backward(*isa.kernels, pack);
-  pack.view.vectors = arrays_.vectors;
-  pack.view.epsilon = arrays_.epsilon;
-  pack.view.clocks = arrays_.clocks.data();
-  pack.view.clock_count = static_cast<int>(arrays_.clocks.size());
-  return pack.view;
+  std::atomic<const Pack*>& slot = packs_[2 * isa.index + with_backward];
+  const Pack* pack = slot.load(std::memory_order_acquire);
+  if (!pack) {
+    auto made = std::make_unique<Pack>(with_backward ? pack_backward(*isa.kernels) : pack_forward(*isa.kernels));
+    made->view.vectors = arrays_.vectors;
+    made->view.epsilon = arrays_.epsilon;
+    made->view.clocks = arrays_.clocks.data();
+    made->view.clock_count = static_cast<int>(arrays_.clocks.size());
+    if (slot.compare_exchange_strong(pack, made.get(), std::memory_order_acq_rel)) pack = made.release();
+  }
+  return pack->view;
 }
 
 template class Weights<float>;

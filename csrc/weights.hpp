@@ -1,9 +1,9 @@
 // The weights of one cell: a snapshot of what the user gave, and its packed forms, made when an ISA first needs them.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "buffer.hpp"
@@ -32,31 +32,34 @@ class Weights {
  public:
   // Copies the arrays.
   Weights(CellId cell, std::int64_t input, std::int64_t hidden, const WeightArrays<T>& arrays);
+  ~Weights();
+  Weights(const Weights&) = delete;
+  Weights& operator=(const Weights&) = delete;
 
   CellId cell() const { return cell_; }
   std::int64_t input() const { return input_; }
   std::int64_t hidden() const { return hidden_; }
   const WeightArrays<T>& arrays() const { return arrays_; }
 
-  // Any thread may ask at any time.
+  // What forward reads, or what backward reads, packed at first. Any thread may ask at any time. No lock is held while
+  // packing, which the child of a fork would wait for: of threads that pack at the same time, one keeps its result.
   PackedWeights<T> packed(const Isa& isa, bool with_backward) const;
 
  private:
   struct Pack {
-    Buffer forward, backward;
+    Buffer buffer;
     PackedWeights<T> view{};
   };
   const CellFacts& facts() const;
-  void pack_forward(const Kernels& kernels, Pack& pack) const;
+  Pack pack_forward(const Kernels& kernels) const;
   void pack_biases(const CellFacts& f, int lanes, T* pre, T* rec) const;
-  void pack_backward(const Kernels& kernels, Pack& pack) const;
+  Pack pack_backward(const Kernels& kernels) const;
 
   CellId cell_;
   std::int64_t input_, hidden_;
   Buffer buffers_[4 + kMaxMatrices];
-  WeightArrays<T> arrays_;  // its pointers are to buffers_
-  mutable std::mutex mutex_;
-  mutable Pack packs_[kMaxIsas];
+  WeightArrays<T> arrays_;                                     // its pointers are to buffers_
+  mutable std::atomic<const Pack*> packs_[2 * kMaxIsas] = {};  // for each ISA, of forward and of backward
 };
 
 }  // namespace fusedrnn

@@ -7,6 +7,7 @@
 
 #include "../problem.hpp"
 #include "arrays.hpp"
+#include "integers.hpp"
 #include "weights.hpp"
 
 namespace fusedrnn {
@@ -27,53 +28,35 @@ const char* state_symbols(int units) {
   return units == 1 ? "(batch_size, hidden_size)" : "(batch_size, 3*hidden_size)";
 }
 
-// (B,) int64, copied: the caller's array may change while the GIL is released.
-std::vector<int64_t> read_per_row(const char* what, int64_t batch, py::handle h) {
-  require_array(what, h);
-  if (!has_dtype(h, py::dtype::of<std::int64_t>().num())) fail_dtype(what, "int64", h);
-  require_shape(what, "(batch_size,)", {batch}, h);
-  const auto in = contiguous<int64_t>(h);
-  return {in.data, in.data + batch};
-}
+constexpr const char* kPerRow = "(batch_size,)";
 
 // In 0..T.
 std::vector<int64_t> read_lengths(py::handle h, const Sizes& n) {
-  std::vector<int64_t> lengths = read_per_row("lengths", n.batch, h);
+  std::vector<int64_t> lengths = read_integers("lengths", kPerRow, n.batch, h);
   for (std::size_t i = 0; i < lengths.size(); ++i) {
     if (lengths[i] < 0 || lengths[i] > n.seq_len) {
       throw py::value_error("lengths: expected values in 0..seq_len = 0.." + std::to_string(n.seq_len) + ", got " +
-                            std::to_string(lengths[i]) + " at index " + std::to_string(i));
+                            item_text(h, i) + " at index " + std::to_string(i));
     }
   }
   return lengths;
 }
 
-// How many steps each row's clocks have counted: an int for all rows, or (B,) int64. Empty for None.
+// How many steps each row's clocks have counted: an integer for all rows, or one for each. Empty for None.
 std::vector<int64_t> read_start(const PyWeights& w, int64_t batch, py::handle h) {
   if (h.is_none()) return {};
   if (!w.facts().clocked) {
     throw py::value_error(std::string("start: expected None for cell '") + w.facts().name + "', got " + type_name(h));
   }
-  const auto valid = [](int64_t steps) { return steps >= 0 && steps <= kMostSteps; };
-  const auto fail = [](const std::string& got) {
-    throw py::value_error("start: expected values in 0..2**62, got " + got);
-  };
-  if (py::isinstance<py::array>(h)) {
-    std::vector<int64_t> start = read_per_row("start", batch, h);
-    for (const int64_t steps : start) {
-      if (!valid(steps)) fail(std::to_string(steps));
+  const bool for_all = !PySequence_Check(h.ptr()) && PyIndex_Check(h.ptr());
+  std::vector<int64_t> start = for_all ? std::vector<int64_t>(static_cast<std::size_t>(batch), integer_of("start", h))
+                                       : read_integers("start", kPerRow, batch, h);
+  for (std::size_t i = 0; i < start.size(); ++i) {
+    if (start[i] < 0 || start[i] > kMostSteps) {
+      throw py::value_error("start: expected values in 0..2**62, got " + (for_all ? text_of(h) : item_text(h, i)));
     }
-    return start;
   }
-  if (PyBool_Check(h.ptr()) || !PyIndex_Check(h.ptr())) {
-    throw py::type_error("start: expected int or numpy.ndarray, got " + type_name(h));
-  }
-  const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(h.ptr()));
-  if (!index) throw py::error_already_set();
-  int overflow = 0;
-  const int64_t steps = PyLong_AsLongLongAndOverflow(index.ptr(), &overflow);
-  if (overflow != 0 || !valid(steps)) fail(py::str(index).cast<std::string>());
-  return std::vector<int64_t>(static_cast<std::size_t>(batch), steps);
+  return start;
 }
 
 void require_count(const char* what, const py::tuple& states, const PyWeights& w) {

@@ -11,18 +11,13 @@
 #include "../run.hpp"
 #include "arguments.hpp"
 #include "arrays.hpp"
+#include "gil.hpp"
 #include "weights.hpp"
 
 namespace fusedrnn {
 namespace {
 
 using std::int64_t;
-
-template <class T>
-void release_and_forward(const Weights<T>& weights, const Problem<T>& p) {
-  py::gil_scoped_release release;
-  run_forward(weights, p);
-}
 
 // What backward needs of forward. Used up by backward, which turns its memory into gradients.
 template <class T>
@@ -71,7 +66,7 @@ py::tuple infer(py::handle w, py::handle x, const py::tuple& states, py::handle 
   const Call<T> call = read_call<T>(w, x, states, lengths, reverse, below, start);
   Problem<T> p = call.problem();
   py::tuple out = new_outputs(weights_of(w), call.n, p, false);
-  release_and_forward(*call.weights, p);
+  without_gil([&] { run_forward(*call.weights, p); });
   return out;
 }
 
@@ -87,7 +82,7 @@ py::tuple forward(py::handle w, py::handle x, const py::tuple& states, py::handl
   const int64_t slots = weights.facts().slots;
   Buffer buffer(checked_bytes("reserve", {n.seq_len, n.batch, slots, n.hidden}, sizeof(T)));
   p.slots = buffer.as<T>();
-  release_and_forward(*call.weights, p);
+  without_gil([&] { run_forward(*call.weights, p); });
 
   auto reserve = std::make_unique<PyReserve>();
   reserve->cell = weights.cell;
@@ -138,7 +133,7 @@ struct WeightGradients {
       to.append(vector.given ? py::object(vectors[range]) : py::none());
       first += vector.gates;
     }
-    for_each_block(w, [&](const Named& block, int matrix, int gate, int64_t) {
+    for_each_block(w, [&](const Named& block, int matrix, int64_t gate, int64_t) {
       if (!block.given) return to.append(py::none());
       const py::slice rows(gate * w.hidden, (gate + block.gates) * w.hidden, 1);
       to.append(py::object(py::object(matrices[static_cast<std::size_t>(matrix - 1)])[rows]));
@@ -191,10 +186,9 @@ py::list backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, con
   p.h = data_of(kept.y);
   if (reserve.used.exchange(true)) fail_used();
   try {
-    py::gil_scoped_release release;
-    run_backward(*kept.call.weights, p, g);
-  } catch (const std::bad_alloc&) {
-    reserve.used = false;  // nothing has been written yet
+    without_gil([&] { run_backward(*kept.call.weights, p, g); });
+  } catch (...) {
+    reserve.used = false;  // run_backward throws before it writes anything
     throw;
   }
   for (const py::object& o : {dweights.weight_ih, dweights.weight_hh, dweights.bias_ih, dweights.bias_hh})
@@ -215,7 +209,8 @@ py::list backward_any(py::handle h, py::handle dy, const py::tuple& dstates, py:
     try {
       return py::list(reserve.device.attr("backward")(dy, dstates, dc));
     } catch (...) {
-      reserve.used = false;  // nothing has been launched
+      // A kernel that was launched overwrites the reserve.
+      reserve.used = reserve.device.attr("launched").cast<bool>();
       throw;
     }
   }
@@ -269,7 +264,7 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
     for (int i = 0; i < s; ++i) require_apart(name, out[s], kOutNames[i], results[i]);
     results[s] = py::reinterpret_borrow<py::object>(out[s]);
   }
-  release_and_forward(w.get<T>(), p);
+  without_gil([&] { run_forward(w.get<T>(), p); });
   if (w.states == 1) return std::move(results[0]);
   py::tuple all(static_cast<std::size_t>(w.states));
   for (int s = 0; s < w.states; ++s) all[static_cast<std::size_t>(s)] = std::move(results[s]);

@@ -193,7 +193,7 @@ struct CudaRun {
 void bind_cuda(py::module_& m) {
   m.def("cuda_status", [](const std::string& library, const std::string& image) {
     const cuda::Driver& driver = cuda::driver(library, image);
-    return py::make_tuple(driver.problem().empty(), driver.status());
+    return py::make_tuple(driver.problem().empty(), py::bytes(driver.status()));  // paths may be no UTF-8
   });
   m.def("describe_cell", &describe_cell);
   py::class_<CudaCell>(m, "CudaCell")

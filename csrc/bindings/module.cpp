@@ -11,6 +11,7 @@
 #include "arrays.hpp"
 #include "calls.hpp"
 #include "cuda.hpp"
+#include "gil.hpp"
 #include "probe.hpp"
 #include "weights.hpp"
 
@@ -26,9 +27,10 @@ py::array_t<T> activate(const ActivationKernels<T>& k, bool is_tanh, py::handle 
   const int64_t n = proxy(x)->dimensions[0];
   auto y = new_array<T>("y", {n});
   T* to = data_of(y);
-  py::gil_scoped_release release;
-  const FloatEnvironment environment;
-  (is_tanh ? k.tanh : k.sigmoid)(in.data, to, n);
+  without_gil([&] {
+    const FloatEnvironment environment;
+    (is_tanh ? k.tanh : k.sigmoid)(in.data, to, n);
+  });
   return y;
 }
 
@@ -117,6 +119,13 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       });
 
   m.def(
+      "read_lengths",
+      [](H lengths, int64_t batch, int64_t seq_len) {
+        const std::vector<int64_t> values = read_lengths(lengths, {seq_len, batch, 0, 0});
+        return py::array_t<int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
+      },
+      py::arg("lengths"), py::arg("batch_size"), py::arg("seq_len"), py::pos_only());
+  m.def(
       "infer",
       [](H w, H x, const py::tuple& states, H lengths, H reverse, H c_below, H start) {
         const auto device = [&](const PyWeights& weights) -> py::tuple {
@@ -158,19 +167,34 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("probe_fma", [](bool f64, int64_t rounds) {
     const Kernels& k = *current_isa().kernels;
     require_positive("rounds", rounds, int64_t{1} << 40);
-    return f64 ? fma_rate(k.probe_f64, rounds) : fma_rate(k.probe_f32, rounds);
+    double rate = 0;
+    without_gil([&] { rate = f64 ? fma_rate(k.probe_f64, rounds) : fma_rate(k.probe_f32, rounds); });
+    return rate;
   });
   m.def("probe_read", [](bool f64, int64_t bytes_each, int64_t rounds) {
     const Kernels& k = *current_isa().kernels;
     require_positive("bytes_each", bytes_each, int64_t{1} << 34);
     require_positive("rounds", rounds, int64_t{1} << 40);
-    return f64 ? read_rate(k.probe_f64, bytes_each, rounds) : read_rate(k.probe_f32, bytes_each, rounds);
+    double rate = 0;
+    without_gil(
+        [&] { rate = f64 ? read_rate(k.probe_f64, bytes_each, rounds) : read_rate(k.probe_f32, bytes_each, rounds); });
+    return rate;
   });
 
   m.def("available_isas", &available_isas);
   m.def("isa", [] { return std::string(current_isa().kernels->isa); });
   m.def("set_isa", &set_isa);
   m.def("set_schedule", &set_schedule);
+  m.def(
+      "schedule",
+      [](H weights, int64_t seq_len, int64_t batch) {
+        const PyWeights& w = weights_of(weights);
+        if (w.device) throw py::value_error("w: expected weights on the CPU");
+        require_positive("seq_len", seq_len, int64_t{1} << 40);
+        require_positive("batch_size", batch, int64_t{1} << 40);
+        return w.f32 ? forward_schedule(*w.f32, seq_len, batch) : forward_schedule(*w.f64, seq_len, batch);
+      },
+      py::arg("w"), py::arg("seq_len"), py::arg("batch_size"), py::pos_only());
   m.def("release_memory", &release_kept_memory);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "../cpu/dispatch.hpp"
+#include "../cpu/float_environment.hpp"
 #include "../weights.hpp"
 #include "arrays.hpp"
 
@@ -34,7 +35,7 @@ CellId cell_by_name(const std::string& name) {
 // An array among those that make up a cell's vectors, or its matrices beyond weight_hh. A missing one counts as zeros.
 struct Named {
   std::string name;
-  int gates;  // how many vectors of H elements, or blocks of H rows, the array holds
+  int64_t gates;  // how many vectors of H elements, or blocks of H rows, the array holds
   bool given;
 };
 
@@ -68,7 +69,8 @@ inline std::string multiple(int64_t n, const char* symbol) {
 template <class F>
 void for_each_block(const PyWeights& w, F&& found) {
   const CellFacts& f = w.facts();
-  int matrix = 1, gate = 0;
+  int matrix = 1;
+  int64_t gate = 0;
   for (const Named& block : w.blocks) {
     if (matrix >= f.matrices || gate + block.gates > f.matrix_gates[matrix]) {
       throw py::value_error(block.name + ": expected no such matrix in cell '" + f.name + "'");
@@ -82,15 +84,31 @@ void for_each_block(const PyWeights& w, F&& found) {
   }
 }
 
-using NamedArrays = std::vector<std::tuple<std::string, int, py::object>>;
+using NamedArrays = std::vector<std::tuple<std::string, int64_t, py::object>>;
+
+// No array holds as many gates as kMostGates, so that sums of them stay far from what 64 bits hold.
+constexpr int64_t kMostGates = 1 << 20;
+constexpr std::size_t kMostArrays = 1 << 10;
+
+std::vector<Named> names_of(const char* what, const NamedArrays& arrays) {
+  if (arrays.size() > kMostArrays) {
+    throw py::value_error(std::string(what) + ": expected fewer arrays, got " + std::to_string(arrays.size()));
+  }
+  std::vector<Named> names;
+  for (const auto& [name, gates, array] : arrays) {
+    if (gates < 0 || gates > kMostGates) {
+      throw py::value_error(name + ": expected a number of gates that a cell may have, got " + std::to_string(gates));
+    }
+    names.push_back({name, gates == 0 ? 1 : gates, !array.is_none()});
+  }
+  return names;
+}
 
 template <class T>
 std::vector<T> read_vectors(PyWeights& w, const NamedArrays& arrays) {
   const CellFacts& f = w.facts();
-  for (const auto& [name, gates, array] : arrays) {
-    w.vectors.push_back({name, gates < 1 ? 1 : gates > f.vectors ? f.vectors + 1 : gates, !array.is_none()});
-  }
-  int count = 0;
+  w.vectors = names_of("vectors", arrays);
+  int64_t count = 0;
   for (const Named& vector : w.vectors) count += vector.gates;
   if (count != f.vectors) {
     throw py::value_error("vectors: expected " + std::to_string(f.vectors) + " for cell '" + f.name + "', got " +
@@ -113,13 +131,13 @@ std::vector<T> read_vectors(PyWeights& w, const NamedArrays& arrays) {
 template <class T>
 std::vector<std::vector<T>> read_matrices(PyWeights& w, const NamedArrays& arrays) {
   const CellFacts& f = w.facts();
-  for (const auto& [name, gates, array] : arrays) w.blocks.push_back({name, gates < 1 ? 1 : gates, !array.is_none()});
+  w.blocks = names_of("blocks", arrays);
   std::vector<std::vector<T>> all;
   for (int m = 1; m < f.matrices; ++m) {
     all.emplace_back(static_cast<std::size_t>(f.matrix_gates[m] * w.hidden * f.matrix_depth[m] * w.hidden));
   }
   std::size_t i = 0;
-  for_each_block(w, [&](const Named& block, int matrix, int gate, int64_t depth) {
+  for_each_block(w, [&](const Named& block, int matrix, int64_t gate, int64_t depth) {
     const std::string symbols =
         "(" + multiple(block.gates, "hidden_size") + ", " + multiple(depth, "hidden_size") + ")";
     const auto in = read_input<T>(block.name.c_str(), symbols.c_str(), {block.gates * w.hidden, depth * w.hidden},
@@ -168,6 +186,13 @@ void check_unseen(const std::vector<Clock>& clocks, int64_t hidden, const T* wei
   }
 }
 
+// To nearest, whatever the caller's rounding is.
+template <class T>
+T rounded(double value) {
+  const FloatEnvironment environment;
+  return static_cast<T>(value);
+}
+
 template <class T>
 void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle weight_ih, py::handle weight_hh,
                   py::handle bias_ih, py::handle bias_hh, const NamedArrays& vectors, const NamedArrays& blocks,
@@ -184,13 +209,8 @@ void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle we
   const auto all_vectors = read_vectors<T>(w, vectors);
   const auto matrices = read_matrices<T>(w, blocks);
   check_periods(w);
-  WeightArrays<T> arrays{in_ih.data,
-                         {in_hh.data},
-                         in_bih.data,
-                         in_bhh.data,
-                         nullptr,
-                         static_cast<T>(epsilon),
-                         clocks_of(w.periods, w.hidden)};
+  WeightArrays<T> arrays{
+      in_ih.data, {in_hh.data}, in_bih.data, in_bhh.data, nullptr, rounded<T>(epsilon), clocks_of(w.periods, w.hidden)};
   check_unseen(arrays.clocks, w.hidden, in_hh.data);
   for (std::size_t m = 0; m < matrices.size(); ++m) arrays.matrix[m + 1] = matrices[m].data();
   if (!all_vectors.empty()) arrays.vectors = all_vectors.data();
@@ -275,7 +295,7 @@ py::object block_view(py::handle self, std::size_t k) {
   return snapshot(self, "", [&](auto& w, auto& s) -> py::object {
     py::object found = py::none();
     std::size_t i = 0;
-    for_each_block(w, [&](const Named& block, int matrix, int gate, int64_t depth) {
+    for_each_block(w, [&](const Named& block, int matrix, int64_t gate, int64_t depth) {
       if (i++ != k || !block.given) return;
       const auto* data = s.arrays().matrix[matrix] + gate * w.hidden * depth * w.hidden;
       found = view(self, data, {block.gates * w.hidden, depth * w.hidden});

@@ -30,6 +30,9 @@
 #if defined(__CUDACC__)
 #define RNN_UNROLL _Pragma("unroll")
 #define RNN_ROLLED _Pragma("unroll 1")
+#elif defined(__clang__)
+#define RNN_UNROLL _Pragma("clang loop unroll(full)")
+#define RNN_ROLLED
 #elif defined(__GNUC__)
 #define RNN_UNROLL _Pragma("GCC unroll 64")
 #define RNN_ROLLED

@@ -359,8 +359,7 @@ struct Backward {
   }
 
   void run() {
-    Arena arena{w.local};
-    layout(arena);
+    lay_out(*this, w);
     const Span units = units_of<V>(p, w);
     for (int s = 0; s < f.states; ++s) {
       copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state_units[s], p.hidden, w, units);

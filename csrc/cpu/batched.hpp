@@ -157,6 +157,7 @@ struct Batched {
 
   // panel[tile][k] = v[k][tile], zeros past `width`. A few tiles at a time, so that rows are read in runs.
   void pack_panel(T* panel, int64_t count, int64_t width) {
+    assert(count <= kSumBlock);
     constexpr int64_t kRun = 8;
     const int64_t tiles = tiles_of<V>(width);
     for (int64_t tile0 = 0; tile0 < tiles; tile0 += kRun) {
@@ -171,6 +172,7 @@ struct Batched {
 
   // columns[k] = the gradients that slot `column` holds of units [first, first + n).
   void pack_columns(int column, int64_t first, int64_t n, int64_t count) {
+    assert(n <= kColumnBlock && count <= kSumBlock && first + n <= p.hidden);
     const int64_t offset = column * p.hidden + first;
     for (int64_t k = 0; k < count; ++k) {
       if (k + kAhead < count) {
@@ -327,8 +329,7 @@ struct Batched {
   }
 
   void run() {
-    Arena arena{w.local};
-    layout(arena);
+    lay_out(*this, w);
     input_gradient();
     weight_gradients();
   }

@@ -140,8 +140,7 @@ struct ClockworkForward : Forward<T> {
   }
 
   void run() {
-    Arena arena{w.local};
-    layout(arena);
+    lay_out(*this, w);
     const Clock* const clocks = p.weights.clocks;
     const Span slow = both({clocks[0].period == 1 ? clocks[0].last : 0, p.hidden}, units_of<V>(p, w));
     for (int64_t first = 0; first < p.seq_len; first += chunk) {
@@ -253,8 +252,7 @@ struct ClockworkBackward : Backward<T> {
   }
 
   void run() {
-    Arena arena{w.local};
-    layout(arena);
+    lay_out(*this, w);
     copy_or_zero(g.dstate0[0], g.dstate_n[0], 1, p.hidden, w, units_of<V>(p, w));
     const int64_t clocks = p.weights.clock_count;
     for (int64_t step = p.seq_len - 1; step >= 0; --step) {
@@ -379,8 +377,7 @@ struct ClockworkBatched : Batched<T> {
   }
 
   void run() {
-    Arena arena{w.local};
-    layout(arena);
+    lay_out(*this, w);
     input_gradient();
     weight_gradients();
   }

@@ -1,6 +1,8 @@
-// What the forward and backward drivers share: scratch memory, tiles, time.
+// What the forward and backward drivers share: scratch memory, tiles, time. Contracts are asserted in builds without
+// NDEBUG, which those for the sanitizers are.
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 #include <cstring>
 
@@ -22,6 +24,7 @@ struct Arena {
 
   template <class T>
   T* take(int64_t count) {
+    assert(count >= 0);
     T* p = reinterpret_cast<T*>(base + used);
     used += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
     return base ? p : nullptr;
@@ -33,10 +36,20 @@ RNN_INLINE int64_t tiles_of(int64_t units) {
   return (units + V::width - 1) / V::width;
 }
 
+// A worker's own scratch, laid out by the driver.
+template <class Driver>
+void lay_out(Driver& driver, const Worker& w) {
+  assert(reinterpret_cast<std::uintptr_t>(w.local) % 64 == 0);
+  Arena arena{w.local};
+  driver.layout(arena);
+  assert(arena.used <= w.local_bytes);
+}
+
 // The lanes of a tile that are units.
 template <class V>
 RNN_INLINE typename V::Lanes lanes_of(int64_t tile, int64_t units) {
   const int64_t left = units - tile * V::width;
+  assert(tile >= 0 && left > 0);
   return typename V::Lanes(left < V::width ? static_cast<int>(left) : V::width);
 }
 

@@ -26,13 +26,17 @@ class FloatEnvironment {
 #elif defined(__aarch64__)
   FloatEnvironment() {
     asm volatile("mrs %0, fpcr" : "=r"(saved_));
+    asm volatile("mrs %0, fpsr" : "=r"(flags_));
     asm volatile("msr fpcr, %0" : : "r"(kFlushToZero));
   }
-  ~FloatEnvironment() { asm volatile("msr fpcr, %0" : : "r"(saved_)); }
+  ~FloatEnvironment() {
+    asm volatile("msr fpcr, %0" : : "r"(saved_));
+    asm volatile("msr fpsr, %0" : : "r"(flags_));
+  }
 
  private:
   static constexpr std::uint64_t kFlushToZero = std::uint64_t{1} << 24;
-  std::uint64_t saved_;
+  std::uint64_t saved_, flags_;
 #else
 #error "fusedrnn: no way is known to flush subnormals to zero on this architecture"
 #endif

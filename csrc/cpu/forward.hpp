@@ -70,6 +70,7 @@ struct Forward {
         if (t < length_of(p, row)) x[n++] = p.x + (t * p.batch + row) * p.input;
       }
     }
+    assert(n <= chunk * row_count);
     sweep(ProjectOp<T>(p, step_at(pre), x), {0, n}, {w.tile0, w.tile1});
   }
 
@@ -177,8 +178,8 @@ struct Forward {
   }
 
   void run() {
-    Arena arena{w.local}, shared{w.shared};
-    layout(arena);
+    Arena shared{w.shared};
+    lay_out(*this, w);
     shared_layout(shared);
     if (f.states > 1 && !has_slots) copy_or_zero(p.state_n[1], p.state0[1], 1, p.hidden, w, units_of<V>(p, w));
     for (int64_t first = 0; first < p.seq_len; first += chunk) {

@@ -130,7 +130,7 @@ void with_backward(const Problem<T>& p, const Gradients<T>& g, const Worker& w, 
 
 // Someone with so much work, for the size of scratch.
 inline Worker anyone(int64_t rows, int64_t tiles) {
-  return {0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr};
+  return {0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr, 0};
 }
 
 template <class T>

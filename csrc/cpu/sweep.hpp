@@ -13,6 +13,7 @@
 //   fetch_start(area), fetch_end(area)   prefetch it
 #pragma once
 
+#include <cassert>
 #include <cstdint>
 
 #include "gemm.hpp"
@@ -190,6 +191,7 @@ template <class Op>
 void sweep(const Op& op, Span rows, Span tiles, bool backwards = false) {
   using T = typename Op::value_type;
   if (rows.size() <= 0 || tiles.size() <= 0) return;
+  assert(op.gates >= 1 && op.gates <= kMaxGates && op.depth >= 0);
   const Groups groups(rows.size(), kPlans.max_rows[op.gates]);
   const std::int64_t bytes = tiles.size() * op.depth * op.gates * Vec<T>::width * static_cast<std::int64_t>(sizeof(T));
   const BlockSweep<Op> block{op, groups, bytes > kNearBytes};

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 
 #include <atomic>
 #include <chrono>
@@ -43,15 +44,17 @@ int affinity_cpus() {
 
 // The cgroup's CPU quota in whole CPUs, rounded up; 0 where there is none.
 int cgroup_cpus() {
-  double quota = -1, period = 0;
+  long long quota = -1, period = 0;
   std::string word;
   if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2 >> word >> period) {
-    quota = word == "max" ? -1 : std::atof(word.c_str());
+    quota = word == "max" ? -1 : std::atoll(word.c_str());
   } else {
     std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
     std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
   }
-  return quota > 0 && period > 0 ? static_cast<int>((quota + period - 1) / period) : 0;
+  if (quota <= 0 || period <= 0) return 0;
+  const long long cpus = quota / period + (quota % period != 0);
+  return cpus < kMaxThreads ? static_cast<int>(cpus) : kMaxThreads;
 }
 
 int count_usable_cpus() {
@@ -76,6 +79,23 @@ int parse_count(const char* text) {
 }
 
 std::atomic<int> chosen_threads{0};
+
+// Blocks all signals of the calling thread, and so of threads that it makes meanwhile: signals to the process are for
+// threads of the process's own.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
 
 // Spins on `done`, gently; where there are more threads than CPUs, or the wait grows long, gives the CPU away.
 template <class Done>
@@ -150,6 +170,8 @@ class Pool {
 
   // Makes workers until there are `wanted`; the number there are.
   int grow(int wanted) {
+    if (count() >= wanted) return wanted;
+    const SignalsBlocked inherited;
     while (count() < wanted) {
       try {
         workers_.reserve(workers_.size() + 1);  // nothing may throw once the thread runs
@@ -228,11 +250,11 @@ std::atomic<Pool*> the_pool{nullptr};
 
 // The child of a fork has none of the workers: it starts over, and leaks the parent's pool, whose locks may be held.
 void forget_pool() { the_pool.store(nullptr, std::memory_order_relaxed); }
+const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
 
 Pool* get_pool() {
   Pool* pool = the_pool.load(std::memory_order_acquire);
   if (pool) return pool;
-  static const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
   if (registered != 0) return nullptr;
   Pool* made = new Pool;
   if (the_pool.compare_exchange_strong(pool, made, std::memory_order_acq_rel)) return made;

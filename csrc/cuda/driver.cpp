@@ -1,8 +1,10 @@
 #include "driver.hpp"
 
 #include <dlfcn.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include <exception>
 #include <fstream>
 #include <iterator>
 #include <new>
@@ -31,16 +33,26 @@ std::string version_text(int version) {
 
 Driver::Driver(std::string library_path, std::string image_path)
     : library_path_(std::move(library_path)), image_path_(std::move(image_path)), process_(getpid()) {
-  std::ifstream file(image_path_, std::ios::binary);
-  image_.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-  if (image_.empty()) {
-    missing_ = "this build carries no CUDA kernels";
-    return;
-  }
-  image_.push_back('\0');  // images that are PTX end with one
-  missing_ = open_library();
+  missing_ = read_image();
+  if (missing_.empty()) missing_ = open_library();
   if (missing_.empty()) missing_ = look_for_devices();
   devices_.resize(static_cast<std::size_t>(device_count_));
+}
+
+std::string Driver::read_image() {
+  struct stat about;
+  if (stat(image_path_.c_str(), &about) != 0) return "this build carries no CUDA kernels";
+  if (!S_ISREG(about.st_mode)) return "the CUDA kernels cannot be read: " + image_path_ + " is no file";
+  try {
+    std::ifstream file(image_path_, std::ios::binary);
+    if (!file) return "the CUDA kernels cannot be read: " + image_path_ + " cannot be opened";
+    image_.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  } catch (const std::exception& e) {  // the file, or the memory for it, fails
+    return "the CUDA kernels cannot be read: " + image_path_ + ": " + e.what();
+  }
+  if (image_.empty()) return "the CUDA kernels cannot be read: " + image_path_ + " is empty";
+  image_.push_back('\0');  // images that are PTX end with one
+  return "";
 }
 
 std::string Driver::open_library() {

@@ -80,6 +80,7 @@ class Driver {
   void check(int result, const char* what) const;
 
  private:
+  std::string read_image();  // these return a problem, or nothing
   std::string open_library();
   std::string look_for_devices();
   std::string error_text(int result) const;

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from . import _core
 from ._core import Reserve
 from ._ops import Lengths, require_reserve, require_weights
-from ._results import Array, Gradients, Output
+from ._results import Array, Gradients, Integers, Output
 from ._weights import Weights, one_of
 
-Start = int | npt.NDArray[np.int64]
+Start = int | Integers
 
 
 class ClockworkRNNWeights(Weights):
@@ -109,13 +109,13 @@ def clockwork_rnn(
         x: ``(T, B, I)``.
         w: the weights.
         h0: ``(B, H)`` or None for zeros.
-        start: the number of a row's first step: an int, or ``(B,)`` int64. To go on with a sequence, give the number of
-            steps that came before. In step 0 all groups compute.
-        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        start: the number of a row's first step: an int, or ``(B,)`` integers. To go on with a sequence, give the number
+            of steps that came before. In step 0 all groups compute.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time. A row's steps are numbered in the order in which they run.
 
     Returns:
-        ``y (T, B, H)``, ``h_n (B, H)``.
+        ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
     require_weights(w, ClockworkRNNWeights)
     return Output(*_core.infer(w, x, (h0,), lengths, reverse, None, start))
@@ -130,8 +130,8 @@ def clockwork_rnn_forward(
     lengths: Lengths | None = None,
     reverse: bool = False,
 ) -> tuple[Output, Reserve]:
-    """`clockwork_rnn`, keeping what `clockwork_rnn_backward` needs: the same output bits, and a reserve of ``T*B*H``
-    elements. See `lstm_forward`."""
+    """`clockwork_rnn`, keeping what `clockwork_rnn_backward` needs: the same bits of ``y``, zero past a row's length,
+    and of the states after the row's last step; and a reserve of ``T*B*H`` elements. See `lstm_forward`."""
     require_weights(w, ClockworkRNNWeights)
     *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None, start)
     return Output(*out), reserve

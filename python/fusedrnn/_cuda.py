@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from . import _core, cuda
 from ._cuda_arrays import Library
 
@@ -20,6 +18,7 @@ Shape = tuple[int, ...]
 DTYPES = ("float32", "bfloat16", "float16")
 PRE_BYTES = 1 << 28  # of W x, which is made for so many steps at once as fit
 STATES = ("h", "c")
+INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))  # dtypes
 
 
 class DeviceWeights:
@@ -191,27 +190,23 @@ class Sequence:
         self.lengths = self._checked_lengths(lengths)
 
     def _checked_lengths(self, lengths: Any) -> Any:
-        """On the GPU, in 0..T. Values from NumPy are checked; on a GPU, looking at them would mean waiting, so that
-        those beyond the sequence count as its end, and negative ones as 0."""
+        """On the GPU, int64 in 0..T. Values from the CPU are checked. Looking at values on a GPU would mean waiting:
+        there a length beyond the sequence counts as its end, and a negative one as 0."""
         library = self.w.library
         if lengths is None:
             return None
-        if isinstance(lengths, np.ndarray):
-            if lengths.dtype != np.int64:
-                raise TypeError(f"lengths: expected int64, got {lengths.dtype}")
-            if lengths.shape == (self.B,) and lengths.size and not 0 <= lengths.min() <= lengths.max() <= self.T:
-                raise ValueError(f"lengths: expected values in 0..seq_len = 0..{self.T}")
-            lengths = library.from_numpy(lengths, self.w.device)
-        if not library.is_cuda(lengths) or library.device(lengths) != self.w.device:
-            raise TypeError(
-                f"lengths: expected a numpy.ndarray or a CUDA array of {library.name} on cuda:{self.w.device}, got "
-                f"{type(lengths).__name__}"
+        if not library.is_cuda(lengths):
+            return library.from_numpy(_core.read_lengths(lengths, self.B, self.T), self.w.device)
+        if library.device(lengths) != self.w.device:
+            raise ValueError(
+                f"lengths: expected an array on cuda:{self.w.device}, as the weights, got one on "
+                f"cuda:{library.device(lengths)}"
             )
-        if library.dtype(lengths) != "int64":
-            raise TypeError(f"lengths: expected int64, got {library.dtype(lengths)}")
+        if library.dtype(lengths) not in INTEGERS:
+            raise TypeError(f"lengths: expected integers, got dtype {library.dtype(lengths)}")
         if tuple(lengths.shape) != (self.B,):
             raise ValueError(f"lengths: expected shape ({self.B},), got {tuple(lengths.shape)}")
-        return library.contiguous(lengths.clip(0, self.T))
+        return library.contiguous(library.cast(lengths, "int64").clip(0, self.T))
 
     def launcher(self, backward: bool, packed: list[Any]) -> Launcher:
         run = Launcher(self.w, backward, self.T, self.B)
@@ -242,8 +237,10 @@ class Sequence:
 
     def _parts(self) -> Iterator[tuple[int, int]]:
         """Steps, in the order in which they run, for which W x is made at once."""
+        if self.B == 0:
+            return
         each = self.B * self.w.facts["gates"] * self.w.hidden_size * (4 if self.w.dtype == "float32" else 2)
-        steps = max(1, PRE_BYTES // max(1, each))
+        steps = max(1, PRE_BYTES // each)
         for first in range(0, max(1, self.T), steps):
             yield first, min(self.T, first + steps)
 
@@ -278,6 +275,7 @@ class Reserve:
         self.weights_object, self.call, self.y, self.slots = weights_object, call, y, slots
         w = call.w
         self.dtype, self.seq_len, self.batch_size = w.dtype, call.T, call.B
+        self.launched = False  # whether a kernel may have overwritten the slots
         self.nbytes = call.T * call.B * w.facts["slots"] * w.hidden_size * (4 if w.dtype == "float32" else 2)
 
     def backward(self, dy: Any, dstates: tuple[Any, ...], dc: Any) -> list[Any]:
@@ -296,7 +294,9 @@ class Reserve:
         dstates0 = [w.empty(B, H) for _ in range(w.facts["states"])]
         run.give(dy=dy, h=self.y, slots=self.slots, **given)
         run.give(**{f"d{name}0": a for name, a in zip(STATES, dstates0, strict=False)})
-        run.launch(0, T, 0, call.reverse, B * w.facts["slots"] * H)
+        if B > 0:
+            self.launched = True
+            run.launch(0, T, 0, call.reverse, B * w.facts["slots"] * H)
         return [self._dx(), *dstates0, *self._weights(), *self._vectors()]
 
     def _columns(self, first: int, count: int = 1) -> Any:

@@ -82,11 +82,11 @@ def depth_gated_lstm(
         w: the weights.
         c_below: ``(T, B, H)``: c of the layer below, whose hidden size is the same; None for the lowest layer.
         h0, c0: ``(B, H)`` or None for zeros.
-        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
 
     Returns:
-        ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``, ``c (T, B, H)``.
+        ``y``, ``c (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step.
     """
     require_weights(w, DepthGatedLSTMWeights)
     return DepthGatedLSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse, c_below))
@@ -102,8 +102,9 @@ def depth_gated_lstm_forward(
     lengths: Lengths | None = None,
     reverse: bool = False,
 ) -> tuple[DepthGatedLSTMOutput, Reserve]:
-    """`depth_gated_lstm`, keeping what `depth_gated_lstm_backward` needs: the same output bits, and a reserve of
-    ``6*T*B*H`` elements. It refers to ``c_below`` too. See `lstm_forward`."""
+    """`depth_gated_lstm`, keeping what `depth_gated_lstm_backward` needs: the same bits of ``y``, zero past a row's
+    length, and of the states after the row's last step; and a reserve of ``6*T*B*H`` elements. It refers to ``c_below``
+    too. See `lstm_forward`."""
     require_weights(w, DepthGatedLSTMWeights)
     *out, reserve = _core.forward(w, x, (h0, c0), lengths, reverse, c_below)
     return DepthGatedLSTMOutput(*out), reserve

@@ -84,11 +84,12 @@ def fgr_lstm(
         w: the weights.
         h0, c0: ``(B, H)`` or None for zeros.
         gates0: the gates i, f, o before the first step, side by side: ``(B, 3*H)``, or None for zeros.
-        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
 
     Returns:
-        ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``, ``gates_n (B, 3*H)``.
+        ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)`` and ``gates_n (B, 3*H)``, the states after
+        the row's last step.
     """
     require_weights(w, FGRLSTMWeights)
     return FGRLSTMOutput(*_core.infer(w, x, (h0, c0, gates0), lengths, reverse, None))
@@ -104,8 +105,8 @@ def fgr_lstm_forward(
     lengths: Lengths | None = None,
     reverse: bool = False,
 ) -> tuple[FGRLSTMOutput, Reserve]:
-    """`fgr_lstm`, keeping what `fgr_lstm_backward` needs: the same output bits, and a reserve of ``8*T*B*H`` elements.
-    See `lstm_forward`."""
+    """`fgr_lstm`, keeping what `fgr_lstm_backward` needs: the same bits of ``y``, zero past a row's length, and of the
+    states after the row's last step; and a reserve of ``8*T*B*H`` elements. See `lstm_forward`."""
     require_weights(w, FGRLSTMWeights)
     *out, reserve = _core.forward(w, x, (h0, c0, gates0), lengths, reverse, None)
     return FGRLSTMOutput(*out), reserve

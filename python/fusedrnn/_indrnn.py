@@ -54,11 +54,11 @@ def indrnn(
         x: ``(T, B, I)``.
         w: the weights.
         h0: ``(B, H)`` or None for zeros.
-        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
 
     Returns:
-        ``y (T, B, H)``, ``h_n (B, H)``.
+        ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
     require_weights(w, IndRNNWeights)
     return Output(*_core.infer(w, x, (h0,), lengths, reverse, None))
@@ -67,8 +67,8 @@ def indrnn(
 def indrnn_forward(
     x: Array, w: IndRNNWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
-    """`indrnn`, keeping what `indrnn_backward` needs: the same output bits, and a reserve of ``T*B*H`` elements. See
-    `lstm_forward`."""
+    """`indrnn`, keeping what `indrnn_backward` needs: the same bits of ``y``, zero past a row's length, and of the
+    states after the row's last step; and a reserve of ``T*B*H`` elements. See `lstm_forward`."""
     require_weights(w, IndRNNWeights)
     *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None)
     return Output(*out), reserve

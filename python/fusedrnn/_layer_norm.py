@@ -142,11 +142,11 @@ def layer_norm_lstm(
         x: ``(T, B, I)``.
         w: the weights.
         h0, c0: ``(B, H)`` or None for zeros.
-        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
 
     Returns:
-        ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``.
+        ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step.
     """
     require_weights(w, LayerNormLSTMWeights)
     return LSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse, None))
@@ -161,8 +161,8 @@ def layer_norm_lstm_forward(
     lengths: Lengths | None = None,
     reverse: bool = False,
 ) -> tuple[LSTMOutput, Reserve]:
-    """`layer_norm_lstm`, keeping what `layer_norm_lstm_backward` needs: the same output bits, and a reserve of
-    ``23*T*B*H`` elements. See `lstm_forward`."""
+    """`layer_norm_lstm`, keeping what `layer_norm_lstm_backward` needs: the same bits of ``y``, zero past a row's
+    length, and of the states after the row's last step; and a reserve of ``23*T*B*H`` elements. See `lstm_forward`."""
     require_weights(w, LayerNormLSTMWeights)
     *out, reserve = _core.forward(w, x, (h0, c0), lengths, reverse, None)
     return LSTMOutput(*out), reserve
@@ -204,11 +204,11 @@ def layer_norm_gru(
         x: ``(T, B, I)``.
         w: the weights.
         h0: ``(B, H)`` or None for zeros.
-        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
 
     Returns:
-        ``y (T, B, H)``, ``h_n (B, H)``.
+        ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
     require_weights(w, LayerNormGRUWeights)
     return Output(*_core.infer(w, x, (h0,), lengths, reverse, None))
@@ -217,8 +217,8 @@ def layer_norm_gru(
 def layer_norm_gru_forward(
     x: Array, w: LayerNormGRUWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
-    """`layer_norm_gru`, keeping what `layer_norm_gru_backward` needs: the same output bits, and a reserve of
-    ``16*T*B*H`` elements. See `lstm_forward`."""
+    """`layer_norm_gru`, keeping what `layer_norm_gru_backward` needs: the same bits of ``y``, zero past a row's length,
+    and of the states after the row's last step; and a reserve of ``16*T*B*H`` elements. See `lstm_forward`."""
     require_weights(w, LayerNormGRUWeights)
     *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None)
     return Output(*out), reserve

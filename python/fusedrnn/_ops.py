@@ -1,9 +1,10 @@
 """The functional API: one native call each.
 
 Common to all: float32 or float64, the dtype of the weights; strided inputs are accepted, and copied if they must be;
-inputs are never modified; ``h0``, ``c0`` default to zeros. ``lengths (B,)`` int64 makes row ``b`` stop after
-``lengths[b]`` steps: ``y`` is zero after it, the last state is that of its last step (the initial state for a length
-of 0), and steps after it have no part in any gradient. ``reverse=True`` runs from each row's last step to its first.
+inputs are never modified; ``h0``, ``c0`` default to zeros. ``lengths (B,)``, a sequence or array of integers, makes
+row ``b`` stop after ``lengths[b]`` steps: ``y`` is zero past them, ``h_n`` is the state after the last of them (the
+initial state for a length of 0), and steps past them have no part in any gradient. ``reverse=True`` runs from each
+row's last step to its first.
 
 With weights that were made from CUDA arrays, all other arrays are CUDA arrays of the same library, device and dtype
 (float32, bfloat16 or float16), and so are the results; see `fusedrnn.cuda`.
@@ -15,15 +16,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 from . import _core
 from ._core import Reserve
-from ._results import Array, Gradients, LSTMGradients, LSTMOutput, Output
+from ._results import Array, Gradients, Integers, LSTMGradients, LSTMOutput, Output
 from ._weights import GRUWeights, LSTMWeights, RNNWeights, Weights
 
-Lengths = npt.NDArray[np.int64]
+Lengths = Integers
 
 
 def require_weights(w: Weights, kind: type[Weights]) -> None:
@@ -76,11 +74,11 @@ def lstm(
         x: ``(T, B, I)``.
         w: the weights.
         h0, c0: ``(B, H)`` or None for zeros.
-        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
 
     Returns:
-        ``y (T, B, H)``, ``h_n (B, H)``, ``c_n (B, H)``.
+        ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step.
     """
     require_weights(w, LSTMWeights)
     return LSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse, None))
@@ -95,8 +93,8 @@ def lstm_forward(
     lengths: Lengths | None = None,
     reverse: bool = False,
 ) -> tuple[LSTMOutput, Reserve]:
-    """`lstm`, keeping what `lstm_backward` needs: the same output bits, and a reserve of ``(G+1)*T*B*H`` elements, G
-    the number of gates.
+    """`lstm`, keeping what `lstm_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
+    after the row's last step; and a reserve of ``(G+1)*T*B*H`` elements, G the number of gates.
 
     The reserve refers to ``x``, ``h0``, ``c0`` and ``y``; they must not change before backward.
     """
@@ -157,11 +155,11 @@ def gru(
         x: ``(T, B, I)``.
         w: the weights.
         h0: ``(B, H)`` or None for zeros.
-        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
 
     Returns:
-        ``y (T, B, H)``, ``h_n (B, H)``.
+        ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
     require_weights(w, GRUWeights)
     return Output(*_core.infer(w, x, (h0,), lengths, reverse, None))
@@ -170,7 +168,8 @@ def gru(
 def gru_forward(
     x: Array, w: GRUWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
-    """`gru`, keeping what `gru_backward` needs: the same output bits, and a reserve of ``4*T*B*H`` elements.
+    """`gru`, keeping what `gru_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
+    after the row's last step; and a reserve of ``4*T*B*H`` elements.
 
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """
@@ -205,11 +204,11 @@ def rnn(
         x: ``(T, B, I)``.
         w: the weights.
         h0: ``(B, H)`` or None for zeros.
-        lengths: ``(B,)`` int64 in 0..T, or None for T.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
 
     Returns:
-        ``y (T, B, H)``, ``h_n (B, H)``.
+        ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
     require_weights(w, RNNWeights)
     return Output(*_core.infer(w, x, (h0,), lengths, reverse, None))
@@ -218,7 +217,8 @@ def rnn(
 def rnn_forward(
     x: Array, w: RNNWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
-    """`rnn`, keeping what `rnn_backward` needs: the same output bits, and a reserve of ``T*B*H`` elements.
+    """`rnn`, keeping what `rnn_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
+    after the row's last step; and a reserve of ``T*B*H`` elements.
 
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
+Integers = npt.NDArray[np.integer[Any]] | Sequence[int]  # one for each row of a batch
 
 
 class Output(NamedTuple):
-    """What a GRU or RNN gives: ``y (T, B, H)`` and the last state ``h_n (B, H)``."""
+    """What a GRU or RNN gives: ``y (T, B, H)``, zero past a row's length, and ``h_n (B, H)``, the state after the row's
+    last step."""
 
     y: Array
     h_n: Array
 
 
 class LSTMOutput(NamedTuple):
-    """What an LSTM gives: ``y (T, B, H)`` and the last states ``h_n``, ``c_n (B, H)``."""
+    """What an LSTM gives: ``y (T, B, H)``, zero past a row's length, and ``h_n``, ``c_n (B, H)``, the states after the
+    row's last step."""
 
     y: Array
     h_n: Array
@@ -62,8 +66,8 @@ class IndRNNGradients(NamedTuple):
 
 
 class FGRLSTMOutput(NamedTuple):
-    """What an LSTM with full gate recurrence gives: ``y (T, B, H)``, the last states ``h_n``, ``c_n (B, H)``, and the
-    last step's gates i, f, o side by side, ``gates_n (B, 3*H)``."""
+    """What an LSTM with full gate recurrence gives: ``y (T, B, H)``, zero past a row's length; and, after the row's
+    last step, ``h_n``, ``c_n (B, H)`` and the gates i, f, o side by side, ``gates_n (B, 3*H)``."""
 
     y: Array
     h_n: Array
@@ -90,8 +94,8 @@ class FGRLSTMGradients(NamedTuple):
 
 
 class DepthGatedLSTMOutput(NamedTuple):
-    """What a depth-gated LSTM gives: ``y (T, B, H)``, the last states ``h_n``, ``c_n (B, H)``, and c of every step,
-    ``c (T, B, H)``, for the layer above."""
+    """What a depth-gated LSTM gives: ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states
+    after the row's last step; and c of every step, ``c (T, B, H)``, for the layer above, zero past a row's length."""
 
     y: Array
     h_n: Array

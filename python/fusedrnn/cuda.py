@@ -17,12 +17,12 @@ PRODUCTS = ("float32", "tf32")
 _products = "float32"
 
 
-def paths() -> tuple[str, str]:
+def paths() -> tuple[bytes, bytes]:
     """The driver library and the file of kernels: ``FUSEDRNN_CUDA_DRIVER`` and ``FUSEDRNN_CUDA_KERNELS``, else the
     system's and the one in this package."""
     return (
-        os.environ.get("FUSEDRNN_CUDA_DRIVER", "libcuda.so.1"),
-        os.environ.get("FUSEDRNN_CUDA_KERNELS", str(Path(__file__).with_name("kernels.fatbin"))),
+        os.fsencode(os.environ.get("FUSEDRNN_CUDA_DRIVER", "libcuda.so.1")),
+        os.fsencode(os.environ.get("FUSEDRNN_CUDA_KERNELS", Path(__file__).with_name("kernels.fatbin"))),
     )
 
 
@@ -32,8 +32,8 @@ def is_available() -> bool:
 
 
 def status() -> str:
-    """One sentence: what is missing, or "ok: " and which GPUs there are."""
-    return str(_core.cuda_status(*paths())[1])
+    """One sentence: what is missing, or "ok: " and which GPUs there are. Never raises."""
+    return _core.cuda_status(*paths())[1].decode(errors="backslashreplace")
 
 
 def set_float32_products(precision: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 
 from .._clockwork_rnn import ClockworkRNNWeights, Start
 from .._depth_gated_lstm import DepthGatedLSTMWeights
@@ -20,6 +19,7 @@ from .._results import (
     FGRLSTMOutput,
     Gradients,
     IndRNNGradients,
+    Integers,
     LayerNormGRUGradients,
     LayerNormLSTMGradients,
     LSTMGradients,
@@ -38,7 +38,7 @@ from . import lstm as _lstm
 from . import rnn as _rnn
 from ._sequence import Cell, Tape, backward, forward
 
-Lengths = npt.NDArray[np.int64]
+Lengths = Integers
 
 # A module that has the functions of Cell is one.
 _LSTM, _GRU, _RNN = cast(Cell, _lstm), cast(Cell, _gru), cast(Cell, _rnn)
@@ -185,8 +185,8 @@ def clockwork_rnn_forward(
     reverse: bool = False,
 ) -> tuple[Output, Tape]:
     t = np.arange(len(x))[:, None]
-    ends = np.full(x.shape[1], len(x)) if lengths is None else lengths
-    numbers = (ends - 1 - t if reverse else t + np.zeros_like(ends)) + start
+    ends = np.full(x.shape[1], len(x)) if lengths is None else np.asarray(lengths, np.int64)
+    numbers = (ends - 1 - t if reverse else t + np.zeros_like(ends)) + np.asarray(start, np.int64)
     y, (h_n,), tape = forward(_CLOCKWORK_RNN, w, x, (h0,), lengths, reverse, numbers)
     return Output(y, h_n), tape
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from .._results import Array
+from .._results import Array, Integers
 from .._weights import Weights
 
 States = tuple[Array, ...]
@@ -56,18 +56,17 @@ def forward(
     w: Any,
     x: Array,
     states: tuple[Array | None, ...],
-    lengths: npt.NDArray[np.int64] | None,
+    lengths: Integers | None,
     reverse: bool,
     *sequences: npt.NDArray[Any],
 ) -> tuple[Array, States, Tape]:
     seq_len, batch_size, _ = x.shape
     now = _states(w, batch_size, states)
-    if lengths is None:
-        lengths = np.full(batch_size, seq_len)
+    ends = np.full(batch_size, seq_len) if lengths is None else np.asarray(lengths)
     y = np.zeros((seq_len, batch_size, w.hidden_size), w.dtype)
     tape = Tape(w, x, [])
     for t in reversed(range(seq_len)) if reverse else range(seq_len):
-        rows = np.flatnonzero(t < lengths)
+        rows = np.flatnonzero(t < ends)
         new, saved = cell.step(w, x[t, rows], tuple(s[rows] for s in now), *(s[t, rows] for s in sequences))
         for state, value in zip(now, new, strict=True):
             state[rows] = value
