@@ -1,21 +1,17 @@
-"""How far the kernels are from the float64 reference, over all cells and sizes of tests/cases.py: the largest error of
-an output, and the largest error of a gradient relative to the largest gradient of its problem.
+"""How far the kernels are from the float64 reference, over all cells and sizes of the tests: the largest error of an
+output, and the largest error of a gradient relative to the largest gradient of its problem.
 
     python bench/accuracy.py
 """
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 
+import _common  # noqa: F401
 import fusedrnn
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-
-from cases import CELLS, DTYPES, SHAPES, make_problem, named
+from agreement import named
+from cases import CELLS, DTYPES, SHAPES, make_problem
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -21,9 +20,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import _common  # noqa: F401
 import fusedrnn
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cases import CELLS, Cell, Problem, make_problem
 
 SIZES = [(100, 16, 256, 256), (100, 64, 512, 512)]

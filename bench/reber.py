@@ -16,7 +16,6 @@ cell state over time. The optimiser (Adam, Kingma & Ba 2015) and the softmax lay
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,9 +26,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import _common  # noqa: F401
 import fusedrnn
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from cases import CELLS, Cell
 from grammar import Array, Batch, String, batch_of, encode, strings
 

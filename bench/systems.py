@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import _common  # noqa: F401
 from onnx_model import make_session
 from suite import GATES, Case
 
@@ -59,18 +58,15 @@ class FusedRNN:
 
     def verify(self, case: Case) -> None:
         """Against the float64 reference, within the tests' bounds."""
-        sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-        import cases as tests
+        from agreement import assert_agrees  # only here: the other systems' processes stay without fusedrnn
+        from cases import CELLS, make_problem
 
-        cell = next(c for c in tests.CELLS if c.op == case.op)
-        problem = tests.make_problem(cell, case.shape, case.dtype, np.random.default_rng(1))
-        terms = GATES[case.op] * case.H + case.I + case.T * case.B
-        for got, want in zip(problem.run(), problem.as_float64().run(self.lib.reference), strict=True):
-            for (name, a), (_, b) in zip(tests.named(got), tests.named(want), strict=True):
-                scale = max(10.0, float(np.abs(b).max(initial=0)))
-                error, bound = float(np.abs(a - b).max(initial=0)), tests.tolerance(case.dtype, terms, case.T, scale)
-                if not error <= bound:
-                    raise AssertionError(f"{case}: {name} is off by {error:.3g}, allowed {bound:.3g}")
+        cell = next(c for c in CELLS if c.op == case.op)
+        problem = make_problem(cell, case.shape, case.dtype, np.random.default_rng(1))
+        try:
+            assert_agrees(problem, problem.run())
+        except AssertionError as error:
+            raise AssertionError(f"{case}: {error}") from error
 
 
 def prepared(system: Any, case: Case) -> Run:

@@ -11,16 +11,21 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from cases import BITS_SHAPES, CELLS, DTYPES, Array, Cell, Problem, assert_same_bits, given, make_problem, remade
+from agreement import assert_same_bits
+from cases import BITS_SHAPES, CELLS, DISTINCT, DTYPES, Array, Cell, Problem, Shape, given, grid, make_problem, remade
 from fusedrnn import _core
 
-cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+cells = pytest.mark.parametrize("cell", CELLS, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
-shapes = pytest.mark.parametrize("shape", [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20)], ids=str)
+SHAPES = [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20)]
+cells_and_shapes = pytest.mark.parametrize(("cell", "shape"), grid(SHAPES, BITS_SHAPES[1:3]), ids=str)
 variants = pytest.mark.parametrize(
     "variant", [{}, {"lengths": True}, {"reverse": True}], ids=["", "lengths", "reverse"]
 )
-Shape = tuple[int, int, int, int]
+
+# Schedules and threads: all on the best ISA, the last of each on the others.
+RUNS = [(schedule, threads) for threads in (2, 7, 3) for schedule in ("rows", "units")]
+FEW_RUNS = [("one", 1), *RUNS[-2:]]
 
 
 def everything(problem: Problem) -> list[Any]:
@@ -32,26 +37,51 @@ def everything(problem: Problem) -> list[Any]:
     return [out, grads]
 
 
-@cells
+@cells_and_shapes
 @dtypes
-@shapes
 @variants
 def test_threads_and_isas(
-    cell: Cell, dtype: str, shape: Shape, variant: dict[str, bool], rng: np.random.Generator
+    cell: Cell, shape: Shape, dtype: str, variant: dict[str, bool], rng: np.random.Generator
 ) -> None:
     problem = make_problem(cell, shape, dtype, rng, **variant)
-    fusedrnn.set_num_threads(1)
+    _core.set_schedule("one")
     want = everything(problem)
+    best = fusedrnn.isa()
     for isa in fusedrnn.available_isas():
         fusedrnn.set_isa(isa)
         assert fusedrnn.isa() == isa
-        best = isa == fusedrnn.available_isas()[0]
-        for threads in (1, 2, 3, 7) if best else (1, 3):
+        for schedule, threads in RUNS if isa == best else FEW_RUNS:
             fusedrnn.set_num_threads(threads)
-            for schedule in ("auto", "rows", "units") if threads > 1 else ("auto",):  # small sizes too
-                _core.set_schedule(schedule)
-                for a, b in zip(everything(problem), want, strict=True):
-                    assert_same_bits(a, b, f"{isa}, {threads} threads, {schedule}:")
+            _core.set_schedule(schedule)
+            for a, b in zip(everything(problem), want, strict=True):
+                assert_same_bits(a, b, f"{isa}, {threads} threads, {schedule}:")
+
+
+# Large enough for several threads: with rows for each of them, and with so few that they share the units.
+AUTO_SHAPES = {"rows": (40, 64, 40, 72), "units": (40, 2, 40, 264)}
+AUTO_PARTS = {"rows": (2, 1), "units": (1, 2)}
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU: every schedule has one thread")
+@pytest.mark.parametrize(
+    ("cell", "schedule"),
+    # Units of an IndRNN see only themselves, so that there is no product to share.
+    [(cell, schedule) for cell in DISTINCT for schedule in AUTO_SHAPES if (cell.op, schedule) != ("indrnn", "units")],
+    ids=str,
+)
+@dtypes
+def test_the_schedule_that_a_size_gets(cell: Cell, schedule: str, dtype: str, rng: np.random.Generator) -> None:
+    """Every size gets one, of as many threads as pay; none changes the bits."""
+    T, B, _, _ = AUTO_SHAPES[schedule]
+    problem = make_problem(cell, AUTO_SHAPES[schedule], dtype, rng, lengths=True)
+    fusedrnn.set_num_threads(2)
+    _core.set_schedule("one")
+    assert _core.schedule(problem.w, T, B) == (1, 1)
+    want = everything(problem)
+    _core.set_schedule("auto")
+    assert _core.schedule(problem.w, T, B) == AUTO_PARTS[schedule]
+    for a, b in zip(everything(problem), want, strict=True):
+        assert_same_bits(a, b, schedule)
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
@@ -72,12 +102,11 @@ def test_the_isa_asked_for_runs(isa: str) -> None:
         assert "FUSEDRNN_ISA: expected one of" in run.stderr
 
 
-@cells
+@cells_and_shapes
 @dtypes
-@shapes
 @variants
 def test_a_row_does_not_depend_on_its_batch(
-    cell: Cell, dtype: str, shape: Shape, variant: dict[str, bool], rng: np.random.Generator
+    cell: Cell, shape: Shape, dtype: str, variant: dict[str, bool], rng: np.random.Generator
 ) -> None:
     problem = make_problem(cell, shape, dtype, rng, **variant)
     out, grads = problem.run()
@@ -142,10 +171,9 @@ def test_layout(cell: Cell, dtype: str, layout: Any, rng: np.random.Generator) -
         assert_same_bits(a, b)
 
 
-@cells
+@pytest.mark.parametrize(("cell", "shape"), grid(BITS_SHAPES, BITS_SHAPES[1:3]), ids=str)
 @dtypes
-@pytest.mark.parametrize("shape", BITS_SHAPES, ids=str)
-def test_single_steps_give_the_bits_of_one_call(cell: Cell, dtype: str, shape: Shape, rng: np.random.Generator) -> None:
+def test_single_steps_give_the_bits_of_one_call(cell: Cell, shape: Shape, dtype: str, rng: np.random.Generator) -> None:
     problem = make_problem(cell, shape, dtype, rng)
     infer, _, _, step = cell.functions()
     want = infer(problem.x, problem.w, *problem.states)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fusedrnn
-from cases import CELLS, DTYPES, Array, assert_same_bits, make_problem, named, tolerance
+from agreement import assert_agrees, assert_same_bits, run_everywhere
+from cases import CELLS, DTYPES, Array, Cell, make_problem
 from fusedrnn import _core
 
 PERIODS = (1, 2, 2, 3, 6)
@@ -39,31 +42,20 @@ def test_units_keep_still_between_ticks(dtype: str, rng: np.random.Generator) ->
             assert same == ((t + 1) % period != 0), f"group {group}, step {t + 1}"
 
 
+@clocked
 @dtypes
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_many_clocks_in_a_vector(dtype: str, reverse: bool, rng: np.random.Generator) -> None:
+def test_many_clocks_in_a_vector(cell: Cell, dtype: str, reverse: bool, rng: np.random.Generator) -> None:
     """A unit for each clock: against the reference, and the same bits from all ISAs and schedules."""
     H = 19
-    w = weights(dtype, rng, tuple(range(1, H + 1)), 1)
-    w64 = fusedrnn.ClockworkRNNWeights(*(a.astype("f8") for a in w.arrays().values()), periods=w.periods)
-    x, h0 = rng.standard_normal((24, 3, 5)).astype(dtype), rng.standard_normal((3, H)).astype(dtype)
-    lengths = np.array([24, 7, 20])
-
-    def run(module: Any, w: Any, x: Array, h0: Array) -> tuple[Any, Any]:
-        out, reserve = module.clockwork_rnn_forward(x, w, h0, lengths=lengths, reverse=reverse)
-        return out, module.clockwork_rnn_backward(reserve, np.cos(out.y).astype(w.dtype), out.h_n)
-
-    got = run(fusedrnn, w, x, h0)
-    for a, b in zip(got, run(fusedrnn.reference, w64, x.astype("f8"), h0.astype("f8")), strict=True):
-        for (name, p), (_, q) in zip(named(a), named(b), strict=True):
-            np.testing.assert_allclose(p, q, rtol=0, atol=tolerance(dtype, 200, 24, 100), err_msg=name)
-    for isa in fusedrnn.available_isas():
-        fusedrnn.set_isa(isa)
-        for threads, schedule in ((1, "auto"), (3, "units"), (3, "rows")):
-            fusedrnn.set_num_threads(threads)
-            _core.set_schedule(schedule)
-            for a, b in zip(run(fusedrnn, w, x, h0), got, strict=True):
-                assert_same_bits(a, b, f"{isa}, {schedule}:")
+    cell = replace(cell, weights=partial(cell.weights, periods=range(1, H + 1)))
+    problem = make_problem(cell, (24, 3, 5, H), dtype, rng, reverse=reverse)
+    problem.kwargs["lengths"] = [24, 7, 20]
+    want = problem.as_float64().run(fusedrnn.reference)
+    for threads, schedule in ((1, "one"), (3, "units"), (3, "rows")):
+        fusedrnn.set_num_threads(threads)
+        _core.set_schedule(schedule)
+        assert_agrees(problem, run_everywhere(problem), want)
 
 
 @dtypes
@@ -77,16 +69,13 @@ def test_with_one_period_of_1_it_is_the_plain_rnn(dtype: str, rng: np.random.Gen
 @clocked
 @dtypes
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_rows_that_begin_at_different_steps(cell: Any, dtype: str, reverse: bool, rng: np.random.Generator) -> None:
+def test_rows_that_begin_at_different_steps(cell: Cell, dtype: str, reverse: bool, rng: np.random.Generator) -> None:
     """Each row ticks by its own count: as the reference says, and with the bits that it has alone."""
     problem = make_problem(cell, (9, 5, 4, 36), dtype, rng, lengths=True, reverse=reverse)
     start = np.array([0, 7, 2**62, 3, 4])
     problem.kwargs["start"] = start
-    out, grads = problem.run()
-    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
-    for got, want in ((out, want_out), (grads, want_grads)):
-        for (name, a), (_, b) in zip(named(got), named(want), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(dtype, 200, 9, 100), err_msg=name)
+    out, grads = run_everywhere(problem)
+    assert_agrees(problem, (out, grads))
     lengths = problem.kwargs["lengths"]
     for row in range(5):
         one = slice(row, row + 1)

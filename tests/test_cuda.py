@@ -13,12 +13,14 @@ import pytest
 
 import fakegpu
 import fusedrnn
-from cases import CELLS, SHAPES, Cell, assert_same_bits, make_problem
+from agreement import assert_same_bits
+from cases import CELLS, SHAPES, Cell, make_problem
 from cuda_cases import (
     FORMATS,
     KNOWN,
     ONE_OF_EACH,
     Arrays,
+    TensorsOnCpu,
     TorchArrays,
     compare_by_norm,
     compare_exactly,
@@ -231,8 +233,12 @@ def test_what_does_not_fit_is_refused(roomy: ctypes.CDLL) -> None:
         lstm_weights(weight_ih=zeros_on(7, 3))
     with pytest.raises(ValueError, match=r"lengths: expected values in 0..seq_len = 0..4"):
         fusedrnn.lstm(x, w, lengths=np.array([4, 5]))
-    with pytest.raises(TypeError, match="lengths: expected int64, got int32"):
-        fusedrnn.lstm(x, w, lengths=np.array([4, 4], "int32"))
+    with pytest.raises(TypeError, match="lengths: expected integers, got dtype float32"):
+        fusedrnn.lstm(x, w, lengths=np.array([4, 4], "float32"))
+    with pytest.raises(TypeError, match="lengths: expected integers, got dtype float32"):
+        fusedrnn.lstm(x, w, lengths=zeros_on(2))
+    with pytest.raises(ValueError, match="lengths: expected an array on cuda:0, as the weights, got one on cuda:1"):
+        fusedrnn.lstm(x, w, lengths=zeros_on(2, dtype="int64", device=1))
     with pytest.raises(NotImplementedError, match="cell 'layer_norm_gru' does not run on CUDA"):
         fusedrnn.LayerNormGRUWeights(zeros_on(6, 3), zeros_on(6, 2), gain_ih=zeros_on(6), gain_hh=zeros_on(6))
     with pytest.raises(ValueError, match="precision: expected one of 'float32', 'tf32', got 'fast'"):
@@ -266,6 +272,46 @@ def test_a_reserve_serves_once(roomy: ctypes.CDLL) -> None:
         fusedrnn.lstm_backward(reserve, out.y)
 
 
+def test_a_reserve_that_a_kernel_has_written_to_is_used_up(roomy: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if what comes after the kernel fails: a second backward would take gradients for what forward kept."""
+    out, reserve = fusedrnn.lstm_forward(zeros_on(4, 2, 3), lstm_weights())
+
+    def fails(*_: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as m:
+        m.setattr(fakegpu.Array, "__matmul__", fails)
+        with pytest.raises(MemoryError):
+            fusedrnn.lstm_backward(reserve, out.y)
+    assert reserve.used
+    with pytest.raises(ValueError, match="no backward has used"):
+        fusedrnn.lstm_backward(reserve, out.y)
+
+    _, reserve = fusedrnn.lstm_forward(zeros_on(4, 2, 3), lstm_weights())
+    with monkeypatch.context() as m:
+        m.setattr(fakegpu.Library, "empty", fails)  # before the kernel runs
+        with pytest.raises(MemoryError):
+            fusedrnn.lstm_backward(reserve, out.y)
+    assert not reserve.used
+    fusedrnn.lstm_backward(reserve, out.y)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, lambda v: np.array(v, "u1"), lambda v: fakegpu.asarray(v, "int32")])
+def test_lengths_are_integers_of_any_type(kind: Any, roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
+    w, x = lstm_weights(), fakegpu.asarray(rng.standard_normal((4, 2, 3)), "float32")
+    want = fusedrnn.lstm(x, w, lengths=np.array([3, 1])).y.data
+    np.testing.assert_array_equal(fusedrnn.lstm(x, w, lengths=kind([3, 1])).y.data, want)
+
+
+def test_a_batch_without_rows_takes_no_time(roomy: ctypes.CDLL) -> None:
+    x, before = zeros_on(1 << 40, 0, 3), roomy.fake_cuda_launches(False)
+    out, reserve = fusedrnn.lstm_forward(x, lstm_weights())
+    grads = fusedrnn.lstm_backward(reserve, out.y)
+    assert grads.dx.shape == x.shape
+    assert not np.any(grads.dweight_ih.data)
+    assert roomy.fake_cuda_launches(False) - before == 2  # of packing
+
+
 def test_arrays_of_an_unknown_library_are_refused() -> None:
     with pytest.raises(TypeError, match=r"expected CUDA arrays of torch or cupy \(which make theirs by from_dlpack\)"):
         lstm_weights()
@@ -275,14 +321,7 @@ def test_arrays_of_an_unknown_library_are_refused() -> None:
 def cpu_tensors(roomy: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
     """PyTorch's tensors on the CPU stand for those on a GPU: all of the adapter but streams."""
     pytest.importorskip("torch")
-
-    class OnCpu(_cuda_arrays.Torch):
-        kind = "cpu"
-
-        def stream(self, device: int) -> int:
-            return fakegpu.STREAM
-
-    monkeypatch.setitem(_cuda_arrays.LIBRARIES, "torch", OnCpu)
+    monkeypatch.setitem(_cuda_arrays.LIBRARIES, "torch", TensorsOnCpu)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -304,43 +343,3 @@ def test_tensors_of_pytorch(
     x = arrays.make(problem.x, "float32").requires_grad_()
     out = cell.functions(fusedrnn)[0](x, arrays.weights(problem, "float32"))
     assert not out.y.requires_grad
-
-
-@pytest.mark.parametrize("format", FORMATS)
-def test_the_benchmark_verifies_and_counts(format: str, cpu_tensors: None) -> None:
-    """What `python bench --device cuda` does but for its clock, whose times here mean nothing."""
-    pytest.importorskip("rich")
-    import torch
-    from rich.console import Console
-
-    import gpu
-
-    class Calls:
-        made = 0
-
-        def ms(self, run: Any) -> float:
-            run()
-            self.made += 1
-            return 1.0
-
-    clock = Calls()
-    ceilings = gpu.Ceilings(torch, "cpu", clock, size=16)
-    cases = [gpu.Case(op, mode, format, 3, 2, 5, 40) for op in ("lstm", "gru", "rnn") for mode in ("infer", "train")]
-    results = [gpu.measure(case, torch, "cpu", clock, ceilings, 2) for case in cases]
-    assert clock.made == 6 * 4 + 3 * (1 + 2) + 2  # ours and PyTorch's twice, meetings, two ceilings
-    assert gpu.Case("lstm", "infer", format, 3, 2, 5, 40).multiply_adds == 3 * 2 * 4 * 40 * 45
-    console = Console(quiet=True)
-    assert any("1.00x" in line for line in gpu.print_table(results, console))
-
-
-def test_the_benchmark_refuses_what_differs(cpu_tensors: None) -> None:
-    pytest.importorskip("rich")
-    import torch
-
-    import gpu
-
-    case = gpu.Case("lstm", "infer", "float16", 1, 1, 1, 1)
-    with pytest.raises(AssertionError, match="0.1 away from PyTorch"):
-        gpu.verify(case, (torch.full((9,), 1.1), None), (torch.ones(9), None))
-    with pytest.raises(AssertionError, match="nan away"):
-        gpu.verify(case, (torch.full((9,), torch.nan), None), (torch.ones(9), None))

@@ -12,7 +12,7 @@ import pytest
 
 import fakegpu
 
-TESTS = Path(__file__).parent
+COMMON = Path(fakegpu.__file__).parent
 STATUS = "import fusedrnn; print(fusedrnn.cuda.is_available(), fusedrnn.cuda.status())"
 # Weights of H = 40 take several blocks on the emulated GPU, which must then run at once.
 RUN = """
@@ -38,7 +38,7 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(code: str, driver: Path | str, kernels: Path | str, **settings: str) -> str:
     environment = {**os.environ, "FUSEDRNN_CUDA_DRIVER": str(driver), "FUSEDRNN_CUDA_KERNELS": str(kernels)}
-    environment |= {"PYTHONPATH": str(TESTS), "FAKE_CUDA_SHARED": "12288"} | settings
+    environment |= {"PYTHONPATH": str(COMMON), "FAKE_CUDA_SHARED": "12288"} | settings
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return done.stdout.strip()
@@ -46,6 +46,24 @@ def run(code: str, driver: Path | str, kernels: Path | str, **settings: str) -> 
 
 def test_a_build_without_kernels(driver: Path) -> None:
     assert run(STATUS, driver, "/nowhere/kernels.fatbin") == "False this build carries no CUDA kernels"
+
+
+@pytest.mark.parametrize("path", ["/", "/dev/zero", "/dev/null"])
+def test_kernels_that_are_no_file(path: str, driver: Path) -> None:
+    assert run(STATUS, driver, path) == f"False the CUDA kernels cannot be read: {path} is no file"
+
+
+def test_kernels_without_content(driver: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty.fatbin"
+    empty.touch()
+    assert run(STATUS, driver, empty) == f"False the CUDA kernels cannot be read: {empty} is empty"
+
+
+def test_paths_that_are_no_text(driver: Path) -> None:
+    code = "import fusedrnn; print(fusedrnn.cuda.is_available(), ascii(fusedrnn.cuda.status()))"
+    assert run(code, driver, "/nowhere/\udcff") == "False 'this build carries no CUDA kernels'"
+    got = run(code, "lib\udcff.so", Path(__file__))
+    assert got == "False 'no NVIDIA driver: lib\\\\xff.so cannot be loaded'"
 
 
 def test_no_driver(kernels: Path) -> None:

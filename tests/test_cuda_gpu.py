@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from cases import SHAPES, Cell, assert_same_bits, make_problem, named
+from agreement import assert_same_bits, named
+from cases import SHAPES, Cell, make_problem
 from cuda_cases import (
     FORMATS,
     KNOWN,

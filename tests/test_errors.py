@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
+from agreement import named
 from cases import CELLS, Cell, make_problem
 from fusedrnn import _core
 
@@ -224,9 +225,12 @@ def test_masks_of_bad_periods() -> None:
         (2**70, ValueError, "start: expected values in 0..2**62, got 1180591620717411303424"),
         (np.array([0, 1, -3]), ValueError, "start: expected values in 0..2**62, got -3"),
         (np.array([0, 1]), ValueError, "start: expected shape (batch_size,) = (3,), got (2,)"),
-        (np.zeros(B), TypeError, "start: expected dtype int64, got float64"),
-        (1.0, TypeError, "start: expected int or numpy.ndarray, got float"),
-        (True, TypeError, "start: expected int or numpy.ndarray, got bool"),
+        (np.zeros(B), TypeError, "start: expected integers, got dtype float64"),
+        ([0, 1, 2**62 + 1], ValueError, "start: expected values in 0..2**62, got 4611686018427387905"),
+        ([0, 1, 2**80], ValueError, "start: expected values in 0..2**62, got 1208925819614629174706176"),
+        ([0, 1.0, 2], TypeError, "start: expected integers, got float at index 1"),
+        (1.0, TypeError, "start: expected a sequence or numpy.ndarray of integers, got float"),
+        (True, TypeError, "start: expected integers, got bool"),
     ],
 )
 def test_first_steps_of_clocks(start: Any, error: type[Exception], text: str) -> None:
@@ -262,7 +266,26 @@ def test_native_weights() -> None:
         ("lstm_peephole", [vector], [], "vectors: expected 3 for cell 'lstm_peephole', got 1"),
         ("lstm", [], [matrix], "p: expected no such matrix in cell 'lstm'"),
         ("lstm_matrix_peephole", [], [matrix], "blocks: expected more matrices for cell 'lstm_matrix_peephole'"),
-        ("lstm_matrix_peephole_if", [], [("p", 1 << 30, array(H, H))], "p: expected no such matrix in cell"),
+        ("lstm_matrix_peephole_if", [], [("p", 1 << 20, array(H, H))], "p: expected no such matrix in cell"),
+        (
+            "lstm_matrix_peephole",
+            [],
+            [("p", 1 << 31, array(H, H))] * 3,
+            "p: expected a number of gates that a cell may",
+        ),
+        (
+            "lstm_matrix_peephole",
+            [],
+            [("p", -1, array(H, H))] * 3,
+            "p: expected a number of gates that a cell may have",
+        ),
+        (
+            "lstm_peephole",
+            [("p", (1 << 31) - 1, array(H))] * 3,
+            [],
+            "p: expected a number of gates that a cell may have",
+        ),
+        ("lstm_peephole", [vector] * 1025, [], "vectors: expected fewer arrays, got 1025"),
     ]:
         with pytest.raises(ValueError, match=text):
             _core.Weights(cell, *lstm, vectors, blocks)
@@ -308,9 +331,20 @@ BAD_CALLS: list[Bad] = [
         "lengths: expected values in 0..seq_len = 0..4, got 5 at index 1",
     ),
     ({"lengths": np.array([1, 2, -1])}, ValueError, "got -1 at index 2"),
-    ({"lengths": np.array([1, 2, 3], np.int32)}, TypeError, "lengths: expected dtype int64, got int32"),
-    ({"lengths": np.array([1.0, 2, 3])}, TypeError, "lengths: expected dtype int64, got float64"),
-    ({"lengths": [1, 2, 3]}, TypeError, "lengths: expected a numpy.ndarray, got list"),
+    ({"lengths": np.array([1, 2, -1], np.int8)}, ValueError, "got -1 at index 2"),
+    ({"lengths": np.array([2**64 - 1, 2, 1], np.uint64)}, ValueError, "got 18446744073709551615 at index 0"),
+    ({"lengths": [1, 2**70, 3]}, ValueError, "0..seq_len = 0..4, got 1180591620717411303424 at index 1"),
+    ({"lengths": [1, -(2**70), 3]}, ValueError, "0..seq_len = 0..4, got -1180591620717411303424 at index 1"),
+    ({"lengths": [1, 2]}, ValueError, "lengths: expected shape (batch_size,) = (3,), got (2,)"),
+    ({"lengths": np.array(3)}, ValueError, "lengths: expected shape (batch_size,) = (3,), got ()"),
+    ({"lengths": np.array([1.0, 2, 3])}, TypeError, "lengths: expected integers, got dtype float64"),
+    ({"lengths": np.array([True, False, True])}, TypeError, "lengths: expected integers, got dtype bool"),
+    ({"lengths": [1, 2.0, 3]}, TypeError, "lengths: expected integers, got float at index 1"),
+    ({"lengths": [1, 2, True]}, TypeError, "lengths: expected integers, got bool at index 2"),
+    ({"lengths": "123"}, TypeError, "lengths: expected integers, got str at index 0"),
+    ({"lengths": [[1], [2], [3]]}, TypeError, "lengths: expected integers, got list at index 0"),
+    ({"lengths": 3}, TypeError, "lengths: expected a sequence or numpy.ndarray of integers, got int"),
+    ({"lengths": {1, 2, 3}}, TypeError, "lengths: expected a sequence or numpy.ndarray of integers, got set"),
     ({"reverse": 1}, TypeError, "reverse: expected bool, got int"),
 ]
 
@@ -328,6 +362,61 @@ def test_calls(change: dict[str, Any], error: type[Exception], text: str, traini
             run = fusedrnn.lstm_forward if training else fusedrnn.lstm
             run(a["x"], lstm_weights(), a["h0"], a["c0"], lengths=a["lengths"], reverse=a["reverse"])
     assert text in str(raised.value)
+
+
+INTEGERS = ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", ">i4", ">u8", np.longlong, np.ulonglong]
+
+
+@pytest.mark.parametrize("dtype", INTEGERS, ids=lambda d: np.dtype(d).str + np.dtype(d).char)
+def test_integers_of_every_type(dtype: Any, rng: np.random.Generator) -> None:
+    """By value, in lengths and start, as an array and as a sequence of NumPy's scalars."""
+    w, x = clockwork_weights(), rng.standard_normal((T, B, I)).astype(f32)
+    lengths, start = [3, 0, 4], [5, 1, 2]
+    for module in (fusedrnn, fusedrnn.reference):
+        want = module.clockwork_rnn(x, w, lengths=np.array(lengths), start=np.array(start))
+        for make in (lambda values: np.array(values, dtype), lambda values: list(np.array(values, dtype))):
+            got = module.clockwork_rnn(x, w, lengths=make(lengths), start=make(start))
+            np.testing.assert_array_equal(got.y, want.y)
+            np.testing.assert_array_equal(got.h_n, want.h_n)
+
+
+@pytest.mark.parametrize("kind", [list, tuple, lambda v: range(v[0], v[0] + 3)], ids=["list", "tuple", "range"])
+def test_sequences_of_integers(kind: Any, rng: np.random.Generator) -> None:
+    w, x = clockwork_weights(), rng.standard_normal((T, B, I)).astype(f32)
+    want = fusedrnn.clockwork_rnn(x, w, lengths=np.array([1, 2, 3]), start=np.array([4, 5, 6])).y
+    np.testing.assert_array_equal(fusedrnn.clockwork_rnn(x, w, lengths=kind([1, 2, 3]), start=kind([4, 5, 6])).y, want)
+
+
+def test_a_sequence_that_changes_while_it_is_read() -> None:
+    class Shrinking:
+        def __index__(self) -> int:
+            values.clear()
+            return 1
+
+    values: list[Any] = [Shrinking(), 2, 3]
+    y = fusedrnn.lstm(array(T, B, I), lstm_weights(), lengths=values).y
+    np.testing.assert_array_equal((y != 0).any(2).sum(0), [1, 2, 3])
+
+    class Failing:
+        def __index__(self) -> int:
+            raise KeyError("no value")
+
+    with pytest.raises(KeyError, match="no value"):
+        fusedrnn.lstm(array(T, B, I), lstm_weights(), lengths=[1, Failing(), 3])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+def test_a_batch_without_rows_takes_no_time(cell: Cell, rng: np.random.Generator) -> None:
+    """However long its sequence is: 2^40 steps of nothing are nothing to do."""
+    problem = make_problem(cell, (1, 0, I, H), "float32", rng)
+    steps = 1 << 40
+    infer, forward, backward, _ = cell.functions()
+    x, w = np.empty((steps, *problem.x.shape[1:]), f32), problem.w
+    assert infer(x, w).y.shape[:2] == (steps, 0)
+    out, reserve = forward(x, w)
+    grads = backward(reserve, out.y)
+    assert grads.dx.shape == x.shape
+    assert all(not a.any() for _, a in named(grads))
 
 
 def test_too_large_for_memory_is_a_memory_error() -> None:

@@ -51,6 +51,14 @@ def test_public_names_have_docstrings() -> None:
             assert getattr(fusedrnn, name).__doc__, name
 
 
+def test_docstrings_say_what_a_length_does() -> None:
+    for name in fusedrnn.__all__:
+        if name.endswith(("_forward", "Output")) or f"{name}_forward" in fusedrnn.__all__:
+            text = " ".join((getattr(fusedrnn, name).__doc__ or "").split())
+            assert "zero past a row's length" in text, name
+            assert "after the row's last step" in text, name
+
+
 def test_the_reference_has_the_same_names_and_signatures() -> None:
     import inspect
 

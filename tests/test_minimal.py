@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import fusedrnn
-from cases import CELLS, Cell, make_problem, named, tolerance
+from agreement import assert_agrees, run_everywhere
+from cases import CELLS, Cell, make_problem
+
+pytestmark = pytest.mark.quick
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_forward_and_backward(cell: Cell, rng: np.random.Generator) -> None:
-    problem = make_problem(cell, (4, 3, 5, 6), "float64", rng)
-    for got, want in zip(problem.run(), problem.run(fusedrnn.reference), strict=True):
-        for (name, a), (_, b) in zip(named(got), named(want), strict=True):
-            np.testing.assert_allclose(a, b, rtol=0, atol=tolerance("float64", 40, 4, 10), err_msg=name)
+    problem = make_problem(cell, (4, 3, 5, 6), "float64", rng, lengths=True)
+    assert_agrees(problem, run_everywhere(problem))

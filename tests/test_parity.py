@@ -2,87 +2,68 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
 import fusedrnn
-from cases import CELLS, DTYPES, SHAPES, Cell, Problem, make_problem, make_weights, named, remade, tolerance
+from agreement import assert_agrees, assert_close, named, roundings, run_everywhere
+from cases import CELLS, DISTINCT, DTYPES, FEW_SHAPES, SHAPES, Cell, Shape, grid, make_problem, make_weights, remade
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
 
 
-def absolute_sums(problem: Problem) -> float:
-    """A bound of the sums of absolute products in a pre-activation or state, states bounded by the largest there is."""
-    out = problem.run()[0]
-    x = float(np.abs(problem.x).max(initial=0))
-    state = max(float(np.abs(a).max(initial=0)) for a in [*out, *problem.states])
-    total = state
-    for name, a in problem.w.arrays().items():
-        if a is not None:
-            rows = np.abs(a).sum(1) if a.ndim == 2 else np.abs(a)
-            total += float(rows.max()) * {"weight_ih": x, "bias_ih": 1, "bias_hh": 1}.get(name, state)
-    return total
-
-
-def compare(problem: Problem, dtype: str) -> None:
-    check(problem, dtype, *problem.run())
-
-
-def check(problem: Problem, dtype: str, out: Any, grads: Any) -> None:
-    """That these results of a problem are within the bounds of the reference's."""
-    T, B, _ = problem.x.shape
-    I, H, G = problem.w.input_size, problem.w.hidden_size, problem.cell.gates
-    want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
-    chain = sum(shape[1] for shape in problem.cell.shapes(I, H).values() if len(shape) == 2)  # at most
-    bound = tolerance(dtype, chain, T, max(1.0, absolute_sums(problem)))
-    for (name, a), (_, b) in zip(named(out), named(want_out), strict=True):
-        assert a.dtype == dtype
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
-    # A gradient sums over gates and units, and those of weights over steps and rows as well.
-    largest = max(1.0, *(float(np.abs(b).max(initial=0)) for _, b in named(want_grads)))
-    bound = tolerance(dtype, G * H + chain + T * B, T, largest)
-    for (name, a), (_, b) in zip(named(grads), named(want_grads), strict=True):
-        assert a.dtype == dtype
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
-
-
-@cells
+@pytest.mark.parametrize(("cell", "shape"), grid(SHAPES, FEW_SHAPES), ids=str)
 @dtypes
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_training(
-    cell: Cell, dtype: str, shape: tuple[int, int, int, int], lengths: bool, reverse: bool, rng: np.random.Generator
-) -> None:
-    compare(make_problem(cell, shape, dtype, rng, lengths=lengths, reverse=reverse), dtype)
+def test_training(cell: Cell, shape: Shape, dtype: str, lengths: bool, reverse: bool, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, shape, dtype, rng, lengths=lengths, reverse=reverse)
+    assert_agrees(problem, run_everywhere(problem))
 
 
-@cells
+BLOCKS = [(6, 70, 20, 24), (12, 40, 130, 10), (3, 4, 600, 260)]
+
+
+@pytest.mark.parametrize(("cell", "shape"), grid(BLOCKS, BLOCKS[:1]), ids=str)
 @dtypes
-@pytest.mark.parametrize("shape", [(6, 70, 20, 24), (12, 40, 130, 10), (3, 4, 600, 260)], ids=str)
-def test_more_rows_and_columns_than_one_block(
-    cell: Cell, dtype: str, shape: tuple[int, int, int, int], rng: np.random.Generator
-) -> None:
-    compare(make_problem(cell, shape, dtype, rng), dtype)
+def test_more_rows_and_columns_than_one_block(cell: Cell, shape: Shape, dtype: str, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, shape, dtype, rng)
+    assert_agrees(problem, run_everywhere(problem))
 
 
-@cells
+@pytest.mark.parametrize("cell", DISTINCT, ids=str)
 @dtypes
 def test_sources_beyond_one_block_of_backward(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     fusedrnn.set_num_threads(1)
-    compare(make_problem(cell, (2, 230, 4, 200), dtype, rng), dtype)
+    problem = make_problem(cell, (2, 230, 4, 200), dtype, rng)
+    assert_agrees(problem, problem.run())
 
 
-@pytest.mark.parametrize("cell", [c for c in CELLS if c.kink], ids=lambda c: c.name)
+@pytest.mark.parametrize("cell", [c for c in CELLS if c.kink], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_relu_on_both_sides_of_its_kink(cell: Cell, shape: tuple[int, int, int, int], rng: np.random.Generator) -> None:
+def test_relu_on_both_sides_of_its_kink(cell: Cell, shape: Shape, rng: np.random.Generator) -> None:
     """In float64 alone, where no pre-activation comes near enough to 0 for rounding to matter."""
     problem = make_problem(cell, shape, "float64", rng)
     problem.w = make_weights(cell, shape[2], shape[3], "float64", rng, clear_of_kink=False)
-    compare(problem, "float64")
+    assert_agrees(problem, run_everywhere(problem))
+
+
+@pytest.mark.parametrize("cell", DISTINCT, ids=str)
+@pytest.mark.parametrize("kind", ["outputs", "gradients"])
+def test_one_part_in_a_thousand_is_noticed(cell: Cell, kind: str, rng: np.random.Generator) -> None:
+    """Of any array of a float32 result, at the shape whose bound is the widest."""
+    problem = make_problem(cell, max(SHAPES, key=lambda shape: shape[0] * shape[3]), "float32", rng)
+    i = ["outputs", "gradients"].index(kind)
+    got, want = problem.run()[i], problem.as_float64().run(fusedrnn.reference)[i]
+    n = roundings(problem, gradients=kind == "gradients")
+    assert_close(got, want, "float32", n)
+    for name, a in named(got):
+        with pytest.raises(AssertionError, match=name):
+            assert_close(got._replace(**{name: a * np.float32(1.001)}), want, "float32", n)
 
 
 @cells
@@ -95,13 +76,9 @@ def test_without_optional_weights(cell: Cell, dtype: str, rng: np.random.Generat
     for missing in [*([name] for name in optional), optional]:
         problem.w = remade(cell, whole, replaced=dict.fromkeys(missing))
         assert [name for name, a in problem.w.arrays().items() if name in optional and a is None] == missing
-        out, grads = problem.run()
-        want_out, want_grads = problem.as_float64().run(fusedrnn.reference)
+        out, grads = run_everywhere(problem)
         assert all((getattr(grads, f"d{name}") is None) == (name in missing) for name in cell.shapes(5, 9))
-        bound = tolerance(dtype, 60, 4, 20)
-        for got, want in ((out, want_out), (grads, want_grads)):
-            for (name, a), (_, b) in zip(named(got), named(want), strict=True):
-                np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=f"{name} without {missing}")
+        assert_agrees(problem, (out, grads))
 
 
 @cells
@@ -134,12 +111,11 @@ def test_lengths(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     x = problem.x.copy()
     for row, n in enumerate(lengths):
         x[n:, row] = np.nan
-    _, forward, backward, _ = cell.functions()
     dy = problem.dy.copy()
     for row, n in enumerate(lengths):
         dy[n:, row] = np.nan
-    out, reserve = forward(x, problem.w, *problem.states, lengths=lengths)
-    grads = backward(reserve, dy, *problem.dstates)
+    problem.x, problem.dy, problem.kwargs["lengths"] = x, dy, lengths
+    out, grads = run_everywhere(problem)
     for name, a in [*named(out), *named(grads)]:
         assert np.isfinite(a).all(), name
     for i, state in enumerate(problem.states):
@@ -156,12 +132,12 @@ def test_lengths(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
 @dtypes
 def test_nan_and_inf_go_through(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     problem = make_problem(cell, (3, 3, 4, 20), dtype, rng)
-    infer = cell.functions()[0]
-    clean = infer(problem.x, problem.w).y
-    x = problem.x.copy()
-    x[1, 0, 2] = np.nan
-    x[1, 1, 2] = np.inf
-    y = infer(x, problem.w).y
+    problem.states = [np.clip(s, -1, 1) for s in problem.states]
+    clean = cell.functions()[0](problem.x, problem.w, *problem.states).y
+    problem.x = problem.x.copy()
+    problem.x[1, 0, 2] = np.nan
+    problem.x[1, 1, 2] = np.inf
+    y = run_everywhere(problem)[0].y
     always = 20 // len(problem.w.periods) if cell.clocked else 20  # units whose clocks tick in every step
     assert np.isnan(y[1:, 0, :always]).all()
     np.testing.assert_array_equal(y[0], clean[0])
@@ -172,22 +148,19 @@ def test_nan_and_inf_go_through(cell: Cell, dtype: str, rng: np.random.Generator
 
 @cells
 @dtypes
-def test_cell_with_out(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("module", [fusedrnn, fusedrnn.reference], ids=["kernels", "reference"])
+def test_cell_with_out(cell: Cell, dtype: str, module: ModuleType, rng: np.random.Generator) -> None:
+    """One step gives the last states of a sequence of one step, in new arrays or in those of the caller."""
     problem = make_problem(cell, (1, 5, 6, 19), dtype, rng)
-    step = cell.functions()[3]
-    want = step(problem.x[0], problem.w, *problem.states)
+    step = cell.functions(module)[3]
+    new = step(problem.x[0], problem.w, *problem.states)
     out: Any = tuple(np.full_like(s, np.nan) for s in problem.states)
     got = step(problem.x[0], problem.w, *problem.states, out=out if cell.states > 1 else out[0])
-    got, want = (got, want) if cell.states > 1 else ((got,), (want,))
+    new, got = (new, got) if cell.states > 1 else ((new,), (got,))
     assert all(a is b for a, b in zip(got, out, strict=True))
-    for a, b in zip(got, want, strict=True):
+    for a, b, c in zip(got, new, problem.run(module)[0][1 : 1 + cell.states], strict=True):
         np.testing.assert_array_equal(a, b)
-    reference = cell.functions(fusedrnn.reference)[3](
-        problem.x[0].astype("f8"), problem.as_float64().w, *(s.astype("f8") for s in problem.states)
-    )
-    reference = reference if cell.states > 1 else (reference,)
-    for a, b in zip(got, reference, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance(dtype, 60, 1, 20))
+        np.testing.assert_array_equal(a, c)
 
 
 def test_the_epsilon_of_a_normalisation(rng: np.random.Generator) -> None:
@@ -198,10 +171,10 @@ def test_the_epsilon_of_a_normalisation(rng: np.random.Generator) -> None:
         given_arrays = problem.w.arrays()
         problem.w = cell.weights.func(**given_arrays)  # type: ignore[attr-defined]
         assert problem.w.epsilon == 1e-5
-        bound = tolerance("float64", 100, 1, 100) / 1e-5
+        magnified = 1e-5**-0.5  # by each of two normalisations, and by their gradients once more
+        n = roundings(problem, gradients=True) * magnified**4
         for got, want in zip(problem.run(), problem.run(fusedrnn.reference), strict=True):
-            for (name, a), (_, b) in zip(named(got), named(want), strict=True):
-                np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+            assert_close(got, want, "float64", n)
 
 
 @dtypes

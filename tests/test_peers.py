@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cases import CELLS, PLAIN_CELLS, Cell, Problem, given, make_problem, named, tolerance
+from agreement import BOUNDS, assert_close, named, roundings
+from cases import CELLS, PLAIN_CELLS, Cell, Problem, given, make_problem
 
 cells = pytest.mark.parametrize("cell", [c for c in PLAIN_CELLS if c.name != "gru_reset_before"], ids=lambda c: c.name)
 SHAPE = (6, 4, 5, 20)
@@ -17,7 +18,7 @@ SHAPE = (6, 4, 5, 20)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_torch(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     torch = pytest.importorskip("torch")
-    T, B, I, H = SHAPE
+    _, _, I, H = SHAPE
     problem = make_problem(cell, SHAPE, dtype, rng)
     kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[cell.op]
     options = {"nonlinearity": cell.name.removeprefix("rnn_")} if cell.op == "rnn" else {}
@@ -37,10 +38,9 @@ def test_torch(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
         want |= {"c_n": last[1][0], "dc0": states[1].grad[0]}
     for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
         want["d" + name] = getattr(layer, name + "_l0").grad
-    scale = max(1.0, *(float(v.detach().abs().max()) for v in want.values()))
-    bound = 2 * tolerance(dtype, 4 * H + I + T * B, T, scale)  # both sides round
-    for name, a in [*named(out), *named(grads)]:
-        np.testing.assert_allclose(a, want[name].detach().numpy(), rtol=0, atol=bound, err_msg=name)
+    for results, gradients in ((out, False), (grads, True)):
+        theirs = type(results)(**{name: want[name].detach().numpy() for name, _ in named(results)})
+        assert_close(results, theirs, dtype, 4 * roundings(problem, gradients=gradients))  # both sides round
 
 
 @pytest.mark.parametrize("cell", PLAIN_CELLS, ids=lambda c: c.name)
@@ -49,7 +49,6 @@ def test_onnxruntime(cell: Cell, rng: np.random.Generator) -> None:
     pytest.importorskip("onnxruntime")
     from onnx_model import STATES, make_session
 
-    T, _, I, H = SHAPE
     problem = make_problem(cell, SHAPE, "float32", rng)
     w = problem.w
     attributes: dict[str, Any] = {}
@@ -61,9 +60,15 @@ def test_onnxruntime(cell: Cell, rng: np.random.Generator) -> None:
     session = make_session(cell.op, weights, SHAPE, with_states=True, threads=1, **attributes)
     states = {name: s[None] for name, s in zip(STATES[cell.op], problem.states, strict=True)}
     (y,) = session.run(None, {"X": problem.x} | states)
-    got = cell.functions()[0](problem.x, w, *problem.states).y
-    # ONNX Runtime's activations are rational approximations good to some 2^-21.
-    np.testing.assert_allclose(got, y[:, 0], rtol=0, atol=tolerance("float32", I + H, T, 5) + T * 2**-21)
+    assert_close_to_onnxruntime(problem, y[:, 0])
+
+
+def assert_close_to_onnxruntime(problem: Problem, y: Any) -> None:
+    """y, which lies within -1..1. Both sides round, and ONNX Runtime's activations are rational approximations that err
+    by some 2^-21, once in each step."""
+    unit = np.sqrt(2 * roundings(problem, gradients=False)) * 2**-24
+    bound = BOUNDS["float32"].element * unit + len(y) * 2**-21
+    np.testing.assert_allclose(problem.run()[0].y, y, rtol=0, atol=bound)
 
 
 def onnxruntime_y(problem: Problem, weights: list[Any], **options: Any) -> Any:
@@ -82,8 +87,7 @@ def test_onnxruntime_peepholes(rng: np.random.Generator) -> None:
     w = problem.w
     weights, peepholes = [w.weight_ih, w.weight_hh, w.bias_ih, w.bias_hh], [w.peephole_i, w.peephole_f, w.peephole_o]
     y = onnxruntime_y(problem, weights, peepholes=peepholes)
-    bound = tolerance("float32", SHAPE[2] + SHAPE[3], SHAPE[0], 5) + SHAPE[0] * 2**-21  # as above
-    np.testing.assert_allclose(problem.run()[0].y, y, rtol=0, atol=bound)
+    assert_close_to_onnxruntime(problem, y)
 
 
 def test_onnxruntime_input_forget(rng: np.random.Generator) -> None:
@@ -95,5 +99,4 @@ def test_onnxruntime_input_forget(rng: np.random.Generator) -> None:
         f, g, o = np.split(a, 3)
         weights.append(np.concatenate([-f, np.full_like(f, 7), g, o]))
     y = onnxruntime_y(problem, weights, input_forget=1)
-    bound = tolerance("float32", SHAPE[2] + SHAPE[3], SHAPE[0], 5) + SHAPE[0] * 2**-21  # as above
-    np.testing.assert_allclose(problem.run()[0].y, y, rtol=0, atol=bound)
+    assert_close_to_onnxruntime(problem, y)

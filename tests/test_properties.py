@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fusedrnn
-from cases import CELLS, DTYPES, Cell, assert_same_bits, make_problem, named, tolerance
+from agreement import assert_agrees, assert_same_bits
+from cases import CELLS, DTYPES, Cell, make_problem
 
 shapes = st.tuples(st.integers(0, 9), st.integers(0, 20), st.integers(1, 40), st.integers(1, 70))
 problems = st.tuples(
@@ -26,12 +27,7 @@ def build(spec: tuple[Cell, Any, str, bool, bool, int]) -> Any:
 @settings(max_examples=150, deadline=None)
 def test_the_same_function(spec: tuple[Cell, Any, str, bool, bool, int]) -> None:
     problem = build(spec)
-    (T, B, I, H), dtype = spec[1], spec[2]
-    for got, want in zip(problem.run(), problem.as_float64().run(fusedrnn.reference), strict=True):
-        for (name, a), (_, b) in zip(named(got), named(want), strict=True):
-            scale = max(10.0, float(np.abs(b).max(initial=0)))
-            bound = tolerance(dtype, 4 * H + I + T * B, T, scale)
-            np.testing.assert_allclose(a, b, rtol=0, atol=bound, err_msg=name)
+    assert_agrees(problem, problem.run())
 
 
 @given(problems, st.integers(1, 5), st.sampled_from(fusedrnn.available_isas()))

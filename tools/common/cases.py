@@ -1,8 +1,9 @@
-"""The cells, shapes and tolerances of all tests, in one place."""
+"""The cells and shapes of tests, benchmarks and tools, and problems made of them. How far results may be from the
+reference's is in agreement.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -14,6 +15,7 @@ import numpy.typing as npt
 import fusedrnn
 
 Array = npt.NDArray[Any]
+Shape = tuple[int, int, int, int]  # T, B, I, H
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class Cell:
     normalised: bool = False  # sums run over the units of a row
     below: bool = False  # the cell reads c of the layer below, and gives c of every step: see `side_by_side`
     clocked: bool = False  # units take part in some steps only: see `clockwork`
+
+    def __str__(self) -> str:
+        return self.name
 
     def functions(self, module: ModuleType = fusedrnn) -> tuple[Any, Any, Any, Any]:
         functions: tuple[Any, Any, Any, Any] = tuple(
@@ -108,12 +113,15 @@ def side_by_side(infer: Any, forward: Any, backward: Any, step: Any) -> tuple[An
     return infer_joined, forward_joined, backward_joined, step_joined
 
 
-def clockwork(nonlinearity: str, weight_hh: Array, **arrays: Array | None) -> fusedrnn.ClockworkRNNWeights:
-    """Weights with as many clocks as divide the units, up to 8: then those of the paper, else some that do not divide
-    each other, and some alike. Numbers in weight_hh that must be zeros are taken for zeros."""
+def clockwork(
+    nonlinearity: str, weight_hh: Array, periods: Sequence[int] = (), **arrays: Array | None
+) -> fusedrnn.ClockworkRNNWeights:
+    """Weights with these periods; by default as many as divide the units, up to 8: then those of the paper, else some
+    that do not divide each other, and some alike. Numbers in weight_hh that must be zeros are taken for zeros."""
     hidden_size = len(weight_hh)
-    groups = max(n for n in range(1, 9) if hidden_size % n == 0)
-    periods = [2**i for i in range(8)] if groups == 8 else [1, 2, 2, 3, 5, 5, 8][:groups]
+    if not periods:
+        groups = max(n for n in range(1, 9) if hidden_size % n == 0)
+        periods = [2**i for i in range(8)] if groups == 8 else [1, 2, 2, 3, 5, 5, 8][:groups]
     mask = fusedrnn.ClockworkRNNWeights.mask(hidden_size, periods)
     if weight_hh[~mask].any():
         weight_hh = np.where(mask, weight_hh, 0)
@@ -153,7 +161,7 @@ BOUNDED = {"no_input_activation": False, "no_output_activation": False}
 PEEPHOLES = (("peephole_i", (1,)), ("peephole_f", (1,)), ("peephole_o", (1,)))
 INDRNN: Any = {"extras": (("weight_hh", (1,)), ("bias_hh", None))}
 
-# Normalisation divides by at least 1 here, so that a step does not magnify what it is given: see `tolerance`.
+# Normalisation divides by at least 1 here, so that a step does not magnify what it is given: see agreement.py.
 NORMALISED: Any = {"epsilon": 1.0}
 GAINS = ("gain_ih", "gain_hh", "gain_c")
 
@@ -231,6 +239,24 @@ CELLS = [
 ]
 DTYPES = ["float32", "float64"]
 
+# One cell for each way through the drivers: numbers of gates, states, products, phases, vectors and extra sequences.
+# The others differ from one of these in their equations alone.
+DISTINCT_NAMES = (
+    "lstm",
+    "gru_reset_after",
+    "gru_reset_before",
+    "rnn_tanh",
+    "indrnn_tanh",
+    "clockwork_rnn_tanh",
+    "lstm_coupled_peephole",
+    "lstm_matrix_peephole",
+    "fgr_lstm",
+    "layer_norm_lstm",
+    "layer_norm_gru",
+    "depth_gated_lstm",
+)
+DISTINCT = [next(c for c in CELLS if c.name == name) for name in DISTINCT_NAMES]
+
 # (T, B, I, H): around the vector widths (4, 8, 16), ugly, and zero-sized.
 SHAPES = [
     (1, 1, 1, 1),
@@ -251,29 +277,13 @@ SHAPES = [
     (0, 0, 1, 1),
 ]
 SMALL_SHAPES = [(1, 1, 1, 1), (3, 2, 2, 3), (4, 3, 3, 5)]
+FEW_SHAPES = [(2, 5, 33, 17), (5, 13, 7, 33), (50, 5, 1, 100), (3, 0, 4, 5)]
 BITS_SHAPES = [(3, 1, 5, 33), (4, 5, 17, 40), (3, 13, 3, 65), (5, 7, 9, 16), (2, 3, 20, 150)]
 
 
-def tolerance(dtype: str, terms: int, steps: int, scale: float) -> float:
-    """How far a kernel may be from the reference, which is computed in float64.
-
-    A chain of n multiply-adds errs by at most n * u * sum|products| (Higham 2002, section 3.1), u the unit roundoff;
-    an activation errs by 2 ulp = 4u, and a step has at most five of them. Every step adds that once more; the tests'
-    weights are small enough that a step does not magnify what it is given. So: (terms + 20) * steps * u * scale, where
-    `terms` is the longest chain and `scale` bounds the sums of absolute products.
-    """
-    u = np.finfo(dtype).eps / 2
-    return float((terms + 20) * max(steps, 1) * u * scale)
-
-
-def lost_to_flushing(dtype: str, terms: int, steps: int) -> float:
-    """How far a kernel may be from the reference where all numbers are subnormal or little more.
-
-    An operation whose operands or result count as zeros loses less than twice the smallest normal number (a product's
-    other factor is at most 2 here); rounding loses less. A step has at most `terms` + 20 operations on the way to a
-    result (see `tolerance`), and does not magnify what it is given.
-    """
-    return float(2 * (terms + 20) * max(steps, 1) * np.finfo(dtype).smallest_normal)
+def grid(shapes: Sequence[Shape], few: Sequence[Shape]) -> list[tuple[Cell, Shape]]:
+    """Distinct cells with all shapes, the others with a few."""
+    return [(cell, shape) for cell in CELLS for shape in (shapes if cell in DISTINCT else few)]
 
 
 def make_weights(
@@ -330,7 +340,7 @@ class Problem:
 
 def make_problem(
     cell: Cell,
-    shape: tuple[int, int, int, int],
+    shape: Shape,
     dtype: str,
     rng: np.random.Generator,
     *,
@@ -350,17 +360,3 @@ def make_problem(
     dstates = [normal(B, n * H) for n in cell.state_units]
     x, dy = (normal(T, B, I + H), normal(T, B, 2 * H)) if cell.below else (normal(T, B, I), normal(T, B, H))
     return Problem(cell, w, x, states, kwargs, dy, dstates)
-
-
-def named(results: Any) -> list[tuple[str, Array]]:
-    """The arrays of a result, with their names."""
-    return [(name, a) for name, a in zip(results._fields, results, strict=True) if a is not None]
-
-
-def assert_same_bits(a: Any, b: Any, context: str = "") -> None:
-    for (name, x), (_, y) in zip(named(a), named(b), strict=True):
-        assert x.dtype == y.dtype, f"{context} {name}"
-        assert x.shape == y.shape, f"{context} {name}"
-        bits = f"u{x.dtype.itemsize}"
-        different = np.flatnonzero(np.ascontiguousarray(x).view(bits) != np.ascontiguousarray(y).view(bits))
-        assert different.size == 0, f"{context} {name}: {different.size} of {x.size} elements differ"

@@ -19,7 +19,7 @@ import pytest
 import fusedrnn
 from fusedrnn import _cuda_arrays
 
-HERE = Path(__file__).parent
+SOURCES = Path(__file__).parents[2] / "tests" / "cuda"
 STREAM = 0x5EED
 DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -140,10 +140,10 @@ def build_driver(folder: Path, *flags: str) -> Path:
     to = folder / "libcuda.so.1"
     found = compiler()
     assert found is not None
-    source = HERE / "cuda" / "fake_driver.cpp"
+    source = SOURCES / "fake_driver.cpp"
     flags += tuple(os.environ.get("FUSEDRNN_TEST_CXXFLAGS", "").split())
     command = [found, "-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", *flags]
-    subprocess.run([*command, f"-I{HERE / 'cuda'}", "-x", "c++", str(source), "-o", str(to)], check=True)
+    subprocess.run([*command, f"-I{SOURCES}", "-x", "c++", str(source), "-o", str(to)], check=True)
     return to
 
 
