@@ -84,7 +84,8 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
   const std::size_t align = large ? kHugePage : 64;
   if (bytes > SIZE_MAX - align) throw std::bad_alloc();
   capacity_ = bytes == 0 ? align : (bytes + align - 1) / align * align;
-  if (bytes >= kKeptBlock && (data_ = kept.take(capacity_))) return;
+  if (bytes >= kKeptBlock) data_ = kept.take(capacity_);
+  if (data_) return;
   data_ = static_cast<char*>(std::aligned_alloc(align, capacity_));
   if (!data_) throw std::bad_alloc();
 #if defined(__linux__)

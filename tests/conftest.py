@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 
 import fakegpu
 import fusedrnn
+from cases import BITS_SHAPES, SMALL_SHAPES
 from fusedrnn import _core
 
 
@@ -32,12 +35,31 @@ def pytest_report_header() -> str:
     return f"fusedrnn {fusedrnn.__version__}: ISA {fusedrnn.isa()} of {fusedrnn.available_isas()}"
 
 
+# The first check, `pytest -m quick`: these files, and of files with a grid of shapes the tests of one shape.
+QUICK_FILES = {"test_minimal", "test_errors", "test_clockwork", "test_record", "test_light"}
+QUICK_SHAPES = {"test_parity": (5, 13, 7, 33), "test_bits": BITS_SHAPES[1], "test_gradients": SMALL_SHAPES[1]}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        file, parameters = item.path.stem, getattr(item, "callspec", None)
+        shape = parameters.params.get("shape") if parameters else None
+        if file in QUICK_FILES or (shape is not None and shape == QUICK_SHAPES.get(file)):
+            item.add_marker(pytest.mark.quick)
+
+
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An NVIDIA driver for tests, with an emulated GPU."""
+    """An NVIDIA driver for tests, with an emulated GPU; built once for all processes of a run."""
     if fakegpu.compiler() is None:
         pytest.skip("no C++ compiler to build the emulated GPU with")
-    return fakegpu.build_driver(tmp_path_factory.mktemp("cuda"))
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "driver"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        built = folder / fakegpu.DRIVER
+        return built if built.exists() else fakegpu.build_driver(folder)
 
 
 @pytest.fixture(params=fakegpu.MACHINES)

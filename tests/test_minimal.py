@@ -8,8 +8,6 @@ import pytest
 from agreement import assert_agrees, run_everywhere
 from cases import CELLS, Cell, make_problem
 
-pytestmark = pytest.mark.quick
-
 
 @pytest.mark.parametrize("cell", CELLS, ids=str)
 def test_forward_and_backward(cell: Cell, rng: np.random.Generator) -> None:

@@ -149,7 +149,7 @@ py::array_t<T> new_array(const char* name, std::initializer_list<std::int64_t> d
   auto buffer = std::make_unique<Buffer>(bytes);
   T* const data = buffer->as<T>();
   const py::capsule owner(buffer.get(), [](void* p) { delete static_cast<Buffer*>(p); });
-  buffer.release();
+  (void)buffer.release();  // it is the capsule's now
   return py::array_t<T>(shape, data, owner);
 }
 

@@ -13,6 +13,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -47,7 +48,7 @@ int cgroup_cpus() {
   long long quota = -1, period = 0;
   std::string word;
   if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2 >> word >> period) {
-    quota = word == "max" ? -1 : std::atoll(word.c_str());
+    if (word != "max") std::istringstream(word) >> quota;
   } else {
     std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
     std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
