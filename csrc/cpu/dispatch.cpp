@@ -6,10 +6,8 @@
 
 namespace fusedrnn {
 
-#if defined(RNN_HAVE_X86_ISAS)
-extern const Kernels kernels_avx512, kernels_avx2;
-#endif
-extern const Kernels kernels_portable;
+// Those of the ISAs that are built: RNN_HAVE_... says which, at least one.
+extern const Kernels kernels_avx512, kernels_avx2, kernels_portable;
 
 namespace {
 
@@ -18,23 +16,21 @@ struct Candidate {
   bool (*supported)();
 };
 
-bool always() { return true; }
-
-#if defined(RNN_HAVE_X86_ISAS)
 // gcc's and clang's own CPUID code also asks the operating system whether it saves the registers.
-bool has_avx512() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-}
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-#endif
-
 const Candidate kCandidates[] = {
-#if defined(RNN_HAVE_X86_ISAS)
-    {&kernels_avx512, has_avx512},
-    {&kernels_avx2, has_avx2},
+#if defined(RNN_HAVE_AVX512)
+    {&kernels_avx512,
+     [] {
+       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+     }},
 #endif
-    {&kernels_portable, always},
+#if defined(RNN_HAVE_AVX2)
+    {&kernels_avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+#if defined(RNN_HAVE_PORTABLE)
+    {&kernels_portable, [] { return true; }},
+#endif
 };
 constexpr int kCandidateCount = sizeof kCandidates / sizeof *kCandidates;
 static_assert(kCandidateCount <= kMaxIsas);
@@ -53,9 +49,10 @@ int find(const std::string& name, const std::string& who) {
 
 int first_choice() {
   if (const char* name = std::getenv("FUSEDRNN_ISA"); name && *name) return find(name, "FUSEDRNN_ISA");
-  for (int i = 0;; ++i) {
+  for (int i = 0; i < kCandidateCount; ++i) {
     if (kCandidates[i].supported()) return i;
   }
+  throw std::runtime_error("this build has no kernels for this CPU");
 }
 
 }  // namespace
