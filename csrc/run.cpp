@@ -137,7 +137,7 @@ Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t til
   w.row1 = batch * (row_part + 1) / s.row_parts;
   w.tile0 = cuts(tiles, tile_part, s.tile_parts);
   w.tile1 = cuts(tiles, tile_part + 1, s.tile_parts);
-  assert(w.row0 <= w.row1 && w.row1 <= batch && w.tile0 < w.tile1 && w.tile1 <= tiles);
+  assert(w.row0 <= w.row1 && w.row1 <= batch && w.tile0 <= w.tile1 && w.tile1 <= tiles);
   return w;
 }
 

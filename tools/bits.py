@@ -11,8 +11,8 @@ gradients for each case, and holds on every machine. A case is a cell, a dtype, 
     python tools/bits.py --cell gru --isa avx2
 
 Exits with 1 if anything differs. A check names the cases whose hashes are not the recorded ones, and the arrays that
-differ among ISAs, schedules and ways to call. Two builds, which must have all cells of tests/cases.py, are compared
-array by array, on each ISA with one thread.
+differ among ISAs, schedules and ways to call. Two builds, which must have all cells of tools/common/cases.py, are
+compared array by array, on each ISA with one thread.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ import numpy as np
 import fusedrnn
 from fusedrnn import _core
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-from cases import CELLS, DTYPES, Array, Cell, Problem, given, named, remade
+sys.path.insert(0, str(Path(__file__).with_name("common")))
+from agreement import named
+from cases import CELLS, DTYPES, Array, Cell, Problem, Shape, given, remade
 
 RECORD = Path(__file__).with_name("bits.json")
-Shape = tuple[int, int, int, int]
 Arrays = dict[str, Array]
 Call = tuple[str, str, Arrays]  # what was made: outputs or gradients; the way to make it; its arrays
 

@@ -50,7 +50,7 @@ py::tuple new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, bool on
   for (int s = 0; s < w.states; ++s) {
     auto state = new_array<T>(kStateNames[s], {n.batch, w.facts().state_units[s] * n.hidden});
     p.state_n[s] = data_of(state);
-    out[static_cast<std::size_t>(1 + s)] = std::move(state);
+    out[1 + static_cast<std::size_t>(s)] = std::move(state);
   }
   if (has_c) {
     auto c = new_array<T>("c", {n.seq_len, n.batch, n.hidden});
@@ -214,8 +214,9 @@ py::list backward_any(py::handle h, py::handle dy, const py::tuple& dstates, py:
       throw;
     }
   }
-  return reserve.f32 ? backward(reserve, *reserve.f32, dy, dstates, dc)
-                     : backward(reserve, *reserve.f64, dy, dstates, dc);
+  if (reserve.f32) return backward(reserve, *reserve.f32, dy, dstates, dc);
+  if (reserve.f64) return backward(reserve, *reserve.f64, dy, dstates, dc);
+  throw py::value_error("reserve: expected one that forward returned, got an empty one");
 }
 
 // One step. `out` is None for each state, or arrays to write to; returns h, or a tuple of states.

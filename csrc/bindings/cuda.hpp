@@ -69,6 +69,7 @@ struct CudaCell {
   }
   std::vector<std::size_t> packed_sizes(bool backward) const {
     std::vector<std::size_t> sizes;
+    sizes.reserve(fusedrnn::kMaxProducts);
     for (int p = 0; p < facts_of(cell).products; ++p) sizes.push_back(cuda::packed_bytes(pack_of(backward, p)));
     return sizes;
   }
@@ -144,6 +145,7 @@ struct CudaRun {
   }
   std::vector<std::size_t> exchange_sizes() const {
     std::vector<std::size_t> sizes;
+    sizes.reserve(fusedrnn::kMaxProducts);
     for (int p = 0; p < a.plan.products; ++p) sizes.push_back(cuda::exchange_bytes(a.plan, p));
     return sizes;
   }
