@@ -16,6 +16,7 @@ from fusedrnn import _core
 from .known import Rng
 
 MEDIUM = (12, 6, 20, 40)  # (T, B, I, H): calls of a fraction of a millisecond
+PACKING = (1, 1, 64, 400)  # of which packing fresh weights takes the most
 LARGE = (20, 8, 64, 256)  # of some milliseconds, with weights that take as long to pack
 
 

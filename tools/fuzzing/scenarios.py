@@ -27,7 +27,7 @@ from fusedrnn import _core
 from . import floats, scarcity
 from .drawn import SCHEDULES
 from .known import Rng, known, require_all, some_known
-from .playing import LARGE, MEDIUM, Skipped, daemons, in_a_fork, many_threads, no_warning_of_forks, until
+from .playing import LARGE, MEDIUM, PACKING, Skipped, daemons, in_a_fork, many_threads, no_warning_of_forks, until
 
 Scenario = Callable[[Rng, float], None]
 
@@ -73,7 +73,7 @@ def calls_at_exit(rng: Rng, seconds: float) -> None:
 def fork_while_packing(rng: Rng, seconds: float) -> None:
     """Forks while other threads pack fresh weights; the child calls with the same weights."""
     fusedrnn.set_num_threads(2)
-    shared = some_known(rng, 3, LARGE)
+    shared = some_known(rng, 3, PACKING)
 
     def pack(i: int) -> None:
         shared[i] = shared[i].fresh()
