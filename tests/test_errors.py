@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -211,6 +212,28 @@ def test_clocks(change: dict[str, Any], error: type[Exception], text: str) -> No
     assert text in str(raised.value)
 
 
+def test_masks_of_bad_sizes() -> None:
+    for size in (0, -4, 2**20 + 4, 2**64):
+        with pytest.raises(ValueError, match=re.escape(f"hidden_size: expected an integer in 1..1048576, got {size}")):
+            fusedrnn.ClockworkRNNWeights.mask(size, (1, 1, 1, 1))
+    for bad, kind in ((4.0, "float"), (True, "bool"), (None, "NoneType")):
+        with pytest.raises(TypeError, match=f"hidden_size: expected int, got {kind}"):
+            fusedrnn.ClockworkRNNWeights.mask(bad, (1, 1))  # type: ignore[arg-type]
+
+
+def test_objects_of_other_classes_in_native_methods() -> None:
+    """Called by way of the class, with None or another object in place of self."""
+    for cls in (_core.Weights, _core.Reserve, _core.CudaCell, _core.CudaRun):
+        for name, member in vars(cls).items():
+            call = member.fget if isinstance(member, property) else getattr(cls, name)
+            if name.startswith("__") or not callable(call):
+                continue
+            arguments = ((), (0,), (True,), (1, 0), ("h0", 1), (False, 0, [1, 2], 0), (0, 1, 0, False, 0, 0))
+            for other, rest in itertools.product((None, 1, array(2)), arguments):
+                with pytest.raises(TypeError):
+                    call(other, *rest)
+
+
 def test_masks_of_bad_periods() -> None:
     for periods in ((), (1, 2, 4, 8), (2, 1)):
         with pytest.raises(ValueError, match="periods: expected positive integers, none smaller than the one before"):
@@ -289,6 +312,12 @@ def test_native_weights() -> None:
     ]:
         with pytest.raises(ValueError, match=text):
             _core.Weights(cell, *lstm, vectors, blocks)
+
+
+def test_native_weights_on_no_device() -> None:
+    for device in (None, 1, array(2)):
+        with pytest.raises(TypeError, match="device: expected weights of fusedrnn._cuda, got"):
+            _core.Weights("lstm", 2, 3, device)
 
 
 def test_unknown_names() -> None:

@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the cells are those of the tests
+sys.path.insert(0, str(Path(__file__).resolve().with_name("common")))
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.fuzzing.follow import Log, Plan, Tally, make_calls

@@ -192,6 +192,16 @@ struct CudaRun {
   }
 };
 
+// A member function for Python, which as it is would take None for an object.
+template <class Object, class Result, class... Args>
+auto on_object(Result (Object::*member)(Args...)) {
+  return [member](Object& self, Args... args) { return (self.*member)(std::forward<Args>(args)...); };
+}
+template <class Object, class Result, class... Args>
+auto on_object(Result (Object::*member)(Args...) const) {
+  return [member](const Object& self, Args... args) { return (self.*member)(std::forward<Args>(args)...); };
+}
+
 void bind_cuda(py::module_& m) {
   m.def("cuda_status", [](const std::string& library, const std::string& image) {
     const cuda::Driver& driver = cuda::driver(library, image);
@@ -200,16 +210,16 @@ void bind_cuda(py::module_& m) {
   m.def("describe_cell", &describe_cell);
   py::class_<CudaCell>(m, "CudaCell")
       .def(py::init<const std::string&, const std::string&, int, const std::string&, const std::string&, int64_t>())
-      .def("packed_sizes", &CudaCell::packed_sizes)
-      .def("pack", &CudaCell::pack);
+      .def("packed_sizes", on_object(&CudaCell::packed_sizes))
+      .def("pack", on_object(&CudaCell::pack));
   py::class_<CudaRun>(m, "CudaRun")
       .def(py::init<const CudaCell&, bool, int64_t, int64_t>(), py::keep_alive<1, 2>())
-      .def("set", &CudaRun::set)
-      .def("exchange_sizes", &CudaRun::exchange_sizes)
+      .def("set", on_object(&CudaRun::set))
+      .def("exchange_sizes", on_object(&CudaRun::exchange_sizes))
       .def_property_readonly("batch_groups", [](const CudaRun& r) { return r.a.plan.batch_groups; })
-      .def_property_readonly("plan", &CudaRun::plan)
-      .def("launch", &CudaRun::launch)
-      .def("launch_meetings", &CudaRun::launch_meetings);
+      .def_property_readonly("plan", on_object(&CudaRun::plan))
+      .def("launch", on_object(&CudaRun::launch))
+      .def("launch_meetings", on_object(&CudaRun::launch_meetings));
 }
 
 }  // namespace

@@ -253,6 +253,11 @@ std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weig
 // Weights that lie on a GPU: `device` runs the calls, and has the arrays by name.
 std::unique_ptr<PyWeights> make_device_weights(const std::string& cell, int64_t input, int64_t hidden,
                                                py::object device) {
+  for (const char* const member : {"dtype", "array", "vector", "infer", "forward", "step"}) {
+    if (!py::hasattr(device, member)) {
+      throw py::type_error("device: expected weights of fusedrnn._cuda, got " + type_name(device));
+    }
+  }
   auto w = std::make_unique<PyWeights>();
   w->cell = cell_by_name(cell);
   w->gates = w->facts().gates;
@@ -272,16 +277,23 @@ py::object view(py::handle self, const T* data, std::vector<py::ssize_t> shape) 
   return std::move(array);
 }
 
+const PyWeights& weights_of(py::handle h) {
+  if (!py::isinstance<PyWeights>(h)) {
+    throw py::type_error("w: expected weights of a cell (LSTMWeights, GRUWeights, ...), got " + type_name(h));
+  }
+  return h.cast<const PyWeights&>();
+}
+
 template <class Get>
 py::object snapshot(py::handle self, const char* name, Get&& get) {
-  const auto& w = self.cast<const PyWeights&>();
+  const PyWeights& w = weights_of(self);
   if (w.device) return w.device.attr("array")(name);
   return w.f32 ? get(w, *w.f32) : get(w, *w.f64);
 }
 
 // The k-th vector, or block of a matrix beyond weight_hh; None if it was not given.
 py::object vector_view(py::handle self, std::size_t k) {
-  const auto& all = self.cast<const PyWeights&>();
+  const PyWeights& all = weights_of(self);
   if (all.device) return all.device.attr("vector")(k);
   return snapshot(self, "", [&](auto& w, auto& s) -> py::object {
     if (k >= w.vectors.size() || !w.vectors[k].given) return py::none();
@@ -302,13 +314,6 @@ py::object block_view(py::handle self, std::size_t k) {
     });
     return found;
   });
-}
-
-const PyWeights& weights_of(py::handle h) {
-  if (!py::isinstance<PyWeights>(h)) {
-    throw py::type_error("w: expected weights of a cell (LSTMWeights, GRUWeights, ...), got " + type_name(h));
-  }
-  return h.cast<const PyWeights&>();
 }
 
 }  // namespace

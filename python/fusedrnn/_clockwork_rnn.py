@@ -15,6 +15,7 @@ from ._results import Array, Gradients, Integers, Output
 from ._weights import Weights, one_of
 
 Start = int | Integers
+MOST_UNITS = 1 << 20  # whose mask would take a terabyte
 
 
 class ClockworkRNNWeights(Weights):
@@ -59,6 +60,10 @@ class ClockworkRNNWeights(Weights):
         Raises:
             ValueError, TypeError: as the constructor.
         """
+        if isinstance(hidden_size, bool) or not hasattr(hidden_size, "__index__"):
+            raise TypeError(f"hidden_size: expected int, got {type(hidden_size).__name__}")
+        if not 1 <= hidden_size <= MOST_UNITS:
+            raise ValueError(f"hidden_size: expected an integer in 1..{MOST_UNITS}, got {hidden_size}")
         every = _integers(periods)
         if not every or every != sorted(every) or hidden_size % len(every) != 0:
             raise ValueError(

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cases import CELLS, DTYPES, Cell, Problem, make_problem, named, remade
+from agreement import named
+from cases import CELLS, DTYPES, Cell, Problem, make_problem, remade
 
 Rng = np.random.Generator
 
