@@ -56,12 +56,6 @@ def reserve(rng: Rng, used: bool = False) -> Any:
     return kept
 
 
-def device_weights(rng: Rng) -> Any:
-    """Native weights whose `device` is no such thing."""
-    cells = pool.cell_names()
-    return _core.Weights(cells[rng.integers(len(cells))], 2, 3, POOL[list(POOL)[rng.integers(len(POOL))]](rng))
-
-
 def native_base(cls: type) -> str:
     return next(c.__name__ for c in cls.__mro__ if c.__module__ == _core.__name__)
 
@@ -77,7 +71,6 @@ NATIVE: dict[str, Callable[[Rng], Any]] = {
     "weights": weights,
     "reserve": reserve,
     "used reserve": lambda rng: reserve(rng, used=True),
-    "weights of no device": device_weights,
     "uninitialised": uninitialised,
 }
 KINDS = POOL | NATIVE
