@@ -50,6 +50,11 @@ class Kept {
     return true;
   }
 
+  std::size_t bytes() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return total_;
+  }
+
   void release() {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     while (lock && !blocks_.empty()) free_oldest();
@@ -78,6 +83,7 @@ Kept& kept = *new Kept;
 }  // namespace
 
 void release_kept_memory() { kept.release(); }
+std::size_t kept_memory() { return kept.bytes(); }
 
 Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
   const bool large = bytes >= kLargeBlock;

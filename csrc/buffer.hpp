@@ -14,6 +14,7 @@ constexpr std::size_t kKeptBytes = 256u << 20;
 constexpr std::size_t kKeptBlocks = 256;
 constexpr std::size_t kLargeBlock = 4u << 20;
 void release_kept_memory();
+std::size_t kept_memory();  // in bytes; for tests
 
 class Buffer {
  public:

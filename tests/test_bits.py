@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -82,6 +83,33 @@ def test_the_schedule_that_a_size_gets(cell: Cell, schedule: str, dtype: str, rn
     assert _core.schedule(problem.w, T, B) == AUTO_PARTS[schedule]
     for a, b in zip(everything(problem), want, strict=True):
         assert_same_bits(a, b, schedule)
+
+
+def exactly(x: Array, w: Array, b: Array) -> Array:
+    """float32(x * w + b), for b in 1..2 and products of less than 1: rounded once, in integers of 2^-96."""
+    scale = 96
+    sums = [int(math.ldexp(float(p), 48)) * int(math.ldexp(float(q), 48)) for p, q in zip(x, w, strict=True)]
+    sums = [s + (int(math.ldexp(float(a), 48)) << scale - 48) for s, a in zip(sums, b, strict=True)]
+    ulp = 1 << scale - 23
+    near = [(s // ulp, s % ulp) for s in sums]
+    up = [n + (2 * rest > ulp or (2 * rest == ulp and n % 2 == 1)) for n, rest in near]
+    return np.array([math.ldexp(n, -23) for n in up], "f4")
+
+
+@pytest.mark.parametrize("isa", fusedrnn.available_isas())
+def test_a_multiply_add_rounds_once(isa: str, rng: np.random.Generator) -> None:
+    """Near ties, where a sum that was rounded to float64 before would often be rounded to the wrong float32."""
+    T, each = 100, 30
+    x = rng.uniform(1, 2, T).astype("f4")
+    w = (2.0**-24 / np.repeat(x, each).astype("f8") * (1 + 2.0**-23 * rng.integers(-2, 3, T * each))).astype("f4")
+    b = (1 + 2.0**-23 * rng.integers(0, 2**23, T * each)).astype("f4")
+    weights = fusedrnn.IndRNNWeights(w[:, None], np.zeros_like(w), b)  # relu(x * w + b)
+    fusedrnn.set_isa(isa)
+    y = fusedrnn.indrnn(x[:, None, None], weights).y[:, 0]
+    steps = np.repeat(np.arange(T), each)
+    products = x[steps].astype("f8") * w
+    assert np.count_nonzero((products != 2.0**-24) & (np.abs(products - 2.0**-24) < 2.0**-50)) > 100
+    np.testing.assert_array_equal(y[steps, np.arange(T * each)], exactly(x[steps], w, b))
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])

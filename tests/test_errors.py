@@ -605,6 +605,22 @@ def test_settings() -> None:
     assert fusedrnn.get_num_threads() == 3
 
 
+def test_probes() -> None:
+    for call, arguments, text in [
+        (_core.probe_fma, (False, 0), "rounds: expected an integer in 1..1099511627776, got 0"),
+        (_core.probe_fma, (True, 2**40 + 1), "rounds: expected an integer in 1..1099511627776, got 1099511627777"),
+        (_core.probe_read, (False, 0, 1), "bytes_each: expected an integer in 1..17179869184, got 0"),
+        (_core.probe_read, (True, 2**34 + 1, 1), "bytes_each: expected an integer in 1..17179869184, got 17179869185"),
+        (_core.probe_read, (True, 8, 2**40 + 1), "rounds: expected an integer in 1..1099511627776, got 1099511627777"),
+        (_core.schedule, (lstm_weights(), 0, 1), "seq_len: expected an integer in 1..1099511627776, got 0"),
+        (_core.schedule, (lstm_weights(), 1, 0), "batch_size: expected an integer in 1..1099511627776, got 0"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(text)):
+            call(*arguments)
+    assert _core.probe_fma(False, 1000) > 0
+    assert _core.probe_read(True, 4096, 10) > 0
+
+
 def test_activations() -> None:
     with pytest.raises(TypeError, match="x: expected dtype float32 or float64, got int64"):
         _core.tanh(np.arange(3))  # type: ignore[arg-type]

@@ -80,6 +80,33 @@ def test_waiting_costs_nothing(rng: np.random.Generator) -> None:
         assert time.process_time() - start < 0.02
 
 
+def test_freed_memory_is_taken_again(rng: np.random.Generator) -> None:
+    """By a block of about the size, and by no other; small blocks are not kept."""
+    problem = make_problem(CELLS[0], (100, 16, 8, 100), "float32", rng)
+    size = 5 * problem.dy.nbytes  # of a reserve
+    fusedrnn.lstm_forward(problem.x, problem.w)  # packs the weights
+    fusedrnn.release_memory()
+    assert _core.kept_memory() == 0
+    out, reserve = fusedrnn.lstm_forward(problem.x, problem.w)
+    assert _core.kept_memory() == 0
+    del out, reserve
+    kept = _core.kept_memory()
+    assert size + problem.dy.nbytes <= kept <= size + problem.dy.nbytes + 128  # each of the two in whole cache lines
+    for steps in (100, 95):  # a block is at most a quarter larger than what is asked for
+        taken = fusedrnn.lstm_forward(problem.x[:steps], problem.w)
+        assert _core.kept_memory() == 0
+        del taken
+        assert _core.kept_memory() == kept
+    taken = fusedrnn.lstm_forward(problem.x[:50], problem.w)
+    assert _core.kept_memory() == kept
+    del taken
+    assert _core.kept_memory() > kept
+    fusedrnn.release_memory()
+    assert _core.kept_memory() == 0
+    fusedrnn.lstm_forward(problem.x[:1], problem.w)
+    assert _core.kept_memory() == 0
+
+
 def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 

@@ -196,6 +196,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
       },
       py::arg("w"), py::arg("seq_len"), py::arg("batch_size"), py::pos_only());
   m.def("release_memory", &release_kept_memory);
+  m.def("kept_memory", &kept_memory);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
 }

@@ -25,9 +25,9 @@ struct Arena {
   template <class T>
   T* take(int64_t count) {
     assert(count >= 0);
-    T* p = reinterpret_cast<T*>(base + used);
+    T* const p = base ? reinterpret_cast<T*>(base + used) : nullptr;
     used += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    return base ? p : nullptr;
+    return p;
   }
 };
 
@@ -39,7 +39,7 @@ RNN_INLINE int64_t tiles_of(int64_t units) {
 // A worker's own scratch, laid out by the driver.
 template <class Driver>
 void lay_out(Driver& driver, const Worker& w) {
-  assert(reinterpret_cast<std::uintptr_t>(w.local) % 64 == 0);
+  assert(w.local && reinterpret_cast<std::uintptr_t>(w.local) % 64 == 0);
   Arena arena{w.local};
   driver.layout(arena);
   assert(arena.used <= w.local_bytes);

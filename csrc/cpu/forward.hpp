@@ -127,6 +127,7 @@ struct Forward {
     ForwardStep<T> step = step_at(pre);
     std::optional<AccumulateOp<T>> others[fusedrnn::kMaxProducts];  // products that are not their phase's last
     std::optional<PhaseOp<T>> lasts[fusedrnn::kMaxPhases];
+    assert(f.products <= fusedrnn::kMaxProducts && f.phases <= fusedrnn::kMaxPhases);
     for (int i = 0; i < f.products; ++i) {
       const int phase = f.product[i].phase;
       if (i + 1 < f.products && f.product[i + 1].phase == phase)
@@ -134,6 +135,7 @@ struct Forward {
       else
         lasts[phase].emplace(p, step, f, i, pointwise[phase]);
     }
+    for (int phase = 0; phase < f.phases; ++phase) assert(lasts[phase]);
     const Span tiles{w.tile0, w.tile1};
     for (int64_t at = first; at < last; ++at) {
       const bool backwards = at % 2 != 0;

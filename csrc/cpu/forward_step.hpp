@@ -166,9 +166,10 @@ struct RecurrentProduct {
   const CellFacts& facts;
   std::size_t source;  // where in a ForwardRow the pointer is
   int64_t source_offset, first_gate;
-  Sums<const T> from[kMaxGates];
+  Sums<const T> from[kMaxGates] = {};
 
   RecurrentProduct(const Problem<T>& p, const ForwardStep<T>& s, const CellFacts& f, int index) : step(s), facts(f) {
+    assert(index >= 0 && index < fusedrnn::kMaxProducts);
     const fusedrnn::Product& product = f.product[index];
     weights = p.weights.hh[index];
     depth = product.depth * p.hidden;

@@ -85,6 +85,7 @@ template <class T, int G, int R, int NT, bool kColumns, bool kFetch>
 void micro_kernel(const Part<T>& part) {
   using V = Vec<T>;
   constexpr int N = NT * G;
+  constexpr std::int64_t kLine = kCacheLine / sizeof(T);  // elements
 
   V acc[R * N];
   RNN_UNROLL for (int g = 0; g < G; ++g) {
@@ -125,7 +126,7 @@ void micro_kernel(const Part<T>& part) {
     if (kColumns) column += column_stride;
     if (kFetch) {
       __builtin_prefetch(next, 0, 2);
-      next += kCacheLine / sizeof(T);
+      next += kLine;
     }
   }
 

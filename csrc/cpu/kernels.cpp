@@ -12,7 +12,6 @@
 
 namespace {
 
-using fusedrnn::kCells;
 using fusedrnn::Kernels;
 using fusedrnn::kMaxPhases;
 using fusedrnn::SequenceKernels;

@@ -111,6 +111,7 @@ struct BlockSweep {
       std::int64_t at = row, next_tile = 0, next_gate = 0;
       for (std::int64_t group = group0; group < group1; ++group) {
         const std::int64_t n = groups.rows(group);
+        assert(n >= 1 && n <= kMostRows);
         const Area area{at, n, tile, 1 << log};
         T* const at_sums = sums + (at - row) * width;
         const bool fetch_weights = fetch && next_tile < 1 << log;
@@ -145,6 +146,7 @@ struct BlockSweep {
   // The same for a few rows and so few tiles that one kernel does it all: steps that take no longer than what it takes
   // to prepare them.
   void run_once(std::int64_t row, std::int64_t rows, std::int64_t tile, int log) const {
+    assert(rows >= 1 && rows <= kMostRows && log >= 0 && log < 4);
     const std::int64_t gates = op.gates, line = gates * V::width, width = line << log;
     const Area area{row, rows, tile, std::int64_t{1} << log};
     alignas(64) T sums[kMostSums * V::width];
