@@ -85,6 +85,12 @@ def test_the_schedule_that_a_size_gets(cell: Cell, schedule: str, dtype: str, rn
         assert_same_bits(a, b, schedule)
 
 
+def test_the_best_isa_runs_unless_another_is_asked_for() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "FUSEDRNN_ISA"}
+    code = "import fusedrnn; print(fusedrnn.isa() == fusedrnn.available_isas()[0])"
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment, text=True).strip() == "True"
+
+
 def exactly(x: Array, w: Array, b: Array) -> Array:
     """float32(x * w + b), for b in 1..2 and products of less than 1: rounded once, in integers of 2^-96."""
     scale = 96

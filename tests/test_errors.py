@@ -154,6 +154,7 @@ BAD_NORMALISATIONS: list[Bad] = [
     ({"bias_c": array(H, dtype=float)}, TypeError, "bias_c: expected dtype float32, got float64"),
     ({"epsilon": 0}, ValueError, "epsilon: expected a positive number, got 0"),
     ({"epsilon": float("nan")}, ValueError, "epsilon: expected a positive number, got nan"),
+    ({"epsilon": float("inf")}, ValueError, "epsilon: expected a positive number, got inf"),
     ({"epsilon": 1e-40}, ValueError, "epsilon: expected at least 1.175e-38, the smallest normal float32, got 1e-40"),
     ({"epsilon": "small"}, TypeError, "epsilon: expected float, got str"),
 ]
@@ -308,6 +309,7 @@ def test_native_weights() -> None:
             [],
             "p: expected a number of gates that a cell may have",
         ),
+        ("lstm_matrix_peephole_if", [], [matrix, ("q", 2, array(2 * H, H))], "q: expected no such matrix in cell"),
         ("lstm_peephole", [vector] * 1025, [], "vectors: expected fewer arrays, got 1025"),
     ]:
         with pytest.raises(ValueError, match=text):
@@ -523,6 +525,13 @@ BAD_STEPS: list[tuple[Callable[[], dict[str, Any]], type[Exception], str]] = [
     (lambda: {"out": array(B, H)}, TypeError, "out: expected a tuple (h, c) of two arrays, got ndarray"),
     (lambda: {"out": ([0], array(B, H))}, TypeError, "out (h): expected a numpy.ndarray, got list"),
 ]
+
+
+def test_steps_of_other_states() -> None:
+    w = fusedrnn.FGRLSTMWeights(array(4 * H, I), array(4 * H, H), weight_gates=array(3 * H, 3 * H))
+    for out in (array(B, H), (array(B, H), array(B, H))):
+        with pytest.raises(TypeError, match=r"out: expected a tuple \(h, c, gates\) of three arrays, got"):
+            fusedrnn.fgr_lstm_cell(array(B, I), w, out=out)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("change", "error", "text"), BAD_STEPS)

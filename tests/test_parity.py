@@ -83,9 +83,10 @@ def test_without_optional_weights(cell: Cell, dtype: str, rng: np.random.Generat
 
 @cells
 @dtypes
-def test_defaults_are_zeros(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("module", [fusedrnn, fusedrnn.reference], ids=["kernels", "reference"])
+def test_defaults_are_zeros(cell: Cell, dtype: str, module: ModuleType, rng: np.random.Generator) -> None:
     problem = make_problem(cell, (5, 3, 4, 10), dtype, rng)
-    infer, forward, backward, step = cell.functions()
+    infer, forward, backward, step = cell.functions(module)
     zeros = [np.zeros_like(s) for s in problem.states]
     for a, b in zip(infer(problem.x, problem.w), infer(problem.x, problem.w, *zeros), strict=True):
         np.testing.assert_array_equal(a, b)
