@@ -36,7 +36,7 @@ def pytest_report_header() -> str:
 
 
 # The first check, `pytest -m quick`: these files, and of files with a grid of shapes the tests of one shape.
-QUICK_FILES = {"test_minimal", "test_errors", "test_clockwork", "test_record", "test_light"}
+QUICK_FILES = {"test_minimal", "test_errors", "test_errors_weights", "test_clockwork", "test_record", "test_light"}
 QUICK_SHAPES = {"test_parity": (5, 13, 7, 33), "test_bits": BITS_SHAPES[1], "test_gradients": SMALL_SHAPES[1]}
 
 
