@@ -1,4 +1,4 @@
-"""Leaves a sample of a Cosmic Ray session to be run, drawn by a seed, and marks all other mutants as skipped.
+"""Leaves a sample of a Cosmic Ray session, drawn by a seed, and takes all other mutants out of it.
 
     python tools/sample_mutants.py session.sqlite --seed 1 --count 60
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import ast
 import random
+import sys
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -65,13 +66,14 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=60)
     options = parser.parse_args()
     work_db: Any = import_module("cosmic_ray.work_db")  # at run time, as few who check this file have it
-    work_item: Any = import_module("cosmic_ray.work_item")
-    skipped = work_item.WorkResult(worker_outcome=work_item.WorkerOutcome.SKIPPED)
     with work_db.use_db(options.session, work_db.WorkDB.Mode.open) as session:
-        drawn = sample(session.work_items, options.seed, options.count)
-        others = [item.job_id for item in session.work_items if item.job_id not in drawn]
-        session.set_multiple_results(others, skipped)
-    print(f"{len(drawn)} mutants drawn, {len(others)} skipped")
+        if session.num_results:
+            sys.exit(f"{options.session} has results already")
+        items = session.work_items
+        drawn = sample(items, options.seed, options.count)
+        session.clear()
+        session.add_work_items(item for item in items if item.job_id in drawn)
+    print(f"{len(drawn)} mutants of {len(items)}")
 
 
 if __name__ == "__main__":
