@@ -127,7 +127,7 @@ auto Weights<T>::pack_forward(const Kernels& kernels) const -> Pack {
   pack_biases(f, lanes, to, to + bias_size);
   pack.view.bias_pre = to;
   pack.view.bias_rec = to + bias_size;
-  assert(to + 2 * bias_size == buffer.as<T>() + buffer.bytes() / sizeof(T));
+  assert(reinterpret_cast<char*>(to + 2 * bias_size) == buffer.data() + buffer.bytes());
   pack.buffer = std::move(buffer);
   return pack;
 }
@@ -186,7 +186,7 @@ auto Weights<T>::pack_backward(const Kernels& kernels) const -> Pack {
       if (part == 0) pack.view.hh_t[i] = target;
     }
   }
-  assert(to == buffer.as<T>() + buffer.bytes() / sizeof(T));
+  assert(reinterpret_cast<char*>(to) == buffer.data() + buffer.bytes());
   pack.buffer = std::move(buffer);
   return pack;
 }

@@ -21,7 +21,7 @@ struct BackwardRow {
   T* dc;      // the row of dstate0[1]: gradient of c carried from the step after
   T* third;   // the row of dstate0[2]
   T* slots;
-  const T* source;  // slots of the step after, which hold its gradients by now; unused in a row's last step
+  const T* source;  // slots of the step after, which hold its gradients by now; not read in a row's last step
 };
 
 // One step of one worker, as pointwise functions see it. `extras` is [extra][row][tile of this worker][lane].
@@ -209,7 +209,7 @@ struct Backward {
     r.h_prev = first ? initial_state(p, 0, row, zeros) : p.h + prev * H;
     r.direct = g.dstate0[0] + row * H;
     r.slots = p.slots + here * f.slots * H;
-    r.source = is_last(p, t, row) ? nullptr : p.slots + next * f.slots * H;
+    r.source = is_last(p, t, row) ? r.slots : p.slots + next * f.slots * H;
     if (f.below) {
       r.dc_given = g.dc ? g.dc + here * H : nullptr;
       r.below = p.below ? p.below + here * H : zeros;
