@@ -27,7 +27,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import fusedrnn
-from fusedrnn._cuda import Launcher
+from fusedrnn.backends.cuda import Launcher
 from report import geometric_mean
 from suite import GATES
 
@@ -155,7 +155,7 @@ class Ceilings:
         dtype = self.torch.float32 if case.format == "tf32" else getattr(self.torch, case.format)
         rows = case.gates * case.H
         shapes = ((rows, case.I), (rows, case.H))
-        device = w(*(self.torch.zeros(s, device=self.device).to(dtype) for s in shapes))._device
+        device = w(*(self.torch.zeros(s, device=self.device).to(dtype) for s in shapes))._loaded
         total = 0.0
         for backward in (False, True) if case.mode == "train" else (False,):
             launcher = Launcher(device, backward, case.T, case.B)

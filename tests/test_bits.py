@@ -77,10 +77,10 @@ def test_the_schedule_that_a_size_gets(cell: Cell, schedule: str, dtype: str, rn
     problem = make_problem(cell, AUTO_SHAPES[schedule], dtype, rng, lengths=True)
     fusedrnn.set_num_threads(2)
     _core.set_schedule("one")
-    assert _core.schedule(problem.w, T, B) == (1, 1)
+    assert problem.w._loaded.schedule(T, B) == (1, 1)
     want = everything(problem)
     _core.set_schedule("auto")
-    assert _core.schedule(problem.w, T, B) == AUTO_PARTS[schedule]
+    assert problem.w._loaded.schedule(T, B) == AUTO_PARTS[schedule]
     for a, b in zip(everything(problem), want, strict=True):
         assert_same_bits(a, b, schedule)
 

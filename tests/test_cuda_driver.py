@@ -17,8 +17,8 @@ STATUS = "import fusedrnn; print(fusedrnn.cuda.is_available(), fusedrnn.cuda.sta
 # Weights of H = 40 take several blocks on the emulated GPU, which must then run at once.
 RUN = """
 import fakegpu, numpy as np, fusedrnn
-from fusedrnn import _cuda_arrays
-_cuda_arrays.LIBRARIES["fakegpu"] = fakegpu.Library
+from fusedrnn.backends import arrays
+arrays.LIBRARIES["fakegpu"] = fakegpu.Library
 def attempt():
     try:
         w = fusedrnn.LSTMWeights(*(fakegpu.asarray(np.ones(s, "float32")) for s in ((160, 3), (160, 40))))

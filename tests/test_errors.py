@@ -70,8 +70,8 @@ def test_calls(change: dict[str, Any], error: type[Exception], text: str, traini
     a: dict[str, Any] = {"x": array(T, B, I), "h0": None, "c0": None, "lengths": None, "reverse": False} | change
     with pytest.raises(error) as raised:
         if layer == "native":
-            call = _core.forward if training else _core.infer
-            call(lstm_weights(), a["x"], (a["h0"], a["c0"]), a["lengths"], a["reverse"], None)
+            w = lstm_weights()._loaded
+            (w.forward if training else w.infer)(a["x"], (a["h0"], a["c0"]), a["lengths"], a["reverse"], {})
         else:
             run = fusedrnn.lstm_forward if training else fusedrnn.lstm
             run(a["x"], lstm_weights(), a["h0"], a["c0"], lengths=a["lengths"], reverse=a["reverse"])
@@ -146,16 +146,48 @@ def test_the_wrong_weights() -> None:
         fusedrnn.lstm(array(T, B, I), gru)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="w: expected GRUWeights, got dict"):
         fusedrnn.gru(array(T, B, I), {})  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="w: expected weights of a cell .*, got dict"):
-        _core.infer({}, array(T, B, I), (None, None), None, False, None)  # type: ignore[arg-type]
+    w = gru._loaded
     with pytest.raises(ValueError, match="states: expected 1 for cell 'gru_reset_after', got 2"):
-        _core.infer(gru, array(T, B, I), (None, array(B, H)), None, False, None)
+        w.infer(array(T, B, I), (None, array(B, H)), None, False, {})
     with pytest.raises(ValueError, match="states: expected 1 for cell 'gru_reset_after', got 0"):
-        _core.step(gru, array(B, I), (), (None,), None)
+        w.step(array(B, I), (), (None,), {})
     with pytest.raises(ValueError, match="out: expected 1 for cell 'gru_reset_after', got 2"):
-        _core.step(gru, array(B, I), (None,), (None, None), None)
+        w.step(array(B, I), (None,), (None, None), {})
     with pytest.raises(ValueError, match="c_below: expected None for cell 'gru_reset_after', got numpy.ndarray"):
-        _core.infer(gru, array(T, B, I), (None,), None, False, array(T, B, H))
+        w.infer(array(T, B, I), (None,), None, False, {"c_below": array(T, B, H)})
+    with pytest.raises(ValueError, match="bias: expected None for cell 'gru_reset_after', got int"):
+        w.infer(array(T, B, I), (None,), None, False, {"bias": 1})
+
+
+def test_native_methods_take_the_right_types() -> None:
+    w: Any = lstm_weights()._loaded
+    x, states = array(T, B, I), (None, None)
+    for call in (w.infer, w.forward):
+        with pytest.raises(TypeError, match="expected 5 arguments, got 2"):
+            call(x, states)
+        with pytest.raises(TypeError, match="expected a tuple, got list"):
+            call(x, [None, None], None, False, {})
+        with pytest.raises(TypeError, match="expected a dict, got NoneType"):
+            call(x, states, None, False, None)
+    with pytest.raises(TypeError, match="expected a tuple, got NoneType"):
+        w.step(x[0], states, None, {})
+    _, kept, _ = w.forward(x, states, None, False, {})
+    memory, y, arguments = kept
+    others = w.forward(x[1:], states, None, False, {})[1]
+    for bad, error in [
+        (None, TypeError),
+        ((), TypeError),
+        ((memory, y), TypeError),
+        ((memory, y, ()), TypeError),
+        ((memory, y, (*arguments[:4], None)), TypeError),
+        ((y, y, arguments), RuntimeError),
+        ((memory, None, arguments), TypeError),
+        ((memory, y, others[2]), ValueError),
+        ((others[0], y, arguments), ValueError),
+    ]:
+        with pytest.raises(error):
+            w.backward(bad, None, states, None)
+    assert w.backward(kept, None, states, None)["dx"].shape == x.shape
 
 
 def with_flag(a: Any, **flags: bool) -> Any:
@@ -271,12 +303,15 @@ def test_a_reserve_of_another_cell() -> None:
         fusedrnn.gru_backward(reserve, array(T, B, H))
     with pytest.raises(TypeError, match="reserve: expected a Reserve, as rnn_forward returns it, got NoneType"):
         fusedrnn.rnn_backward(None, array(T, B, H))  # type: ignore[arg-type]
+    w = lstm_weights()._loaded
+    _, kept, _ = w.forward(array(T, B, I), (None, None), None, False, {})
     with pytest.raises(ValueError, match="dstates: expected 2 for cell 'lstm', got 1"):
-        _core.backward(reserve, None, (None,), None)
+        w.backward(kept, None, (None,), None)
     with pytest.raises(ValueError, match="dc: expected None for cell 'lstm', got numpy.ndarray"):
-        _core.backward(reserve, None, (None, None), array(T, B, H))
-    with pytest.raises(TypeError, match="reserve: expected a Reserve, as forward returns it, got int"):
-        _core.backward(1, None, (None, None), None)  # type: ignore[arg-type]
+        w.backward(kept, None, (None, None), array(T, B, H))
+    _, reserve = fusedrnn.lstm_forward(array(T, B, I), lstm_weights())
+    with pytest.raises(TypeError, match=r"reserve: expected one of fusedrnn.reference, got one of fusedrnn"):
+        fusedrnn.reference.lstm_backward(reserve, None)
 
 
 def test_settings() -> None:
@@ -304,8 +339,8 @@ def test_probes() -> None:
         (_core.probe_read, (False, 0, 1), "bytes_each: expected an integer in 1..17179869184, got 0"),
         (_core.probe_read, (True, 2**34 + 1, 1), "bytes_each: expected an integer in 1..17179869184, got 17179869185"),
         (_core.probe_read, (True, 8, 2**40 + 1), "rounds: expected an integer in 1..1099511627776, got 1099511627777"),
-        (_core.schedule, (lstm_weights(), 0, 1), "seq_len: expected an integer in 1..1099511627776, got 0"),
-        (_core.schedule, (lstm_weights(), 1, 0), "batch_size: expected an integer in 1..1099511627776, got 0"),
+        (lstm_weights()._loaded.schedule, (0, 1), "seq_len: expected an integer in 1..1099511627776, got 0"),
+        (lstm_weights()._loaded.schedule, (1, 0), "batch_size: expected an integer in 1..1099511627776, got 0"),
     ]
     for call, arguments, text in bad:
         with pytest.raises(ValueError, match=re.escape(text)):

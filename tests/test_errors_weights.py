@@ -11,7 +11,7 @@ import pytest
 
 import fusedrnn
 from arguments import B, Bad, H, I, T, array, clockwork_weights, lstm_weights
-from fusedrnn import _core
+from fusedrnn import _core, backends
 
 BAD_WEIGHTS: list[Bad] = [
     (
@@ -198,7 +198,7 @@ def test_masks_of_bad_sizes() -> None:
 
 def test_objects_of_other_classes_in_native_methods() -> None:
     """Called by way of the class, with None or another object in place of self."""
-    for cls in (_core.Weights, _core.Reserve, _core.CudaCell, _core.CudaRun):
+    for cls in (_core.Weights, _core.Cell, _core.Memory, _core.CudaCell, _core.CudaRun):
         for name, member in vars(cls).items():
             call = member.fget if isinstance(member, property) else getattr(cls, name)
             if name.startswith("__") or not callable(call):
@@ -242,58 +242,71 @@ def test_first_steps_of_clocks(start: Any, error: type[Exception], text: str) ->
     assert text in str(raised.value)
 
 
+def native_cell(cell: str, *more: tuple[Any, ...], gates: int = 4) -> _core.Cell:
+    """A cell with weight_ih, weight_hh and the parameters `more`."""
+    affine = [("weight_ih", "weight_ih", gates, 1, True, ""), ("weight_hh", "matrix", gates, 1, True, "")]
+    return _core.make_cell(cell, [*affine, *((*p, False, "") for p in more)])
+
+
+def native(cell: str, gates: int, **options: Any) -> _core.Weights:
+    arrays = {"weight_ih": array(gates * H, I), "weight_hh": array(gates * H, H)}
+    return _core.make_weights(native_cell(cell, gates=gates), arrays, **options)
+
+
 def test_native_clocks() -> None:
     """The raw layer checks them too."""
-    rnn = array(H, I), array(H, H), None, None
     with pytest.raises(ValueError, match="periods: expected none for cell 'rnn_tanh'"):
-        _core.Weights("rnn_tanh", *rnn, periods=[1])
+        native("rnn_tanh", 1, periods=[1])
     with pytest.raises(
         ValueError, match="periods: expected positive integers, none smaller than the one before, got 0"
     ):
-        _core.Weights("clockwork_rnn_tanh", *rnn, periods=[0])
+        native("clockwork_rnn_tanh", 1, periods=[0])
+    w = native("rnn_tanh", 1)
     with pytest.raises(ValueError, match="start: expected None for cell 'rnn_tanh', got int"):
-        _core.infer(_core.Weights("rnn_tanh", *rnn), array(T, B, I), (None,), None, False, None, 0)
+        w.infer(array(T, B, I), (None,), None, False, {"start": 0})
 
 
-def test_native_weights() -> None:
-    """The raw layer counts what it is given."""
-    lstm = array(4 * H, I), array(4 * H, H), None, None
-    vector, matrix = ("p", 0, array(H)), ("p", 1, array(H, H))
-    for cell, vectors, blocks, text in [
-        ("lstm", [vector], [], "vectors: expected 0 for cell 'lstm', got 1"),
-        ("lstm_peephole", [vector], [], "vectors: expected 3 for cell 'lstm_peephole', got 1"),
-        ("lstm", [], [matrix], "p: expected no such matrix in cell 'lstm'"),
-        ("lstm_matrix_peephole", [], [matrix], "blocks: expected more matrices for cell 'lstm_matrix_peephole'"),
-        ("lstm_matrix_peephole_if", [], [("p", 1 << 20, array(H, H))], "p: expected no such matrix in cell"),
+@pytest.mark.parametrize(
+    ("cell", "more", "text"),
+    [
+        ("lstm", [("p", "vector", 1, 1)], "p: expected no such vector in cell 'lstm'"),
+        ("lstm_peephole", [("p", "vector", 1, 1)], "parameters: expected more vectors in cell 'lstm_peephole'"),
+        ("lstm_peephole", [("p", "vector", 2**62, 1)] * 3, "p: expected no such vector in cell 'lstm_peephole'"),
+        ("lstm", [("p", "matrix", 1, 1)], "p: expected no such matrix in cell 'lstm'"),
+        ("lstm_matrix_peephole", [("p", "matrix", 1, 1)], "parameters: expected more matrices in cell"),
+        ("lstm_matrix_peephole_if", [("p", "matrix", 1 << 20, 1)], "p: expected no such matrix in cell"),
+        ("lstm_matrix_peephole_if", [("p", "matrix", 2, 3)], "p: expected 1 times H columns in cell"),
+        ("lstm_matrix_peephole", [("p", "matrix", -1, 1)] * 3, "p: expected at least one gate in cell"),
+        ("lstm_matrix_peephole", [("p", "matrix", 2**63 - 1, 1)] * 3, "p: expected no such matrix in cell"),
+        ("lstm", [("p", "bias_ih", 3, 1)], "p: expected 4 gates in cell 'lstm'"),
+        ("lstm", [("p", "bias_hh", 5, 1)], "p: expected 4 gates in cell 'lstm'"),
+        ("lstm", [("p", "weight_ih", 4, 1)], "p: expected weight_ih first, and once, in cell 'lstm'"),
         (
-            "lstm_matrix_peephole",
-            [],
-            [("p", 1 << 31, array(H, H))] * 3,
-            "p: expected a number of gates that a cell may",
+            "lstm",
+            [("p", "bias", 4, 1)],
+            "role: expected one of weight_ih, matrix, bias_ih, bias_hh, vector, got 'bias'",
         ),
-        (
-            "lstm_matrix_peephole",
-            [],
-            [("p", -1, array(H, H))] * 3,
-            "p: expected a number of gates that a cell may have",
-        ),
-        (
-            "lstm_peephole",
-            [("p", (1 << 31) - 1, array(H))] * 3,
-            [],
-            "p: expected a number of gates that a cell may have",
-        ),
-        ("lstm_matrix_peephole_if", [], [matrix, ("q", 2, array(2 * H, H))], "q: expected no such matrix in cell"),
-        ("lstm_peephole", [vector] * 1025, [], "vectors: expected fewer arrays, got 1025"),
-    ]:
-        with pytest.raises(ValueError, match=text):
-            _core.Weights(cell, *lstm, vectors, blocks)
+        ("lstn", [], "cell: expected one of 'rnn_tanh', "),
+    ],
+)
+def test_native_cells(cell: str, more: list[tuple[Any, ...]], text: str) -> None:
+    """The raw layer holds parameters against the cell."""
+    with pytest.raises(ValueError, match=re.escape(text)):
+        native_cell(cell, *more)
 
 
-def test_native_weights_on_no_device() -> None:
-    for device in (None, 1, array(2)):
-        with pytest.raises(TypeError, match="device: expected weights of fusedrnn._cuda, got"):
-            _core.Weights("lstm", 2, 3, device)
+def test_native_arrays() -> None:
+    """The raw layer refuses an array that it would ignore, and a name that it does not know."""
+    cell = backends.native_cell(fusedrnn.LSTMWeights(array(4 * H, I), array(4 * H, H)).spec)
+    arrays = {"weight_ih": array(4 * H, I), "weight_hh": array(4 * H, H)}
+    with pytest.raises(ValueError, match="peephole_i: expected None for cell 'lstm', got numpy.ndarray"):
+        _core.make_weights(cell, arrays | {"peephole_i": array(H)})
+    with pytest.raises(TypeError, match="weight_ih: expected a numpy.ndarray, got NoneType"):
+        _core.make_weights(cell, {})
+    w = _core.make_weights(cell, arrays | {"peephole_i": None})
+    with pytest.raises(ValueError, match="name: expected that of a parameter, got 'weight'"):
+        w.array("weight")
+    assert w.array("bias_ih") is None
 
 
 def test_unknown_names() -> None:
@@ -304,4 +317,4 @@ def test_unknown_names() -> None:
     with pytest.raises(TypeError, match="reset_after: expected bool, got int"):
         fusedrnn.GRUWeights(array(3 * H, I), array(3 * H, H), reset_after=1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cell: expected one of 'rnn_tanh', .*, got 'lstn'"):
-        _core.Weights("lstn", array(H, I), array(H, H), None, None)
+        _core.describe_cell("lstn")

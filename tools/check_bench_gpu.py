@@ -20,7 +20,7 @@ from rich.console import Console
 import fakegpu
 import gpu
 from cuda_cases import FORMATS, TensorsOnCpu
-from fusedrnn import _cuda_arrays
+from fusedrnn.backends import arrays
 
 
 class Calls:
@@ -52,7 +52,7 @@ def check_that_it_refuses(ours: float, text: str) -> None:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, fakegpu.installed(fakegpu.build_driver(Path(folder)), "roomy"):
-        _cuda_arrays.LIBRARIES["torch"] = TensorsOnCpu
+        arrays.LIBRARIES["torch"] = TensorsOnCpu
         for format in FORMATS:
             check_that_it_verifies_and_counts(format)
             print(f"{format}: verified and counted")

@@ -1,5 +1,5 @@
-// What every call is given: sizes, states, lengths, which steps; checked, and kept for as long as the call needs it.
-// States come as tuples in the cell's order (h; c; the gates of the step before), each an array or None for zeros.
+// What every call is given: sizes, states, lengths, further inputs; checked, and kept for as long as the call needs it.
+// States come as tuples in the cell's order, each an array or None for zeros.
 #pragma once
 
 #include <string>
@@ -11,7 +11,6 @@
 #include "weights.hpp"
 
 namespace fusedrnn {
-namespace {
 
 using std::int64_t;
 
@@ -19,38 +18,27 @@ struct Sizes {
   int64_t seq_len, batch, input, hidden;
 };
 
-// Names of states as arguments; no string is made in a call that has nothing to complain of.
-using Names = const char* const[kMaxStates];
-constexpr Names kStateNames = {"h", "c", "gates"}, kFirstNames = {"h0", "c0", "gates0"};
-constexpr Names kGradientNames = {"dh_n", "dc_n", "dgates_n"}, kOutNames = {"out (h)", "out (c)", "out (gates)"};
-
-const char* state_symbols(int units) {
-  return units == 1 ? "(batch_size, hidden_size)" : "(batch_size, 3*hidden_size)";
-}
-
-constexpr const char* kPerRow = "(batch_size,)";
+constexpr const char* kBatchSymbols = "(batch_size,)";
+constexpr const char* kInputSymbols = "(seq_len, batch_size, input_size)";
+constexpr const char* kSequenceSymbols = "(seq_len, batch_size, hidden_size)";
 
 // In 0..T.
-std::vector<int64_t> read_lengths(py::handle h, const Sizes& n) {
-  std::vector<int64_t> lengths = read_integers("lengths", kPerRow, n.batch, h);
+inline std::vector<int64_t> read_lengths(py::handle h, int64_t batch, int64_t seq_len) {
+  std::vector<int64_t> lengths = read_integers("lengths", kBatchSymbols, batch, h);
   for (std::size_t i = 0; i < lengths.size(); ++i) {
-    if (lengths[i] < 0 || lengths[i] > n.seq_len) {
-      throw py::value_error("lengths: expected values in 0..seq_len = 0.." + std::to_string(n.seq_len) + ", got " +
+    if (lengths[i] < 0 || lengths[i] > seq_len) {
+      throw py::value_error("lengths: expected values in 0..seq_len = 0.." + std::to_string(seq_len) + ", got " +
                             item_text(h, i) + " at index " + std::to_string(i));
     }
   }
   return lengths;
 }
 
-// How many steps each row's clocks have counted: an integer for all rows, or one for each. Empty for None.
-std::vector<int64_t> read_start(const PyWeights& w, int64_t batch, py::handle h) {
-  if (h.is_none()) return {};
-  if (!w.facts().clocked) {
-    throw py::value_error(std::string("start: expected None for cell '") + w.facts().name + "', got " + type_name(h));
-  }
+// How many steps each row's clocks have counted: an integer for all rows, or one for each.
+inline std::vector<int64_t> read_start(py::handle h, int64_t batch) {
   const bool for_all = !PySequence_Check(h.ptr()) && PyIndex_Check(h.ptr());
   std::vector<int64_t> start = for_all ? std::vector<int64_t>(static_cast<std::size_t>(batch), integer_of("start", h))
-                                       : read_integers("start", kPerRow, batch, h);
+                                       : read_integers("start", kBatchSymbols, batch, h);
   for (std::size_t i = 0; i < start.size(); ++i) {
     if (start[i] < 0 || start[i] > kMostSteps) {
       throw py::value_error("start: expected values in 0..2**62, got " + (for_all ? text_of(h) : item_text(h, i)));
@@ -59,28 +47,69 @@ std::vector<int64_t> read_start(const PyWeights& w, int64_t batch, py::handle h)
   return start;
 }
 
-void require_count(const char* what, const py::tuple& states, const PyWeights& w) {
-  if (static_cast<int64_t>(states.size()) == w.states) return;
-  throw py::value_error(std::string(what) + ": expected " + std::to_string(w.states) + " for cell '" + w.facts().name +
+// The cell's further inputs, by name; a name that the cell does not know is refused.
+struct FurtherInputs {
+  py::handle below = Py_None, start = Py_None;
+
+  FurtherInputs(const PyWeights& w, const py::dict& inputs) {
+    for (const auto& [key, value] : inputs) {
+      const std::string name = text_of(key);
+      if (name == "c_below" && w.facts().below) {
+        below = value;
+      } else if (name == "start" && w.facts().clocked) {
+        start = value;
+      } else if (!value.is_none()) {
+        throw py::value_error(name + ": expected None for cell '" + w.facts().name + "', got " + type_name(value));
+      }
+    }
+  }
+};
+
+inline void require_count(const char* name, const py::tuple& states, const PyWeights& w) {
+  const auto expected = w.cell->states.size();
+  if (states.size() == expected) return;
+  throw py::value_error(std::string(name) + ": expected " + std::to_string(expected) + " for cell '" + w.facts().name +
                         "', got " + std::to_string(states.size()));
 }
 
-// The state `s` of so many rows.
+// State s of a batch; its name among those of a state says which argument it is.
 template <class T>
-Input<T> read_state(const PyWeights& w, int s, Names& names, int64_t batch, py::handle h) {
-  const int units = w.facts().state_units[s];
-  return read_input<T>(names[s], state_symbols(units), {batch, units * w.hidden}, h, true);
+Input<T> read_state(const PyWeights& w, int s, Name StateNames::* name, int64_t batch, py::handle h) {
+  if (h.is_none()) return {};
+  const StateNames& names = w.cell->states[static_cast<std::size_t>(s)];
+  return read_input<T>((names.*name).c_str(), names.symbols.c_str(), {batch, w.cell->state_units(s) * w.hidden}, h,
+                       true);
 }
 
-// What forward was given: the arrays are kept alive and, in training, until backward.
+// The arguments of a call over a sequence.
 template <class T>
-struct Call {
-  py::object weights_object;
-  const Weights<T>* weights;
+struct SequenceArguments {
   Sizes n;
   Input<T> x, states[kMaxStates], below;
   std::vector<int64_t> lengths, start;
   bool has_lengths, reverse;
+
+  SequenceArguments(const PyWeights& w, py::handle x_array, const py::tuple& given, py::handle lengths_array,
+                    py::handle is_reverse, const py::dict& inputs) {
+    require_array("x", x_array);
+    require_dtype<T>("x", x_array);
+    require_rank("x", kInputSymbols, 3, x_array);
+    n = {proxy(x_array)->dimensions[0], proxy(x_array)->dimensions[1], w.input, w.hidden};
+    require_shape("x", kInputSymbols, {n.seq_len, n.batch, n.input}, x_array);
+    checked_bytes("x", {n.seq_len, n.batch, n.input}, sizeof(T));
+    checked_bytes("y", {n.seq_len, n.batch, n.hidden, w.facts().slots}, sizeof(T));
+    require_count("states", given, w);
+    for (int s = 0; s < w.facts().states; ++s) {
+      states[s] = read_state<T>(w, s, &StateNames::first, n.batch, given[static_cast<std::size_t>(s)]);
+    }
+    has_lengths = !lengths_array.is_none();
+    if (has_lengths) lengths = read_lengths(lengths_array, n.batch, n.seq_len);
+    reverse = read_bool("reverse", is_reverse);
+    const FurtherInputs further(w, inputs);
+    below = read_input<T>("c_below", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, further.below, true);
+    if (!further.start.is_none()) start = read_start(further.start, n.batch);
+    x = contiguous<T>(x_array);
+  }
 
   Problem<T> problem() const {
     Problem<T> p{};
@@ -98,41 +127,4 @@ struct Call {
   }
 };
 
-// c of the layer below, (T, B, H) or, of one step, (B, H); None where there is none.
-template <class T>
-Input<T> read_below(const PyWeights& w, const char* symbols, std::initializer_list<int64_t> dims, py::handle below) {
-  if (!w.facts().below && !below.is_none()) {
-    throw py::value_error(std::string("c_below: expected None for cell '") + w.facts().name + "', got " +
-                          type_name(below));
-  }
-  return read_input<T>("c_below", symbols, dims, below, true);
-}
-
-constexpr const char* kSequenceSymbols = "(seq_len, batch_size, hidden_size)";
-
-template <class T>
-Call<T> read_call(py::handle weights, py::handle x, const py::tuple& states, py::handle lengths, py::handle reverse,
-                  py::handle below, py::handle start) {
-  const PyWeights& w = weights_of(weights);
-  Call<T> call{py::reinterpret_borrow<py::object>(weights), &w.get<T>(), {}, {}, {}, {}, {}, {}, false, false};
-  require_array("x", x);
-  require_dtype<T>("x", x);
-  require_rank("x", "(seq_len, batch_size, input_size)", 3, x);
-  Sizes& n = call.n;
-  n = {proxy(x)->dimensions[0], proxy(x)->dimensions[1], w.input, w.hidden};
-  require_shape("x", "(seq_len, batch_size, input_size)", {n.seq_len, n.batch, n.input}, x);
-  checked_bytes("x", {n.seq_len, n.batch, n.input}, sizeof(T));
-  checked_bytes("y", {n.seq_len, n.batch, n.hidden, w.facts().slots}, sizeof(T));
-  require_count("states", states, w);
-  for (int s = 0; s < w.states; ++s) call.states[s] = read_state<T>(w, s, kFirstNames, n.batch, states[s]);
-  call.has_lengths = !lengths.is_none();
-  if (call.has_lengths) call.lengths = read_lengths(lengths, n);
-  call.reverse = read_bool("reverse", reverse);
-  call.below = read_below<T>(w, kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, below);
-  call.start = read_start(w, n.batch, start);
-  call.x = contiguous<T>(x);
-  return call;
-}
-
-}  // namespace
 }  // namespace fusedrnn

@@ -1,7 +1,6 @@
-// Reads NumPy arrays and checks them. The only place where error text for arrays is made:
-//     weight_hh: expected shape (4*hidden_size, hidden_size) = (512, 128), got (512, 127)
-// ValueError for shapes and values, TypeError for what is no array or has another dtype. Looks at the array object
-// itself, as pybind11's array_t costs 0.2 us an argument, and may convert silently.
+// Reads NumPy arrays and checks them: ValueError for shapes and values, TypeError for an object that is no array or has
+// another dtype. Looks at the array object itself, as pybind11's array_t costs 0.2 us an argument, and may convert
+// silently.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -13,6 +12,7 @@
 #include <string>
 
 #include "../buffer.hpp"
+#include "errors.hpp"
 
 namespace fusedrnn {
 
@@ -35,22 +35,14 @@ inline const py::detail::PyArray_Proxy* proxy(py::handle array) { return py::det
 
 inline std::string type_name(py::handle h) { return Py_TYPE(h.ptr())->tp_name; }
 
-inline std::string shape_text(const std::int64_t* dims, std::size_t n) {
-  std::string text = "(";
-  for (std::size_t i = 0; i < n; ++i) text += (i ? ", " : "") + std::to_string(dims[i]);
-  return text + (n == 1 ? ",)" : ")");
-}
-
-inline std::string shape_text(py::handle array) {
+inline Dims dims_of(py::handle array) {
   const auto* a = proxy(array);
-  std::int64_t dims[64];
-  for (int i = 0; i < a->nd; ++i) dims[i] = a->dimensions[i];
-  return shape_text(dims, static_cast<std::size_t>(a->nd));
+  return Dims(a->dimensions, a->dimensions + a->nd);
 }
 
 inline void require_array(const char* name, py::handle h) {
   if (!py::detail::npy_api::get().PyArray_Check_(h.ptr())) {
-    throw py::type_error(std::string(name) + ": expected a numpy.ndarray, got " + type_name(h));
+    throw py::type_error(wrong_type(name, "a numpy.ndarray", type_name(h)));
   }
 }
 
@@ -68,8 +60,7 @@ inline bool has_dtype(py::handle array, int number) {
 }
 
 [[noreturn]] inline void fail_dtype(const char* name, const std::string& expected, py::handle array) {
-  throw py::type_error(std::string(name) + ": expected dtype " + expected + ", got " +
-                       py::str(array.attr("dtype")).cast<std::string>());
+  throw py::type_error(wrong_dtype(name, expected, py::str(array.attr("dtype")).cast<std::string>()));
 }
 
 // Where shapes come from: `symbols` is the text in the error, `dims` the numbers.
@@ -79,14 +70,12 @@ inline void require_shape(const char* name, const char* symbols, std::initialize
   bool same = a->nd == static_cast<int>(dims.size());
   for (int i = 0; same && i < a->nd; ++i) same = a->dimensions[i] == dims.begin()[i];
   if (same) return;
-  throw py::value_error(std::string(name) + ": expected shape " + symbols + " = " +
-                        shape_text(dims.begin(), dims.size()) + ", got " + shape_text(array));
+  throw py::value_error(wrong_shape(name, symbols, dims, dims_of(array)));
 }
 
 inline void require_rank(const char* name, const char* symbols, int rank, py::handle array) {
   if (proxy(array)->nd == rank) return;
-  throw py::value_error(std::string(name) + ": expected " + std::to_string(rank) + " dimensions " + symbols +
-                        ", got shape " + shape_text(array));
+  throw py::value_error(wrong_rank(name, symbols, rank, dims_of(array)));
 }
 
 // An input: read through `data`, which lies in `owner`; the array itself, or a copy where it is strided or misaligned.
@@ -133,10 +122,7 @@ inline std::size_t checked_bytes(const char* name, std::initializer_list<std::in
     else
       overflow = __builtin_mul_overflow(total, d, &total) || overflow;
   }
-  if (overflow) {
-    throw py::value_error(std::string(name) + ": shape " + shape_text(dims.begin(), dims.size()) +
-                          " needs more bytes than 64 bits can count");
-  }
+  if (overflow) throw py::value_error(too_large(name, dims));
   return empty ? 0 : static_cast<std::size_t>(total);
 }
 
@@ -205,8 +191,14 @@ inline void require_apart(const char* out_name, py::handle out, const char* in_n
 }
 
 inline bool read_bool(const char* name, py::handle h) {
-  if (!PyBool_Check(h.ptr())) throw py::type_error(std::string(name) + ": expected bool, got " + type_name(h));
+  if (!PyBool_Check(h.ptr())) throw py::type_error(wrong_type(name, "bool", type_name(h)));
   return h.ptr() == Py_True;
+}
+
+inline void require_positive(const char* name, std::int64_t n, std::int64_t most) {
+  if (n >= 1 && n <= most) return;
+  throw py::value_error(std::string(name) + ": expected an integer in 1.." + std::to_string(most) + ", got " +
+                        std::to_string(n));
 }
 
 }  // namespace fusedrnn

@@ -10,19 +10,18 @@
 #include "arrays.hpp"
 
 namespace fusedrnn {
-namespace {
 
 using std::int64_t;
 
-[[noreturn]] void fail_integers(const char* name, const std::string& got) {
+[[noreturn]] inline void fail_integers(const char* name, const std::string& got) {
   throw py::type_error(std::string(name) + ": expected integers, got " + got);
 }
 
-std::string text_of(py::handle h) { return py::str(h).cast<std::string>(); }
-std::string item_text(py::handle h, std::size_t i) { return text_of(py::object(h[py::int_(i)])); }
+inline std::string text_of(py::handle h) { return py::str(h).cast<std::string>(); }
+inline std::string item_text(py::handle h, std::size_t i) { return text_of(py::object(h[py::int_(i)])); }
 
 // The value of an int, or of an object that has one (__index__), clamped to what 64 bits hold.
-int64_t integer_of(const char* name, py::handle h, const std::string& where = "") {
+inline int64_t integer_of(const char* name, py::handle h, const std::string& where = "") {
   if (PyBool_Check(h.ptr()) || !PyIndex_Check(h.ptr())) fail_integers(name, type_name(h) + where);
   const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(h.ptr()));
   if (!index) throw py::error_already_set();
@@ -48,7 +47,7 @@ std::vector<int64_t> values_of(py::handle array) {
 
 // (count,) integers, copied: the caller's may change while the GIL is released. TypeError for bools and floats,
 // ValueError for another shape. Values beyond 64 bits are clamped, as no argument allows them.
-std::vector<int64_t> read_integers(const char* name, const char* symbols, int64_t count, py::handle h) {
+inline std::vector<int64_t> read_integers(const char* name, const char* symbols, int64_t count, py::handle h) {
   if (py::isinstance<py::array>(h)) {
     const char kind = py::reinterpret_borrow<py::array>(h).dtype().kind();
     if (kind != 'i' && kind != 'u') fail_integers(name, "dtype " + text_of(h.attr("dtype")));
@@ -65,12 +64,9 @@ std::vector<int64_t> read_integers(const char* name, const char* symbols, int64_
     values.push_back(integer_of(name, item, " at index " + std::to_string(values.size())));
   }
   if (static_cast<int64_t>(values.size()) != count) {
-    const auto size = static_cast<int64_t>(values.size());
-    throw py::value_error(std::string(name) + ": expected shape " + symbols + " = " + shape_text(&count, 1) + ", got " +
-                          shape_text(&size, 1));
+    throw py::value_error(wrong_shape(name, symbols, {count}, {static_cast<int64_t>(values.size())}));
   }
   return values;
 }
 
-}  // namespace
 }  // namespace fusedrnn

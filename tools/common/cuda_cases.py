@@ -10,7 +10,7 @@ import fakegpu
 import fusedrnn
 from agreement import assert_agrees, assert_same_bits, named
 from cases import CELLS, Problem, remade
-from fusedrnn import _cuda_arrays
+from fusedrnn.backends import arrays
 
 FORMATS = ["float32", "tf32", "bfloat16", "float16"]
 ROUNDOFF = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8, "float16": 2.0**-11}
@@ -58,10 +58,10 @@ class TorchArrays(Arrays):
         return copy
 
 
-class TensorsOnCpu(_cuda_arrays.Torch):
+class TensorsOnCpu(arrays.Torch):
     """The backend's adapter for tensors on the CPU, which stand for those on an emulated GPU: all of it but streams."""
 
-    kind = "cpu"
+    device_type = "cpu"
 
     def stream(self, device: int) -> int:
         return fakegpu.STREAM

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from fusedrnn import _cuda_arrays
+from fusedrnn.backends import arrays
 
 SOURCES = Path(__file__).parents[2] / "tests" / "cuda"
 STREAM = 0x5EED
@@ -99,10 +99,10 @@ def asnumpy(a: Array) -> np.ndarray[Any, Any]:
     return a.data.copy()
 
 
-class Library(_cuda_arrays.Library):
+class Library(arrays.Library):
     name = "fakegpu"
 
-    def is_cuda(self, a: Any) -> bool:
+    def owns(self, a: Any) -> bool:
         return isinstance(a, Array)
 
     def device(self, a: Any) -> int:
@@ -167,6 +167,6 @@ def installed(driver: Path, machine: str) -> Iterator[ctypes.CDLL]:
         m.setenv("FAKE_CUDA_SHARED", str(shared))
         m.setenv("FUSEDRNN_CUDA_DRIVER", str(driver))
         m.setenv("FUSEDRNN_CUDA_KERNELS", str(kernels))
-        m.setitem(_cuda_arrays.LIBRARIES, "fakegpu", Library)
+        m.setitem(arrays.LIBRARIES, "fakegpu", Library)
         assert fusedrnn.cuda.status().startswith("ok: Emulated GPU")
         yield ctypes.CDLL(str(driver))

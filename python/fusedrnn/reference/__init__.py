@@ -2,84 +2,55 @@
 read how the cells work. Same names, arguments and results as in `fusedrnn`, and it takes the same weights objects.
 
 Each cell is two functions on one time step, ``step`` and ``step_backward`` (`lstm.py` is the one to read first); the
-walk over time, which is the same for all cells, is in `_sequence.py`. Every function computes in the dtype of the
+walk over time, which is the same for all cells, is in `backend.py`. Every function computes in the dtype of the
 weights; it is called the reference when that is float64.
 """
 
-from ._ops import (
-    clockwork_rnn,
-    clockwork_rnn_backward,
-    clockwork_rnn_cell,
-    clockwork_rnn_forward,
-    depth_gated_lstm,
-    depth_gated_lstm_backward,
-    depth_gated_lstm_cell,
-    depth_gated_lstm_forward,
-    fgr_lstm,
-    fgr_lstm_backward,
-    fgr_lstm_cell,
-    fgr_lstm_forward,
-    gru,
-    gru_backward,
-    gru_cell,
-    gru_forward,
-    indrnn,
-    indrnn_backward,
-    indrnn_cell,
-    indrnn_forward,
-    layer_norm_gru,
-    layer_norm_gru_backward,
-    layer_norm_gru_cell,
-    layer_norm_gru_forward,
-    layer_norm_lstm,
-    layer_norm_lstm_backward,
-    layer_norm_lstm_cell,
-    layer_norm_lstm_forward,
-    lstm,
-    lstm_backward,
-    lstm_cell,
-    lstm_forward,
-    rnn,
-    rnn_backward,
-    rnn_cell,
-    rnn_forward,
-)
+from __future__ import annotations
 
-__all__ = [
-    "clockwork_rnn",
-    "clockwork_rnn_backward",
-    "clockwork_rnn_cell",
-    "clockwork_rnn_forward",
-    "depth_gated_lstm",
-    "depth_gated_lstm_backward",
-    "depth_gated_lstm_cell",
-    "depth_gated_lstm_forward",
-    "fgr_lstm",
-    "fgr_lstm_backward",
-    "fgr_lstm_cell",
-    "fgr_lstm_forward",
-    "gru",
-    "gru_backward",
-    "gru_cell",
-    "gru_forward",
-    "indrnn",
-    "indrnn_backward",
-    "indrnn_cell",
-    "indrnn_forward",
-    "layer_norm_gru",
-    "layer_norm_gru_backward",
-    "layer_norm_gru_cell",
-    "layer_norm_gru_forward",
-    "layer_norm_lstm",
-    "layer_norm_lstm_backward",
-    "layer_norm_lstm_cell",
-    "layer_norm_lstm_forward",
-    "lstm",
-    "lstm_backward",
-    "lstm_cell",
-    "lstm_forward",
-    "rnn",
-    "rnn_backward",
-    "rnn_cell",
-    "rnn_forward",
-]
+import functools
+import inspect
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ..call import Reserve
+from ..cells.families import FAMILIES, SPECS
+from ..weights import Weights
+from .backend import EQUATIONS, ReferenceWeights
+
+if TYPE_CHECKING:
+    from ..cells.clockwork_rnn import *
+    from ..cells.depth_gated_lstm import *
+    from ..cells.fgr_lstm import *
+    from ..cells.gru import *
+    from ..cells.indrnn import *
+    from ..cells.layer_norm import *
+    from ..cells.lstm import *
+    from ..cells.rnn import *
+
+
+def _on_reference(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with its weights moved to this backend."""
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        w, reserve = bound.arguments.get("w"), bound.arguments.get("reserve")
+        if isinstance(w, Weights):
+            bound.arguments["w"] = w.on(ReferenceWeights)
+        if isinstance(reserve, Reserve) and not isinstance(reserve.weights._loaded, ReferenceWeights):
+            raise TypeError("reserve: expected one of fusedrnn.reference, got one of fusedrnn")
+        return function(*bound.args, **bound.kwargs)
+
+    return run
+
+
+EQUATIONS.update(
+    (family, import_module(f"{__name__}.{family}")) for family in dict.fromkeys(s.family for s in SPECS.values())
+)
+__all__ = [name for family in FAMILIES for name in family.__all__ if name.islower()]
+globals().update(
+    {name: _on_reference(getattr(family, name)) for family in FAMILIES for name in family.__all__ if name.islower()}
+)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .._results import Array
+from ..types import Array
 
 
 def sigmoid(a: Array) -> Array:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .._clockwork_rnn import ClockworkRNNWeights
-from .._results import Array
+from ..cells.clockwork_rnn import ClockworkRNNWeights
+from ..types import Array
 from . import rnn
 
 States = tuple[Array, ...]
 
 
-def step(w: ClockworkRNNWeights, x: Array, states: States, number: Array) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States, number: Array) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h (B, H), number (B,), that of each row's step. Returns the new state and what
     backward needs."""
     (h_prev,) = states
@@ -21,12 +23,10 @@ def step(w: ClockworkRNNWeights, x: Array, states: States, number: Array) -> tup
     return (np.where(ticks, h, h_prev),), saved | {"ticks": ticks}
 
 
-def step_backward(
-    w: ClockworkRNNWeights, saved: dict[str, Array], dstates: States
-) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
     """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
     (dh,) = dstates
     ticks = saved["ticks"]
     dx, (dh_prev,), dweights = rnn.step_backward(w, saved, (np.where(ticks, dh, 0),))
-    dweights["weight_hh"] *= w.mask(w.hidden_size, w.periods)
+    dweights["weight_hh"] *= ClockworkRNNWeights.mask(w.hidden_size, w.periods)
     return dx, (np.where(ticks, 0, dh) + dh_prev,), dweights

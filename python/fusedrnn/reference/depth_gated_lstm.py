@@ -11,17 +11,18 @@ h = o * tanh(c)
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .._depth_gated_lstm import DepthGatedLSTMWeights
-from .._results import Array
+from ..types import Array
 from ._activations import bias, sigmoid
 from .lstm import peep, peep_backward
 
 States = tuple[Array, ...]
 
 
-def step(w: DepthGatedLSTMWeights, x: Array, states: States, below: Array) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States, below: Array) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h, c (B, H), c_below (B, H). Returns the new states and what backward needs."""
     h_prev, c_prev = states
     a_i, a_f, a_g, a_o, a_d = np.split(x @ w.weight_ih.T + bias(w.bias_ih), 5, axis=1)
@@ -36,9 +37,7 @@ def step(w: DepthGatedLSTMWeights, x: Array, states: States, below: Array) -> tu
     return (o * np.tanh(c), c), saved | {"i": i, "f": f, "g": g, "o": o, "d": d, "c": c}
 
 
-def step_backward(
-    w: DepthGatedLSTMWeights, saved: dict[str, Array], dstates: States
-) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
     """Gradients of one step, given those of h and c. Returns dx, those of the states, of the weights and of c_below."""
     dh, dc = dstates
     i, f, g, o, d = (saved[k] for k in "ifgod")

@@ -11,17 +11,18 @@ h = o * tanh(c)
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .._fgr_lstm import FGRLSTMWeights
-from .._results import Array
+from ..types import Array
 from ._activations import bias, sigmoid
 from .lstm import peep, peep_backward
 
 States = tuple[Array, ...]
 
 
-def step(w: FGRLSTMWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h, c (B, H), gates (B, 3*H). Returns the new states and what backward needs."""
     h_prev, c_prev, gates_prev = states
     pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
@@ -37,9 +38,7 @@ def step(w: FGRLSTMWeights, x: Array, states: States) -> tuple[States, dict[str,
     return (o * np.tanh(c), c, np.concatenate([i, f, o], axis=1)), saved
 
 
-def step_backward(
-    w: FGRLSTMWeights, saved: dict[str, Array], dstates: States
-) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
     """Gradients of one step, given those of the new states. Returns dx, those of the states, those of the weights."""
     dh, dc, dgates = dstates
     i, f, g, o = saved["i"], saved["f"], saved["g"], saved["o"]

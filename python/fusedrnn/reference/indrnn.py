@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .._indrnn import IndRNNWeights
-from .._results import Array
+from ..types import Array
 from ._activations import bias
 
 States = tuple[Array, ...]
 
 
-def step(w: IndRNNWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
     (h_prev,) = states
     a = x @ w.weight_ih.T + bias(w.bias_ih) + w.weight_hh * h_prev
@@ -19,7 +20,7 @@ def step(w: IndRNNWeights, x: Array, states: States) -> tuple[States, dict[str, 
     return (h,), {"x": x, "h_prev": h_prev, "h": h}
 
 
-def step_backward(w: IndRNNWeights, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
     """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
     (dh,) = dstates
     h = saved["h"]

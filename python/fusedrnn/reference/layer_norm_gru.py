@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._results import Array
+from ..types import Array
 from ._activations import sigmoid
 from .layer_norm import layer_norm, layer_norm_backward
 

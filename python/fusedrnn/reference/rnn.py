@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .._clockwork_rnn import ClockworkRNNWeights
-from .._results import Array
-from .._weights import RNNWeights
+from ..types import Array
 from ._activations import bias
 
 States = tuple[Array, ...]
-AnyWeights = RNNWeights | ClockworkRNNWeights
 
 
-def step(w: AnyWeights, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
     (h_prev,) = states
     a = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
@@ -21,7 +20,7 @@ def step(w: AnyWeights, x: Array, states: States) -> tuple[States, dict[str, Arr
     return (h,), {"x": x, "h_prev": h_prev, "h": h}
 
 
-def step_backward(w: AnyWeights, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
     """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
     (dh,) = dstates
     h = saved["h"]

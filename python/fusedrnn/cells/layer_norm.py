@@ -1,48 +1,106 @@
-"""The functional API of the layer-normalised LSTM and GRU; see `_ops` for what is common to all cells."""
+"""The layer-normalised LSTM and GRU; see `call` for what all cells have in common."""
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
-from . import _core
-from ._core import Reserve
-from ._ops import Lengths, outputs, require_reserve, require_weights
-from ._results import Array, LayerNormGRUGradients, LayerNormLSTMGradients, LSTMOutput, Output
-from ._weights import Extra, Weights, required
+from ..call import Reserve, backward, forward, infer, step
+from ..types import Array, Lengths, State
+from ..weights import Weights
+from .results import LSTMOutput, Output
+from .spec import C, CellSpec, H, Parameter, vectors
+
+__all__ = [
+    "LayerNormGRUGradients",
+    "LayerNormGRUWeights",
+    "LayerNormLSTMGradients",
+    "LayerNormLSTMWeights",
+    "layer_norm_gru",
+    "layer_norm_gru_backward",
+    "layer_norm_gru_cell",
+    "layer_norm_gru_forward",
+    "layer_norm_lstm",
+    "layer_norm_lstm_backward",
+    "layer_norm_lstm_cell",
+    "layer_norm_lstm_forward",
+]
+
+
+class LayerNormLSTMGradients(NamedTuple):
+    """Gradients of a layer-normalised LSTM, each of its argument's shape; those of biases that are None are None."""
+
+    dx: Array
+    dh0: Array
+    dc0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dgain_ih: Array
+    dgain_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None
+    dgain_c: Array
+    dbias_c: Array | None
+
+
+class LayerNormGRUGradients(NamedTuple):
+    """Gradients of a layer-normalised GRU, each of its argument's shape; those of biases that are None are None."""
+
+    dx: Array
+    dh0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dgain_ih: Array
+    dgain_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None
+
+
+def _normalised(gates: int) -> tuple[Parameter, ...]:
+    """Every weight but the matrices is a vector of the native cell."""
+    return (
+        Parameter("weight_ih", "weight_ih", gates, required=True),
+        Parameter("weight_hh", "matrix", gates, required=True),
+        *vectors("gain_ih", "gain_hh", gates=gates, required=True),
+        *vectors("bias_ih", "bias_hh", gates=gates),
+    )
+
+
+LAYER_NORM_LSTM = CellSpec(
+    "layer_norm_lstm",
+    LSTMOutput,
+    LayerNormLSTMGradients,
+    (*_normalised(4), *vectors("gain_c", required=True), *vectors("bias_c")),
+    "ifgo",
+    (H, C),
+    values=("epsilon",),
+)
+LAYER_NORM_GRU = CellSpec("layer_norm_gru", Output, LayerNormGRUGradients, _normalised(3), "rzn", values=("epsilon",))
+
+
+SPECS = (LAYER_NORM_LSTM, LAYER_NORM_GRU)
 
 
 class _LayerNormWeights(Weights):
-    """What the layer-normalised cells share: every weight but the matrices is a vector of the native cell."""
+    """What the layer-normalised cells have in common."""
 
-    _gates = 0
-    _common = ("gain_ih", "gain_hh", "bias_ih", "bias_hh")
+    epsilon: float
+    gain_ih: Array
+    gain_hh: Array
 
-    def __init__(
-        self, cell: str, weight_ih: Array, weight_hh: Array, vectors: dict[str, Array | None], epsilon: float
-    ) -> None:
-        required({name: vector for name, vector in vectors.items() if name.startswith("gain")})
+    def __init__(self, spec: CellSpec[Any, Any], arrays: dict[str, Array | None], epsilon: float) -> None:
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)):
             raise TypeError(f"epsilon: expected float, got {type(epsilon).__name__}")
         if not 0 < epsilon < float("inf"):
             raise ValueError(f"epsilon: expected a positive number, got {epsilon}")
-        self._epsilon = float(epsilon)
-        named = [(name, self._gates if name in self._common else 1, vector) for name, vector in vectors.items()]
-        super().__init__(cell, weight_ih, weight_hh, None, None, named, [], self._epsilon)
-        least = float(np.finfo(self.dtype).smallest_normal)
-        if self._epsilon < least:
-            raise ValueError(f"epsilon: expected at least {least:.4g}, the smallest normal {self.dtype}, got {epsilon}")
-
-    @property
-    def epsilon(self) -> float:
-        return self._epsilon
-
-    bias_ih = Extra()
-    bias_hh = Extra()
-    gain_ih = Extra()
-    gain_hh = Extra()
+        dtype = getattr(arrays["weight_ih"], "dtype", None)
+        if dtype in (np.float32, np.float64) and epsilon < (least := float(np.finfo(dtype).smallest_normal)):
+            raise ValueError(f"epsilon: expected at least {least:.4g}, the smallest normal {dtype}, got {epsilon}")
+        super().__init__(spec, arrays, {"epsilon": float(epsilon)})
 
 
-class LayerNormLSTMWeights(_LayerNormWeights):
+class LayerNormLSTMWeights(_LayerNormWeights, specs=(LAYER_NORM_LSTM,)):
     """Weights of a layer-normalised LSTM (Ba, Kiros & Hinton 2016, equations 20 to 22). Each gate's ``W x`` and ``U h``
     are normalised on their own, over the units, and so is c before its tanh.
 
@@ -60,9 +118,8 @@ class LayerNormLSTMWeights(_LayerNormWeights):
         TypeError: not arrays, or another dtype; a gain is missing; epsilon is no number.
     """
 
-    _gates = 4
-    _extras = (*_LayerNormWeights._common, "gain_c", "bias_c")
-    _names = ("weight_ih", "weight_hh", *_extras)
+    gain_c: Array
+    bias_c: Array | None
 
     def __init__(
         self,
@@ -77,16 +134,12 @@ class LayerNormLSTMWeights(_LayerNormWeights):
         bias_c: Array | None = None,
         epsilon: float = 1e-5,
     ) -> None:
-        vectors = {"gain_ih": gain_ih, "gain_hh": gain_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-        super().__init__(
-            "layer_norm_lstm", weight_ih, weight_hh, vectors | {"gain_c": gain_c, "bias_c": bias_c}, epsilon
-        )
-
-    gain_c = Extra()
-    bias_c = Extra()
+        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        more = {"gain_ih": gain_ih, "gain_hh": gain_hh, "gain_c": gain_c, "bias_c": bias_c}
+        super().__init__(LAYER_NORM_LSTM, arrays | more, epsilon)
 
 
-class LayerNormGRUWeights(_LayerNormWeights):
+class LayerNormGRUWeights(_LayerNormWeights, specs=(LAYER_NORM_GRU,)):
     """Weights of a layer-normalised GRU (Ba, Kiros & Hinton 2016), reset-after. Each gate's ``W x`` and ``U h`` are
     normalised on their own, over the units.
 
@@ -102,10 +155,6 @@ class LayerNormGRUWeights(_LayerNormWeights):
         TypeError: not arrays, or another dtype; a gain is missing; epsilon is no number.
     """
 
-    _gates = 3
-    _extras = _LayerNormWeights._common
-    _names = ("weight_ih", "weight_hh", *_extras)
-
     def __init__(
         self,
         weight_ih: Array,
@@ -117,17 +166,17 @@ class LayerNormGRUWeights(_LayerNormWeights):
         gain_hh: Array,
         epsilon: float = 1e-5,
     ) -> None:
-        vectors = {"gain_ih": gain_ih, "gain_hh": gain_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-        super().__init__("layer_norm_gru", weight_ih, weight_hh, vectors, epsilon)
+        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        super().__init__(LAYER_NORM_GRU, arrays | {"gain_ih": gain_ih, "gain_hh": gain_hh}, epsilon)
 
 
 def layer_norm_lstm(
     x: Array,
     w: LayerNormLSTMWeights,
-    h0: Array | None = None,
-    c0: Array | None = None,
+    h0: State = None,
+    c0: State = None,
     *,
-    lengths: Lengths | None = None,
+    lengths: Lengths = None,
     reverse: bool = False,
 ) -> LSTMOutput:
     """Inference of a layer-normalised LSTM (Ba, Kiros & Hinton 2016, equations 20 to 22)::
@@ -148,52 +197,40 @@ def layer_norm_lstm(
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step.
     """
-    require_weights(w, LayerNormLSTMWeights)
-    return LSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse, None))
+    return infer(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse)
 
 
 def layer_norm_lstm_forward(
     x: Array,
     w: LayerNormLSTMWeights,
-    h0: Array | None = None,
-    c0: Array | None = None,
+    h0: State = None,
+    c0: State = None,
     *,
-    lengths: Lengths | None = None,
+    lengths: Lengths = None,
     reverse: bool = False,
 ) -> tuple[LSTMOutput, Reserve]:
     """`layer_norm_lstm`, keeping what `layer_norm_lstm_backward` needs: the same bits of ``y``, zero past a row's
     length, and of the states after the row's last step; and a reserve of ``23*T*B*H`` elements. See `lstm_forward`."""
-    require_weights(w, LayerNormLSTMWeights)
-    *out, reserve = _core.forward(w, x, (h0, c0), lengths, reverse, None)
-    return LSTMOutput(*out), reserve
+    return forward(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse)
 
 
 def layer_norm_lstm_backward(
-    reserve: Reserve, dy: Array | None, dh_n: Array | None = None, dc_n: Array | None = None
+    reserve: Reserve, dy: Array | None, dh_n: State = None, dc_n: State = None
 ) -> LayerNormLSTMGradients:
     """Gradients of a loss, given its gradients with respect to what `layer_norm_lstm_forward` returned. See
     `lstm_backward`."""
-    require_reserve(reserve, "layer_norm_lstm")
-    gradients = _core.backward(reserve, dy, (dh_n, dc_n), None)
-    return LayerNormLSTMGradients(*gradients[:5], *gradients[7:])
+    return backward(LAYER_NORM_LSTM, reserve, dy, (dh_n, dc_n))
 
 
 def layer_norm_lstm_cell(
-    x: Array,
-    w: LayerNormLSTMWeights,
-    h: Array | None = None,
-    c: Array | None = None,
-    *,
-    out: tuple[Array, Array] | None = None,
+    x: Array, w: LayerNormLSTMWeights, h: State = None, c: State = None, *, out: tuple[Array, Array] | None = None
 ) -> tuple[Array, Array]:
     """One step of `layer_norm_lstm`: ``x (B, I)``, states or None for zeros; returns h, c. See `lstm_cell`."""
-    require_weights(w, LayerNormLSTMWeights)
-    result: tuple[Array, Array] = _core.step(w, x, (h, c), outputs(out, "h", "c"), None)
-    return result
+    return step(LAYER_NORM_LSTM, x, w, (h, c), out)
 
 
 def layer_norm_gru(
-    x: Array, w: LayerNormGRUWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+    x: Array, w: LayerNormGRUWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> Output:
     """Inference of a layer-normalised GRU (Ba, Kiros & Hinton 2016), reset-after::
 
@@ -210,30 +247,23 @@ def layer_norm_gru(
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
-    require_weights(w, LayerNormGRUWeights)
-    return Output(*_core.infer(w, x, (h0,), lengths, reverse, None))
+    return infer(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse)
 
 
 def layer_norm_gru_forward(
-    x: Array, w: LayerNormGRUWeights, h0: Array | None = None, *, lengths: Lengths | None = None, reverse: bool = False
+    x: Array, w: LayerNormGRUWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
     """`layer_norm_gru`, keeping what `layer_norm_gru_backward` needs: the same bits of ``y``, zero past a row's length,
     and of the states after the row's last step; and a reserve of ``16*T*B*H`` elements. See `lstm_forward`."""
-    require_weights(w, LayerNormGRUWeights)
-    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None)
-    return Output(*out), reserve
+    return forward(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse)
 
 
-def layer_norm_gru_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = None) -> LayerNormGRUGradients:
+def layer_norm_gru_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> LayerNormGRUGradients:
     """Gradients of a loss, given its gradients with respect to what `layer_norm_gru_forward` returned. See
     `lstm_backward`."""
-    require_reserve(reserve, "layer_norm_gru")
-    gradients = _core.backward(reserve, dy, (dh_n,), None)
-    return LayerNormGRUGradients(*gradients[:4], *gradients[6:])
+    return backward(LAYER_NORM_GRU, reserve, dy, (dh_n,))
 
 
-def layer_norm_gru_cell(x: Array, w: LayerNormGRUWeights, h: Array | None = None, *, out: Array | None = None) -> Array:
+def layer_norm_gru_cell(x: Array, w: LayerNormGRUWeights, h: State = None, *, out: Array | None = None) -> Array:
     """One step of `layer_norm_gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    require_weights(w, LayerNormGRUWeights)
-    result: Array = _core.step(w, x, (h,), (out,), None)
-    return result
+    return step(LAYER_NORM_GRU, x, w, (h,), out)

@@ -1,15 +1,68 @@
-"""The functional API of the depth-gated LSTM; see `_ops` for what is common to all cells."""
+"""The depth-gated LSTM; see `call` for what all cells have in common."""
 
 from __future__ import annotations
 
-from . import _core
-from ._core import Reserve
-from ._ops import Lengths, extra_gradients, outputs, require_reserve, require_weights
-from ._results import Array, DepthGatedLSTMGradients, DepthGatedLSTMOutput
-from ._weights import Extra, Weights
+from typing import NamedTuple
+
+from ..call import Reserve, backward, forward, infer, step
+from ..types import Array, Lengths, State
+from ..weights import Weights
+from .spec import C, CellSpec, H, affine, vectors
+
+__all__ = [
+    "DepthGatedLSTMGradients",
+    "DepthGatedLSTMOutput",
+    "DepthGatedLSTMWeights",
+    "depth_gated_lstm",
+    "depth_gated_lstm_backward",
+    "depth_gated_lstm_cell",
+    "depth_gated_lstm_forward",
+]
 
 
-class DepthGatedLSTMWeights(Weights):
+class DepthGatedLSTMOutput(NamedTuple):
+    """What a depth-gated LSTM gives: ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states
+    after the row's last step; and c of every step, ``c (T, B, H)``, for the layer above, zero past a row's length."""
+
+    y: Array
+    h_n: Array
+    c_n: Array
+    c: Array
+
+
+class DepthGatedLSTMGradients(NamedTuple):
+    """Gradients of a depth-gated LSTM, each of its argument's shape; None for what was None (states excepted)."""
+
+    dx: Array
+    dc_below: Array | None
+    dh0: Array
+    dc0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None
+    dpeephole_i: Array | None
+    dpeephole_f: Array | None
+    dpeephole_o: Array | None
+    dpeephole_d: Array | None
+    dpeephole_below: Array | None
+
+
+PEEPHOLES = ("peephole_i", "peephole_f", "peephole_o", "peephole_d", "peephole_below")
+DEPTH_GATED_LSTM = CellSpec(
+    "depth_gated_lstm",
+    DepthGatedLSTMOutput,
+    DepthGatedLSTMGradients,
+    (*affine(5, 4), *vectors(*PEEPHOLES)),
+    "ifgod",
+    (H, C),
+    below="c_below",
+    above="c",
+)
+SPECS = (DEPTH_GATED_LSTM,)
+
+
+class DepthGatedLSTMWeights(Weights, specs=SPECS):
     """Weights of a depth-gated LSTM (Yao et al. 2015): an LSTM with a fifth gate, d, through which c of the layer below
     enters. Gates are stacked ``i, f, g, o, d`` in weight_ih and bias_ih; d sees no h, so weight_hh and bias_hh have
     four.
@@ -28,8 +81,11 @@ class DepthGatedLSTMWeights(Weights):
         TypeError: not arrays, or another dtype.
     """
 
-    _extras = ("peephole_i", "peephole_f", "peephole_o", "peephole_d", "peephole_below")
-    _names = (*Weights._names, *_extras)
+    peephole_i: Array | None
+    peephole_f: Array | None
+    peephole_o: Array | None
+    peephole_d: Array | None
+    peephole_below: Array | None
 
     def __init__(
         self,
@@ -44,30 +100,19 @@ class DepthGatedLSTMWeights(Weights):
         peephole_d: Array | None = None,
         peephole_below: Array | None = None,
     ) -> None:
-        given = (peephole_i, peephole_f, peephole_o, peephole_d, peephole_below)
-        vectors = [(name, 0, vector) for name, vector in zip(self._extras, given, strict=True)]
-        super().__init__("depth_gated_lstm", weight_ih, weight_hh, bias_ih, bias_hh, vectors)
-
-    @property
-    def gates(self) -> str:
-        """The gates in the order in which they are stacked."""
-        return "ifgod"
-
-    peephole_i = Extra()
-    peephole_f = Extra()
-    peephole_o = Extra()
-    peephole_d = Extra()
-    peephole_below = Extra()
+        peepholes = (peephole_i, peephole_f, peephole_o, peephole_d, peephole_below)
+        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        super().__init__(DEPTH_GATED_LSTM, arrays | dict(zip(PEEPHOLES, peepholes, strict=True)))
 
 
 def depth_gated_lstm(
     x: Array,
     w: DepthGatedLSTMWeights,
     c_below: Array | None = None,
-    h0: Array | None = None,
-    c0: Array | None = None,
+    h0: State = None,
+    c0: State = None,
     *,
-    lengths: Lengths | None = None,
+    lengths: Lengths = None,
     reverse: bool = False,
 ) -> DepthGatedLSTMOutput:
     """Inference of a depth-gated LSTM (Yao et al. 2015, equations 3 to 8)::
@@ -88,52 +133,41 @@ def depth_gated_lstm(
     Returns:
         ``y``, ``c (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step.
     """
-    require_weights(w, DepthGatedLSTMWeights)
-    return DepthGatedLSTMOutput(*_core.infer(w, x, (h0, c0), lengths, reverse, c_below))
+    return infer(DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, c_below=c_below)
 
 
 def depth_gated_lstm_forward(
     x: Array,
     w: DepthGatedLSTMWeights,
     c_below: Array | None = None,
-    h0: Array | None = None,
-    c0: Array | None = None,
+    h0: State = None,
+    c0: State = None,
     *,
-    lengths: Lengths | None = None,
+    lengths: Lengths = None,
     reverse: bool = False,
 ) -> tuple[DepthGatedLSTMOutput, Reserve]:
     """`depth_gated_lstm`, keeping what `depth_gated_lstm_backward` needs: the same bits of ``y``, zero past a row's
     length, and of the states after the row's last step; and a reserve of ``6*T*B*H`` elements. It refers to ``c_below``
     too. See `lstm_forward`."""
-    require_weights(w, DepthGatedLSTMWeights)
-    *out, reserve = _core.forward(w, x, (h0, c0), lengths, reverse, c_below)
-    return DepthGatedLSTMOutput(*out), reserve
+    return forward(DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, c_below=c_below)
 
 
 def depth_gated_lstm_backward(
-    reserve: Reserve,
-    dy: Array | None,
-    dh_n: Array | None = None,
-    dc_n: Array | None = None,
-    dc: Array | None = None,
+    reserve: Reserve, dy: Array | None, dh_n: State = None, dc_n: State = None, dc: State = None
 ) -> DepthGatedLSTMGradients:
     """Gradients of a loss, given its gradients with respect to what `depth_gated_lstm_forward` returned; dc, that of c
     of every step, is dc_below of the layer above. See `lstm_backward`."""
-    require_reserve(reserve, "depth_gated_lstm")
-    dx, *gradients, dc_below = _core.backward(reserve, dy, (dh_n, dc_n), dc)
-    return DepthGatedLSTMGradients(dx, dc_below, *gradients[:6], **extra_gradients(reserve, gradients[6:]))
+    return backward(DEPTH_GATED_LSTM, reserve, dy, (dh_n, dc_n), dc)
 
 
 def depth_gated_lstm_cell(
     x: Array,
     w: DepthGatedLSTMWeights,
     c_below: Array | None = None,
-    h: Array | None = None,
-    c: Array | None = None,
+    h: State = None,
+    c: State = None,
     *,
     out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """One step of `depth_gated_lstm`: ``x (B, I)``, the others ``(B, H)`` or None; returns h, c. See `lstm_cell`."""
-    require_weights(w, DepthGatedLSTMWeights)
-    result: tuple[Array, Array] = _core.step(w, x, (h, c), outputs(out, "h", "c"), c_below)
-    return result
+    return step(DEPTH_GATED_LSTM, x, w, (h, c), out, c_below=c_below)

@@ -1,6 +1,4 @@
 // The machine's ceilings, as the benchmarks ask for them. Nothing here needs the GIL.
-#pragma once
-
 #include <algorithm>
 #include <chrono>
 #include <numeric>
@@ -12,6 +10,8 @@
 #include "../cpu/dispatch.hpp"
 #include "../cpu/threads.hpp"
 #include "arrays.hpp"
+#include "gil.hpp"
+#include "register.hpp"
 
 namespace fusedrnn {
 namespace {
@@ -64,13 +64,26 @@ double read_rate(const ProbeKernels<T>& kernels, int64_t bytes_each, int64_t rou
   return rate(threads, probe);
 }
 
-int64_t require_positive(const char* name, int64_t n, int64_t most) {
-  if (n < 1 || n > most) {
-    throw py::value_error(std::string(name) + ": expected an integer in 1.." + std::to_string(most) + ", got " +
-                          std::to_string(n));
-  }
-  return n;
+}  // namespace
+
+void register_probes(py::module_& m) {
+  m.def("probe_fma", [](bool f64, int64_t rounds) {
+    const Kernels& k = *current_isa().kernels;
+    require_positive("rounds", rounds, int64_t{1} << 40);
+    double result = 0;
+    without_gil([&] { result = f64 ? fma_rate(k.probe_f64, rounds) : fma_rate(k.probe_f32, rounds); });
+    return result;
+  });
+  m.def("probe_read", [](bool f64, int64_t bytes_each, int64_t rounds) {
+    const Kernels& k = *current_isa().kernels;
+    require_positive("bytes_each", bytes_each, int64_t{1} << 34);
+    require_positive("rounds", rounds, int64_t{1} << 40);
+    double result = 0;
+    without_gil([&] {
+      result = f64 ? read_rate(k.probe_f64, bytes_each, rounds) : read_rate(k.probe_f32, bytes_each, rounds);
+    });
+    return result;
+  });
 }
 
-}  // namespace
 }  // namespace fusedrnn

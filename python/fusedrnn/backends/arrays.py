@@ -1,7 +1,7 @@
-"""Arrays on GPUs, of whichever library they come from: what the CUDA backend needs to know and do.
+"""Arrays of the libraries that backends written in Python compute with.
 
-A library is added by a class like `CuPy` here, in `LIBRARIES`. Arrays of all of them have slices, ``reshape``, ``@``,
-``+``, ``*``, ``.T``, ``sum(axis)`` and indexing by arrays.
+A library of arrays on GPUs is added by a class like `CuPy` here, in `LIBRARIES`. Arrays of all libraries have slices,
+``reshape``, ``@``, ``+``, ``*``, ``.T``, ``sum(axis)`` and indexing by arrays.
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ class Library:
     def __init__(self, module: Any) -> None:
         self.module = module
 
-    def is_cuda(self, a: Any) -> bool:
+    @property
+    def kind(self) -> str:
+        """Its arrays, in an error."""
+        return f"a CUDA array of {self.name}"
+
+    def owns(self, a: Any) -> bool:
+        """Whether it is an array of this library, in its place."""
         return hasattr(a, "__cuda_array_interface__")
 
     def device(self, a: Any) -> int:
@@ -67,10 +73,23 @@ class Library:
         return self.module.arange(n)
 
 
+class NumPy(Library):
+    name, kind = "numpy", "a numpy.ndarray"
+
+    def owns(self, a: Any) -> bool:
+        return isinstance(a, np.ndarray)
+
+    def device(self, a: Any) -> int:
+        return 0
+
+    def is_contiguous(self, a: Any) -> bool:
+        return bool(a.flags.c_contiguous)
+
+
 class CuPy(Library):
     name = "cupy"
 
-    def is_cuda(self, a: Any) -> bool:
+    def owns(self, a: Any) -> bool:
         return isinstance(a, self.module.ndarray)
 
     def device(self, a: Any) -> int:
@@ -99,10 +118,10 @@ class CuPy(Library):
 
 class Torch(Library):
     name = "torch"
-    kind = "cuda"  # of devices
+    device_type = "cuda"
 
-    def is_cuda(self, a: Any) -> bool:
-        return isinstance(a, self.module.Tensor) and a.device.type == self.kind
+    def owns(self, a: Any) -> bool:
+        return isinstance(a, self.module.Tensor) and a.device.type == self.device_type
 
     def device(self, a: Any) -> int:
         return int(a.device.index or 0)
@@ -126,7 +145,7 @@ class Torch(Library):
         return bool(a.is_contiguous())
 
     def _options(self, dtype: str, device: int) -> dict[str, Any]:
-        return {"dtype": getattr(self.module, dtype), "device": f"{self.kind}:{device}"}
+        return {"dtype": getattr(self.module, dtype), "device": f"{self.device_type}:{device}"}
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
         return self.module.empty(shape, **self._options(dtype, device))
@@ -138,20 +157,20 @@ class Torch(Library):
         return a.to(getattr(self.module, dtype))
 
     def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Any:
-        return self.module.tensor(a, device=f"{self.kind}:{device}")
+        return self.module.tensor(a, device=f"{self.device_type}:{device}")
 
     def where(self, condition: Any, a: Any) -> Any:
         return a.masked_fill(~condition, 0)
 
     def arange(self, n: int, device: int) -> Any:
-        return self.module.arange(n, device=f"{self.kind}:{device}")
+        return self.module.arange(n, device=f"{self.device_type}:{device}")
 
 
 LIBRARIES: dict[str, type[Library]] = {"torch": Torch, "cupy": CuPy}
 
 
 def library_of(a: Any) -> Library | None:
-    """The library of an array on a GPU; None for all else. Imports nothing: whoever has an array has its library.
+    """The library of an array on a GPU; None for all else. Imports nothing, as an array's library has been imported.
 
     Raises:
         TypeError: an array on a GPU, of a library that is not known here.
@@ -161,7 +180,7 @@ def library_of(a: Any) -> Library | None:
     root = type(a).__module__.partition(".")[0]
     if root in LIBRARIES:
         library = LIBRARIES[root](sys.modules[root])
-        return library if library.is_cuda(a) else None
+        return library if library.owns(a) else None
     if hasattr(a, "__cuda_array_interface__"):
         known = " or ".join(LIBRARIES)
         raise TypeError(f"expected CUDA arrays of {known} (which make theirs by from_dlpack), got {type(a).__name__}")

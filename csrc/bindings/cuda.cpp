@@ -1,6 +1,5 @@
-// The native side of fusedrnn._cuda: the driver, plans and launches, on plain addresses. The Python layer has checked
+// The native side of the CUDA backend: the driver, plans and launches, on plain addresses. The Python layer has checked
 // arrays and allocated; addresses are on the device that it names.
-#pragma once
 
 #include <pybind11/stl.h>
 
@@ -11,7 +10,8 @@
 #include <vector>
 
 #include "../cuda/launch.hpp"
-#include "weights.hpp"
+#include "cell.hpp"
+#include "register.hpp"
 
 namespace fusedrnn {
 namespace {
@@ -23,27 +23,6 @@ cuda::Format format_by_name(const std::string& name) {
     if (name == cuda::kFormatNames[i]) return static_cast<cuda::Format>(i);
   }
   throw py::value_error("format: expected one of float32, tf32, bfloat16, float16, got '" + name + "'");
-}
-
-// What the Python layer needs to know of a cell.
-py::dict describe_cell(const std::string& name) {
-  const CellFacts& f = facts_of(cell_by_name(name));
-  const char* const places[] = {"h_prev", "c_prev", "slots_prev", "slots", "below", "one"};
-  py::list products, vectors, input_gates;
-  for (int i = 0; i < f.products; ++i) {
-    const Product& p = f.product[i];
-    if (p.depth == 0) continue;
-    products.append(py::make_tuple(p.column, p.gates, f.block(p, 0), places[static_cast<int>(p.from)], p.slot));
-  }
-  for (int i = 0; i < f.vectors; ++i) {
-    vectors.append(py::make_tuple(f.vector[i].column, places[static_cast<int>(f.vector[i].from)], f.vector[i].slot));
-  }
-  for (int j = 0; j < f.gates; ++j) input_gates.append(f.user_gate[f.input_gates[j]]);
-  using namespace py::literals;
-  return py::dict("known"_a = cuda::knows(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
-                  "states"_a = f.states, "slots"_a = f.slots, "state_slot"_a = f.state_slot, "phases"_a = f.phases,
-                  "input_column"_a = f.input_column, "input_gates"_a = input_gates, "products"_a = products,
-                  "vectors"_a = vectors);
 }
 
 // The kernels for one cell and format on one device.
@@ -121,12 +100,14 @@ constexpr std::pair<const char*, std::size_t> kAddresses[] = {
 
 // A launch in the making: its plan, and addresses by name.
 struct CudaRun {
+  const std::shared_ptr<const CudaCell> owner;
   const CudaCell& kernels;
   bool backward;
   cuda::Arguments a{};
 
-  CudaRun(const CudaCell& cell, bool is_backward, int64_t seq_len, int64_t batch)
-      : kernels(cell), backward(is_backward) {
+  CudaRun(std::shared_ptr<const CudaCell> cuda_cell, bool is_backward, int64_t seq_len, int64_t batch)
+      : owner(std::move(cuda_cell)), kernels(*owner), backward(is_backward) {
+    const CudaCell& cell = kernels;
     const CellFacts& f = facts_of(cell.cell);
     a.cell = static_cast<int>(cell.cell);
     a.gates = f.gates;
@@ -202,25 +183,31 @@ auto on_object(Result (Object::*member)(Args...) const) {
   return [member](const Object& self, Args... args) { return (self.*member)(std::forward<Args>(args)...); };
 }
 
-void bind_cuda(py::module_& m) {
+}  // namespace
+
+void register_cuda(py::module_& m) {
   m.def("cuda_status", [](const std::string& library, const std::string& image) {
     const cuda::Driver& driver = cuda::driver(library, image);
     return py::make_tuple(driver.problem().empty(), py::bytes(driver.status()));  // paths may be no UTF-8
   });
-  m.def("describe_cell", &describe_cell);
-  py::class_<CudaCell>(m, "CudaCell")
-      .def(py::init<const std::string&, const std::string&, int, const std::string&, const std::string&, int64_t>())
+  py::class_<CudaCell, std::shared_ptr<CudaCell>>(m, "CudaCell", py::custom_type_setup(refuse_new), py::is_final())
       .def("packed_sizes", on_object(&CudaCell::packed_sizes))
       .def("pack", on_object(&CudaCell::pack));
-  py::class_<CudaRun>(m, "CudaRun")
-      .def(py::init<const CudaCell&, bool, int64_t, int64_t>(), py::keep_alive<1, 2>())
+  m.def("make_cuda_cell", [](const std::string& library, const std::string& image, int device, const std::string& cell,
+                             const std::string& format, int64_t hidden_size) {
+    return std::make_shared<CudaCell>(library, image, device, cell, format, hidden_size);
+  });
+  py::class_<CudaRun>(m, "CudaRun", py::custom_type_setup(refuse_new), py::is_final())
       .def("set", on_object(&CudaRun::set))
       .def("exchange_sizes", on_object(&CudaRun::exchange_sizes))
       .def_property_readonly("batch_groups", [](const CudaRun& r) { return r.a.plan.batch_groups; })
       .def_property_readonly("plan", on_object(&CudaRun::plan))
       .def("launch", on_object(&CudaRun::launch))
       .def("launch_meetings", on_object(&CudaRun::launch_meetings));
+  m.def("make_cuda_run", [](const std::shared_ptr<CudaCell>& cell, bool backward, int64_t seq_len, int64_t batch) {
+    if (!cell) throw py::type_error("cell: expected a CudaCell, got None");
+    return std::make_unique<CudaRun>(cell, backward, seq_len, batch);
+  });
 }
 
-}  // namespace
 }  // namespace fusedrnn

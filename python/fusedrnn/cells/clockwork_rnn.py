@@ -1,4 +1,4 @@
-"""The functional API of the clockwork RNN; see `_ops` for what is common to all cells."""
+"""The clockwork RNN; see `call` for what all cells have in common."""
 
 from __future__ import annotations
 
@@ -8,17 +8,43 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
-from . import _core
-from ._core import Reserve
-from ._ops import Lengths, require_reserve, require_weights
-from ._results import Array, Gradients, Integers, Output
-from ._weights import Weights, one_of
+from ..call import Reserve, backward, forward, infer, step
+from ..types import Array, Lengths, Start, State
+from ..weights import Weights, one_of
+from .results import Gradients, Output
+from .spec import CellSpec, affine
 
-Start = int | Integers
+__all__ = [
+    "ClockworkRNNWeights",
+    "clockwork_rnn",
+    "clockwork_rnn_backward",
+    "clockwork_rnn_cell",
+    "clockwork_rnn_forward",
+]
+
+
 MOST_UNITS = 1 << 20  # whose mask would take a terabyte
 
+CLOCKWORK_RNN = CellSpec(
+    "clockwork_rnn",
+    Output,
+    Gradients,
+    affine(1),
+    "h",
+    cell="clockwork_rnn_tanh",
+    options={"nonlinearity": "tanh"},
+    values=("periods",),
+    numbered="start",
+)
 
-class ClockworkRNNWeights(Weights):
+BY_NONLINEARITY = {
+    "tanh": CLOCKWORK_RNN,
+    "relu": CLOCKWORK_RNN.variant("clockwork_rnn_relu", options={"nonlinearity": "relu"}),
+}
+SPECS = tuple(BY_NONLINEARITY.values())
+
+
+class ClockworkRNNWeights(Weights, specs=SPECS):
     """Weights of a clockwork RNN (Koutnik et al. 2014, section 3): hidden units are cut into as many groups of equal
     size as there are periods. In step t a group whose period divides t computes ``h = f(W x + U h_prev + b)``, the
     others keep their h. A group sees itself and the groups whose periods are not shorter than its own, so weight_hh is
@@ -38,6 +64,9 @@ class ClockworkRNNWeights(Weights):
         TypeError: not arrays, or another dtype; periods that are no integers.
     """
 
+    periods: tuple[int, ...]
+    nonlinearity: str
+
     def __init__(
         self,
         weight_ih: Array,
@@ -48,9 +77,9 @@ class ClockworkRNNWeights(Weights):
         periods: Iterable[int],
         nonlinearity: str = "tanh",
     ) -> None:
-        one_of("nonlinearity", nonlinearity, ("tanh", "relu"))
-        cell = f"clockwork_rnn_{nonlinearity}"
-        super().__init__(cell, weight_ih, weight_hh, bias_ih, bias_hh, periods=_integers(periods))
+        one_of("nonlinearity", nonlinearity, tuple(BY_NONLINEARITY))
+        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
+        super().__init__(BY_NONLINEARITY[nonlinearity], arrays, {"periods": tuple(_integers(periods))})
 
     @staticmethod
     def mask(hidden_size: int, periods: Iterable[int]) -> npt.NDArray[np.bool_]:
@@ -73,16 +102,6 @@ class ClockworkRNNWeights(Weights):
         period = np.repeat(every, hidden_size // len(every))
         return period[:, None] <= period
 
-    @property
-    def periods(self) -> tuple[int, ...]:
-        """In steps, one for each group."""
-        periods: tuple[int, ...] = self._periods
-        return periods
-
-    @property
-    def nonlinearity(self) -> str:
-        return self.cell.removeprefix("clockwork_rnn_")
-
 
 def _integers(periods: Iterable[int]) -> list[int]:
     if isinstance(periods, (str, bytes)) or not isinstance(periods, Iterable):
@@ -101,10 +120,10 @@ def _integers(periods: Iterable[int]) -> list[int]:
 def clockwork_rnn(
     x: Array,
     w: ClockworkRNNWeights,
-    h0: Array | None = None,
+    h0: State = None,
     *,
     start: Start = 0,
-    lengths: Lengths | None = None,
+    lengths: Lengths = None,
     reverse: bool = False,
 ) -> Output:
     """Clockwork RNN inference over a sequence (Koutnik et al. 2014, section 3): ``h = f(W x + U h_prev + b)`` for the
@@ -122,41 +141,35 @@ def clockwork_rnn(
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
-    require_weights(w, ClockworkRNNWeights)
-    return Output(*_core.infer(w, x, (h0,), lengths, reverse, None, start))
+    return infer(CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, start=start)
 
 
 def clockwork_rnn_forward(
     x: Array,
     w: ClockworkRNNWeights,
-    h0: Array | None = None,
+    h0: State = None,
     *,
     start: Start = 0,
-    lengths: Lengths | None = None,
+    lengths: Lengths = None,
     reverse: bool = False,
 ) -> tuple[Output, Reserve]:
     """`clockwork_rnn`, keeping what `clockwork_rnn_backward` needs: the same bits of ``y``, zero past a row's length,
     and of the states after the row's last step; and a reserve of ``T*B*H`` elements. See `lstm_forward`."""
-    require_weights(w, ClockworkRNNWeights)
-    *out, reserve = _core.forward(w, x, (h0,), lengths, reverse, None, start)
-    return Output(*out), reserve
+    return forward(CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, start=start)
 
 
-def clockwork_rnn_backward(reserve: Reserve, dy: Array | None, dh_n: Array | None = None) -> Gradients:
+def clockwork_rnn_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> Gradients:
     """Gradients of a loss, given its gradients with respect to what `clockwork_rnn_forward` returned. See
     `lstm_backward`.
 
     Returns:
         dx, dh0, dweight_ih, dweight_hh (zeros where `ClockworkRNNWeights.mask` is False), dbias_ih, dbias_hh.
     """
-    require_reserve(reserve, "clockwork_rnn")
-    return Gradients(*_core.backward(reserve, dy, (dh_n,), None))
+    return backward(CLOCKWORK_RNN, reserve, dy, (dh_n,))
 
 
 def clockwork_rnn_cell(
-    x: Array, w: ClockworkRNNWeights, h: Array | None = None, *, start: Start = 0, out: Array | None = None
+    x: Array, w: ClockworkRNNWeights, h: State = None, *, start: Start = 0, out: Array | None = None
 ) -> Array:
     """Step number `start` of `clockwork_rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    require_weights(w, ClockworkRNNWeights)
-    result: Array = _core.step(w, x, (h,), (out,), None, start)
-    return result
+    return step(CLOCKWORK_RNN, x, w, (h,), out, start=start)

@@ -1,0 +1,363 @@
+#include "calls.hpp"
+
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "../run.hpp"
+#include "arguments.hpp"
+#include "gil.hpp"
+#include "register.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+// The memory of a reserve.
+struct PyMemory {
+  Buffer buffer;
+};
+
+struct Names {
+  Name y{"y"}, c{"c"}, c_below{"c_below"}, start{"start"}, dx{"dx"}, dc_below{"dc_below"};
+};
+const Names& names() {
+  static const Names all;
+  return all;
+}
+
+// Results and gradients by name.
+class Results {
+ public:
+  // A new array under this name; the pointer is to its elements.
+  template <class T>
+  T* add(const Name& name, std::initializer_list<int64_t> dims) {
+    auto array = new_array<T>(name.c_str(), dims);
+    T* const data = data_of(array);
+    set(name, array);
+    return data;
+  }
+  void set(const Name& name, py::handle value) {
+    if (PyDict_SetItem(dict_.ptr(), name.object, value.ptr()) != 0) throw py::error_already_set();
+  }
+  py::dict take() { return std::move(dict_); }
+
+ private:
+  py::dict dict_;
+};
+
+// The outputs of a sequence, of which `p` gets the pointers: y, the last states, and c of every step for cells that
+// give it. Returns y.
+template <class T>
+py::object new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, Results& results) {
+  auto y = new_array<T>("y", {n.seq_len, n.batch, n.hidden});
+  p.y = data_of(y);
+  results.set(names().y, y);
+  for (int s = 0; s < w.facts().states; ++s) {
+    const StateNames& state = w.cell->states[static_cast<std::size_t>(s)];
+    p.state_n[s] = results.add<T>(state.last, {n.batch, w.cell->state_units(s) * n.hidden});
+  }
+  if (w.facts().below) p.c = results.add<T>(names().c, {n.seq_len, n.batch, n.hidden});
+  return std::move(y);
+}
+
+template <class T>
+py::dict infer(const PyWeights& w, const Weights<T>& weights, py::handle x, const py::tuple& states, py::handle lengths,
+               py::handle reverse, const py::dict& inputs) {
+  const SequenceArguments<T> call(w, x, states, lengths, reverse, inputs);
+  Problem<T> p = call.problem();
+  Results results;
+  new_outputs(w, call.n, p, results);
+  without_gil([&] { run_forward(weights, p); });
+  return results.take();
+}
+
+py::object or_none(const py::object& o) { return o ? o : py::object(py::none()); }
+
+py::object integers(const std::vector<int64_t>& values) {
+  return py::array_t<int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+// The arguments of a call as backward reads them again: contiguous, and copies where the caller's may change.
+template <class T>
+py::tuple kept_arguments(const SequenceArguments<T>& call, const py::tuple& states) {
+  py::tuple kept(states.size());
+  for (std::size_t s = 0; s < states.size(); ++s) kept[s] = or_none(call.states[s].owner);
+  py::dict inputs;
+  if (call.below.owner) inputs[names().c_below.c_str()] = call.below.owner;
+  if (!call.start.empty()) inputs[names().start.c_str()] = integers(call.start);
+  return py::make_tuple(call.x.owner, kept, call.has_lengths ? integers(call.lengths) : py::object(py::none()),
+                        py::bool_(call.reverse), inputs);
+}
+
+std::size_t reserve_bytes(const PyWeights& w, const Sizes& n, std::size_t item) {
+  return checked_bytes("reserve", {n.seq_len, n.batch, w.facts().slots, n.hidden}, item);
+}
+
+// The results; what backward takes: the reserve's memory, y, and the arguments; and the bytes of that memory.
+template <class T>
+py::tuple forward(const PyWeights& w, const Weights<T>& weights, py::handle x, const py::tuple& states,
+                  py::handle lengths, py::handle reverse, const py::dict& inputs) {
+  const SequenceArguments<T> call(w, x, states, lengths, reverse, inputs);
+  Problem<T> p = call.problem();
+  Results results;
+  const py::object y = new_outputs(w, call.n, p, results);
+  auto memory = std::make_unique<PyMemory>();
+  memory->buffer = Buffer(reserve_bytes(w, call.n, sizeof(T)));
+  p.slots = memory->buffer.template as<T>();
+  without_gil([&] { run_forward(weights, p); });
+  const std::size_t bytes = memory->buffer.bytes();
+  const py::tuple kept = py::make_tuple(py::cast(std::move(memory)), y, kept_arguments(call, states));
+  return py::make_tuple(results.take(), kept, bytes);
+}
+
+// Gradients of weights: whole matrices and all vectors are made at once, parameters are parts of them.
+template <class T>
+class WeightGradients {
+ public:
+  WeightGradients(const PyWeights& w, Gradients<T>& g, Results& results) : w_(w), results_(results) {
+    const CellFacts& f = w.facts();
+    const int64_t H = w.hidden;
+    if (f.vectors > 0) g.dvectors = make({f.vectors * H}, vectors_);
+    for (int m = 0; m < f.matrices; ++m) {
+      g.dmatrix[m] = make({f.matrix_gates[m] * H, f.matrix_depth[m] * H}, matrices_[m]);
+    }
+    for (std::size_t i = 0; i < w.given.size(); ++i) {
+      const Parameter& p = w.cell->parameters[i];
+      if (!w.given[i])
+        results.set(p.gradient, py::none());
+      else if (p.role == Role::weight_ih)
+        g.dweight_ih = results.add<T>(p.gradient, {f.gates * H, w.input});
+      else if (p.role == Role::bias_ih)
+        g.dbias_ih = results.add<T>(p.gradient, {f.gates * H});
+      else if (p.role == Role::bias_hh)
+        g.dbias_hh = results.add<T>(p.gradient, {f.recurrent_gates * H});
+      else if (p.role == Role::vector)
+        set_rows(p, vectors_, f.vectors);
+      else
+        set_rows(p, matrices_[p.matrix], f.matrix_gates[p.matrix]);
+    }
+  }
+
+ private:
+  static T* make(std::initializer_list<int64_t> dims, py::object& to) {
+    auto array = new_array<T>("gradient", dims);
+    T* const data = data_of(array);
+    to = std::move(array);
+    return data;
+  }
+  void set_rows(const Parameter& p, const py::object& all, int64_t gates) {
+    const int64_t H = w_.hidden;
+    if (p.gates == gates) return results_.set(p.gradient, all);
+    results_.set(p.gradient, py::object(all[py::slice(p.first * H, (p.first + p.gates) * H, 1)]));
+  }
+
+  const PyWeights& w_;
+  Results& results_;
+  py::object vectors_, matrices_[kMaxMatrices];
+};
+
+// An item of what forward kept.
+template <class Object>
+Object kept_item(const py::tuple& kept, std::size_t size, std::size_t i) {
+  if (kept.size() == size && py::isinstance<Object>(kept[i])) return py::reinterpret_borrow<Object>(kept[i]);
+  throw py::type_error("kept: expected what forward returned");
+}
+
+template <class T>
+py::dict backward(const PyWeights& w, const Weights<T>& weights, const py::tuple& kept, py::handle dy,
+                  const py::tuple& dstates, py::handle dc) {
+  const auto arguments = kept_item<py::tuple>(kept, 3, 2);
+  const SequenceArguments<T> call(w, kept_item<py::object>(arguments, 5, 0), kept_item<py::tuple>(arguments, 5, 1),
+                                  arguments[2], arguments[3], kept_item<py::dict>(arguments, 5, 4));
+  const Sizes& n = call.n;
+  const auto in_y = read_input<T>("y", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, kept[1], false);
+  const Buffer& memory = kept[0].cast<const PyMemory&>().buffer;
+  if (memory.bytes() != reserve_bytes(w, n, sizeof(T))) throw py::value_error("kept: expected what forward returned");
+  const auto in_dy = read_input<T>("dy", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dy, true);
+  const auto in_dc = read_input<T>("dc", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dc, true);
+  if (in_dc.data && !w.facts().below) {
+    throw py::value_error(std::string("dc: expected None for cell '") + w.facts().name + "', got " + type_name(dc));
+  }
+  require_count("dstates", dstates, w);
+  Results results;
+  Gradients<T> g{};
+  Input<T> in_states[kMaxStates];
+  for (int s = 0; s < w.facts().states; ++s) {
+    in_states[s] = read_state<T>(w, s, &StateNames::gradient_last, n.batch, dstates[static_cast<std::size_t>(s)]);
+    g.dstate_n[s] = in_states[s].data;
+  }
+  g.dy = in_dy.data;
+  g.dc = in_dc.data;
+  g.dx = results.add<T>(names().dx, {n.seq_len, n.batch, n.input});
+  for (int s = 0; s < w.facts().states; ++s) {
+    const StateNames& state = w.cell->states[static_cast<std::size_t>(s)];
+    g.dstate0[s] = results.add<T>(state.gradient_first, {n.batch, w.cell->state_units(s) * n.hidden});
+  }
+  if (call.below.data)
+    g.dbelow = results.add<T>(names().dc_below, {n.seq_len, n.batch, n.hidden});
+  else if (w.facts().below)
+    results.set(names().dc_below, py::none());
+  const WeightGradients<T> dweights(w, g, results);
+  Problem<T> p = call.problem();
+  p.slots = memory.template as<T>();
+  p.h = in_y.data;
+  without_gil([&] { run_backward(weights, p, g); });
+  return results.take();
+}
+
+// The states of one step: new arrays, or those of the caller, which must overlap no input and not each other.
+template <class T>
+py::tuple step_outputs(const PyWeights& w, int64_t batch, py::handle x, py::handle below, const py::tuple& states,
+                       const py::tuple& out, Problem<T>& p) {
+  py::tuple results(out.size());
+  for (std::size_t s = 0; s < out.size(); ++s) {
+    T*& to = s == 0 ? p.y : p.state_n[s];
+    const StateNames& state = w.cell->states[s];
+    const int64_t units = w.cell->state_units(static_cast<int>(s)) * w.hidden;
+    const py::handle given = out[s];
+    if (given.is_none()) {
+      auto array = new_array<T>(state.now.c_str(), {batch, units});
+      to = data_of(array);
+      results[s] = std::move(array);
+      continue;
+    }
+    const char* const name = state.out.c_str();
+    to = write_output<T>(name, state.symbols.c_str(), {batch, units}, given);
+    require_apart(name, given, "x", x);
+    require_apart(name, given, "c_below", below);
+    for (std::size_t i = 0; i < states.size(); ++i) {
+      require_apart(name, given, w.cell->states[i].now.c_str(), states[i]);
+    }
+    for (std::size_t i = 0; i < s; ++i) require_apart(name, given, w.cell->states[i].out.c_str(), results[i]);
+    results[s] = py::reinterpret_borrow<py::object>(given);
+  }
+  return results;
+}
+
+template <class T>
+py::tuple step(const PyWeights& w, const Weights<T>& weights, py::handle x, const py::tuple& states,
+               const py::tuple& out, const py::dict& inputs) {
+  const char* const x_symbols = "(batch_size, input_size)";
+  require_array("x", x);
+  require_rank("x", x_symbols, 2, x);
+  const int64_t batch = proxy(x)->dimensions[0];
+  checked_bytes("x", {batch, w.input + w.hidden * w.facts().slots}, sizeof(T));
+  const auto in_x = read_input<T>("x", x_symbols, {batch, w.input}, x, false);
+  require_count("states", states, w);
+  require_count("out", out, w);
+  Problem<T> p{};
+  p.seq_len = 1;
+  p.batch = batch;
+  p.input = w.input;
+  p.hidden = w.hidden;
+  p.x = in_x.data;
+  const FurtherInputs further(w, inputs);
+  const auto in_below = read_input<T>("c_below", "(batch_size, hidden_size)", {batch, w.hidden}, further.below, true);
+  p.below = in_below.data;
+  std::vector<int64_t> steps_before;
+  if (!further.start.is_none()) steps_before = read_start(further.start, batch);
+  p.start = steps_before.empty() ? nullptr : steps_before.data();
+  Input<T> in[kMaxStates];
+  for (int s = 0; s < w.facts().states; ++s) {
+    in[s] = read_state<T>(w, s, &StateNames::now, batch, states[static_cast<std::size_t>(s)]);
+    p.state0[s] = in[s].data;
+  }
+  py::tuple results = step_outputs(w, batch, x, further.below, states, out, p);
+  without_gil([&] { run_forward(weights, p); });
+  return results;
+}
+
+// An argument of a method, of the Python type that it must have.
+template <class Object>
+Object argument(PyObject* o, const char* expected) {
+  if (!Object::check_(o)) throw py::type_error(std::string("expected a ") + expected + ", got " + type_name(o));
+  return py::reinterpret_borrow<Object>(o);
+}
+py::tuple tuple_of(PyObject* o) { return argument<py::tuple>(o, "tuple"); }
+py::dict dict_of(PyObject* o) { return argument<py::dict>(o, "dict"); }
+
+using Arguments = PyObject* const*;
+
+py::object infer_method(const PyWeights& w, Arguments a) {
+  return w.with([&](const auto& weights) -> py::object {
+    return infer(w, weights, a[0], tuple_of(a[1]), a[2], a[3], dict_of(a[4]));
+  });
+}
+py::object forward_method(const PyWeights& w, Arguments a) {
+  return w.with([&](const auto& weights) -> py::object {
+    return forward(w, weights, a[0], tuple_of(a[1]), a[2], a[3], dict_of(a[4]));
+  });
+}
+py::object backward_method(const PyWeights& w, Arguments a) {
+  return w.with([&](const auto& weights) -> py::object {
+    return backward(w, weights, tuple_of(a[0]), a[1], tuple_of(a[2]), a[3]);
+  });
+}
+py::object step_method(const PyWeights& w, Arguments a) {
+  return w.with([&](const auto& weights) -> py::object {
+    return step(w, weights, a[0], tuple_of(a[1]), tuple_of(a[2]), dict_of(a[3]));
+  });
+}
+
+// A method that Python calls by its own protocol for a fixed number of arguments, as pybind11's dispatcher costs 0.2
+// us. Python has checked that `self` is an object of the class, which is final: so it holds one PyWeights.
+template <py::object (*kMethod)(const PyWeights&, Arguments), int kCount>
+PyObject* called(PyObject* self, Arguments arguments, Py_ssize_t count) {
+  if (count != kCount) return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", kCount, count);
+  try {
+    const auto* const instance = reinterpret_cast<const py::detail::instance*>(self);
+    return kMethod(*static_cast<const PyWeights*>(instance->simple_value_holder[0]), arguments).release().ptr();
+  } catch (py::error_already_set& e) {
+    e.restore();
+  } catch (...) {
+    py::detail::try_translate_exceptions();
+  }
+  return nullptr;
+}
+
+template <py::object (*kMethod)(const PyWeights&, Arguments), int kCount>
+PyMethodDef definition(const char* name) {
+  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(called<kMethod, kCount>)), METH_FASTCALL,
+          nullptr};
+}
+
+PyMethodDef kMethods[] = {definition<infer_method, 5>("infer"), definition<forward_method, 5>("forward"),
+                          definition<backward_method, 4>("backward"), definition<step_method, 4>("step")};
+
+}  // namespace
+
+const char* dtype_name(const PyWeights& w) {
+  return w.with([](const auto& weights) {
+    using T = std::remove_const_t<std::remove_pointer_t<decltype(weights.arrays().weight_ih)>>;
+    return DType<T>::name;
+  });
+}
+
+void register_calls(py::module_& m, py::class_<PyWeights>& weights) {
+  py::class_<PyMemory>(m, "Memory", py::custom_type_setup(refuse_new), py::is_final(), "The memory of a reserve.")
+      .def_property_readonly("nbytes", [](const PyMemory& memory) { return memory.buffer.bytes(); });
+  for (PyMethodDef& method : kMethods) {
+    const auto descriptor =
+        py::reinterpret_steal<py::object>(PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(weights.ptr()), &method));
+    if (!descriptor) throw py::error_already_set();
+    weights.attr(method.ml_name) = descriptor;
+  }
+  weights.def(
+      "schedule",
+      [](const PyWeights& w, int64_t seq_len, int64_t batch) {
+        require_positive("seq_len", seq_len, int64_t{1} << 40);
+        require_positive("batch_size", batch, int64_t{1} << 40);
+        return w.with([&](const auto& weights) { return forward_schedule(weights, seq_len, batch); });
+      },
+      py::arg("seq_len"), py::arg("batch_size"));
+  m.def("read_lengths", [](py::handle lengths, int64_t batch, int64_t seq_len) {
+    return integers(read_lengths(lengths, batch, seq_len));
+  });
+  m.def("read_start", [](py::handle start, int64_t batch) { return integers(read_start(start, batch)); });
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,70 @@
+// A native cell with the names that the Python layer's spec gives to its parameters.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "../problem.hpp"
+
+namespace fusedrnn {
+
+namespace py = pybind11;
+
+// A name as a C string and as Python's interned one, which lives as long as the process.
+struct Name {
+  std::string text;
+  PyObject* object;
+
+  Name(const std::string& s) : text(s), object(PyUnicode_InternFromString(s.c_str())) {  // NOLINT: a name is its text
+    if (!object) throw py::error_already_set();
+  }
+  const char* c_str() const { return text.c_str(); }
+};
+
+// Which part of the native cell a parameter is.
+enum class Role { weight_ih, matrix, bias_ih, bias_hh, vector };
+
+struct Parameter {
+  Name name, gradient;  // the gradient's name
+  Role role;
+  std::int64_t gates, depth;  // of a matrix: (gates*H, depth*H)
+  bool required;
+  std::string symbols;     // its shape in words
+  int matrix = 0;          // which one it belongs to,
+  std::int64_t first = 0;  // and its first gate there; of a vector: the first among the cell's
+};
+
+// The names of a state: in arguments, results and gradients.
+struct StateNames {
+  Name now, first, last, gradient_first, gradient_last, out;
+  std::string symbols;
+};
+
+const CellFacts& facts_of(CellId cell);
+
+struct PyCell {
+  CellId id;
+  std::vector<Parameter> parameters;
+  std::vector<StateNames> states;
+
+  const CellFacts& facts() const;
+  // How many vectors of H elements state `s` is long.
+  std::int64_t state_units(int s) const;
+};
+
+using ParameterTuple = std::tuple<std::string, std::string, std::int64_t, std::int64_t, bool, std::string>;
+
+// (name, role, gates, depth, required, symbols) of each parameter: weight_ih first, matrices and vectors in the order
+// of the cell's. Throws py::value_error if they are not what the cell has.
+PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& parameters);
+
+CellId cell_by_name(const std::string& name);
+
+// What backends and tests written in Python need to know of a cell.
+py::dict describe_cell(const std::string& name);
+
+}  // namespace fusedrnn

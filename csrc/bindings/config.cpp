@@ -1,0 +1,55 @@
+// Threads, instruction sets, schedules and memory, and the activations by themselves.
+#include <pybind11/stl.h>
+
+#include <string>
+
+#include "../cpu/dispatch.hpp"
+#include "../cpu/float_environment.hpp"
+#include "../cpu/threads.hpp"
+#include "../run.hpp"
+#include "arrays.hpp"
+#include "gil.hpp"
+#include "register.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+template <class T>
+py::array_t<T> activate(const ActivationKernels<T>& kernels, bool is_tanh, py::handle x) {
+  require_rank("x", "(n,)", 1, x);
+  const auto in = contiguous<T>(x);
+  const std::int64_t n = proxy(x)->dimensions[0];
+  auto y = new_array<T>("y", {n});
+  T* const to = data_of(y);
+  without_gil([&] {
+    const FloatEnvironment environment;
+    (is_tanh ? kernels.tanh : kernels.sigmoid)(in.data, to, n);
+  });
+  return y;
+}
+
+py::object activation(bool is_tanh, py::handle x) {
+  require_array("x", x);
+  const Kernels& k = *current_isa().kernels;
+  if (has_dtype(x, DType<float>::number)) return activate(k.activations_f32, is_tanh, x);
+  if (has_dtype(x, DType<double>::number)) return activate(k.activations_f64, is_tanh, x);
+  fail_dtype("x", "float32 or float64", x);
+}
+
+}  // namespace
+
+void register_config(py::module_& m) {
+  m.def("available_isas", &available_isas);
+  m.def("isa", [] { return std::string(current_isa().kernels->isa); });
+  m.def("set_isa", &set_isa);
+  m.def("set_schedule", &set_schedule);
+  m.def("release_memory", &release_kept_memory);
+  m.def("kept_memory", &kept_memory);
+  m.def("num_threads", &num_threads);
+  m.def("set_num_threads", &set_num_threads);
+  m.def("sigmoid", [](py::handle x) { return activation(false, x); });
+  m.def("tanh", [](py::handle x) { return activation(true, x); });
+}
+
+}  // namespace fusedrnn

@@ -1,0 +1,22 @@
+// The parts of the Python module _core, each in a file of its own.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace fusedrnn {
+
+void register_errors(pybind11::module_& m);
+void register_config(pybind11::module_& m);
+void register_probes(pybind11::module_& m);
+void register_weights(pybind11::module_& m);
+void register_cuda(pybind11::module_& m);
+
+// For classes whose objects are made by functions alone: __new__ would give objects that hold nothing.
+inline void refuse_new(PyHeapTypeObject* type) {
+  type->ht_type.tp_new = [](PyTypeObject* t, PyObject*, PyObject*) -> PyObject* {
+    PyErr_Format(PyExc_TypeError, "%s: expected no call, as objects of this class are made by functions", t->tp_name);
+    return nullptr;
+  };
+}
+
+}  // namespace fusedrnn

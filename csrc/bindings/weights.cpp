@@ -1,0 +1,240 @@
+#include "weights.hpp"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "../cpu/float_environment.hpp"
+#include "calls.hpp"
+#include "integers.hpp"
+#include "register.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+using std::int64_t;
+
+// A clock for each of as many groups of equal size as there are periods.
+void check_periods(const PyWeights& w) {
+  const auto& periods = w.periods;
+  const auto count = static_cast<int64_t>(periods.size());
+  if (!w.facts().clocked) {
+    if (count > 0) throw py::value_error(std::string("periods: expected none for cell '") + w.facts().name + "'");
+    return;
+  }
+  if (count == 0 || w.hidden % count != 0) {
+    throw py::value_error("periods: expected as many as there are groups of equal size in hidden_size = " +
+                          std::to_string(w.hidden) + " units, got " + std::to_string(count));
+  }
+  for (std::size_t i = 0; i < periods.size(); ++i) {
+    const int64_t least = i == 0 ? 1 : periods[i - 1];
+    if (periods[i] < least || periods[i] > kMostSteps) {
+      throw py::value_error("periods: expected positive integers, none smaller than the one before, got " +
+                            std::to_string(periods[i]) + " at index " + std::to_string(i));
+    }
+  }
+}
+
+// A unit sees no group with a shorter period than its own.
+template <class T>
+void check_unseen(const std::vector<Clock>& clocks, int64_t hidden, const T* weight_hh) {
+  for (const Clock& clock : clocks) {
+    for (int64_t unit = clock.first; unit < clock.last; ++unit) {
+      for (int64_t k = 0; k < clock.first; ++k) {
+        const T v = weight_hh[unit * hidden + k];
+        if (v == T(0)) continue;
+        throw py::value_error("weight_hh: expected zeros where a unit would see a group with a shorter period, got " +
+                              text_of(py::float_(v)) + " at index (" + std::to_string(unit) + ", " + std::to_string(k) +
+                              ")");
+      }
+    }
+  }
+}
+
+// To nearest, whatever the caller's rounding is.
+template <class T>
+T rounded(double value) {
+  const FloatEnvironment environment;
+  return static_cast<T>(value);
+}
+
+// The arrays of one cell, read and joined as the native cell has them.
+template <class T>
+class Parts {
+ public:
+  explicit Parts(const PyWeights& w)
+      : w_(w), arrays_{}, vectors_(static_cast<std::size_t>(w.facts().vectors * w.hidden)) {
+    if (!vectors_.empty()) arrays_.vectors = vectors_.data();
+  }
+
+  void read(const Parameter& p, py::handle array) {
+    const int64_t rows = p.gates * w_.hidden;
+    switch (p.role) {
+      case Role::weight_ih:
+        arrays_.weight_ih = read_one(p, {rows, w_.input}, array);
+        break;
+      case Role::bias_ih:
+        arrays_.bias_ih = read_one(p, {rows}, array);
+        break;
+      case Role::bias_hh:
+        arrays_.bias_hh = read_one(p, {rows}, array);
+        break;
+      case Role::vector:
+        copy(read_one(p, {rows}, array), rows, vectors_.data() + p.first * w_.hidden);
+        break;
+      case Role::matrix:
+        read_rows(p, read_one(p, {rows, p.depth * w_.hidden}, array));
+        break;
+    }
+  }
+  WeightArrays<T>& arrays() { return arrays_; }
+
+ private:
+  const T* read_one(const Parameter& p, std::initializer_list<int64_t> dims, py::handle array) {
+    inputs_.push_back(read_input<T>(p.name.c_str(), p.symbols.c_str(), dims, array, !p.required));
+    return inputs_.back().data;
+  }
+  static void copy(const T* from, int64_t count, T* to) {
+    if (from) std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
+  }
+  // A matrix that several parameters make up is joined, with zeros for those that are None.
+  void read_rows(const Parameter& p, const T* from) {
+    const int64_t row = p.depth * w_.hidden * w_.hidden, gates = w_.facts().matrix_gates[p.matrix];
+    if (p.gates == gates && from) {
+      arrays_.matrix[p.matrix] = from;
+      return;
+    }
+    std::vector<T>& joined = joined_[p.matrix];
+    joined.resize(static_cast<std::size_t>(gates * row));
+    arrays_.matrix[p.matrix] = joined.data();
+    copy(from, p.gates * row, joined.data() + p.first * row);
+  }
+
+  const PyWeights& w_;
+  WeightArrays<T> arrays_;
+  std::vector<T> vectors_, joined_[kMaxMatrices];
+  std::vector<Input<T>> inputs_;
+};
+
+py::handle item(const py::dict& arrays, const Name& name) {
+  const py::handle found = PyDict_GetItemWithError(arrays.ptr(), name.object);
+  if (!found && PyErr_Occurred()) throw py::error_already_set();
+  return found ? found : py::handle(Py_None);
+}
+
+// Refuses an array that the cell has no parameter for.
+void check_names(const PyCell& cell, const py::dict& arrays) {
+  for (const auto& [key, value] : arrays) {
+    if (value.is_none()) continue;
+    const auto has_this_name = [&, wanted = key](const Parameter& p) { return wanted.equal(py::handle(p.name.object)); };
+    if (std::any_of(cell.parameters.begin(), cell.parameters.end(), has_this_name)) continue;
+    throw py::value_error(text_of(key) + ": expected None for cell '" + cell.facts().name + "', got " +
+                          type_name(value));
+  }
+}
+
+template <class T>
+void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
+  Parts<T> parts(w);
+  for (const Parameter& p : w.cell->parameters) {
+    const py::handle array = item(arrays, p.name);
+    w.given.push_back(!array.is_none());
+    parts.read(p, array);
+  }
+  check_names(*w.cell, arrays);
+  check_periods(w);
+  WeightArrays<T>& all = parts.arrays();
+  all.epsilon = rounded<T>(epsilon);
+  all.clocks = clocks_of(w.periods, w.hidden);
+  check_unseen(all.clocks, w.hidden, all.matrix[0]);
+  w.weights = std::make_unique<Weights<T>>(w.cell->id, w.input, w.hidden, all);
+}
+
+template <class T>
+py::object view(py::handle self, const T* data, std::vector<py::ssize_t> shape) {
+  py::array_t<T> array(std::move(shape), data, self);
+  array.attr("flags").attr("writeable") = false;
+  return std::move(array);
+}
+
+}  // namespace
+
+std::unique_ptr<PyWeights> make_weights(std::shared_ptr<PyCell> cell, const py::dict& arrays, double epsilon,
+                                        std::vector<int64_t> periods) {
+  auto w = std::make_unique<PyWeights>();
+  w->cell = std::move(cell);
+  w->periods = std::move(periods);
+  const Parameter& first = w->cell->parameters.at(0);
+  const char* const name = first.name.c_str();
+  const py::handle weight_ih = item(arrays, first.name);
+  require_array(name, weight_ih);
+  const bool is_float = has_dtype(weight_ih, DType<float>::number);
+  if (!is_float && !has_dtype(weight_ih, DType<double>::number)) fail_dtype(name, "float32 or float64", weight_ih);
+  require_rank(name, first.symbols.c_str(), 2, weight_ih);
+  const int64_t rows = proxy(weight_ih)->dimensions[0], gates = first.gates;
+  w->input = proxy(weight_ih)->dimensions[1];
+  w->hidden = rows / gates;
+  if (rows % gates != 0 || rows == 0 || w->input == 0) {
+    throw py::value_error(wrong_size(first.name.text, first.symbols, dims_of(weight_ih)));
+  }
+  checked_bytes(name, {rows + 64 * gates, w->input + 9 * w->hidden + 64, 2}, sizeof(double));
+  if (is_float)
+    fill<float>(*w, arrays, epsilon);
+  else
+    fill<double>(*w, arrays, epsilon);
+  return w;
+}
+
+py::object parameter_view(py::handle self, const std::string& name) {
+  const auto& w = self.cast<const PyWeights&>();
+  const auto& parameters = w.cell->parameters;
+  std::size_t i = 0;
+  while (i < parameters.size() && parameters[i].name.text != name) ++i;
+  if (i == parameters.size()) throw py::value_error("name: expected that of a parameter, got '" + name + "'");
+  if (!w.given[i]) return py::none();
+  const Parameter& p = parameters[i];
+  const int64_t H = w.hidden, rows = p.gates * H;
+  return w.with([&](const auto& weights) {
+    const auto& a = weights.arrays();
+    switch (p.role) {
+      case Role::weight_ih:
+        return view(self, a.weight_ih, {rows, w.input});
+      case Role::bias_ih:
+        return view(self, a.bias_ih, {rows});
+      case Role::bias_hh:
+        return view(self, a.bias_hh, {rows});
+      case Role::vector:
+        return view(self, a.vectors + p.first * H, {rows});
+      default:
+        return view(self, a.matrix[p.matrix] + p.first * H * p.depth * H, {rows, p.depth * H});
+    }
+  });
+}
+
+void register_weights(py::module_& m) {
+  py::class_<PyCell, std::shared_ptr<PyCell>>(m, "Cell", py::custom_type_setup(refuse_new), py::is_final(),
+                                              "A native cell with the names of its parameters.")
+      .def_property_readonly("name", [](const PyCell& c) { return c.facts().name; });
+  m.def(
+      "make_cell",
+      [](const std::string& name, const std::vector<ParameterTuple>& parameters) {
+        return std::make_shared<PyCell>(make_cell(name, parameters));
+      },
+      py::arg("cell"), py::arg("parameters"));
+  m.def("describe_cell", &describe_cell, py::arg("cell"));
+  py::class_<PyWeights> weights(m, "Weights", py::custom_type_setup(refuse_new), py::is_final(),
+                                "Weights of any cell; the package has a class for each family.");
+  weights.def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
+      .def_property_readonly("hidden_size", [](const PyWeights& w) { return w.hidden; })
+      .def_property_readonly("format", [](const PyWeights& w) { return dtype_name(w); })
+      .def_property_readonly("dtype", [](const PyWeights& w) { return py::dtype(dtype_name(w)); })
+      .def("array", &parameter_view, py::arg("name"));
+  m.def("make_weights", &make_weights, py::arg("cell"), py::arg("arrays"), py::arg("epsilon") = 0.0,
+        py::arg("periods") = std::vector<int64_t>());
+  register_calls(m, weights);
+}
+
+}  // namespace fusedrnn

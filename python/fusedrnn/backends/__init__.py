@@ -1,0 +1,70 @@
+"""Where kernels run. A backend takes a cell's weights, and makes its calls.
+
+Weights choose their backend once, by where their arrays are. A backend is a class, or a function, that is called with
+the spec, the arrays by name, the values of further options, and a format; what it returns is `Loaded`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from .. import _core
+from ..cells.spec import CellSpec
+from .arrays import library_of
+
+States = tuple[Any, ...]  # in the spec's order; None for zeros
+
+
+class Loaded(Protocol):
+    """Weights on a backend. Results come by name; `inputs` are the cell's further inputs by name."""
+
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def dtype(self) -> Any: ...
+    @property
+    def format(self) -> str:
+        """How weights are stored, and in which precision they are multiplied."""
+
+    def array(self, name: str) -> Any:
+        """A parameter; None if it was not given."""
+
+    def infer(self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any]) -> dict[str, Any]: ...
+    def forward(
+        self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any]
+    ) -> tuple[dict[str, Any], Any, int]:
+        """The results, what backward needs, and how many bytes that takes."""
+
+    def backward(self, kept: Any, dy: Any, dstates: States, dabove: Any) -> dict[str, Any]:
+        """The gradients. `kept` serves once; if it has an attribute `overwritten` that is true, a call that raised has
+        used it up."""
+
+    def step(self, x: Any, states: States, out: States, inputs: dict[str, Any]) -> tuple[Any, ...]:
+        """The new states, in `out` where that is not None."""
+
+
+_native_cells: dict[str, _core.Cell] = {}
+
+
+def native_cell(spec: CellSpec[Any, Any]) -> _core.Cell:
+    """The native cell of a spec. Raises ValueError if there is none, or if it is another cell than the spec says."""
+    cell = _native_cells.get(spec.cell)
+    if cell is None:
+        parameters = [(p.name, p.role, p.gates, p.depth, p.required, p.symbols) for p in spec.parameters]
+        cell = _native_cells[spec.cell] = _core.make_cell(spec.cell, parameters)
+    return cell
+
+
+def load(
+    spec: CellSpec[Any, Any], arrays: Mapping[str, Any], values: Mapping[str, Any], format: str | None = None
+) -> Loaded:
+    """The weights on the backend that their arrays choose: the GPU where they are, or the CPU."""
+    library = library_of(arrays["weight_ih"])
+    if library is None:
+        return _core.make_weights(native_cell(spec), arrays, **values)
+    from .cuda import CudaWeights  # loads nothing unless somebody has CUDA arrays
+
+    return CudaWeights(library, spec, arrays, format)

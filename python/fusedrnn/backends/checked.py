@@ -1,0 +1,139 @@
+"""Weights and arguments of backends that are written in Python, checked by the spec. The native module checks its own;
+the text of errors is the native module's in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import _core
+from ..cells.spec import CellSpec
+from .arrays import Library
+
+INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))  # dtypes
+
+
+class CheckedWeights:
+    """Copies of a cell's parameters, which are arrays of one library, device and dtype."""
+
+    def __init__(
+        self, library: Library, spec: CellSpec[Any, Any], arrays: Mapping[str, Any], dtypes: tuple[str, ...]
+    ) -> None:
+        self.library, self.spec = library, spec
+        first, given = spec.parameters[0], arrays["weight_ih"]
+        if not library.owns(given):
+            raise TypeError(_core.wrong_type(first.name, library.kind, type(given).__name__))
+        self.device = library.device(given)
+        self.dtype: Any = library.dtype(given)
+        if self.dtype not in dtypes:
+            raise TypeError(_core.wrong_dtype(first.name, " or ".join(dtypes), self.dtype))
+        self.require_rank(first.name, first.symbols, 2, given)
+        rows, self.input_size = given.shape
+        self.hidden_size = rows // first.gates
+        if rows == 0 or rows % first.gates or self.input_size == 0:
+            raise ValueError(_core.wrong_size(first.name, first.symbols, tuple(given.shape)))
+        self.arrays: dict[str, Any] = {}
+        for p in spec.parameters:
+            a = arrays.get(p.name)
+            if a is None and not p.required:
+                self.arrays[p.name] = None
+            else:
+                shape = p.shape(self.input_size, self.hidden_size)
+                self.arrays[p.name] = library.copy(self.checked(p.name, p.symbols, shape, a))
+
+    def array(self, name: str) -> Any:
+        return self.arrays[name]
+
+    def require_rank(self, name: str, symbols: str, rank: int, a: Any) -> None:
+        if len(a.shape) != rank:
+            raise ValueError(_core.wrong_rank(name, symbols, rank, tuple(a.shape)))
+
+    def require_device(self, name: str, a: Any) -> None:
+        device = self.library.device(a)
+        if device != self.device:
+            raise ValueError(f"{name}: expected an array on device {self.device}, got one on device {device}")
+
+    def checked(self, name: str, symbols: str, shape: tuple[int, ...], a: Any) -> Any:
+        """The array, C-contiguous, if it is of this library, device, dtype and shape."""
+        if not self.library.owns(a):
+            raise TypeError(_core.wrong_type(name, self.library.kind, type(a).__name__))
+        self.require_device(name, a)
+        dtype = self.library.dtype(a)
+        if dtype != str(self.dtype):
+            raise TypeError(_core.wrong_dtype(name, str(self.dtype), dtype))
+        if tuple(a.shape) != shape:
+            raise ValueError(_core.wrong_shape(name, symbols, shape, tuple(a.shape)))
+        return self.library.contiguous(a)
+
+    def states(self, form: str, batch_size: int, states: tuple[Any, ...]) -> list[Any]:
+        """The states, or gradients of states, whose names are `form` of the states' own; None where they are None."""
+        return [
+            None
+            if given is None
+            else self.checked(form.format(s.name), s.symbols, (batch_size, s.units * self.hidden_size), given)
+            for s, given in zip(self.spec.states, states, strict=True)
+        ]
+
+    def sequence(self, name: str, seq_len: int, batch_size: int, a: Any) -> Any:
+        """An array ``(T, B, H)``, or None."""
+        shape = (seq_len, batch_size, self.hidden_size)
+        return None if a is None else self.checked(name, "(seq_len, batch_size, hidden_size)", shape, a)
+
+    def outputs(self, batch_size: int, out: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Arrays that a step writes its states to, or None for each that it shall allocate."""
+        for s, a in zip(self.spec.states, out, strict=True):
+            if a is None:
+                continue
+            name, shape = f"out ({s.name})", (batch_size, s.units * self.hidden_size)
+            self.checked(name, s.symbols, shape, a)
+            if not self.library.is_contiguous(a):
+                raise ValueError(f"{name}: expected a C-contiguous array, got a strided one")
+        return out
+
+
+class Arguments:
+    """The checked arguments of a call over a sequence; `form` is how it names initial states."""
+
+    def __init__(
+        self,
+        w: CheckedWeights,
+        x: Any,
+        states: tuple[Any, ...],
+        lengths: Any,
+        reverse: bool,
+        inputs: dict[str, Any],
+        form: str = "{}0",
+    ) -> None:
+        if not isinstance(reverse, bool):
+            raise TypeError(_core.wrong_type("reverse", "bool", type(reverse).__name__))
+        if not w.library.owns(x):
+            raise TypeError(_core.wrong_type("x", w.library.kind, type(x).__name__))
+        symbols = "(seq_len, batch_size, input_size)"
+        w.require_rank("x", symbols, 3, x)
+        self.w, self.reverse = w, reverse
+        self.T, self.B = T, B = x.shape[:2]
+        self.x = w.checked("x", symbols, (T, B, w.input_size), x)
+        self.states = w.states(form, B, states)
+        self.lengths = self._checked_lengths(lengths)
+        spec = w.spec
+        for name, value in inputs.items():
+            if value is not None and name not in spec.further_inputs:
+                raise ValueError(_core.wrong_type(name, f"None for cell {spec.cell!r}", type(value).__name__))
+        self.below = w.sequence(spec.below, T, B, inputs[spec.below]) if spec.below else None
+        self.start = _core.read_start(inputs[spec.numbered], B) if spec.numbered else None
+
+    def _checked_lengths(self, lengths: Any) -> Any:
+        """In the library's memory, int64 in 0..T. Lengths from the CPU are checked. To read lengths on a GPU would mean
+        to wait for it: there a length beyond the sequence counts as its end, and a negative one as 0."""
+        w, library = self.w, self.w.library
+        if lengths is None:
+            return None
+        if library.name == "numpy" or not library.owns(lengths):
+            return library.from_numpy(_core.read_lengths(lengths, self.B, self.T), w.device)
+        w.require_device("lengths", lengths)
+        if library.dtype(lengths) not in INTEGERS:
+            raise TypeError(f"lengths: expected integers, got dtype {library.dtype(lengths)}")
+        if tuple(lengths.shape) != (self.B,):
+            raise ValueError(_core.wrong_shape("lengths", "(batch_size,)", (self.B,), tuple(lengths.shape)))
+        return library.contiguous(library.cast(lengths, "int64").clip(0, self.T))

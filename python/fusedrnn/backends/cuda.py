@@ -1,0 +1,267 @@
+"""The CUDA backend: weights that lie on a GPU, and the calls on them.
+
+The recurrence is one launch of a kernel for a whole sequence; products over all steps at once (of the inputs, and of
+the weights' gradients) are the array library's matmul. Nothing here waits for the GPU, unless lengths come from NumPy
+and must be copied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from typing import Any
+
+from .. import _core, cuda
+from ..cells.spec import CellSpec
+from .arrays import Library
+from .checked import Arguments, CheckedWeights
+
+DTYPES = ("float32", "bfloat16", "float16")
+PRE_BYTES = 1 << 28  # of W x, which is made for so many steps at once as fit
+
+Results = dict[str, Any]
+
+
+class CudaWeights(CheckedWeights):
+    """Copies of a cell's weights on one GPU, and the recurrent ones packed for the kernels, made on the current stream:
+    other streams must wait for it before they use them, as for any array."""
+
+    def __init__(
+        self, library: Library, spec: CellSpec[Any, Any], arrays: Mapping[str, Any], format: str | None = None
+    ) -> None:
+        self.facts: dict[str, Any] = _core.describe_cell(spec.cell)
+        if not self.facts["cuda"]:
+            raise NotImplementedError(f"cell {spec.cell!r} does not run on CUDA: it runs on NumPy arrays")
+        super().__init__(library, spec, arrays, DTYPES)
+        H = self.hidden_size
+        self.itemsize = 4 if self.dtype == "float32" else 2
+        self.vectors = self._joined_vectors()
+        self.format = format or (cuda.get_float32_products() if self.dtype == "float32" else self.dtype)
+        self.kernels = _core.make_cuda_cell(*cuda.paths(), self.device, spec.cell, self.format, H)
+        self.packed = self._packed(backward=False)
+        self._transposed: list[Any] | None = None
+
+    def _joined_vectors(self) -> Any:
+        """All vectors, one after the other; zeros for those that are None."""
+        H = self.hidden_size
+        named = [p for p in self.spec.parameters if p.role == "vector"]
+        if not named:
+            return None
+        joined, first = self.library.zeros((sum(p.gates for p in named) * H,), self.dtype, self.device), 0
+        for p in named:
+            if self.arrays[p.name] is not None:
+                joined[first : first + p.gates * H] = self.arrays[p.name]
+            first += p.gates * H
+        return joined
+
+    def empty(self, *shape: int, dtype: str | None = None) -> Any:
+        return self.library.empty(shape, dtype or self.dtype, self.device)
+
+    def stream(self) -> int:
+        return self.library.stream(self.device)
+
+    def _packed(self, backward: bool) -> list[Any]:
+        to = [self.empty(size, dtype="uint8") for size in self.kernels.packed_sizes(backward)]
+        matrices = [self.arrays[p.name] for p in self.spec.parameters if p.role == "matrix"]
+        if matrices:
+            pointers = [self.library.pointer(a) for a in to]
+            self.kernels.pack(backward, self.library.pointer(matrices[0]), pointers, self.stream())
+        return to
+
+    def transposed(self) -> list[Any]:
+        """Packed for backward: made when training begins, so on the stream of forward, which backward follows."""
+        if self._transposed is None:
+            self._transposed = self._packed(backward=True)
+        return self._transposed
+
+    def infer(self, *arguments: Any) -> Results:
+        return self._run(Arguments(self, *arguments), None)
+
+    def forward(self, *arguments: Any) -> tuple[Results, Kept, int]:
+        call = Arguments(self, *arguments)
+        self.transposed()
+        slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
+        results = self._run(call, slots)
+        nbytes = call.T * call.B * self.facts["slots"] * self.hidden_size * self.itemsize
+        return results, Kept(call, results["y"], slots), nbytes
+
+    def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
+        if dabove is not None:
+            raise ValueError(_core.wrong_type("dc", f"None for cell {self.spec.cell!r}", type(dabove).__name__))
+        return kept.backward(dy, dstates)
+
+    def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
+        self.require_rank("x", "(batch_size, input_size)", 2, x)
+        call = Arguments(self, x[None], states, None, False, inputs, form="{}")
+        results = self._run(call, None, self.outputs(call.B, out))
+        return (results["y"][0] if out[0] is None else out[0], *list(results.values())[2:])
+
+    def _run(self, call: Arguments, slots: Any, out: tuple[Any, ...] | None = None) -> Results:
+        """A sequence; `out` are arrays for the states after a sequence of one step."""
+        T, B, H = call.T, call.B, self.hidden_size
+        given = out or (None,) * len(self.spec.states)
+        y = self.empty(T, B, H) if given[0] is None else given[0]
+        # The last h lies apart from y, which a step writes in its place.
+        last = [self.empty(B, H) if i == 0 or a is None else a for i, a in enumerate(given)]
+        ends = {f"{s.name}_n": a for s, a in zip(self.spec.states, last, strict=True)}
+        slots_step = B * self.facts["slots"] * H
+        if slots is None and self.facts["phases"] > 1:
+            slots, slots_step = self.empty(B, self.facts["slots"], H), 0
+        run = self._launcher(call, False, self.packed)
+        run.give(y=y, slots=slots, bias_ih=self.arrays["bias_ih"], bias_hh=self.arrays.get("bias_hh"))
+        weight = self.arrays["weight_ih"].T
+        for first, end in self._parts(T, B):
+            times = (T - end, T - first) if call.reverse else (first, end)
+            run.give(pre=call.x[times[0] : times[1]].reshape(-1, self.input_size) @ weight)
+            if end == T:
+                run.give(**ends)
+            run.launch(first, end, times[0], call.reverse, slots_step)
+        return {"y": y} | ends
+
+    def _launcher(self, call: Arguments, backward: bool, packed: list[Any]) -> Launcher:
+        run = Launcher(self, backward, call.T, call.B)
+        run.give(lengths=call.lengths, **{f"packed{p}": a for p, a in enumerate(packed)})
+        run.give(**{f"{s.name}0": a for s, a in zip(self.spec.states, call.states, strict=True)})
+        return run
+
+    def _parts(self, T: int, B: int) -> Iterator[tuple[int, int]]:
+        """Steps, in the order in which they run, for which W x is made at once."""
+        if B == 0:
+            return
+        each = B * self.facts["gates"] * self.hidden_size * self.itemsize
+        steps = max(1, PRE_BYTES // each)
+        for first in range(0, max(1, T), steps):
+            yield first, min(T, first + steps)
+
+
+class Launcher:
+    """One kernel in the making, with scratch of its own. Arrays are kept until it has been launched; the libraries free
+    memory in the order of the stream."""
+
+    def __init__(self, w: CudaWeights, backward: bool, T: int, B: int) -> None:
+        self.w = w
+        self.run = _core.make_cuda_run(w.kernels, backward, T, B)
+        self.kept: dict[str, Any] = {}
+        for p, size in enumerate(self.run.exchange_sizes()):
+            self.give(**{f"exchange{p}": w.empty(size, dtype="uint8")})
+        for s in range(len(w.spec.states)):
+            self.give(**{f"run{s}": w.empty(B, w.hidden_size, dtype="float32")})
+        self.give(counters=w.empty(4 * self.run.batch_groups, dtype="uint8"), vectors=w.vectors)
+
+    def give(self, **arrays: Any) -> None:
+        for name, a in arrays.items():
+            self.run.set(name, 0 if a is None else self.w.library.pointer(a))
+            self.kept[name] = a
+
+    def launch(self, first: int, last: int, pre_first: int, reverse: bool, slots_step: int) -> None:
+        self.run.launch(first, last, pre_first, reverse, slots_step, self.w.stream())
+
+
+class Kept:
+    """What forward keeps for backward, on the GPU."""
+
+    def __init__(self, call: Arguments, y: Any, slots: Any) -> None:
+        self.call, self.y, self.slots = call, y, slots
+        self.w: Any = call.w
+        self.overwritten = False  # whether a kernel may have written to the slots
+
+    def backward(self, dy: Any, dstates: tuple[Any, ...]) -> Results:
+        call, w = self.call, self.w
+        T, B, H, states = call.T, call.B, w.hidden_size, w.spec.states
+        dy = w.sequence("dy", T, B, dy)
+        given = {f"d{s.name}_n": a for s, a in zip(states, w.states("d{}_n", B, dstates), strict=True)}
+        run = w._launcher(call, True, w.transposed())
+        dstates0 = {f"d{s.name}0": w.empty(B, H) for s in states}
+        run.give(dy=dy, h=self.y, slots=self.slots, **given, **dstates0)
+        if B > 0:
+            self.overwritten = True
+            run.launch(0, T, 0, call.reverse, B * w.facts["slots"] * H)
+        return {"dx": self._dx()} | dstates0 | self._parameters()
+
+    def _columns(self, first: int, count: int = 1) -> Any:
+        """Gradients that stand in some slots, ``(T, B, count*H)``."""
+        H = self.w.hidden_size
+        flat = self.slots.reshape(self.call.T, self.call.B, self.w.facts["slots"] * H)
+        return flat[:, :, first * H : (first + count) * H]
+
+    def _dx(self) -> Any:
+        w, H = self.w, self.w.hidden_size
+        terms = [term for term in w.facts["gradients"] if term["of"] == "weight_ih"]
+        rows = [term["rows"] for term in terms]
+        weight = w.arrays["weight_ih"]
+        if rows != list(range(len(rows))):
+            weight = weight.reshape(len(rows), H, -1)[rows].reshape(weight.shape)
+        d = self._columns(terms[0]["column"], len(terms)).reshape(-1, len(terms) * H)
+        return (d @ weight).reshape(self.call.T, self.call.B, w.input_size)
+
+    def _parameters(self) -> Results:
+        """The gradients of parameters: each term of the native plan is a sum over steps and rows of a gradient times an
+        operand, and gives some rows of H of one parameter."""
+        w, H = self.w, self.w.hidden_size
+        gradients: Results = {f"d{p.name}": None for p in w.spec.parameters}
+        vector = 0
+        for p in w.spec.parameters:
+            first, vector = (vector, vector + p.gates) if p.role == "vector" else (0, vector)
+            if w.arrays[p.name] is None:
+                continue
+            to = gradients[f"d{p.name}"] = w.empty(*p.shape(w.input_size, H))
+            terms = [t for t in w.facts["gradients"] if t["of"] == p.role and first <= t["rows"] < first + p.gates]
+            for run in _runs(terms):
+                rows = slice((run[0]["rows"] - first) * H, (run[-1]["rows"] - first + 1) * H)
+                to[rows] = self._sum(run[0], len(run))
+        return gradients
+
+    def _sum(self, term: dict[str, Any], gates: int) -> Any:
+        """The sum of a term, and of the gates after it that have the same operand."""
+        w, H = self.w, self.w.hidden_size
+        cast, d, operand = w.library.cast, self._columns(term["column"], gates), term["from"]
+        if operand == "one":
+            return cast(cast(d.reshape(-1, gates * H), "float32").sum(0), w.dtype)
+        if operand == "x":
+            pairs = [(d, self._read_x())]
+        elif operand == "slots":
+            pairs = [(d, self._columns(term["slot"]))]
+        else:
+            state, slot = w.facts["states"][operand]
+            sequence = self.y if slot < 0 else self._columns(slot)
+            pairs = self._with_before(d, sequence, self.call.states[state])
+        if term["of"] == "vector":
+            products = [(cast(a, "float32") * cast(b, "float32")).reshape(-1, H).sum(0) for a, b in pairs]
+        else:
+            products = [a.reshape(-1, gates * H).T @ b.reshape(-1, b.shape[-1]) for a, b in pairs]
+        total = products[0]
+        for product in products[1:]:
+            total = total + product
+        return cast(total, w.dtype) if term["of"] == "vector" else total
+
+    def _read_x(self) -> Any:
+        """x, with zeros past the rows' lengths, whatever stands there."""
+        call, library = self.call, self.w.library
+        if call.lengths is None:
+            return call.x
+        times = library.arange(call.T, self.w.device)
+        return library.where((times[:, None] < call.lengths[None, :])[:, :, None], call.x)
+
+    def _with_before(self, gradients: Any, sequence: Any, first_state: Any) -> list[tuple[Any, Any]]:
+        """Gradients of steps next to the state of the step before, then those of first steps next to the initial
+        state."""
+        call, T, reverse = self.call, self.call.T, self.call.reverse
+        pairs = [(gradients[:-1], sequence[1:])] if reverse else [(gradients[1:], sequence[:-1])]
+        if first_state is None or T == 0:
+            return pairs
+        if reverse and call.lengths is not None:
+            library, device = self.w.library, self.w.device
+            # A row of length 0 takes its last step, whose gradients are zeros.
+            return [*pairs, (gradients[call.lengths - 1, library.arange(call.B, device)], first_state)]
+        return [*pairs, (gradients[T - 1 if reverse else 0], first_state)]
+
+
+def _runs(terms: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Terms whose gradients lie side by side, as do their rows, and which have the same operand: one sum makes them."""
+
+    def place(item: tuple[int, dict[str, Any]]) -> Any:
+        i, t = item
+        return t["rows"] - i, t["column"] - i, t["from"], t["slot"], t["of"] == "vector" and i
+
+    for _, run in groupby(enumerate(sorted(terms, key=lambda t: t["rows"])), place):
+        yield [t for _, t in run]

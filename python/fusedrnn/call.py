@@ -1,0 +1,112 @@
+"""The four calls of every cell on every backend: inference, forward, backward, one step.
+
+Common to all: float32 or float64, the dtype of the weights; strided inputs are accepted, and copied if they must be;
+inputs are never modified; ``h0``, ``c0`` default to zeros. ``lengths (B,)``, a sequence or array of integers, makes
+row ``b`` stop after ``lengths[b]`` steps: ``y`` is zero past them, ``h_n`` is the state after the last of them (the
+initial state for a length of 0), and steps past them have no part in any gradient. ``reverse=True`` runs from each
+row's last step to its first.
+
+With weights that were made from CUDA arrays, all other arrays are CUDA arrays of the same library, device and dtype
+(float32, bfloat16 or float16), and so are the results; see `fusedrnn.cuda`.
+
+All raise ValueError for shapes and values, TypeError for an argument that is no array, or has another dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .backends import Loaded
+from .cells.spec import CellSpec, Gradients, Output
+from .types import Array, Lengths
+from .weights import CLASSES, Weights
+
+States = tuple[Array | None, ...]
+
+
+class Reserve:
+    """What forward keeps for backward. Backward uses it up: its memory becomes gradients."""
+
+    __slots__ = ("__weakref__", "_kept", "batch_size", "nbytes", "seq_len", "weights")
+
+    def __init__(self, weights: Weights, kept: Any, nbytes: int, seq_len: int, batch_size: int) -> None:
+        self.weights, self.nbytes = weights, nbytes
+        self.seq_len, self.batch_size = seq_len, batch_size
+        self._kept = [kept]  # a list, from which one thread alone can take it; empty once it has been used
+
+    @property
+    def cell(self) -> str:
+        """The name of the cell."""
+        return self.weights.cell
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.weights.dtype
+
+    @property
+    def used(self) -> bool:
+        return not self._kept
+
+    def backward(self, dy: Array | None, dstates: States, dabove: Array | None) -> dict[str, Any]:
+        """The gradients by name."""
+        try:
+            kept = self._kept.pop()
+        except IndexError:
+            text = "reserve: expected one that no backward has used, got one that has been used"
+            raise ValueError(text) from None
+        try:
+            return self.weights._loaded.backward(kept, dy, dstates, dabove)
+        except BaseException:
+            if not getattr(kept, "overwritten", False):
+                self._kept.append(kept)
+            raise
+
+    def __repr__(self) -> str:
+        sizes = f"seq_len={self.seq_len}, batch_size={self.batch_size}, hidden_size={self.weights.hidden_size}"
+        used = ", used" if self.used else ""
+        return f"<fusedrnn.Reserve of {self.cell}, {sizes}, {self.dtype}, {self.nbytes} bytes{used}>"
+
+
+def _loaded(spec: CellSpec[Any, Any], w: Weights) -> Loaded:
+    if isinstance(w, Weights) and w.spec.family == spec.family:
+        return w._loaded
+    expected = CLASSES.get(spec.family, f"Weights of {spec.family}")
+    raise TypeError(f"w: expected {expected}, got {type(w).__name__}")
+
+
+def infer(
+    spec: CellSpec[Output, Any], x: Any, w: Weights, states: States, lengths: Lengths, reverse: bool, **inputs: Any
+) -> Output:
+    return spec.output(**_loaded(spec, w).infer(x, states, lengths, reverse, inputs))
+
+
+def forward(
+    spec: CellSpec[Output, Any], x: Any, w: Weights, states: States, lengths: Lengths, reverse: bool, **inputs: Any
+) -> tuple[Output, Reserve]:
+    results, kept, nbytes = _loaded(spec, w).forward(x, states, lengths, reverse, inputs)
+    return spec.output(**results), Reserve(w, kept, nbytes, x.shape[0], x.shape[1])
+
+
+def backward(
+    spec: CellSpec[Any, Gradients], reserve: Reserve, dy: Array | None, dstates: States, dabove: Array | None = None
+) -> Gradients:
+    if not isinstance(reserve, Reserve):
+        expected = f"a Reserve, as {spec.family}_forward returns it"
+        raise TypeError(f"reserve: expected {expected}, got {type(reserve).__name__}")
+    if reserve.weights.spec.family != spec.family:
+        raise TypeError(f"reserve: expected one of {spec.family}_forward, got one of cell {reserve.cell!r}")
+    return spec.gradients(**reserve.backward(dy, dstates, dabove))
+
+
+def step(spec: CellSpec[Any, Any], x: Any, w: Weights, states: States, out: Any, **inputs: Any) -> Any:
+    """The new states: an array, or a tuple of arrays where the cell has several."""
+    loaded = _loaded(spec, w)
+    if len(states) == 1:
+        return loaded.step(x, states, (out,), inputs)[0]
+    if out is not None and not (isinstance(out, tuple) and len(out) == len(states)):
+        names = ", ".join(state.name for state in spec.states)
+        count = {2: "two", 3: "three"}[len(states)]
+        raise TypeError(f"out: expected a tuple ({names}) of {count} arrays, got {type(out).__name__}")
+    return loaded.step(x, states, out or (None,) * len(states), inputs)

@@ -1,0 +1,1 @@
+"""The cells: a module a family, with its specs, its weights and its functions. `families` lists them."""

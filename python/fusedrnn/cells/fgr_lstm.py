@@ -1,0 +1,169 @@
+"""The LSTM with full gate recurrence; see `call` for what all cells have in common."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..call import Reserve, backward, forward, infer, step
+from ..types import Array, Lengths, State
+from ..weights import Weights
+from .spec import C, CellSpec, H, Parameter, StateSpec, affine, vectors
+
+__all__ = [
+    "FGRLSTMGradients",
+    "FGRLSTMOutput",
+    "FGRLSTMWeights",
+    "fgr_lstm",
+    "fgr_lstm_backward",
+    "fgr_lstm_cell",
+    "fgr_lstm_forward",
+]
+
+
+class FGRLSTMOutput(NamedTuple):
+    """What an LSTM with full gate recurrence gives: ``y (T, B, H)``, zero past a row's length; and, after the row's
+    last step, ``h_n``, ``c_n (B, H)`` and the gates i, f, o side by side, ``gates_n (B, 3*H)``."""
+
+    y: Array
+    h_n: Array
+    c_n: Array
+    gates_n: Array
+
+
+class FGRLSTMGradients(NamedTuple):
+    """Gradients of an LSTM with full gate recurrence, each of its argument's shape; those of biases and peepholes that
+    are None are None."""
+
+    dx: Array
+    dh0: Array
+    dc0: Array
+    dgates0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None
+    dweight_gates: Array
+    dpeephole_i: Array | None
+    dpeephole_f: Array | None
+    dpeephole_o: Array | None
+
+
+PARAMETERS = (
+    *affine(4),
+    Parameter("weight_gates", "matrix", gates=3, depth=3, required=True),
+    *vectors("peephole_i", "peephole_f", "peephole_o"),
+)
+FGR_LSTM = CellSpec("fgr_lstm", FGRLSTMOutput, FGRLSTMGradients, PARAMETERS, "ifgo", (H, C, StateSpec("gates", 3)))
+SPECS = (FGR_LSTM,)
+
+
+class FGRLSTMWeights(Weights, specs=SPECS):
+    """Weights of an LSTM with full gate recurrence (Greff et al. 2015, variant FGR): the gates also see the gates of
+    the step before, ``i``, ``f`` and ``o`` each through three matrices, beside diagonal peepholes. Gates are stacked
+    ``i, f, g, o``.
+
+    Args:
+        weight_ih, weight_hh, bias_ih, bias_hh: as for `LSTMWeights`, with ``G = 4``.
+        weight_gates: ``(3*hidden_size, 3*hidden_size)``: rows for the gates ``i, f, o``, columns for those of the step
+            before, in the same order.
+        peephole_i, peephole_f, peephole_o: ``(hidden_size,)`` or None for zeros.
+
+    Raises:
+        ValueError: shapes do not fit.
+        TypeError: not arrays, or another dtype.
+    """
+
+    weight_gates: Array
+    peephole_i: Array | None
+    peephole_f: Array | None
+    peephole_o: Array | None
+
+    def __init__(
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        *,
+        weight_gates: Array,
+        peephole_i: Array | None = None,
+        peephole_f: Array | None = None,
+        peephole_o: Array | None = None,
+    ) -> None:
+        arrays = {
+            "weight_ih": weight_ih,
+            "weight_hh": weight_hh,
+            "bias_ih": bias_ih,
+            "bias_hh": bias_hh,
+            "weight_gates": weight_gates,
+        }
+        peepholes = {"peephole_i": peephole_i, "peephole_f": peephole_f, "peephole_o": peephole_o}
+        super().__init__(FGR_LSTM, arrays | peepholes)
+
+
+def fgr_lstm(
+    x: Array,
+    w: FGRLSTMWeights,
+    h0: State = None,
+    c0: State = None,
+    gates0: State = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+) -> FGRLSTMOutput:
+    """Inference of an LSTM with full gate recurrence (Greff et al. 2015, variant FGR)::
+
+        i = sigmoid(W_i x + U_i h_prev + R_i [i_prev, f_prev, o_prev] + p_i * c_prev + b_i)      f alike
+        g = tanh(W_g x + U_g h_prev + b_g)        c = f * c_prev + i * g
+        o = sigmoid(W_o x + U_o h_prev + R_o [i_prev, f_prev, o_prev] + p_o * c + b_o)
+        h = o * tanh(c)
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0, c0: ``(B, H)`` or None for zeros.
+        gates0: the gates i, f, o before the first step, side by side: ``(B, 3*H)``, or None for zeros.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)`` and ``gates_n (B, 3*H)``, the states after
+        the row's last step.
+    """
+    return infer(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse)
+
+
+def fgr_lstm_forward(
+    x: Array,
+    w: FGRLSTMWeights,
+    h0: State = None,
+    c0: State = None,
+    gates0: State = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+) -> tuple[FGRLSTMOutput, Reserve]:
+    """`fgr_lstm`, keeping what `fgr_lstm_backward` needs: the same bits of ``y``, zero past a row's length, and of the
+    states after the row's last step; and a reserve of ``8*T*B*H`` elements. See `lstm_forward`."""
+    return forward(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse)
+
+
+def fgr_lstm_backward(
+    reserve: Reserve, dy: Array | None, dh_n: State = None, dc_n: State = None, dgates_n: State = None
+) -> FGRLSTMGradients:
+    """Gradients of a loss, given its gradients with respect to what `fgr_lstm_forward` returned. See
+    `lstm_backward`."""
+    return backward(FGR_LSTM, reserve, dy, (dh_n, dc_n, dgates_n))
+
+
+def fgr_lstm_cell(
+    x: Array,
+    w: FGRLSTMWeights,
+    h: State = None,
+    c: State = None,
+    gates: State = None,
+    *,
+    out: tuple[Array, Array, Array] | None = None,
+) -> tuple[Array, Array, Array]:
+    """One step of `fgr_lstm`: ``x (B, I)``, states or None for zeros; returns h, c, gates. See `lstm_cell`."""
+    return step(FGR_LSTM, x, w, (h, c, gates), out)

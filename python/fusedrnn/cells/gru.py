@@ -1,0 +1,112 @@
+"""The GRU in its two forms; see `call` for what all cells have in common."""
+
+from __future__ import annotations
+
+from ..call import Reserve, backward, forward, infer, step
+from ..types import Array, Lengths, State
+from ..weights import Weights, one_of
+from .results import Gradients, Output
+from .spec import CellSpec, affine
+
+__all__ = ["GRUWeights", "gru", "gru_backward", "gru_cell", "gru_forward"]
+
+
+GRU = CellSpec(
+    "gru",
+    Output,
+    Gradients,
+    affine(3),
+    "rzn",
+    cell="gru_reset_after",
+    options={"reset_after": True, "z_weighs": "h_prev"},
+)
+
+BY_OPTIONS = {
+    (True, "h_prev"): GRU,
+    (False, "h_prev"): GRU.variant("gru_reset_before", options={"reset_after": False, "z_weighs": "h_prev"}),
+    (True, "n"): GRU.variant("gru_reset_after_z_new", options={"reset_after": True, "z_weighs": "n"}),
+    (False, "n"): GRU.variant("gru_reset_before_z_new", options={"reset_after": False, "z_weighs": "n"}),
+}
+SPECS = tuple(BY_OPTIONS.values())
+
+
+class GRUWeights(Weights, specs=SPECS):
+    """Weights of a GRU, gates stacked ``r, z, n`` as in PyTorch. See `LSTMWeights`, with 3 in place of 4.
+
+    Args:
+        weight_ih, weight_hh, bias_ih, bias_hh: as for `LSTMWeights`.
+        reset_after: True for ``n = tanh(W_n x + b_Wn + r * (U_n h + b_Un))`` (PyTorch, cuDNN), False for
+            ``n = tanh(W_n x + U_n (r * h) + b_n)`` (Cho et al. 2014), where b_n is the sum of the two biases.
+        z_weighs: what z multiplies: "h_prev" for ``h = (1 - z) * n + z * h_prev`` (PyTorch, cuDNN, Cho et al. 2014),
+            "n" for ``h = (1 - z) * h_prev + z * n`` (Chung et al. 2014, and many papers since).
+
+    Raises:
+        ValueError: shapes do not fit; an unknown z_weighs.
+        TypeError: not arrays, or another dtype; reset_after is no bool.
+    """
+
+    reset_after: bool
+    z_weighs: str
+
+    def __init__(
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        *,
+        reset_after: bool = True,
+        z_weighs: str = "h_prev",
+    ) -> None:
+        if not isinstance(reset_after, bool):
+            raise TypeError(f"reset_after: expected bool, got {type(reset_after).__name__}")
+        one_of("z_weighs", z_weighs, ("h_prev", "n"))
+        super().__init__(
+            BY_OPTIONS[reset_after, z_weighs],
+            {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh},
+        )
+
+
+def gru(x: Array, w: GRUWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
+    """GRU inference over a sequence (Cho et al. 2014); the weights say which form::
+
+        r, z = sigmoid(W x + U h_prev + b)        h = (1 - z) * n + z * h_prev, or with 1 - z and z exchanged
+        n = tanh(W_n x + b_Wn + r * (U_n h_prev + b_Un))     reset_after=True
+        n = tanh(W_n x + U_n (r * h_prev) + b_n)             reset_after=False
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0: ``(B, H)`` or None for zeros.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
+    """
+    return infer(GRU, x, w, (h0,), lengths, reverse)
+
+
+def gru_forward(
+    x: Array, w: GRUWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
+) -> tuple[Output, Reserve]:
+    """`gru`, keeping what `gru_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
+    after the row's last step; and a reserve of ``4*T*B*H`` elements.
+
+    The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
+    """
+    return forward(GRU, x, w, (h0,), lengths, reverse)
+
+
+def gru_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> Gradients:
+    """Gradients of a loss, given its gradients with respect to what `gru_forward` returned. See `lstm_backward`.
+
+    Returns:
+        dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.
+    """
+    return backward(GRU, reserve, dy, (dh_n,))
+
+
+def gru_cell(x: Array, w: GRUWeights, h: State = None, *, out: Array | None = None) -> Array:
+    """One step of `gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
+    return step(GRU, x, w, (h,), out)

@@ -1,0 +1,99 @@
+"""The independently recurrent network; see `call` for what all cells have in common."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ..call import Reserve, backward, forward, infer, step
+from ..types import Array, Lengths, State
+from ..weights import Weights, one_of
+from .results import Output
+from .spec import CellSpec, Parameter, vectors
+
+__all__ = ["IndRNNGradients", "IndRNNWeights", "indrnn", "indrnn_backward", "indrnn_cell", "indrnn_forward"]
+
+
+class IndRNNGradients(NamedTuple):
+    """Gradients of an IndRNN, each of its argument's shape. The gradient of a bias that is None is None."""
+
+    dx: Array
+    dh0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dbias_ih: Array | None
+
+
+PARAMETERS = (
+    Parameter("weight_ih", "weight_ih", required=True),
+    *vectors("weight_hh", required=True),
+    Parameter("bias_ih", "bias_ih"),
+)
+
+INDRNN = CellSpec(
+    "indrnn", Output, IndRNNGradients, PARAMETERS, "h", cell="indrnn_relu", options={"nonlinearity": "relu"}
+)
+BY_NONLINEARITY = {"relu": INDRNN, "tanh": INDRNN.variant("indrnn_tanh", options={"nonlinearity": "tanh"})}
+SPECS = tuple(BY_NONLINEARITY.values())
+
+
+class IndRNNWeights(Weights, specs=SPECS):
+    """Weights of an independently recurrent network (Li et al. 2018, equation 2): ``h = f(W x + u * h_prev + b)``. Each
+    unit sees itself alone; what units tell each other goes through the next layer's weight_ih.
+
+    Args:
+        weight_ih: ``(hidden_size, input_size)``, float32 or float64.
+        weight_hh: u, ``(hidden_size,)``, of the same dtype.
+        bias_ih: ``(hidden_size,)`` or None for zeros.
+        nonlinearity: "relu" or "tanh".
+
+    Raises:
+        ValueError: shapes do not fit, or an unknown nonlinearity.
+        TypeError: not arrays, or another dtype.
+    """
+
+    nonlinearity: str
+
+    def __init__(
+        self, weight_ih: Array, weight_hh: Array, bias_ih: Array | None = None, *, nonlinearity: str = "relu"
+    ) -> None:
+        one_of("nonlinearity", nonlinearity, tuple(BY_NONLINEARITY))
+        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih}
+        super().__init__(BY_NONLINEARITY[nonlinearity], arrays)
+
+
+def indrnn(x: Array, w: IndRNNWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
+    """IndRNN inference over a sequence (Li et al. 2018, equation 2): ``h = f(W x + u * h_prev + b)``, f relu or tanh.
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0: ``(B, H)`` or None for zeros.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
+    """
+    return infer(INDRNN, x, w, (h0,), lengths, reverse)
+
+
+def indrnn_forward(
+    x: Array, w: IndRNNWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
+) -> tuple[Output, Reserve]:
+    """`indrnn`, keeping what `indrnn_backward` needs: the same bits of ``y``, zero past a row's length, and of the
+    states after the row's last step; and a reserve of ``T*B*H`` elements. See `lstm_forward`."""
+    return forward(INDRNN, x, w, (h0,), lengths, reverse)
+
+
+def indrnn_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> IndRNNGradients:
+    """Gradients of a loss, given its gradients with respect to what `indrnn_forward` returned. See `lstm_backward`.
+
+    Returns:
+        dx, dh0, dweight_ih, dweight_hh, dbias_ih.
+    """
+    return backward(INDRNN, reserve, dy, (dh_n,))
+
+
+def indrnn_cell(x: Array, w: IndRNNWeights, h: State = None, *, out: Array | None = None) -> Array:
+    """One step of `indrnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
+    return step(INDRNN, x, w, (h,), out)

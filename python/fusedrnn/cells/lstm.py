@@ -1,0 +1,214 @@
+"""The LSTM and its variants; see `call` for what all cells have in common."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..call import Reserve, backward, forward, infer, step
+from ..types import Array, Lengths, State
+from ..weights import Weights, one_of
+from .results import LSTMOutput
+from .spec import C, CellSpec, H, Parameter, affine, vectors
+
+__all__ = ["LSTMGradients", "LSTMWeights", "lstm", "lstm_backward", "lstm_cell", "lstm_forward"]
+
+
+class LSTMGradients(NamedTuple):
+    """Gradients of an LSTM, each of its argument's shape. The gradient of a bias or peephole that is None is None."""
+
+    dx: Array
+    dh0: Array
+    dc0: Array
+    dweight_ih: Array
+    dweight_hh: Array
+    dbias_ih: Array | None
+    dbias_hh: Array | None
+    dpeephole_i: Array | None = None
+    dpeephole_f: Array | None = None
+    dpeephole_o: Array | None = None
+
+
+VARIANTS = {
+    "plain": "ifgo",
+    "no_input_gate": "fgo",
+    "no_forget_gate": "igo",
+    "no_output_gate": "ifg",
+    "no_input_activation": "ifgo",
+    "no_output_activation": "ifgo",
+    "coupled": "fgo",
+}  # and their gates
+PLAIN = {"variant": "plain"}
+LSTM = CellSpec("lstm", LSTMOutput, LSTMGradients, affine(4), "ifgo", (H, C), options=PLAIN)
+
+
+def _with_peepholes(variant: str, gates: str) -> CellSpec[LSTMOutput, LSTMGradients]:
+    """The variant with diagonal peepholes of all its gates."""
+    plain = BY_VARIANT[variant]
+    peepholes = vectors(*(f"peephole_{gate}" for gate in "ifo" if gate in gates))
+    return plain.variant(f"{plain.cell}_peephole", parameters=plain.parameters + peepholes)
+
+
+def _with_matrices(cell: str, gates: str) -> CellSpec[LSTMOutput, LSTMGradients]:
+    matrices = tuple(Parameter(f"peephole_{gate}", "matrix") for gate in gates)
+    return LSTM.variant(cell, parameters=LSTM.parameters + matrices)
+
+
+BY_VARIANT = {"plain": LSTM} | {
+    name: LSTM.variant(f"lstm_{name}", parameters=affine(len(gates)), gates=gates, options={"variant": name})
+    for name, gates in VARIANTS.items()
+    if name != "plain"
+}
+WITH_PEEPHOLES = {variant: _with_peepholes(variant, gates) for variant, gates in VARIANTS.items()}
+# Which matrices there are is what makes the cell.
+WITH_MATRICES = [
+    _with_matrices("lstm_matrix_peephole_if", "if"),
+    _with_matrices("lstm_matrix_peephole_o", "o"),
+    _with_matrices("lstm_matrix_peephole", "ifo"),
+]
+SPECS = (*BY_VARIANT.values(), *WITH_PEEPHOLES.values(), *WITH_MATRICES)
+
+
+class LSTMWeights(Weights, specs=SPECS):
+    """Weights of an LSTM (Hochreiter & Schmidhuber 1997), gates stacked ``i, f, g, o`` as in PyTorch, without those
+    that the variant has not; G is their number.
+
+    A snapshot: later changes to the arrays have no effect; make a new object after each optimiser step. The arrays can
+    be read back, read-only, under their names.
+
+    Args:
+        weight_ih: ``(G*hidden_size, input_size)``, float32 or float64.
+        weight_hh: ``(G*hidden_size, hidden_size)``, of the same dtype, like all others.
+        bias_ih: ``(G*hidden_size,)`` or None for zeros.
+        bias_hh: ``(G*hidden_size,)`` or None for zeros.
+        variant: the cell, as in "LSTM: A Search Space Odyssey" (Greff et al. 2015, section 3; peepholes are separate):
+
+            - ``"plain"``: ``c = f * c_prev + i * g``, ``h = o * tanh(c)`` (with the forget gate of Gers et al. 2000);
+            - ``"no_forget_gate"`` (NFG; Hochreiter & Schmidhuber 1997): ``c = c_prev + i * g``, gates ``i, g, o``;
+            - ``"no_input_gate"`` (NIG): ``c = f * c_prev + g``, gates ``f, g, o``;
+            - ``"no_output_gate"`` (NOG): ``h = tanh(c)``, gates ``i, f, g``;
+            - ``"no_input_activation"`` (NIAF): g is its pre-activation, without tanh;
+            - ``"no_output_activation"`` (NOAF): ``h = o * c``;
+            - ``"coupled"`` (CIFG): ``c = f * c_prev + (1 - f) * g``, gates ``f, g, o``.
+        peephole_i, peephole_f, peephole_o: peephole weights, each optional. Of shape ``(hidden_size,)`` they are
+            diagonal (Gers & Schmidhuber 2000): i and f see ``peephole * c_prev``, o sees ``peephole_o * c``. Of shape
+            ``(hidden_size, hidden_size)``, for the plain variant, they are full matrices: ``peephole @ c_prev`` and
+            ``peephole_o @ c``. All that are given are of one kind.
+
+    Raises:
+        ValueError: shapes do not fit; an unknown variant; a peephole of a gate that the variant has not.
+        TypeError: not arrays, or another dtype.
+    """
+
+    variant: str
+    peephole_i: Array | None
+    peephole_f: Array | None
+    peephole_o: Array | None
+
+    def __init__(
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        *,
+        variant: str = "plain",
+        peephole_i: Array | None = None,
+        peephole_f: Array | None = None,
+        peephole_o: Array | None = None,
+    ) -> None:
+        one_of("variant", variant, tuple(VARIANTS))
+        spec, arrays = (
+            BY_VARIANT[variant],
+            {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh},
+        )
+        if not (peephole_i is peephole_f is peephole_o is None):
+            peepholes = {"peephole_i": peephole_i, "peephole_f": peephole_f, "peephole_o": peephole_o}
+            spec, arrays = _chosen(variant, peepholes), arrays | peepholes
+        super().__init__(spec, arrays)
+
+
+def _chosen(variant: str, peepholes: dict[str, Array | None]) -> CellSpec[LSTMOutput, LSTMGradients]:
+    """The cell for these peepholes."""
+    given = {name: p for name, p in peepholes.items() if p is not None}
+    diagonal = WITH_PEEPHOLES[variant]
+    for name in given:
+        if name not in diagonal.names:
+            raise ValueError(f"{name}: expected None, as variant {variant!r} has no gate {name[-1]}, got an array")
+    matrices = [name for name, p in given.items() if isinstance(p, np.ndarray) and p.ndim == 2]
+    if not matrices:
+        return diagonal
+    if variant != "plain":
+        raise ValueError(
+            f"{matrices[0]}: expected shape (hidden_size,), as variant {variant!r} has no full-matrix peepholes, "
+            f"got {np.shape(given[matrices[0]])}"
+        )
+    return next(spec for spec in WITH_MATRICES if given.keys() <= set(spec.names))
+
+
+def lstm(
+    x: Array, w: LSTMWeights, h0: State = None, c0: State = None, *, lengths: Lengths = None, reverse: bool = False
+) -> LSTMOutput:
+    """LSTM inference over a sequence (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000)::
+
+        i, f, o = sigmoid(W x + U h_prev + b)     g = tanh(W_g x + U_g h_prev + b_g)
+        c = f * c_prev + i * g                    h = o * tanh(c)
+
+    The weights say which variant, and which peepholes: see `LSTMWeights`.
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0, c0: ``(B, H)`` or None for zeros.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step.
+    """
+    return infer(LSTM, x, w, (h0, c0), lengths, reverse)
+
+
+def lstm_forward(
+    x: Array, w: LSTMWeights, h0: State = None, c0: State = None, *, lengths: Lengths = None, reverse: bool = False
+) -> tuple[LSTMOutput, Reserve]:
+    """`lstm`, keeping what `lstm_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
+    after the row's last step; and a reserve of ``(G+1)*T*B*H`` elements, G the number of gates.
+
+    The reserve refers to ``x``, ``h0``, ``c0`` and ``y``; they must not change before backward.
+    """
+    return forward(LSTM, x, w, (h0, c0), lengths, reverse)
+
+
+def lstm_backward(reserve: Reserve, dy: Array | None, dh_n: State = None, dc_n: State = None) -> LSTMGradients:
+    """Gradients of a loss, given its gradients with respect to what `lstm_forward` returned.
+
+    Args:
+        reserve: from `lstm_forward`. It is used up: its memory is turned into gradients, and a second use raises
+            ValueError.
+        dy: ``(T, B, H)`` or None for zeros; not read past a row's length.
+        dh_n, dc_n: ``(B, H)`` or None for zeros.
+
+    Returns:
+        dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dpeephole_i, dpeephole_f, dpeephole_o.
+    """
+    return backward(LSTM, reserve, dy, (dh_n, dc_n))
+
+
+def lstm_cell(
+    x: Array, w: LSTMWeights, h: State = None, c: State = None, *, out: tuple[Array, Array] | None = None
+) -> tuple[Array, Array]:
+    """One step of `lstm`: T of them give the bits of one call over T steps.
+
+    Args:
+        x: ``(B, I)``.
+        w: the weights.
+        h, c: the states, ``(B, H)`` or None for zeros.
+        out: two C-contiguous arrays ``(B, H)`` to write h and c to, which overlap none of the inputs; nothing is
+            allocated then. A stream takes turns with two pairs.
+
+    Returns:
+        h, c, each ``(B, H)``.
+    """
+    return step(LSTM, x, w, (h, c), out)

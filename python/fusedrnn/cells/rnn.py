@@ -1,0 +1,87 @@
+"""The simple RNN; see `call` for what all cells have in common."""
+
+from __future__ import annotations
+
+from ..call import Reserve, backward, forward, infer, step
+from ..types import Array, Lengths, State
+from ..weights import Weights, one_of
+from .results import Gradients, Output
+from .spec import CellSpec, affine
+
+__all__ = ["RNNWeights", "rnn", "rnn_backward", "rnn_cell", "rnn_forward"]
+
+
+RNN = CellSpec("rnn", Output, Gradients, affine(1), "h", cell="rnn_tanh", options={"nonlinearity": "tanh"})
+BY_NONLINEARITY = {"tanh": RNN, "relu": RNN.variant("rnn_relu", options={"nonlinearity": "relu"})}
+SPECS = tuple(BY_NONLINEARITY.values())
+
+
+class RNNWeights(Weights, specs=SPECS):
+    """Weights of a simple RNN (Elman 1990). See `LSTMWeights`, with 1 in place of 4.
+
+    Args:
+        weight_ih, weight_hh, bias_ih, bias_hh: as for `LSTMWeights`.
+        nonlinearity: "tanh" or "relu".
+
+    Raises:
+        ValueError: shapes do not fit, or an unknown nonlinearity.
+        TypeError: not arrays, or another dtype.
+    """
+
+    nonlinearity: str
+
+    def __init__(
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        *,
+        nonlinearity: str = "tanh",
+    ) -> None:
+        one_of("nonlinearity", nonlinearity, tuple(BY_NONLINEARITY))
+        super().__init__(
+            BY_NONLINEARITY[nonlinearity],
+            {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh},
+        )
+
+
+def rnn(x: Array, w: RNNWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
+    """Simple RNN inference over a sequence (Elman 1990): ``h = f(W x + U h_prev + b)``, f tanh or relu.
+
+    Args:
+        x: ``(T, B, I)``.
+        w: the weights.
+        h0: ``(B, H)`` or None for zeros.
+        lengths: ``(B,)`` integers in 0..T, or None for T.
+        reverse: run backwards in time.
+
+    Returns:
+        ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
+    """
+    return infer(RNN, x, w, (h0,), lengths, reverse)
+
+
+def rnn_forward(
+    x: Array, w: RNNWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
+) -> tuple[Output, Reserve]:
+    """`rnn`, keeping what `rnn_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
+    after the row's last step; and a reserve of ``T*B*H`` elements.
+
+    The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
+    """
+    return forward(RNN, x, w, (h0,), lengths, reverse)
+
+
+def rnn_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> Gradients:
+    """Gradients of a loss, given its gradients with respect to what `rnn_forward` returned. See `lstm_backward`.
+
+    Returns:
+        dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.
+    """
+    return backward(RNN, reserve, dy, (dh_n,))
+
+
+def rnn_cell(x: Array, w: RNNWeights, h: State = None, *, out: Array | None = None) -> Array:
+    """One step of `rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
+    return step(RNN, x, w, (h,), out)

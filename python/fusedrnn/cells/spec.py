@@ -1,0 +1,111 @@
+"""What a cell is, as data. Everything that runs a cell, on any backend, reads its spec, and knows no cell by name.
+
+Names follow from those of parameters, states and sequences: a state ``c`` is given as ``c0`` (a step: ``c``), returned
+as ``c_n``, and has the gradients ``dc_n`` and ``dc0``; the gradient of a parameter ``bias_ih`` is ``dbias_ih``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, Literal, TypeVar
+
+Output = TypeVar("Output", covariant=True)
+Gradients = TypeVar("Gradients", covariant=True)
+
+Role = Literal["weight_ih", "matrix", "bias_ih", "bias_hh", "vector"]
+
+
+def _multiple(n: int, symbol: str = "hidden_size") -> str:
+    return symbol if n == 1 else f"{n}*{symbol}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """An array of weights. Its role says which part it has in the native cell: ``weight_ih``, rows of a recurrent
+    ``matrix``, a bias, or a ``vector`` of other weights. Matrices and vectors are given in the native cell's order."""
+
+    name: str
+    role: Role
+    gates: int = 1  # its rows, in units of hidden_size
+    depth: int = 1  # the columns of a matrix, in units of hidden_size
+    required: bool = False  # None is not allowed; elsewhere it stands for zeros
+
+    @property
+    def symbols(self) -> str:
+        """Its shape, in words."""
+        rows = _multiple(self.gates)
+        if self.role == "weight_ih":
+            return f"({rows}, input_size)"
+        return f"({rows}, {_multiple(self.depth)})" if self.role == "matrix" else f"({rows},)"
+
+    def shape(self, input_size: int, hidden_size: int) -> tuple[int, ...]:
+        rows = self.gates * hidden_size
+        if self.role == "weight_ih":
+            return rows, input_size
+        return (rows, self.depth * hidden_size) if self.role == "matrix" else (rows,)
+
+
+def affine(gates: int, recurrent_gates: int | None = None) -> tuple[Parameter, ...]:
+    """PyTorch's four: weight_ih, weight_hh, bias_ih and bias_hh. weight_hh and bias_hh may have fewer gates."""
+    recurrent = recurrent_gates or gates
+    return (
+        Parameter("weight_ih", "weight_ih", gates, required=True),
+        Parameter("weight_hh", "matrix", recurrent, required=True),
+        Parameter("bias_ih", "bias_ih", gates),
+        Parameter("bias_hh", "bias_hh", recurrent),
+    )
+
+
+def vectors(*names: str, gates: int = 1, required: bool = False) -> tuple[Parameter, ...]:
+    """Vectors of weights, of so many gates each."""
+    return tuple(Parameter(name, "vector", gates, required=required) for name in names)
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """What a row carries from step to step: ``(B, units*H)``."""
+
+    name: str
+    units: int = 1
+
+    @property
+    def symbols(self) -> str:
+        return f"(batch_size, {_multiple(self.units)})"
+
+
+H, C = StateSpec("h"), StateSpec("c")
+
+
+@dataclass(frozen=True)
+class CellSpec(Generic[Output, Gradients]):
+    """One cell of a family. The cells of a family differ in parameters, gates and options, and share all else."""
+
+    family: str  # the name of the public functions
+    output: type[Output]  # of inference and forward: a NamedTuple
+    gradients: type[Gradients]  # of backward: a NamedTuple
+    parameters: tuple[Parameter, ...]
+    gates: str  # in the order in which they are stacked, one letter each
+    states: tuple[StateSpec, ...] = (H,)
+    cell: str = ""  # its name in the native list; by default the family's
+    options: Mapping[str, Any] = field(default_factory=dict)  # the arguments of the weights that choose this cell
+    values: tuple[str, ...] = ()  # the names of further arguments of the weights, which belong to each object
+    below: str | None = None  # a further input (T, B, H): a state of the layer below
+    above: str | None = None  # the state of every step, (T, B, H), which is a further output
+    numbered: str | None = None  # a further input, the number of each row's first step
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cell", self.cell or self.family)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the parameters."""
+        return tuple(p.name for p in self.parameters)
+
+    @property
+    def further_inputs(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.below, self.numbered) if name)
+
+    def variant(self, cell: str, **changes: Any) -> CellSpec[Output, Gradients]:
+        """Another cell of the family."""
+        return replace(self, cell=cell, **changes)

@@ -1,0 +1,136 @@
+"""The walk over time, the same for every cell, as one more backend.
+
+The equations of a cell are ``step(w, x, states)``, with one step of any further sequence that it reads after those, and
+``step_backward(w, saved, dstates)``. Rows of a batch know nothing of each other, so each step takes the rows that are
+still within their length, and leaves the others as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ..backends.arrays import NumPy
+from ..backends.checked import Arguments, CheckedWeights
+from ..cells.families import SPECS
+from ..cells.spec import CellSpec
+from ..types import Array
+
+Results = dict[str, Any]
+EQUATIONS: dict[str, Any] = {}  # by the names of families: an object with `step` and `step_backward`
+
+
+@dataclass
+class Step:
+    """What one step of forward leaves for backward."""
+
+    t: int
+    rows: np.ndarray[Any, np.dtype[np.intp]]
+    saved: dict[str, Array]
+
+
+class ReferenceWeights(CheckedWeights):
+    """Weights that the equations read: by `w`, which has arrays, options and sizes."""
+
+    def __init__(
+        self, spec: CellSpec[Any, Any], arrays: Mapping[str, Any], values: Mapping[str, Any], format: str | None = None
+    ) -> None:
+        super().__init__(NumPy(np), spec, arrays, ("float32", "float64"))
+        for a in self.arrays.values():
+            if a is not None:
+                a.flags.writeable = False
+        self.dtype, self.format = np.dtype(self.dtype), self.dtype
+        others = {name: None for s in SPECS.values() if s.family == spec.family for name in s.names}
+        given = {**others, **self.arrays, **spec.options, **values}
+        self.w = SimpleNamespace(**given, gates=spec.gates, hidden_size=self.hidden_size)
+        self.equations = EQUATIONS[spec.family]
+
+    def infer(self, *arguments: Any) -> Results:
+        return self.forward(*arguments)[0]
+
+    def forward(self, *arguments: Any, form: str = "{}0") -> tuple[Results, tuple[Arguments, list[Step]], int]:
+        call = Arguments(self, *arguments, form=form)
+        spec, T, B, H = self.spec, call.T, call.B, self.hidden_size
+        now = self._copies(B, call.states)
+        ends = np.full(B, T) if call.lengths is None else call.lengths
+        sequences = self._sequences(call, ends)
+        names = ["y", *([spec.above] if spec.above else [])]
+        every = {name: np.zeros((T, B, H), self.dtype) for name in names}  # the states of every step
+        steps = []
+        for t in reversed(range(T)) if call.reverse else range(T):
+            rows = np.flatnonzero(t < ends)
+            before = tuple(s[rows] for s in now)
+            new, saved = self.equations.step(self.w, call.x[t, rows], before, *(s[t, rows] for s in sequences))
+            for i, value in enumerate(new):
+                now[i][rows] = value
+            every["y"][t, rows] = new[0]
+            if spec.above:
+                every[spec.above][t, rows] = new[self._index(spec.above)]
+            steps.append(Step(t, rows, saved))
+        results = every | {f"{s.name}_n": value for s, value in zip(spec.states, now, strict=True)}
+        return results, (call, steps), sum(a.nbytes for step in steps for a in step.saved.values())
+
+    def backward(self, kept: tuple[Arguments, list[Step]], dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
+        call, steps = kept
+        spec, T, B = self.spec, call.T, call.B
+        dy = self.sequence("dy", T, B, dy)
+        dabove = self.sequence(f"d{spec.above}", T, B, dabove)
+        d = self._copies(B, self.states("d{}_n", B, dstates))
+        dx = np.zeros(call.x.shape, self.dtype)
+        dbelow = None if call.below is None else np.zeros(call.below.shape, self.dtype)
+        total = {name: np.zeros_like(a) for name, a in self.arrays.items() if a is not None}
+        for step in reversed(steps):
+            t, rows = step.t, step.rows
+            if dy is not None:
+                d[0][rows] += dy[t, rows]
+            if dabove is not None:
+                d[self._index(spec.above)][rows] += dabove[t, rows]
+            after = tuple(s[rows] for s in d)
+            dx[t, rows], new, dweights = self.equations.step_backward(self.w, step.saved, after)
+            for i, value in enumerate(new):
+                d[i][rows] = value
+            if dbelow is not None:
+                dbelow[t, rows] = dweights[spec.below]
+            for name in total.keys() & dweights.keys():
+                total[name] += dweights[name]
+        gradients = {f"d{name}": total.get(name) for name in spec.names}
+        gradients |= {f"d{s.name}0": value for s, value in zip(spec.states, d, strict=True)}
+        return {"dx": dx} | gradients | ({f"d{spec.below}": dbelow} if spec.below else {})
+
+    def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
+        below = self.spec.below
+        if below and inputs[below] is not None:
+            inputs = inputs | {below: inputs[below][None]}
+        results = self.forward(x[None], states, None, False, inputs, form="{}")[0]
+        new = [results[f"{s.name}_n"] for s in self.spec.states]
+        for target, value in zip(self.outputs(len(x), out), new, strict=True):
+            if target is not None:
+                target[...] = value
+        return tuple(value if target is None else target for target, value in zip(out, new, strict=True))
+
+    def _index(self, state: str | None) -> int:
+        return [s.name for s in self.spec.states].index(str(state))
+
+    def _copies(self, batch_size: int, states: list[Any]) -> list[Array]:
+        """Copies of states, or zeros."""
+        H = self.hidden_size
+        return [
+            np.zeros((batch_size, s.units * H), self.dtype) if given is None else np.array(given)
+            for s, given in zip(self.spec.states, states, strict=True)
+        ]
+
+    def _sequences(self, call: Arguments, ends: Any) -> list[Any]:
+        """The further sequences that a step reads: the layer below, and the numbers of each row's steps, in the order
+        in which they run."""
+        sequences: list[Any] = []
+        if self.spec.below:
+            zeros = np.zeros((call.T, call.B, self.hidden_size), self.dtype)
+            sequences.append(zeros if call.below is None else call.below)
+        if self.spec.numbered:
+            t = np.arange(call.T)[:, None]
+            sequences.append((ends - 1 - t if call.reverse else t + np.zeros_like(ends)) + call.start)
+        return sequences

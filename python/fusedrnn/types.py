@@ -1,0 +1,15 @@
+"""The types in signatures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.floating[Any]]
+State = Array | None  # None for zeros
+Integers = npt.NDArray[np.integer[Any]] | Sequence[int]  # one for each row of a batch
+Lengths = Integers | None
+Start = int | Integers

@@ -1,0 +1,148 @@
+"""The weights of a cell: checked by its spec and copied once, on the backend where the arrays are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .backends import Loaded, load
+from .cells.spec import CellSpec
+from .types import Array
+
+CLASSES: dict[str, str] = {}  # the names of weights classes by family
+
+
+class _Array:
+    """A parameter of a weights object, read by its name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, w: Weights | None, owner: type) -> Any:
+        return self if w is None else w._array(self.name)
+
+    def __set__(self, w: Weights, value: Any) -> None:
+        raise AttributeError(f"{self.name}: weights are a snapshot of arrays, and cannot be changed")
+
+
+class _Option(_Array):
+    """An option of a weights object, read by its name."""
+
+    def __get__(self, w: Weights | None, owner: type) -> Any:
+        return self if w is None else w._options[self.name]
+
+
+class Weights:
+    """What the weights of all cells have in common.
+
+    A snapshot: later changes to the arrays have no effect; make a new object after each optimiser step. The arrays can
+    be read back, read-only, under their names. Made from CUDA arrays (PyTorch's, CuPy's), they lie on that GPU, and
+    calls on them run there; cells that cannot raise NotImplementedError. Weights can be copied and pickled.
+    """
+
+    spec: CellSpec[Any, Any]
+    weight_ih: Array
+    weight_hh: Array
+    bias_ih: Array | None
+    bias_hh: Array | None
+    _names: tuple[str, ...] = ()  # of the parameters that any cell of the family has
+    _loaded: Loaded
+    _values: dict[str, Any]
+
+    def __init_subclass__(cls, specs: tuple[CellSpec[Any, Any], ...] = ()) -> None:
+        for spec in specs:
+            CLASSES[spec.family] = cls.__name__
+            cls._names += tuple(name for name in spec.names if name not in cls._names)
+        options = {name for spec in specs for name in (*spec.options, *spec.values)}
+        for kind, names in ((_Array, cls._names), (_Option, options)):
+            for name in names:
+                attribute = kind()
+                attribute.__set_name__(cls, name)
+                setattr(cls, name, attribute)
+
+    def __init__(
+        self,
+        spec: CellSpec[Any, Any],
+        arrays: Mapping[str, Any],
+        values: Mapping[str, Any] | None = None,
+        backend: Callable[..., Loaded] = load,
+    ) -> None:
+        if "_loaded" in self.__dict__:
+            raise RuntimeError(f"{type(self).__name__}: weights are a snapshot, and cannot be initialised again")
+        self._values = dict(values or {})
+        self.spec = spec
+        self._loaded = backend(spec, arrays, self._values)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_loaded", "_values", "spec"):
+            raise AttributeError(f"{type(self).__name__}: these weights have not been initialised")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def cell(self) -> str:
+        """The name of the cell."""
+        return self.spec.cell
+
+    @property
+    def gates(self) -> str:
+        """The gates in the order in which they are stacked, one letter each."""
+        return self.spec.gates
+
+    @property
+    def input_size(self) -> int:
+        return self._loaded.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self._loaded.hidden_size
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._loaded.dtype
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return {**self.spec.options, **self._values}
+
+    def _array(self, name: str) -> Any:
+        return self._loaded.array(name) if name in self.spec.names else None
+
+    def arrays(self) -> dict[str, Array | None]:
+        """The arrays by the names of the arguments that gave them; None for an argument that was None."""
+        return {name: self._array(name) for name in self._names or self.spec.names}
+
+    def on(self, backend: Callable[..., Loaded]) -> Weights:
+        """The same weights on another backend."""
+        other = self.__copy__()
+        other._loaded = backend(self.spec, {name: self._array(name) for name in self.spec.names}, self._values)
+        return other
+
+    def __repr__(self) -> str:
+        if "_loaded" not in self.__dict__:
+            return f"<fusedrnn.{type(self).__name__}, not initialised>"
+        options = [f"{name}={value!r}" for name, value in self._options.items()]
+        given = [name for name, a in self.arrays().items() if a is not None]
+        sizes = f"input_size={self.input_size}, hidden_size={self.hidden_size}, {self._loaded.format}"
+        return f"<fusedrnn.{type(self).__name__} of {self.cell}, {', '.join([sizes, *options, *given])}>"
+
+    def __copy__(self) -> Weights:
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        arrays = {name: self._array(name) for name in self.spec.names}
+        own = {name: value for name, value in self.__dict__.items() if name != "_loaded"}
+        return {"own": own, "arrays": arrays, "format": self._loaded.format}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state["own"])
+        self._loaded = load(self.spec, state["arrays"], self._values, state["format"])
+
+
+def one_of(name: str, value: Any, valid: tuple[str, ...]) -> None:
+    """Raises ValueError, naming the valid ones, if value is none of them."""
+    if value not in valid:
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, valid))}, got {value!r}")
