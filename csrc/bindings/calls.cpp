@@ -320,13 +320,22 @@ PyObject* called(PyObject* self, Arguments arguments, Py_ssize_t count) {
 }
 
 template <py::object (*kMethod)(const PyWeights&, Arguments), int kCount>
-PyMethodDef definition(const char* name) {
+PyMethodDef definition(const char* name, const char* signature) {
   return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(called<kMethod, kCount>)), METH_FASTCALL,
-          nullptr};
+          signature};
 }
 
-PyMethodDef kMethods[] = {definition<infer_method, 5>("infer"), definition<forward_method, 5>("forward"),
-                          definition<backward_method, 4>("backward"), definition<step_method, 4>("step")};
+PyMethodDef kMethods[] = {
+    definition<infer_method, 5>(
+        "infer",
+        "infer(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> dict"),
+    definition<forward_method, 5>(
+        "forward",
+        "forward(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> tuple"),
+    definition<backward_method, 4>(
+        "backward", "backward(kept: tuple, dy: ndarray | None, dstates: tuple, dabove: ndarray | None) -> dict"),
+    definition<step_method, 4>("step", "step(x: ndarray, states: tuple, out: tuple, inputs: dict) -> tuple"),
+};
 
 }  // namespace
 

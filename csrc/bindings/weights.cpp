@@ -129,7 +129,9 @@ py::handle item(const py::dict& arrays, const Name& name) {
 void check_names(const PyCell& cell, const py::dict& arrays) {
   for (const auto& [key, value] : arrays) {
     if (value.is_none()) continue;
-    const auto has_this_name = [&, wanted = key](const Parameter& p) { return wanted.equal(py::handle(p.name.object)); };
+    const auto has_this_name = [&, wanted = key](const Parameter& p) {
+      return wanted.equal(py::handle(p.name.object));
+    };
     if (std::any_of(cell.parameters.begin(), cell.parameters.end(), has_this_name)) continue;
     throw py::value_error(text_of(key) + ": expected None for cell '" + cell.facts().name + "', got " +
                           type_name(value));

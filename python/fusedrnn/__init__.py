@@ -6,7 +6,11 @@ Shapes: ``x (seq_len, batch_size, input_size)``, ``y (seq_len, batch_size, hidde
 ``r, z, n`` for GRU. All float32, or all float64. On NVIDIA GPUs: see `fusedrnn.cuda`.
 """
 
-from . import cuda, reference
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from . import cuda
 from ._version import __version__
 from .call import Reserve
 from .cells import clockwork_rnn as _clockwork_rnn
@@ -29,6 +33,9 @@ from .cells.results import *
 from .cells.rnn import *
 from .config import available_isas, get_num_threads, isa, release_memory, set_isa, set_num_threads, show_config
 from .weights import Weights
+
+if _TYPE_CHECKING:
+    from . import reference
 
 __all__ = [
     "Reserve",
@@ -53,3 +60,9 @@ __all__ += _fgr_lstm.__all__
 __all__ += _depth_gated_lstm.__all__
 __all__ += _layer_norm.__all__
 __all__ += _results.__all__
+
+
+def __getattr__(name: str) -> _Any:
+    if name == "reference":  # which most programs never need
+        return _import_module(".reference", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

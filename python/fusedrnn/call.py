@@ -16,8 +16,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from .backends import Loaded
 from .cells.spec import CellSpec, Gradients, Output
 from .types import Array, Lengths
@@ -42,7 +40,7 @@ class Reserve:
         return self.weights.cell
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> Any:
         return self.weights.dtype
 
     @property

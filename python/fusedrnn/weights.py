@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from .backends import Loaded, load
 from .cells.spec import CellSpec
 from .types import Array
@@ -99,7 +97,7 @@ class Weights:
         return self._loaded.hidden_size
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> Any:
         return self._loaded.dtype
 
     @property

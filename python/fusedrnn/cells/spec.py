@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 Output = TypeVar("Output", covariant=True)
 Gradients = TypeVar("Gradients", covariant=True)
@@ -20,8 +20,7 @@ def _multiple(n: int, symbol: str = "hidden_size") -> str:
     return symbol if n == 1 else f"{n}*{symbol}"
 
 
-@dataclass(frozen=True)
-class Parameter:
+class Parameter(NamedTuple):
     """An array of weights. Its role says which part it has in the native cell: ``weight_ih``, rows of a recurrent
     ``matrix``, a bias, or a ``vector`` of other weights. Matrices and vectors are given in the native cell's order."""
 
@@ -62,8 +61,7 @@ def vectors(*names: str, gates: int = 1, required: bool = False) -> tuple[Parame
     return tuple(Parameter(name, "vector", gates, required=required) for name in names)
 
 
-@dataclass(frozen=True)
-class StateSpec:
+class StateSpec(NamedTuple):
     """What a row carries from step to step: ``(B, units*H)``."""
 
     name: str

@@ -30,13 +30,15 @@ if TYPE_CHECKING:
     from ..cells.rnn import *
 
 
+_signature = functools.cache(inspect.signature)
+
+
 def _on_reference(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, with its weights moved to this backend."""
-    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        bound = signature.bind(*args, **kwargs)
+        bound = _signature(function).bind(*args, **kwargs)
         w, reserve = bound.arguments.get("w"), bound.arguments.get("reserve")
         if isinstance(w, Weights):
             bound.arguments["w"] = w.on(ReferenceWeights)

@@ -8,9 +8,8 @@ still within their length, and leaves the others as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,8 +23,7 @@ Results = dict[str, Any]
 EQUATIONS: dict[str, Any] = {}  # by the names of families: an object with `step` and `step_backward`
 
 
-@dataclass
-class Step:
+class Step(NamedTuple):
     """What one step of forward leaves for backward."""
 
     t: int
@@ -52,8 +50,10 @@ class ReferenceWeights(CheckedWeights):
     def infer(self, *arguments: Any) -> Results:
         return self.forward(*arguments)[0]
 
-    def forward(self, *arguments: Any, form: str = "{}0") -> tuple[Results, tuple[Arguments, list[Step]], int]:
-        call = Arguments(self, *arguments, form=form)
+    def forward(
+        self, x: Any, states: Any, lengths: Any, reverse: bool, inputs: dict[str, Any], form: str = "{}0"
+    ) -> tuple[Results, tuple[Arguments, list[Step]], int]:
+        call = Arguments(self, x, states, lengths, reverse, inputs, form)
         spec, T, B, H = self.spec, call.T, call.B, self.hidden_size
         now = self._copies(B, call.states)
         ends = np.full(B, T) if call.lengths is None else call.lengths
@@ -105,7 +105,7 @@ class ReferenceWeights(CheckedWeights):
         below = self.spec.below
         if below and inputs[below] is not None:
             inputs = inputs | {below: inputs[below][None]}
-        results = self.forward(x[None], states, None, False, inputs, form="{}")[0]
+        results = self.forward(x[None], states, None, False, inputs, "{}")[0]
         new = [results[f"{s.name}_n"] for s in self.spec.states]
         for target, value in zip(self.outputs(len(x), out), new, strict=True):
             if target is not None:

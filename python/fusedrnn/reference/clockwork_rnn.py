@@ -8,7 +8,8 @@ import numpy as np
 
 from ..cells.clockwork_rnn import ClockworkRNNWeights
 from ..types import Array
-from . import rnn
+from .rnn import step as rnn_step
+from .rnn import step_backward as rnn_step_backward
 
 States = tuple[Array, ...]
 
@@ -19,7 +20,7 @@ def step(w: Any, x: Array, states: States, number: Array) -> tuple[States, dict[
     (h_prev,) = states
     period = np.repeat(w.periods, w.hidden_size // len(w.periods))
     ticks = number[:, None] % period == 0
-    (h,), saved = rnn.step(w, x, states)
+    (h,), saved = rnn_step(w, x, states)
     return (np.where(ticks, h, h_prev),), saved | {"ticks": ticks}
 
 
@@ -27,6 +28,6 @@ def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Arr
     """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
     (dh,) = dstates
     ticks = saved["ticks"]
-    dx, (dh_prev,), dweights = rnn.step_backward(w, saved, (np.where(ticks, dh, 0),))
+    dx, (dh_prev,), dweights = rnn_step_backward(w, saved, (np.where(ticks, dh, 0),))
     dweights["weight_hh"] *= ClockworkRNNWeights.mask(w.hidden_size, w.periods)
     return dx, (np.where(ticks, 0, dh) + dh_prev,), dweights
