@@ -227,6 +227,11 @@ void register_weights(py::module_& m) {
       },
       py::arg("cell"), py::arg("parameters"));
   m.def("describe_cell", &describe_cell, py::arg("cell"));
+  m.def("cell_names", [] {
+    py::list names;
+    for (int i = 0; i < kCells; ++i) names.append(facts_of(static_cast<CellId>(i)).name);
+    return names;
+  });
   py::class_<PyWeights> weights(m, "Weights", py::custom_type_setup(refuse_new), py::is_final(),
                                 "Weights of any cell; the package has a class for each family.");
   weights.def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })

@@ -74,7 +74,7 @@ class Weights:
         self._loaded = backend(spec, arrays, self._values)
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("_loaded", "_values", "spec"):
+        if "_loaded" not in self.__dict__ and not name.startswith("__"):
             raise AttributeError(f"{type(self).__name__}: these weights have not been initialised")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 

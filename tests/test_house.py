@@ -1,0 +1,261 @@
+"""The house: a cell is data. No source but the cells' own names one, specs and native facts agree, and a new cell needs
+a spec and its equations alone."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import fusedrnn
+from fusedrnn import Weights, _core, call
+from fusedrnn.cells.families import FAMILIES, SPECS
+from fusedrnn.cells.spec import CellSpec, H, StateSpec, affine, vectors
+from fusedrnn.reference.backend import EQUATIONS, ReferenceWeights
+
+HOUSE = Path(fusedrnn.__file__).parent
+SOURCES = Path(__file__).parent.parent / "csrc"
+NAMES = {spec.family for spec in SPECS.values()} | set(SPECS)
+TABLES = {"__init__.py", "families.py"}  # of public names and of families
+
+specs = pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.cell)
+
+
+def words_of(path: Path) -> Iterator[str]:
+    """Names and texts in a Python source, docstrings left out."""
+    tree = ast.parse(path.read_text())
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        for value in ast.iter_fields(node):
+            if isinstance(value[1], str) and id(node) not in texts:
+                yield from re.findall(r"[A-Za-z_0-9]+", value[1])
+
+
+def test_no_python_source_names_a_cell_but_its_own() -> None:
+    own = {HOUSE / "cells", HOUSE / "reference"}
+    sources = [p for p in HOUSE.rglob("*.py*") if p.suffix in (".py", ".pyi") and not own & set(p.parents)]
+    assert len(sources) > 8
+    for path in sources:
+        if path.name not in TABLES:
+            assert not NAMES & {w.lower() for w in words_of(path)}, path
+
+
+@pytest.mark.skipif(not SOURCES.exists(), reason="needs the sources")
+def test_no_driver_names_a_cell() -> None:
+    files = [p for p in SOURCES.rglob("*.?pp") if p.parent.name != "cells"]
+    assert len(files) > 20
+    for path in files:
+        code = re.sub(r"//[^\n]*", "", path.read_text())
+        assert not NAMES & set(re.findall(r"[A-Za-z_0-9]+", code)), path
+
+
+def test_every_native_cell_has_a_spec() -> None:
+    assert sorted(SPECS) == sorted(_core.cell_names())
+
+
+@specs
+def test_a_spec_agrees_with_the_native_facts(spec: CellSpec[Any, Any]) -> None:
+    facts = _core.describe_cell(spec.cell)
+    roles = {role: [p for p in spec.parameters if p.role == role] for role in ("matrix", "vector")}
+    assert facts["gates"] == len(spec.gates)
+    assert facts["state_units"] == {s.name: s.units for s in spec.states}
+    assert facts["vectors"] == sum(p.gates for p in roles["vector"])
+    assert facts["below"] == (spec.below is not None) == (spec.above is not None)
+    assert facts["numbered"] == (spec.numbered is not None)
+    by_name = {p.name: p for p in spec.parameters}
+    assert by_name["weight_ih"].gates == facts["gates"]
+    rows = sum(gates * depth for gates, depth in facts["matrices"])
+    assert sum(p.gates * p.depth for p in roles["matrix"]) == rows
+    if "bias_hh" in by_name and by_name["bias_hh"].role == "bias_hh":
+        assert by_name["bias_hh"].gates == facts["recurrent_gates"] == by_name["weight_hh"].gates
+
+
+@specs
+def test_results_are_named_after_the_spec(spec: CellSpec[Any, Any]) -> None:
+    above = [spec.above] if spec.above else []
+    below = [f"d{spec.below}"] if spec.below else []
+    states = [s.name for s in spec.states]
+    every = dict.fromkeys(name for s in SPECS.values() if s.family == spec.family for name in s.names)
+    assert list(spec.output._fields) == ["y", *(f"{s}_n" for s in states), *above]
+    gradients = ["dx", *below, *(f"d{s}0" for s in states), *(f"d{name}" for name in every)]
+    assert list(spec.gradients._fields) == gradients
+
+
+@specs
+def test_signatures_are_those_of_the_spec(spec: CellSpec[Any, Any]) -> None:
+    def names(suffix: str) -> list[str]:
+        return list(inspect.signature(getattr(fusedrnn, spec.family + suffix)).parameters)
+
+    states, below = [s.name for s in spec.states], [spec.below] if spec.below else []
+    numbered = [spec.numbered] if spec.numbered else []
+    for suffix in ("", "_forward"):
+        first = [f"{s}0" for s in states]
+        assert names(suffix) == ["x", "w", *below, *first, *numbered, "lengths", "reverse"]
+    dabove = [f"d{spec.above}"] if spec.above else []
+    assert names("_backward") == ["reserve", "dy", *(f"d{s}_n" for s in states), *dabove]
+    assert names("_cell") == ["x", "w", *below, *states, *numbered, "out"]
+
+
+def test_public_functions_are_one_line() -> None:
+    for family in FAMILIES:
+        for name in family.__all__:
+            function = getattr(family, name)
+            if inspect.isfunction(function):
+                (node,) = ast.parse(inspect.getsource(function)).body
+                assert isinstance(node, ast.FunctionDef)
+                assert [type(n) for n in node.body] == [ast.Expr, ast.Return], name
+
+
+# A made-up cell: a leaky mean m of h, which h sees through a vector p:
+#     h = tanh(W x + U h_prev + p * m_prev + b)        m = leak * m_prev + (1 - leak) * h
+
+
+class ToyOutput(NamedTuple):
+    y: Any
+    h_n: Any
+    m_n: Any
+
+
+class ToyGradients(NamedTuple):
+    dx: Any
+    dh0: Any
+    dm0: Any
+    dweight_ih: Any
+    dweight_hh: Any
+    dbias_ih: Any
+    dbias_hh: Any
+    dp: Any
+
+
+TOY = CellSpec(
+    "toy",
+    ToyOutput,
+    ToyGradients,
+    (*affine(1), *vectors("p", required=True)),
+    "h",
+    (H, StateSpec("m")),
+    values=("leak",),
+)
+
+
+def toy_step(w: Any, x: Any, states: Any) -> tuple[Any, dict[str, Any]]:
+    h_prev, m_prev = states
+    bias = sum(b for b in (w.bias_ih, w.bias_hh) if b is not None)
+    h = np.tanh(x @ w.weight_ih.T + h_prev @ w.weight_hh.T + w.p * m_prev + bias)
+    return (h, w.leak * m_prev + (1 - w.leak) * h), {"x": x, "h_prev": h_prev, "m_prev": m_prev, "h": h}
+
+
+def toy_step_backward(w: Any, saved: dict[str, Any], dstates: Any) -> tuple[Any, Any, dict[str, Any]]:
+    dh, dm = dstates
+    da = (dh + (1 - w.leak) * dm) * (1 - saved["h"] ** 2)
+    dweights = {
+        "weight_ih": da.T @ saved["x"],
+        "weight_hh": da.T @ saved["h_prev"],
+        "bias_ih": da.sum(0),
+        "bias_hh": da.sum(0),
+        "p": (da * saved["m_prev"]).sum(0),
+    }
+    return da @ w.weight_ih, (da @ w.weight_hh, w.leak * dm + da * w.p), dweights
+
+
+T, B, I, HIDDEN = 4, 3, 2, 5
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> dict[str, Any]:
+    """Arrays of a valid call."""
+    monkeypatch.setitem(EQUATIONS, "toy", SimpleNamespace(step=toy_step, step_backward=toy_step_backward))
+    arrays = {p.name: rng.standard_normal(p.shape(I, HIDDEN)) for p in TOY.parameters}
+    states = tuple(rng.standard_normal((B, HIDDEN)) for _ in TOY.states)
+    return {"arrays": arrays, "x": rng.standard_normal((T, B, I)), "states": states}
+
+
+def toy_weights(arrays: dict[str, Any]) -> Weights:
+    return Weights(TOY, arrays, {"leak": 0.7}, backend=ReferenceWeights)
+
+
+def test_a_new_cell_infers_trains_and_steps(toy: dict[str, Any]) -> None:
+    w, x, states = toy_weights(toy["arrays"]), toy["x"], toy["states"]
+    lengths = [4, 2, 0]
+    out = call.infer(TOY, x, w, states, lengths, False)
+    again, reserve = call.forward(TOY, x, w, states, lengths, False)
+    assert repr(reserve).startswith("<fusedrnn.Reserve of toy, seq_len=4, batch_size=3, hidden_size=5, float64")
+    for a, b in zip(out, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not out.y[2:, 1].any()
+    np.testing.assert_array_equal(out.m_n[2], states[1][2])
+    now = states
+    for t in range(T):
+        now = call.step(TOY, x[t], w, now, None)
+    for a, b in zip(now, call.infer(TOY, x, w, states, None, False)[1:], strict=True):
+        np.testing.assert_array_equal(a, b)
+    written = tuple(np.empty_like(s) for s in states)
+    assert call.step(TOY, x[0], w, states, written)[1] is written[1]
+    assert call.backward(TOY, reserve, None, (None, None)).dx.shape == x.shape
+    with pytest.raises(ValueError, match="no backward has used"):
+        call.backward(TOY, reserve, None, (None, None))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_gradients_of_a_new_cell(toy: dict[str, Any], reverse: bool, rng: np.random.Generator) -> None:
+    """Against central differences in float64, whose error is some 1e-9 here: h^2 of 1e-10 and roundoff over h."""
+    lengths = [4, 2, 0]
+    weights_of_loss = [rng.standard_normal(s) for s in ((T, B, HIDDEN), (B, HIDDEN), (B, HIDDEN))]
+
+    def loss(arrays: dict[str, Any], x: Any, states: Any) -> float:
+        out = call.infer(TOY, x, toy_weights(arrays), states, lengths, reverse)
+        return float(sum((a * b).sum() for a, b in zip(out, weights_of_loss, strict=True)))
+
+    arrays, x, states = toy["arrays"], toy["x"], toy["states"]
+    _, reserve = call.forward(TOY, x, toy_weights(arrays), states, lengths, reverse)
+    dy, *dstates = weights_of_loss
+    got = call.backward(TOY, reserve, dy, tuple(dstates))
+    every = {"x": x, "h0": states[0], "m0": states[1], **arrays}
+    for name, a in every.items():
+        direction, small = rng.standard_normal(a.shape), 1e-5
+        ends = []
+        for sign in (1, -1):
+            moved = every | {name: a + sign * small * direction}
+            ends.append(loss({n: moved[n] for n in arrays}, moved["x"], (moved["h0"], moved["m0"])))
+        want = (ends[0] - ends[1]) / (2 * small)
+        np.testing.assert_allclose((getattr(got, f"d{name}") * direction).sum(), want, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"weight_ih": np.ones((HIDDEN, 0))}, ValueError, "weight_ih: expected shape (hidden_size, input_size) with"),
+        ({"weight_ih": np.ones(3)}, ValueError, "weight_ih: expected 2 dimensions (hidden_size, input_size), got"),
+        ({"weight_hh": None}, TypeError, "weight_hh: expected a numpy.ndarray, got NoneType"),
+        ({"weight_hh": np.ones((5, 4))}, ValueError, "weight_hh: expected shape (hidden_size, hidden_size) = (5, 5)"),
+        ({"p": np.ones(5, "f4")}, TypeError, "p: expected dtype float64, got float32"),
+        ({"x": np.ones((T, B))}, ValueError, "x: expected 3 dimensions (seq_len, batch_size, input_size), got shape"),
+        ({"x": np.ones((T, B, 3))}, ValueError, "x: expected shape (seq_len, batch_size, input_size) = (4, 3, 2)"),
+        ({"x": [1]}, TypeError, "x: expected a numpy.ndarray, got list"),
+        ({"states": (None, np.ones((B, 4)))}, ValueError, "m0: expected shape (batch_size, hidden_size) = (3, 5)"),
+        ({"lengths": [5, 1, 1]}, ValueError, "lengths: expected values in 0..seq_len = 0..4, got 5 at index 0"),
+        ({"reverse": 1}, TypeError, "reverse: expected bool, got int"),
+    ],
+)
+def test_errors_of_a_new_cell(toy: dict[str, Any], change: dict[str, Any], error: Any, text: str) -> None:
+    given = {**toy["arrays"], **{k: toy[k] for k in ("x", "states")}, "lengths": None, "reverse": False} | change
+    with pytest.raises(error, match=re.escape(text)):
+        w = toy_weights({name: given[name] for name in toy["arrays"]})
+        call.infer(TOY, given["x"], w, given["states"], given["lengths"], given["reverse"])
+
+
+def test_weights_of_a_new_cell_are_checked_by_family(toy: dict[str, Any]) -> None:
+    w = toy_weights(toy["arrays"])
+    with pytest.raises(TypeError, match="w: expected LSTMWeights, got Weights"):
+        fusedrnn.lstm(toy["x"], w)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="w: expected Weights of toy, got dict"):
+        call.infer(TOY, toy["x"], {}, (None, None), None, False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="cell: expected one of .*, got 'toy'"):
+        Weights(TOY, toy["arrays"], {"leak": 0.7})  # there is no kernel
