@@ -178,7 +178,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> dict[str, 
 
 
 def toy_weights(arrays: dict[str, Any]) -> Weights:
-    return Weights(TOY, arrays, {"leak": 0.7}, backend=ReferenceWeights)
+    return Weights(TOY, arrays | {"leak": 0.7}, backend=ReferenceWeights)
 
 
 def test_a_new_cell_infers_trains_and_steps(toy: dict[str, Any]) -> None:
@@ -258,4 +258,4 @@ def test_weights_of_a_new_cell_are_checked_by_family(toy: dict[str, Any]) -> Non
     with pytest.raises(TypeError, match="w: expected Weights of toy, got dict"):
         call.infer(TOY, toy["x"], {}, (None, None), None, False)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="cell: expected one of .*, got 'toy'"):
-        Weights(TOY, toy["arrays"], {"leak": 0.7})  # there is no kernel
+        Weights(TOY, toy["arrays"] | {"leak": 0.7})  # there is no kernel

@@ -104,13 +104,13 @@ def test_a_reserve_that_no_constructor_has_seen() -> None:
 def test_weights_that_refer_to_their_own_reserve_are_collected(cell: Cell, rng: np.random.Generator) -> None:
     """The reserve refers to the weights, and to inputs that may refer to anything."""
 
-    class Labelled(np.ndarray):  # type: ignore[type-arg]
+    class Labelled(np.ndarray):
         pass
 
     problem = make_problem(cell, (3, 2, 4, 5), "float32", rng)
     x, w = problem.x.view(Labelled), problem.w
     _, w.last = cell.functions()[1](x, w, *problem.states)
-    w.view, x.reserve = w.weight_ih, w.last
+    w.view, x.reserve = w.weight_ih, w.last  # type: ignore[attr-defined]
     alive = weakref.ref(w)
     del problem, w, x
     gc.collect()

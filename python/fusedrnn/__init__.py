@@ -13,17 +13,10 @@ from typing import Any as _Any
 from . import cuda
 from ._version import __version__
 from .call import Reserve
-from .cells import clockwork_rnn as _clockwork_rnn
-from .cells import depth_gated_lstm as _depth_gated_lstm
-from .cells import fgr_lstm as _fgr_lstm
-from .cells import gru as _gru
-from .cells import indrnn as _indrnn
-from .cells import layer_norm as _layer_norm
-from .cells import lstm as _lstm
 from .cells import results as _results
-from .cells import rnn as _rnn
 from .cells.clockwork_rnn import *
 from .cells.depth_gated_lstm import *
+from .cells.families import FAMILIES as _FAMILIES
 from .cells.fgr_lstm import *
 from .cells.gru import *
 from .cells.indrnn import *
@@ -51,15 +44,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
 ]
-__all__ += _lstm.__all__
-__all__ += _gru.__all__
-__all__ += _rnn.__all__
-__all__ += _indrnn.__all__
-__all__ += _clockwork_rnn.__all__
-__all__ += _fgr_lstm.__all__
-__all__ += _depth_gated_lstm.__all__
-__all__ += _layer_norm.__all__
-__all__ += _results.__all__
+__all__ += [name for module in (*_FAMILIES, _results) for name in module.__all__]
 
 
 def __getattr__(name: str) -> _Any:

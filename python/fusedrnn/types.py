@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.floating[Any]]
-State = Array | None  # None for zeros
+Maybe = Array | None  # an argument that may be None, for zeros; a result that is None where its argument was
 Integers = npt.NDArray[np.integer[Any]] | Sequence[int]  # one for each row of a batch
 Lengths = Integers | None
 Start = int | Integers

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .backends import Loaded, load
@@ -41,10 +41,6 @@ class Weights:
     """
 
     spec: CellSpec[Any, Any]
-    weight_ih: Array
-    weight_hh: Array
-    bias_ih: Array | None
-    bias_hh: Array | None
     _names: tuple[str, ...] = ()  # of the parameters that any cell of the family has
     _loaded: Loaded
     _values: dict[str, Any]
@@ -63,15 +59,15 @@ class Weights:
     def __init__(
         self,
         spec: CellSpec[Any, Any],
-        arrays: Mapping[str, Any],
-        values: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any],
         backend: Callable[..., Loaded] = load,
     ) -> None:
+        """`arguments` has the spec's parameters and values by name; others are ignored."""
         if "_loaded" in self.__dict__:
             raise RuntimeError(f"{type(self).__name__}: weights are a snapshot, and cannot be initialised again")
-        self._values = dict(values or {})
         self.spec = spec
-        self._loaded = backend(spec, arrays, self._values)
+        self._values = {name: arguments[name] for name in spec.values}
+        self._loaded = backend(spec, {name: arguments[name] for name in spec.names}, self._values)
 
     def __getattr__(self, name: str) -> Any:
         if "_loaded" not in self.__dict__ and not name.startswith("__"):
@@ -140,7 +136,7 @@ class Weights:
         self._loaded = load(self.spec, state["arrays"], self._values, state["format"])
 
 
-def one_of(name: str, value: Any, valid: tuple[str, ...]) -> None:
+def one_of(name: str, value: Any, valid: Iterable[str]) -> None:
     """Raises ValueError, naming the valid ones, if value is none of them."""
     if value not in valid:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, valid))}, got {value!r}")

@@ -7,6 +7,7 @@ A library of arrays on GPUs is added by a class like `CuPy` here, in `LIBRARIES`
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -53,24 +54,32 @@ class Library:
     def is_contiguous(self, a: Any) -> bool:
         return a.__cuda_array_interface__.get("strides") is None
 
+    def current(self, device: int) -> AbstractContextManager[Any]:
+        """A context in which the module allocates on this device."""
+        return nullcontext()
+
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
-        return self.module.empty(shape, dtype)
+        with self.current(device):
+            return self.module.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
-        return self.module.zeros(shape, dtype)
+        with self.current(device):
+            return self.module.zeros(shape, dtype)
 
     def cast(self, a: Any, dtype: str) -> Any:
         return a.astype(dtype)
 
     def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Any:
-        return self.module.asarray(a)
+        with self.current(device):
+            return self.module.asarray(a)
 
     def where(self, condition: Any, a: Any) -> Any:
         """a, and 0 where the condition does not hold."""
         return self.module.where(condition, a, self.module.zeros((), a.dtype))
 
     def arange(self, n: int, device: int) -> Any:
-        return self.module.arange(n)
+        with self.current(device):
+            return self.module.arange(n)
 
 
 class NumPy(Library):
@@ -98,22 +107,9 @@ class CuPy(Library):
     def stream(self, device: int) -> int:
         return int(self.module.cuda.get_current_stream(device).ptr)
 
-    # CuPy allocates on its current device, which need not be the arrays'.
-    def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
-        with self.module.cuda.Device(device):
-            return self.module.empty(shape, dtype)
-
-    def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
-        with self.module.cuda.Device(device):
-            return self.module.zeros(shape, dtype)
-
-    def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Any:
-        with self.module.cuda.Device(device):
-            return self.module.asarray(a)
-
-    def arange(self, n: int, device: int) -> Any:
-        with self.module.cuda.Device(device):
-            return self.module.arange(n)
+    def current(self, device: int) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self.module.cuda.Device(device)
+        return context
 
 
 class Torch(Library):

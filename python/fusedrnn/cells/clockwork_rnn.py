@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, Start, State
+from ..types import Array, Lengths, Maybe, Start
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
@@ -64,22 +64,19 @@ class ClockworkRNNWeights(Weights, specs=SPECS):
         TypeError: not arrays, or another dtype; periods that are no integers.
     """
 
-    periods: tuple[int, ...]
-    nonlinearity: str
-
     def __init__(
         self,
         weight_ih: Array,
         weight_hh: Array,
-        bias_ih: Array | None = None,
-        bias_hh: Array | None = None,
+        bias_ih: Maybe = None,
+        bias_hh: Maybe = None,
         *,
         periods: Iterable[int],
         nonlinearity: str = "tanh",
     ) -> None:
-        one_of("nonlinearity", nonlinearity, tuple(BY_NONLINEARITY))
-        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-        super().__init__(BY_NONLINEARITY[nonlinearity], arrays, {"periods": tuple(_integers(periods))})
+        one_of("nonlinearity", nonlinearity, BY_NONLINEARITY)
+        periods = tuple(_integers(periods))
+        super().__init__(BY_NONLINEARITY[nonlinearity], locals())
 
     @staticmethod
     def mask(hidden_size: int, periods: Iterable[int]) -> npt.NDArray[np.bool_]:
@@ -120,7 +117,7 @@ def _integers(periods: Iterable[int]) -> list[int]:
 def clockwork_rnn(
     x: Array,
     w: ClockworkRNNWeights,
-    h0: State = None,
+    h0: Maybe = None,
     *,
     start: Start = 0,
     lengths: Lengths = None,
@@ -147,7 +144,7 @@ def clockwork_rnn(
 def clockwork_rnn_forward(
     x: Array,
     w: ClockworkRNNWeights,
-    h0: State = None,
+    h0: Maybe = None,
     *,
     start: Start = 0,
     lengths: Lengths = None,
@@ -158,7 +155,7 @@ def clockwork_rnn_forward(
     return forward(CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, start=start)
 
 
-def clockwork_rnn_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> Gradients:
+def clockwork_rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
     """Gradients of a loss, given its gradients with respect to what `clockwork_rnn_forward` returned. See
     `lstm_backward`.
 
@@ -169,7 +166,7 @@ def clockwork_rnn_backward(reserve: Reserve, dy: Array | None, dh_n: State = Non
 
 
 def clockwork_rnn_cell(
-    x: Array, w: ClockworkRNNWeights, h: State = None, *, start: Start = 0, out: Array | None = None
+    x: Array, w: ClockworkRNNWeights, h: Maybe = None, *, start: Start = 0, out: Maybe = None
 ) -> Array:
     """Step number `start` of `clockwork_rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
     return step(CLOCKWORK_RNN, x, w, (h,), out, start=start)

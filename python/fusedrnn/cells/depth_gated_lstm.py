@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, State
+from ..types import Array, Lengths, Maybe
 from ..weights import Weights
 from .spec import C, CellSpec, H, affine, vectors
 
@@ -34,18 +34,18 @@ class DepthGatedLSTMGradients(NamedTuple):
     """Gradients of a depth-gated LSTM, each of its argument's shape; None for what was None (states excepted)."""
 
     dx: Array
-    dc_below: Array | None
+    dc_below: Maybe
     dh0: Array
     dc0: Array
     dweight_ih: Array
     dweight_hh: Array
-    dbias_ih: Array | None
-    dbias_hh: Array | None
-    dpeephole_i: Array | None
-    dpeephole_f: Array | None
-    dpeephole_o: Array | None
-    dpeephole_d: Array | None
-    dpeephole_below: Array | None
+    dbias_ih: Maybe
+    dbias_hh: Maybe
+    dpeephole_i: Maybe
+    dpeephole_f: Maybe
+    dpeephole_o: Maybe
+    dpeephole_d: Maybe
+    dpeephole_below: Maybe
 
 
 PEEPHOLES = ("peephole_i", "peephole_f", "peephole_o", "peephole_d", "peephole_below")
@@ -81,36 +81,28 @@ class DepthGatedLSTMWeights(Weights, specs=SPECS):
         TypeError: not arrays, or another dtype.
     """
 
-    peephole_i: Array | None
-    peephole_f: Array | None
-    peephole_o: Array | None
-    peephole_d: Array | None
-    peephole_below: Array | None
-
     def __init__(
         self,
         weight_ih: Array,
         weight_hh: Array,
-        bias_ih: Array | None = None,
-        bias_hh: Array | None = None,
+        bias_ih: Maybe = None,
+        bias_hh: Maybe = None,
         *,
-        peephole_i: Array | None = None,
-        peephole_f: Array | None = None,
-        peephole_o: Array | None = None,
-        peephole_d: Array | None = None,
-        peephole_below: Array | None = None,
+        peephole_i: Maybe = None,
+        peephole_f: Maybe = None,
+        peephole_o: Maybe = None,
+        peephole_d: Maybe = None,
+        peephole_below: Maybe = None,
     ) -> None:
-        peepholes = (peephole_i, peephole_f, peephole_o, peephole_d, peephole_below)
-        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-        super().__init__(DEPTH_GATED_LSTM, arrays | dict(zip(PEEPHOLES, peepholes, strict=True)))
+        super().__init__(DEPTH_GATED_LSTM, locals())
 
 
 def depth_gated_lstm(
     x: Array,
     w: DepthGatedLSTMWeights,
-    c_below: Array | None = None,
-    h0: State = None,
-    c0: State = None,
+    c_below: Maybe = None,
+    h0: Maybe = None,
+    c0: Maybe = None,
     *,
     lengths: Lengths = None,
     reverse: bool = False,
@@ -139,9 +131,9 @@ def depth_gated_lstm(
 def depth_gated_lstm_forward(
     x: Array,
     w: DepthGatedLSTMWeights,
-    c_below: Array | None = None,
-    h0: State = None,
-    c0: State = None,
+    c_below: Maybe = None,
+    h0: Maybe = None,
+    c0: Maybe = None,
     *,
     lengths: Lengths = None,
     reverse: bool = False,
@@ -153,7 +145,7 @@ def depth_gated_lstm_forward(
 
 
 def depth_gated_lstm_backward(
-    reserve: Reserve, dy: Array | None, dh_n: State = None, dc_n: State = None, dc: State = None
+    reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None, dc: Maybe = None
 ) -> DepthGatedLSTMGradients:
     """Gradients of a loss, given its gradients with respect to what `depth_gated_lstm_forward` returned; dc, that of c
     of every step, is dc_below of the layer above. See `lstm_backward`."""
@@ -163,9 +155,9 @@ def depth_gated_lstm_backward(
 def depth_gated_lstm_cell(
     x: Array,
     w: DepthGatedLSTMWeights,
-    c_below: Array | None = None,
-    h: State = None,
-    c: State = None,
+    c_below: Maybe = None,
+    h: Maybe = None,
+    c: Maybe = None,
     *,
     out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, State
+from ..types import Array, Lengths, Maybe
 from ..weights import Weights
 from .spec import C, CellSpec, H, Parameter, StateSpec, affine, vectors
 
@@ -40,12 +40,12 @@ class FGRLSTMGradients(NamedTuple):
     dgates0: Array
     dweight_ih: Array
     dweight_hh: Array
-    dbias_ih: Array | None
-    dbias_hh: Array | None
+    dbias_ih: Maybe
+    dbias_hh: Maybe
     dweight_gates: Array
-    dpeephole_i: Array | None
-    dpeephole_f: Array | None
-    dpeephole_o: Array | None
+    dpeephole_i: Maybe
+    dpeephole_f: Maybe
+    dpeephole_o: Maybe
 
 
 PARAMETERS = (
@@ -73,40 +73,27 @@ class FGRLSTMWeights(Weights, specs=SPECS):
         TypeError: not arrays, or another dtype.
     """
 
-    weight_gates: Array
-    peephole_i: Array | None
-    peephole_f: Array | None
-    peephole_o: Array | None
-
     def __init__(
         self,
         weight_ih: Array,
         weight_hh: Array,
-        bias_ih: Array | None = None,
-        bias_hh: Array | None = None,
+        bias_ih: Maybe = None,
+        bias_hh: Maybe = None,
         *,
         weight_gates: Array,
-        peephole_i: Array | None = None,
-        peephole_f: Array | None = None,
-        peephole_o: Array | None = None,
+        peephole_i: Maybe = None,
+        peephole_f: Maybe = None,
+        peephole_o: Maybe = None,
     ) -> None:
-        arrays = {
-            "weight_ih": weight_ih,
-            "weight_hh": weight_hh,
-            "bias_ih": bias_ih,
-            "bias_hh": bias_hh,
-            "weight_gates": weight_gates,
-        }
-        peepholes = {"peephole_i": peephole_i, "peephole_f": peephole_f, "peephole_o": peephole_o}
-        super().__init__(FGR_LSTM, arrays | peepholes)
+        super().__init__(FGR_LSTM, locals())
 
 
 def fgr_lstm(
     x: Array,
     w: FGRLSTMWeights,
-    h0: State = None,
-    c0: State = None,
-    gates0: State = None,
+    h0: Maybe = None,
+    c0: Maybe = None,
+    gates0: Maybe = None,
     *,
     lengths: Lengths = None,
     reverse: bool = False,
@@ -136,9 +123,9 @@ def fgr_lstm(
 def fgr_lstm_forward(
     x: Array,
     w: FGRLSTMWeights,
-    h0: State = None,
-    c0: State = None,
-    gates0: State = None,
+    h0: Maybe = None,
+    c0: Maybe = None,
+    gates0: Maybe = None,
     *,
     lengths: Lengths = None,
     reverse: bool = False,
@@ -149,7 +136,7 @@ def fgr_lstm_forward(
 
 
 def fgr_lstm_backward(
-    reserve: Reserve, dy: Array | None, dh_n: State = None, dc_n: State = None, dgates_n: State = None
+    reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None, dgates_n: Maybe = None
 ) -> FGRLSTMGradients:
     """Gradients of a loss, given its gradients with respect to what `fgr_lstm_forward` returned. See
     `lstm_backward`."""
@@ -159,9 +146,9 @@ def fgr_lstm_backward(
 def fgr_lstm_cell(
     x: Array,
     w: FGRLSTMWeights,
-    h: State = None,
-    c: State = None,
-    gates: State = None,
+    h: Maybe = None,
+    c: Maybe = None,
+    gates: Maybe = None,
     *,
     out: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Array, Array, Array]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, State
+from ..types import Array, Lengths, Maybe
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
@@ -45,15 +45,12 @@ class GRUWeights(Weights, specs=SPECS):
         TypeError: not arrays, or another dtype; reset_after is no bool.
     """
 
-    reset_after: bool
-    z_weighs: str
-
     def __init__(
         self,
         weight_ih: Array,
         weight_hh: Array,
-        bias_ih: Array | None = None,
-        bias_hh: Array | None = None,
+        bias_ih: Maybe = None,
+        bias_hh: Maybe = None,
         *,
         reset_after: bool = True,
         z_weighs: str = "h_prev",
@@ -61,13 +58,10 @@ class GRUWeights(Weights, specs=SPECS):
         if not isinstance(reset_after, bool):
             raise TypeError(f"reset_after: expected bool, got {type(reset_after).__name__}")
         one_of("z_weighs", z_weighs, ("h_prev", "n"))
-        super().__init__(
-            BY_OPTIONS[reset_after, z_weighs],
-            {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh},
-        )
+        super().__init__(BY_OPTIONS[reset_after, z_weighs], locals())
 
 
-def gru(x: Array, w: GRUWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
+def gru(x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
     """GRU inference over a sequence (Cho et al. 2014); the weights say which form::
 
         r, z = sigmoid(W x + U h_prev + b)        h = (1 - z) * n + z * h_prev, or with 1 - z and z exchanged
@@ -88,7 +82,7 @@ def gru(x: Array, w: GRUWeights, h0: State = None, *, lengths: Lengths = None, r
 
 
 def gru_forward(
-    x: Array, w: GRUWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
     """`gru`, keeping what `gru_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
     after the row's last step; and a reserve of ``4*T*B*H`` elements.
@@ -98,7 +92,7 @@ def gru_forward(
     return forward(GRU, x, w, (h0,), lengths, reverse)
 
 
-def gru_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> Gradients:
+def gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
     """Gradients of a loss, given its gradients with respect to what `gru_forward` returned. See `lstm_backward`.
 
     Returns:
@@ -107,6 +101,6 @@ def gru_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> Grad
     return backward(GRU, reserve, dy, (dh_n,))
 
 
-def gru_cell(x: Array, w: GRUWeights, h: State = None, *, out: Array | None = None) -> Array:
+def gru_cell(x: Array, w: GRUWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
     """One step of `gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
     return step(GRU, x, w, (h,), out)

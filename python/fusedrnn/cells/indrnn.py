@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, State
+from ..types import Array, Lengths, Maybe
 from ..weights import Weights, one_of
 from .results import Output
 from .spec import CellSpec, Parameter, vectors
@@ -20,7 +20,7 @@ class IndRNNGradients(NamedTuple):
     dh0: Array
     dweight_ih: Array
     dweight_hh: Array
-    dbias_ih: Array | None
+    dbias_ih: Maybe
 
 
 PARAMETERS = (
@@ -51,17 +51,14 @@ class IndRNNWeights(Weights, specs=SPECS):
         TypeError: not arrays, or another dtype.
     """
 
-    nonlinearity: str
-
     def __init__(
-        self, weight_ih: Array, weight_hh: Array, bias_ih: Array | None = None, *, nonlinearity: str = "relu"
+        self, weight_ih: Array, weight_hh: Array, bias_ih: Maybe = None, *, nonlinearity: str = "relu"
     ) -> None:
-        one_of("nonlinearity", nonlinearity, tuple(BY_NONLINEARITY))
-        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih}
-        super().__init__(BY_NONLINEARITY[nonlinearity], arrays)
+        one_of("nonlinearity", nonlinearity, BY_NONLINEARITY)
+        super().__init__(BY_NONLINEARITY[nonlinearity], locals())
 
 
-def indrnn(x: Array, w: IndRNNWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
+def indrnn(x: Array, w: IndRNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
     """IndRNN inference over a sequence (Li et al. 2018, equation 2): ``h = f(W x + u * h_prev + b)``, f relu or tanh.
 
     Args:
@@ -78,14 +75,14 @@ def indrnn(x: Array, w: IndRNNWeights, h0: State = None, *, lengths: Lengths = N
 
 
 def indrnn_forward(
-    x: Array, w: IndRNNWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array, w: IndRNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
     """`indrnn`, keeping what `indrnn_backward` needs: the same bits of ``y``, zero past a row's length, and of the
     states after the row's last step; and a reserve of ``T*B*H`` elements. See `lstm_forward`."""
     return forward(INDRNN, x, w, (h0,), lengths, reverse)
 
 
-def indrnn_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> IndRNNGradients:
+def indrnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> IndRNNGradients:
     """Gradients of a loss, given its gradients with respect to what `indrnn_forward` returned. See `lstm_backward`.
 
     Returns:
@@ -94,6 +91,6 @@ def indrnn_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> I
     return backward(INDRNN, reserve, dy, (dh_n,))
 
 
-def indrnn_cell(x: Array, w: IndRNNWeights, h: State = None, *, out: Array | None = None) -> Array:
+def indrnn_cell(x: Array, w: IndRNNWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
     """One step of `indrnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
     return step(INDRNN, x, w, (h,), out)

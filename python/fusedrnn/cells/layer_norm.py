@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, State
+from ..types import Array, Lengths, Maybe
 from ..weights import Weights
 from .results import LSTMOutput, Output
 from .spec import C, CellSpec, H, Parameter, vectors
@@ -38,10 +38,10 @@ class LayerNormLSTMGradients(NamedTuple):
     dweight_hh: Array
     dgain_ih: Array
     dgain_hh: Array
-    dbias_ih: Array | None
-    dbias_hh: Array | None
+    dbias_ih: Maybe
+    dbias_hh: Maybe
     dgain_c: Array
-    dbias_c: Array | None
+    dbias_c: Maybe
 
 
 class LayerNormGRUGradients(NamedTuple):
@@ -53,8 +53,8 @@ class LayerNormGRUGradients(NamedTuple):
     dweight_hh: Array
     dgain_ih: Array
     dgain_hh: Array
-    dbias_ih: Array | None
-    dbias_hh: Array | None
+    dbias_ih: Maybe
+    dbias_hh: Maybe
 
 
 def _normalised(gates: int) -> tuple[Parameter, ...]:
@@ -85,19 +85,15 @@ SPECS = (LAYER_NORM_LSTM, LAYER_NORM_GRU)
 class _LayerNormWeights(Weights):
     """What the layer-normalised cells have in common."""
 
-    epsilon: float
-    gain_ih: Array
-    gain_hh: Array
-
-    def __init__(self, spec: CellSpec[Any, Any], arrays: dict[str, Array | None], epsilon: float) -> None:
+    def __init__(self, spec: CellSpec[Any, Any], arguments: dict[str, Any]) -> None:
+        epsilon, dtype = arguments["epsilon"], getattr(arguments["weight_ih"], "dtype", None)
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)):
             raise TypeError(f"epsilon: expected float, got {type(epsilon).__name__}")
         if not 0 < epsilon < float("inf"):
             raise ValueError(f"epsilon: expected a positive number, got {epsilon}")
-        dtype = getattr(arrays["weight_ih"], "dtype", None)
         if dtype in (np.float32, np.float64) and epsilon < (least := float(np.finfo(dtype).smallest_normal)):
             raise ValueError(f"epsilon: expected at least {least:.4g}, the smallest normal {dtype}, got {epsilon}")
-        super().__init__(spec, arrays, {"epsilon": float(epsilon)})
+        super().__init__(spec, arguments | {"epsilon": float(epsilon)})
 
 
 class LayerNormLSTMWeights(_LayerNormWeights, specs=(LAYER_NORM_LSTM,)):
@@ -118,25 +114,20 @@ class LayerNormLSTMWeights(_LayerNormWeights, specs=(LAYER_NORM_LSTM,)):
         TypeError: not arrays, or another dtype; a gain is missing; epsilon is no number.
     """
 
-    gain_c: Array
-    bias_c: Array | None
-
     def __init__(
         self,
         weight_ih: Array,
         weight_hh: Array,
-        bias_ih: Array | None = None,
-        bias_hh: Array | None = None,
+        bias_ih: Maybe = None,
+        bias_hh: Maybe = None,
         *,
         gain_ih: Array,
         gain_hh: Array,
         gain_c: Array,
-        bias_c: Array | None = None,
+        bias_c: Maybe = None,
         epsilon: float = 1e-5,
     ) -> None:
-        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-        more = {"gain_ih": gain_ih, "gain_hh": gain_hh, "gain_c": gain_c, "bias_c": bias_c}
-        super().__init__(LAYER_NORM_LSTM, arrays | more, epsilon)
+        super().__init__(LAYER_NORM_LSTM, locals())
 
 
 class LayerNormGRUWeights(_LayerNormWeights, specs=(LAYER_NORM_GRU,)):
@@ -159,22 +150,21 @@ class LayerNormGRUWeights(_LayerNormWeights, specs=(LAYER_NORM_GRU,)):
         self,
         weight_ih: Array,
         weight_hh: Array,
-        bias_ih: Array | None = None,
-        bias_hh: Array | None = None,
+        bias_ih: Maybe = None,
+        bias_hh: Maybe = None,
         *,
         gain_ih: Array,
         gain_hh: Array,
         epsilon: float = 1e-5,
     ) -> None:
-        arrays = {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh}
-        super().__init__(LAYER_NORM_GRU, arrays | {"gain_ih": gain_ih, "gain_hh": gain_hh}, epsilon)
+        super().__init__(LAYER_NORM_GRU, locals())
 
 
 def layer_norm_lstm(
     x: Array,
     w: LayerNormLSTMWeights,
-    h0: State = None,
-    c0: State = None,
+    h0: Maybe = None,
+    c0: Maybe = None,
     *,
     lengths: Lengths = None,
     reverse: bool = False,
@@ -203,8 +193,8 @@ def layer_norm_lstm(
 def layer_norm_lstm_forward(
     x: Array,
     w: LayerNormLSTMWeights,
-    h0: State = None,
-    c0: State = None,
+    h0: Maybe = None,
+    c0: Maybe = None,
     *,
     lengths: Lengths = None,
     reverse: bool = False,
@@ -215,7 +205,7 @@ def layer_norm_lstm_forward(
 
 
 def layer_norm_lstm_backward(
-    reserve: Reserve, dy: Array | None, dh_n: State = None, dc_n: State = None
+    reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None
 ) -> LayerNormLSTMGradients:
     """Gradients of a loss, given its gradients with respect to what `layer_norm_lstm_forward` returned. See
     `lstm_backward`."""
@@ -223,14 +213,14 @@ def layer_norm_lstm_backward(
 
 
 def layer_norm_lstm_cell(
-    x: Array, w: LayerNormLSTMWeights, h: State = None, c: State = None, *, out: tuple[Array, Array] | None = None
+    x: Array, w: LayerNormLSTMWeights, h: Maybe = None, c: Maybe = None, *, out: tuple[Array, Array] | None = None
 ) -> tuple[Array, Array]:
     """One step of `layer_norm_lstm`: ``x (B, I)``, states or None for zeros; returns h, c. See `lstm_cell`."""
     return step(LAYER_NORM_LSTM, x, w, (h, c), out)
 
 
 def layer_norm_gru(
-    x: Array, w: LayerNormGRUWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array, w: LayerNormGRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> Output:
     """Inference of a layer-normalised GRU (Ba, Kiros & Hinton 2016), reset-after::
 
@@ -251,19 +241,19 @@ def layer_norm_gru(
 
 
 def layer_norm_gru_forward(
-    x: Array, w: LayerNormGRUWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array, w: LayerNormGRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
     """`layer_norm_gru`, keeping what `layer_norm_gru_backward` needs: the same bits of ``y``, zero past a row's length,
     and of the states after the row's last step; and a reserve of ``16*T*B*H`` elements. See `lstm_forward`."""
     return forward(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse)
 
 
-def layer_norm_gru_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> LayerNormGRUGradients:
+def layer_norm_gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> LayerNormGRUGradients:
     """Gradients of a loss, given its gradients with respect to what `layer_norm_gru_forward` returned. See
     `lstm_backward`."""
     return backward(LAYER_NORM_GRU, reserve, dy, (dh_n,))
 
 
-def layer_norm_gru_cell(x: Array, w: LayerNormGRUWeights, h: State = None, *, out: Array | None = None) -> Array:
+def layer_norm_gru_cell(x: Array, w: LayerNormGRUWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
     """One step of `layer_norm_gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
     return step(LAYER_NORM_GRU, x, w, (h,), out)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, State
+from ..types import Array, Lengths, Maybe
 from ..weights import Weights, one_of
 from .results import LSTMOutput
 from .spec import C, CellSpec, H, Parameter, affine, vectors
@@ -23,11 +23,11 @@ class LSTMGradients(NamedTuple):
     dc0: Array
     dweight_ih: Array
     dweight_hh: Array
-    dbias_ih: Array | None
-    dbias_hh: Array | None
-    dpeephole_i: Array | None = None
-    dpeephole_f: Array | None = None
-    dpeephole_o: Array | None = None
+    dbias_ih: Maybe
+    dbias_hh: Maybe
+    dpeephole_i: Maybe = None
+    dpeephole_f: Maybe = None
+    dpeephole_o: Maybe = None
 
 
 VARIANTS = {
@@ -39,20 +39,8 @@ VARIANTS = {
     "no_output_activation": "ifgo",
     "coupled": "fgo",
 }  # and their gates
-PLAIN = {"variant": "plain"}
-LSTM = CellSpec("lstm", LSTMOutput, LSTMGradients, affine(4), "ifgo", (H, C), options=PLAIN)
-
-
-def _with_peepholes(variant: str, gates: str) -> CellSpec[LSTMOutput, LSTMGradients]:
-    """The variant with diagonal peepholes of all its gates."""
-    plain = BY_VARIANT[variant]
-    peepholes = vectors(*(f"peephole_{gate}" for gate in "ifo" if gate in gates))
-    return plain.variant(f"{plain.cell}_peephole", parameters=plain.parameters + peepholes)
-
-
-def _with_matrices(cell: str, gates: str) -> CellSpec[LSTMOutput, LSTMGradients]:
-    matrices = tuple(Parameter(f"peephole_{gate}", "matrix") for gate in gates)
-    return LSTM.variant(cell, parameters=LSTM.parameters + matrices)
+PEEPHOLES = ("peephole_i", "peephole_f", "peephole_o")
+LSTM = CellSpec("lstm", LSTMOutput, LSTMGradients, affine(4), "ifgo", (H, C), options={"variant": "plain"})
 
 
 BY_VARIANT = {"plain": LSTM} | {
@@ -60,12 +48,19 @@ BY_VARIANT = {"plain": LSTM} | {
     for name, gates in VARIANTS.items()
     if name != "plain"
 }
-WITH_PEEPHOLES = {variant: _with_peepholes(variant, gates) for variant, gates in VARIANTS.items()}
-# Which matrices there are is what makes the cell.
-WITH_MATRICES = [
-    _with_matrices("lstm_matrix_peephole_if", "if"),
-    _with_matrices("lstm_matrix_peephole_o", "o"),
-    _with_matrices("lstm_matrix_peephole", "ifo"),
+WITH_PEEPHOLES = {  # diagonal ones, of all gates of the variant
+    name: plain.variant(
+        f"{plain.cell}_peephole", parameters=plain.parameters + vectors(*(p for p in PEEPHOLES if p[-1] in plain.gates))
+    )
+    for name, plain in BY_VARIANT.items()
+}
+WITH_MATRICES = [  # which there are is what makes the cell
+    LSTM.variant(cell, parameters=LSTM.parameters + tuple(Parameter(p, "matrix") for p in peepholes))
+    for cell, peepholes in {
+        "lstm_matrix_peephole_if": PEEPHOLES[:2],
+        "lstm_matrix_peephole_o": PEEPHOLES[2:],
+        "lstm_matrix_peephole": PEEPHOLES,
+    }.items()
 ]
 SPECS = (*BY_VARIANT.values(), *WITH_PEEPHOLES.values(), *WITH_MATRICES)
 
@@ -101,54 +96,42 @@ class LSTMWeights(Weights, specs=SPECS):
         TypeError: not arrays, or another dtype.
     """
 
-    variant: str
-    peephole_i: Array | None
-    peephole_f: Array | None
-    peephole_o: Array | None
-
     def __init__(
         self,
         weight_ih: Array,
         weight_hh: Array,
-        bias_ih: Array | None = None,
-        bias_hh: Array | None = None,
+        bias_ih: Maybe = None,
+        bias_hh: Maybe = None,
         *,
         variant: str = "plain",
-        peephole_i: Array | None = None,
-        peephole_f: Array | None = None,
-        peephole_o: Array | None = None,
+        peephole_i: Maybe = None,
+        peephole_f: Maybe = None,
+        peephole_o: Maybe = None,
     ) -> None:
-        one_of("variant", variant, tuple(VARIANTS))
-        spec, arrays = (
-            BY_VARIANT[variant],
-            {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh},
-        )
-        if not (peephole_i is peephole_f is peephole_o is None):
-            peepholes = {"peephole_i": peephole_i, "peephole_f": peephole_f, "peephole_o": peephole_o}
-            spec, arrays = _chosen(variant, peepholes), arrays | peepholes
-        super().__init__(spec, arrays)
+        one_of("variant", variant, VARIANTS)
+        plain = peephole_i is peephole_f is peephole_o is None
+        super().__init__(BY_VARIANT[variant] if plain else _with_peepholes(variant, locals()), locals())
 
 
-def _chosen(variant: str, peepholes: dict[str, Array | None]) -> CellSpec[LSTMOutput, LSTMGradients]:
-    """The cell for these peepholes."""
-    given = {name: p for name, p in peepholes.items() if p is not None}
+def _with_peepholes(variant: str, arguments: dict[str, Any]) -> CellSpec[LSTMOutput, LSTMGradients]:
+    """The cell for the peepholes among the arguments."""
+    given = {name: arguments[name] for name in PEEPHOLES if arguments[name] is not None}
     diagonal = WITH_PEEPHOLES[variant]
     for name in given:
         if name not in diagonal.names:
             raise ValueError(f"{name}: expected None, as variant {variant!r} has no gate {name[-1]}, got an array")
-    matrices = [name for name, p in given.items() if isinstance(p, np.ndarray) and p.ndim == 2]
-    if not matrices:
+    shapes = {name: p.shape for name, p in given.items() if isinstance(p, np.ndarray) and p.ndim == 2}
+    if not shapes:
         return diagonal
     if variant != "plain":
-        raise ValueError(
-            f"{matrices[0]}: expected shape (hidden_size,), as variant {variant!r} has no full-matrix peepholes, "
-            f"got {np.shape(given[matrices[0]])}"
-        )
+        name, shape = next(iter(shapes.items()))
+        reason = f"as variant {variant!r} has no full-matrix peepholes"
+        raise ValueError(f"{name}: expected shape (hidden_size,), {reason}, got {shape}")
     return next(spec for spec in WITH_MATRICES if given.keys() <= set(spec.names))
 
 
 def lstm(
-    x: Array, w: LSTMWeights, h0: State = None, c0: State = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array, w: LSTMWeights, h0: Maybe = None, c0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> LSTMOutput:
     """LSTM inference over a sequence (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000)::
 
@@ -171,7 +154,7 @@ def lstm(
 
 
 def lstm_forward(
-    x: Array, w: LSTMWeights, h0: State = None, c0: State = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array, w: LSTMWeights, h0: Maybe = None, c0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[LSTMOutput, Reserve]:
     """`lstm`, keeping what `lstm_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
     after the row's last step; and a reserve of ``(G+1)*T*B*H`` elements, G the number of gates.
@@ -181,7 +164,7 @@ def lstm_forward(
     return forward(LSTM, x, w, (h0, c0), lengths, reverse)
 
 
-def lstm_backward(reserve: Reserve, dy: Array | None, dh_n: State = None, dc_n: State = None) -> LSTMGradients:
+def lstm_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None) -> LSTMGradients:
     """Gradients of a loss, given its gradients with respect to what `lstm_forward` returned.
 
     Args:
@@ -197,7 +180,7 @@ def lstm_backward(reserve: Reserve, dy: Array | None, dh_n: State = None, dc_n: 
 
 
 def lstm_cell(
-    x: Array, w: LSTMWeights, h: State = None, c: State = None, *, out: tuple[Array, Array] | None = None
+    x: Array, w: LSTMWeights, h: Maybe = None, c: Maybe = None, *, out: tuple[Array, Array] | None = None
 ) -> tuple[Array, Array]:
     """One step of `lstm`: T of them give the bits of one call over T steps.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..types import Array
+from ..types import Array, Maybe
 
 __all__ = ["Gradients", "LSTMOutput", "Output"]
 
@@ -35,5 +35,5 @@ class Gradients(NamedTuple):
     dh0: Array
     dweight_ih: Array
     dweight_hh: Array
-    dbias_ih: Array | None
-    dbias_hh: Array | None
+    dbias_ih: Maybe
+    dbias_hh: Maybe

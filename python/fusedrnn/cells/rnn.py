@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, State
+from ..types import Array, Lengths, Maybe
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
@@ -28,25 +28,20 @@ class RNNWeights(Weights, specs=SPECS):
         TypeError: not arrays, or another dtype.
     """
 
-    nonlinearity: str
-
     def __init__(
         self,
         weight_ih: Array,
         weight_hh: Array,
-        bias_ih: Array | None = None,
-        bias_hh: Array | None = None,
+        bias_ih: Maybe = None,
+        bias_hh: Maybe = None,
         *,
         nonlinearity: str = "tanh",
     ) -> None:
-        one_of("nonlinearity", nonlinearity, tuple(BY_NONLINEARITY))
-        super().__init__(
-            BY_NONLINEARITY[nonlinearity],
-            {"weight_ih": weight_ih, "weight_hh": weight_hh, "bias_ih": bias_ih, "bias_hh": bias_hh},
-        )
+        one_of("nonlinearity", nonlinearity, BY_NONLINEARITY)
+        super().__init__(BY_NONLINEARITY[nonlinearity], locals())
 
 
-def rnn(x: Array, w: RNNWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
+def rnn(x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
     """Simple RNN inference over a sequence (Elman 1990): ``h = f(W x + U h_prev + b)``, f tanh or relu.
 
     Args:
@@ -63,7 +58,7 @@ def rnn(x: Array, w: RNNWeights, h0: State = None, *, lengths: Lengths = None, r
 
 
 def rnn_forward(
-    x: Array, w: RNNWeights, h0: State = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
     """`rnn`, keeping what `rnn_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
     after the row's last step; and a reserve of ``T*B*H`` elements.
@@ -73,7 +68,7 @@ def rnn_forward(
     return forward(RNN, x, w, (h0,), lengths, reverse)
 
 
-def rnn_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> Gradients:
+def rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
     """Gradients of a loss, given its gradients with respect to what `rnn_forward` returned. See `lstm_backward`.
 
     Returns:
@@ -82,6 +77,6 @@ def rnn_backward(reserve: Reserve, dy: Array | None, dh_n: State = None) -> Grad
     return backward(RNN, reserve, dy, (dh_n,))
 
 
-def rnn_cell(x: Array, w: RNNWeights, h: State = None, *, out: Array | None = None) -> Array:
+def rnn_cell(x: Array, w: RNNWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
     """One step of `rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
     return step(RNN, x, w, (h,), out)

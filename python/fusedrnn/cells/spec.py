@@ -90,15 +90,12 @@ class CellSpec(Generic[Output, Gradients]):
     values: tuple[str, ...] = ()  # the names of further arguments of the weights, which belong to each object
     below: str | None = None  # a further input (T, B, H): a state of the layer below
     above: str | None = None  # the state of every step, (T, B, H), which is a further output
+    names: tuple[str, ...] = field(init=False)  # of the parameters
     numbered: str | None = None  # a further input, the number of each row's first step
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cell", self.cell or self.family)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of the parameters."""
-        return tuple(p.name for p in self.parameters)
+        object.__setattr__(self, "names", tuple(p.name for p in self.parameters))
 
     @property
     def further_inputs(self) -> tuple[str, ...]:

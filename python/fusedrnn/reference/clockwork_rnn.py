@@ -8,13 +8,12 @@ import numpy as np
 
 from ..cells.clockwork_rnn import ClockworkRNNWeights
 from ..types import Array
+from .common import Arrays, States
 from .rnn import step as rnn_step
 from .rnn import step_backward as rnn_step_backward
 
-States = tuple[Array, ...]
 
-
-def step(w: Any, x: Array, states: States, number: Array) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States, number: Array) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H), number (B,), that of each row's step. Returns the new state and what
     backward needs."""
     (h_prev,) = states
@@ -24,7 +23,7 @@ def step(w: Any, x: Array, states: States, number: Array) -> tuple[States, dict[
     return (np.where(ticks, h, h_prev),), saved | {"ticks": ticks}
 
 
-def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
     """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
     (dh,) = dstates
     ticks = saved["ticks"]

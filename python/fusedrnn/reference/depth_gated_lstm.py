@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..types import Array
-from ._activations import bias, sigmoid
+from .common import Arrays, States, bias, sigmoid
 from .lstm import peep, peep_backward
 
-States = tuple[Array, ...]
 
-
-def step(w: Any, x: Array, states: States, below: Array) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States, below: Array) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H), c_below (B, H). Returns the new states and what backward needs."""
     h_prev, c_prev = states
     a_i, a_f, a_g, a_o, a_d = np.split(x @ w.weight_ih.T + bias(w.bias_ih), 5, axis=1)
@@ -37,7 +35,7 @@ def step(w: Any, x: Array, states: States, below: Array) -> tuple[States, dict[s
     return (o * np.tanh(c), c), saved | {"i": i, "f": f, "g": g, "o": o, "d": d, "c": c}
 
 
-def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
     """Gradients of one step, given those of h and c. Returns dx, those of the states, of the weights and of c_below."""
     dh, dc = dstates
     i, f, g, o, d = (saved[k] for k in "ifgod")

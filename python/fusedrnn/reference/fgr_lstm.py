@@ -16,13 +16,11 @@ from typing import Any
 import numpy as np
 
 from ..types import Array
-from ._activations import bias, sigmoid
+from .common import Arrays, States, bias, sigmoid
 from .lstm import peep, peep_backward
 
-States = tuple[Array, ...]
 
-
-def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H), gates (B, 3*H). Returns the new states and what backward needs."""
     h_prev, c_prev, gates_prev = states
     pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
@@ -38,7 +36,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     return (o * np.tanh(c), c, np.concatenate([i, f, o], axis=1)), saved
 
 
-def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
     """Gradients of one step, given those of the new states. Returns dx, those of the states, those of the weights."""
     dh, dc, dgates = dstates
     i, f, g, o = saved["i"], saved["f"], saved["g"], saved["o"]

@@ -15,16 +15,14 @@ from typing import Any
 import numpy as np
 
 from ..types import Array
-from ._activations import sigmoid
-
-States = tuple[Array, ...]
+from .common import Arrays, States, sigmoid
 
 
 def _bias(b: Array | None, hidden_size: int) -> list[Any]:
     return [0, 0, 0] if b is None else np.split(b, 3)
 
 
-def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
     (h_prev,) = states
     W_r, W_z, W_n = np.split(w.weight_ih, 3)
@@ -44,7 +42,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     return (h,), {"x": x, "h_prev": h_prev, "r": r, "z": z, "n": n, "q": q}
 
 
-def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
     """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
     (dh,) = dstates
     x, h_prev, r, z, n, q = (saved[k] for k in ("x", "h_prev", "r", "z", "n", "q"))

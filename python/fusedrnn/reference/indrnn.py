@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..types import Array
-from ._activations import bias
-
-States = tuple[Array, ...]
+from .common import Arrays, States, bias
 
 
-def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
     (h_prev,) = states
     a = x @ w.weight_ih.T + bias(w.bias_ih) + w.weight_hh * h_prev
@@ -20,7 +18,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     return (h,), {"x": x, "h_prev": h_prev, "h": h}
 
 
-def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
     """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
     (dh,) = dstates
     h = saved["h"]

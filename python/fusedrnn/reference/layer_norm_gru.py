@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..types import Array
-from ._activations import sigmoid
+from .common import Arrays, States, sigmoid
 from .layer_norm import layer_norm, layer_norm_backward
 
-States = tuple[Array, ...]
 
-
-def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
     (h_prev,) = states
     raw_u, raw_v = x @ w.weight_ih.T, h_prev @ w.weight_hh.T
@@ -31,7 +29,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     return ((1 - z) * n + z * h_prev,), saved
 
 
-def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
     """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
     (dh,) = dstates
     h_prev, r, z, n = (saved[k] for k in ("h_prev", "r", "z", "n"))

@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..types import Array
-from ._activations import sigmoid
+from .common import Arrays, States, sigmoid
 from .layer_norm import layer_norm, layer_norm_backward
 
-States = tuple[Array, ...]
 
-
-def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H). Returns the new states and what backward needs."""
     h_prev, c_prev = states
     u, v = x @ w.weight_ih.T, h_prev @ w.weight_hh.T
@@ -32,7 +30,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     return (o * squashed, c), saved | {"i": i, "f": f, "g": g, "o": o, "c": c}
 
 
-def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
     """Gradients of one step, given those of h and c. Returns dx, those of h_prev and c_prev, those of the weights."""
     dh, dc = dstates
     i, f, g, o, squashed = (saved[k] for k in ("i", "f", "g", "o", "squashed"))

@@ -22,9 +22,7 @@ from typing import Any
 import numpy as np
 
 from ..types import Array
-from ._activations import bias, sigmoid
-
-States = tuple[Array, ...]
+from .common import Arrays, States, bias, sigmoid
 
 
 def peep(p: Array | None, c: Array) -> Any:
@@ -41,7 +39,7 @@ def peep_backward(p: Array | None, c: Array, da: Array) -> tuple[Any, Any]:
     return (da * p, (da * c).sum(axis=0)) if p.ndim == 1 else (da @ p, da.T @ c)
 
 
-def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
+def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H). Returns the new states and what backward needs."""
     h_prev, c_prev = states
     pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
@@ -57,7 +55,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, dict[str, Array]]:
     return (h, c), {"x": x, "h_prev": h_prev, "c_prev": c_prev, "i": i, "f": f, "g": g, "o": o, "c": c}
 
 
-def step_backward(w: Any, saved: dict[str, Array], dstates: States) -> tuple[Array, States, dict[str, Array]]:
+def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
     """Gradients of one step, given those of h and c. Returns dx, those of h_prev and c_prev, those of the weights."""
     dh, dc = dstates
     i, f, g, o = saved["i"], saved["f"], saved["g"], saved["o"]

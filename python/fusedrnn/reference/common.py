@@ -1,4 +1,4 @@
-"""What the cells' equations share: the logistic function, and biases that may be missing."""
+"""What the cells' equations share: the types of their arguments, the logistic function, biases that may be missing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..types import Array
+
+States = tuple[Array, ...]
+Arrays = dict[str, Array]  # by name: what a step saves for backward; gradients of parameters
 
 
 def sigmoid(a: Array) -> Array:
