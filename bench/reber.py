@@ -57,6 +57,9 @@ def cell_named(name: str) -> Cell:
     return next(c for c in CELLS if c.name == PLAIN.get(name, name))
 
 
+OPENED = ("lstm", "depth_gated_lstm")  # whose forget gates begin open (Gers et al. 2000)
+
+
 @dataclass
 class Layer:
     """A recurrent layer's weights."""
@@ -75,9 +78,8 @@ class Layer:
         for name, parameter in zip(self.names, self.parameters, strict=True):
             if name.startswith("gain"):  # of a normalisation
                 parameter[...] = 1
-        gates = getattr(self.weights(), "gates", "")
-        if "f" in gates:  # forget gates begin open (Gers et al. 2000)
-            at = gates.index("f") * self.units
+        if self.cell.op in OPENED and "f" in self.weights().gates:
+            at = self.weights().gates.index("f") * self.units
             self.parameters[self.names.index("bias_ih")][at : at + self.units] += 1
 
     def weights(self) -> Any:

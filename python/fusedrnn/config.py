@@ -1,4 +1,4 @@
-"""Threads, instruction sets, and what this installation is."""
+"""Threads, instruction sets, and the state of this installation."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def release_memory() -> None:
 
 
 def show_config() -> None:
-    """Prints versions, instruction set, threads, and what there is of CUDA."""
+    """Prints versions, instruction set, threads, and the state of CUDA."""
     print(f"fusedrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
     print(f"ISA {isa()} (available: {', '.join(available_isas())}), {get_num_threads()} threads")
     print(f"CUDA: {status()}")

@@ -1,6 +1,6 @@
 """NVIDIA GPUs: whether there is one, and the precision of products.
 
-Weights made from CUDA arrays run on the GPU; all functions take and return arrays of the library that those came from
+Weights made from CUDA arrays run on the GPU; all functions take and return arrays of the same library
 (PyTorch or CuPy), on its current stream, without waiting for the GPU.
 """
 
@@ -32,7 +32,7 @@ def is_available() -> bool:
 
 
 def status() -> str:
-    """One sentence: what is missing, or "ok: " and which GPUs there are. Never raises."""
+    """One sentence: the part that is missing, or "ok: " and the GPUs. Never raises."""
     return _core.cuda_status(*paths())[1].decode(errors="backslashreplace")
 
 

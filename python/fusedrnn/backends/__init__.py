@@ -1,7 +1,7 @@
 """Where kernels run. A backend takes a cell's weights, and makes its calls.
 
 Weights choose their backend once, by where their arrays are. A backend is a class, or a function, that is called with
-the spec, the arrays by name, the values of further options, and a format; what it returns is `Loaded`.
+the spec, the arrays by name, the values of further options, and a format; it returns `Loaded`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Loaded(Protocol):
     def forward(
         self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any]
     ) -> tuple[dict[str, Any], Any, int]:
-        """The results, what backward needs, and how many bytes that takes."""
+        """The results, the object that backward needs, and its size in bytes."""
 
     def backward(self, kept: Any, dy: Any, dstates: States, dabove: Any) -> dict[str, Any]:
         """The gradients. `kept` serves once; if it has an attribute `overwritten` that is true, a call that raised has
@@ -65,6 +65,6 @@ def load(
     library = library_of(arrays["weight_ih"])
     if library is None:
         return _core.make_weights(native_cell(spec), arrays, **values)
-    from .cuda import CudaWeights  # loads nothing unless somebody has CUDA arrays
+    from .cuda import CudaWeights  # loaded with the first CUDA array
 
     return CudaWeights(library, spec, arrays, format)

@@ -17,7 +17,7 @@ from .arrays import Library
 from .checked import Arguments, CheckedWeights
 
 DTYPES = ("float32", "bfloat16", "float16")
-PRE_BYTES = 1 << 28  # of W x, which is made for so many steps at once as fit
+PRE_BYTES = 1 << 28  # of W x: as many steps at once as fit
 
 Results = dict[str, Any]
 
@@ -42,7 +42,7 @@ class CudaWeights(CheckedWeights):
         self._transposed: list[Any] | None = None
 
     def _joined_vectors(self) -> Any:
-        """All vectors, one after the other; zeros for those that are None."""
+        """All vectors, one after the other; zeros for a vector that is None."""
         H = self.hidden_size
         named = [p for p in self.spec.parameters if p.role == "vector"]
         if not named:
@@ -243,7 +243,7 @@ class Kept:
         return library.where((times[:, None] < call.lengths[None, :])[:, :, None], call.x)
 
     def _with_before(self, gradients: Any, sequence: Any, first_state: Any) -> list[tuple[Any, Any]]:
-        """Gradients of steps next to the state of the step before, then those of first steps next to the initial
+        """Pairs of gradients and states: of each step and the step before, and of the first step and the initial
         state."""
         call, T, reverse = self.call, self.call.T, self.call.reverse
         pairs = [(gradients[:-1], sequence[1:])] if reverse else [(gradients[1:], sequence[:-1])]

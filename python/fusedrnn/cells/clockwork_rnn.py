@@ -1,4 +1,4 @@
-"""The clockwork RNN; see `call` for what all cells have in common."""
+"""The clockwork RNN; `call` says what holds for all cells."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ class ClockworkRNNWeights(Weights, specs=SPECS):
         weight_hh: ``(hidden_size, hidden_size)``, of the same dtype, like all others; zeros where `mask` is False.
         bias_ih: ``(hidden_size,)`` or None for zeros.
         bias_hh: ``(hidden_size,)`` or None for zeros.
-        periods: one for each group, positive integers in steps, none smaller than the one before: ``(1, 2, 4, 8)``.
+        periods: one for each group, positive integers in steps, in rising order: ``(1, 2, 4, 8)``.
         nonlinearity: "tanh" or "relu".
 
     Raises:
         ValueError: shapes do not fit; periods that are not positive, that fall, or whose number does not divide
-            hidden_size; weight_hh with numbers where a unit would see a shorter period; an unknown nonlinearity.
+            hidden_size; weight_hh other than zero where a unit would see a shorter period; an unknown nonlinearity.
         TypeError: not arrays, or another dtype; periods that are no integers.
     """
 
@@ -80,8 +80,8 @@ class ClockworkRNNWeights(Weights, specs=SPECS):
 
     @staticmethod
     def mask(hidden_size: int, periods: Iterable[int]) -> npt.NDArray[np.bool_]:
-        """``(hidden_size, hidden_size)`` bool: where weight_hh may be other than zero, as the unit of the row may see
-        that of the column.
+        """``(hidden_size, hidden_size)`` bool: where weight_hh may be other than zero: the unit of the row sees the
+        unit of the column.
 
         Raises:
             ValueError, TypeError: as the constructor.
@@ -150,13 +150,13 @@ def clockwork_rnn_forward(
     lengths: Lengths = None,
     reverse: bool = False,
 ) -> tuple[Output, Reserve]:
-    """`clockwork_rnn`, keeping what `clockwork_rnn_backward` needs: the same bits of ``y``, zero past a row's length,
-    and of the states after the row's last step; and a reserve of ``T*B*H`` elements. See `lstm_forward`."""
+    """Forward for training: the bits of `clockwork_rnn` in ``y``, zero past a row's length, and in the states after
+    the row's last step; and a reserve for `clockwork_rnn_backward`, of ``T*B*H`` elements. See `lstm_forward`."""
     return forward(CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, start=start)
 
 
 def clockwork_rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
-    """Gradients of a loss, given its gradients with respect to what `clockwork_rnn_forward` returned. See
+    """Gradients of a loss, from its gradients with respect to the outputs of `clockwork_rnn_forward`. See
     `lstm_backward`.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The depth-gated LSTM; see `call` for what all cells have in common."""
+"""The depth-gated LSTM; `call` says what holds for all cells."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class DepthGatedLSTMOutput(NamedTuple):
 
 
 class DepthGatedLSTMGradients(NamedTuple):
-    """Gradients of a depth-gated LSTM, each of its argument's shape; None for what was None (states excepted)."""
+    """Gradients of a depth-gated LSTM, each of its argument's shape. The gradient
+    of an argument that is None is None, those of states excepted."""
 
     dx: Array
     dc_below: Maybe
@@ -73,8 +74,8 @@ class DepthGatedLSTMWeights(Weights, specs=SPECS):
         bias_ih: ``(5*hidden_size,)`` or None for zeros.
         bias_hh: ``(4*hidden_size,)`` or None for zeros.
         peephole_i, peephole_f, peephole_o: diagonal peepholes, ``(hidden_size,)`` or None for zeros.
-        peephole_d: w_cd, what d sees of c_prev, ``(hidden_size,)`` or None for zeros.
-        peephole_below: w_ld, what d sees of c_below, ``(hidden_size,)`` or None for zeros.
+        peephole_d: w_cd, the peephole from c_prev to d, ``(hidden_size,)`` or None for zeros.
+        peephole_below: w_ld, the peephole from c_below to d, ``(hidden_size,)`` or None for zeros.
 
     Raises:
         ValueError: shapes do not fit.
@@ -138,17 +139,17 @@ def depth_gated_lstm_forward(
     lengths: Lengths = None,
     reverse: bool = False,
 ) -> tuple[DepthGatedLSTMOutput, Reserve]:
-    """`depth_gated_lstm`, keeping what `depth_gated_lstm_backward` needs: the same bits of ``y``, zero past a row's
-    length, and of the states after the row's last step; and a reserve of ``6*T*B*H`` elements. It refers to ``c_below``
-    too. See `lstm_forward`."""
+    """Forward for training: the bits of `depth_gated_lstm` in ``y``, zero past a row's length, and in the states
+    after the row's last step; and a reserve for `depth_gated_lstm_backward`, of ``6*T*B*H`` elements. It refers to
+    ``c_below`` too. See `lstm_forward`."""
     return forward(DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, c_below=c_below)
 
 
 def depth_gated_lstm_backward(
     reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None, dc: Maybe = None
 ) -> DepthGatedLSTMGradients:
-    """Gradients of a loss, given its gradients with respect to what `depth_gated_lstm_forward` returned; dc, that of c
-    of every step, is dc_below of the layer above. See `lstm_backward`."""
+    """Gradients of a loss, from its gradients with respect to the outputs of `depth_gated_lstm_forward`. dc is the
+    gradient of c of every step: the dc_below of the layer above. See `lstm_backward`."""
     return backward(DEPTH_GATED_LSTM, reserve, dy, (dh_n, dc_n), dc)
 
 

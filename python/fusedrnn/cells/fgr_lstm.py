@@ -1,4 +1,4 @@
-"""The LSTM with full gate recurrence; see `call` for what all cells have in common."""
+"""The LSTM with full gate recurrence; `call` says what holds for all cells."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class FGRLSTMOutput(NamedTuple):
 
 
 class FGRLSTMGradients(NamedTuple):
-    """Gradients of an LSTM with full gate recurrence, each of its argument's shape; those of biases and peepholes that
-    are None are None."""
+    """Gradients of an LSTM with full gate recurrence, each of its argument's shape. The gradient
+    of a bias or peephole that is None is None."""
 
     dx: Array
     dh0: Array
@@ -64,8 +64,8 @@ class FGRLSTMWeights(Weights, specs=SPECS):
 
     Args:
         weight_ih, weight_hh, bias_ih, bias_hh: as for `LSTMWeights`, with ``G = 4``.
-        weight_gates: ``(3*hidden_size, 3*hidden_size)``: rows for the gates ``i, f, o``, columns for those of the step
-            before, in the same order.
+        weight_gates: ``(3*hidden_size, 3*hidden_size)``: rows for the gates ``i, f, o``, columns for the same gates
+            of the step before.
         peephole_i, peephole_f, peephole_o: ``(hidden_size,)`` or None for zeros.
 
     Raises:
@@ -130,15 +130,15 @@ def fgr_lstm_forward(
     lengths: Lengths = None,
     reverse: bool = False,
 ) -> tuple[FGRLSTMOutput, Reserve]:
-    """`fgr_lstm`, keeping what `fgr_lstm_backward` needs: the same bits of ``y``, zero past a row's length, and of the
-    states after the row's last step; and a reserve of ``8*T*B*H`` elements. See `lstm_forward`."""
+    """Forward for training: the bits of `fgr_lstm` in ``y``, zero past a row's length, and in the states after the
+    row's last step; and a reserve for `fgr_lstm_backward`, of ``8*T*B*H`` elements. See `lstm_forward`."""
     return forward(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse)
 
 
 def fgr_lstm_backward(
     reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None, dgates_n: Maybe = None
 ) -> FGRLSTMGradients:
-    """Gradients of a loss, given its gradients with respect to what `fgr_lstm_forward` returned. See
+    """Gradients of a loss, from its gradients with respect to the outputs of `fgr_lstm_forward`. See
     `lstm_backward`."""
     return backward(FGR_LSTM, reserve, dy, (dh_n, dc_n, dgates_n))
 

@@ -1,4 +1,4 @@
-"""The GRU in its two forms; see `call` for what all cells have in common."""
+"""The GRU in its two forms; `call` says what holds for all cells."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class GRUWeights(Weights, specs=SPECS):
         weight_ih, weight_hh, bias_ih, bias_hh: as for `LSTMWeights`.
         reset_after: True for ``n = tanh(W_n x + b_Wn + r * (U_n h + b_Un))`` (PyTorch, cuDNN), False for
             ``n = tanh(W_n x + U_n (r * h) + b_n)`` (Cho et al. 2014), where b_n is the sum of the two biases.
-        z_weighs: what z multiplies: "h_prev" for ``h = (1 - z) * n + z * h_prev`` (PyTorch, cuDNN, Cho et al. 2014),
+        z_weighs: the operand of z: "h_prev" for ``h = (1 - z) * n + z * h_prev`` (PyTorch, cuDNN, Cho et al. 2014),
             "n" for ``h = (1 - z) * h_prev + z * n`` (Chung et al. 2014, and many papers since).
 
     Raises:
@@ -84,8 +84,8 @@ def gru(x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, r
 def gru_forward(
     x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
-    """`gru`, keeping what `gru_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
-    after the row's last step; and a reserve of ``4*T*B*H`` elements.
+    """Forward for training: the bits of `gru` in ``y``, zero past a row's length, and in the states after the row's
+    last step; and a reserve for `gru_backward`, of ``4*T*B*H`` elements.
 
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """
@@ -93,7 +93,7 @@ def gru_forward(
 
 
 def gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
-    """Gradients of a loss, given its gradients with respect to what `gru_forward` returned. See `lstm_backward`.
+    """Gradients of a loss, from its gradients with respect to the outputs of `gru_forward`. See `lstm_backward`.
 
     Returns:
         dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.

@@ -1,4 +1,4 @@
-"""The independently recurrent network; see `call` for what all cells have in common."""
+"""The independently recurrent network; `call` says what holds for all cells."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SPECS = tuple(BY_NONLINEARITY.values())
 
 class IndRNNWeights(Weights, specs=SPECS):
     """Weights of an independently recurrent network (Li et al. 2018, equation 2): ``h = f(W x + u * h_prev + b)``. Each
-    unit sees itself alone; what units tell each other goes through the next layer's weight_ih.
+    unit sees itself alone; units exchange information through weight_ih of the next layer.
 
     Args:
         weight_ih: ``(hidden_size, input_size)``, float32 or float64.
@@ -77,13 +77,13 @@ def indrnn(x: Array, w: IndRNNWeights, h0: Maybe = None, *, lengths: Lengths = N
 def indrnn_forward(
     x: Array, w: IndRNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
-    """`indrnn`, keeping what `indrnn_backward` needs: the same bits of ``y``, zero past a row's length, and of the
-    states after the row's last step; and a reserve of ``T*B*H`` elements. See `lstm_forward`."""
+    """Forward for training: the bits of `indrnn` in ``y``, zero past a row's length, and in the states after the
+    row's last step; and a reserve for `indrnn_backward`, of ``T*B*H`` elements. See `lstm_forward`."""
     return forward(INDRNN, x, w, (h0,), lengths, reverse)
 
 
 def indrnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> IndRNNGradients:
-    """Gradients of a loss, given its gradients with respect to what `indrnn_forward` returned. See `lstm_backward`.
+    """Gradients of a loss, from its gradients with respect to the outputs of `indrnn_forward`. See `lstm_backward`.
 
     Returns:
         dx, dh0, dweight_ih, dweight_hh, dbias_ih.

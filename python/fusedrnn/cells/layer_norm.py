@@ -1,4 +1,4 @@
-"""The layer-normalised LSTM and GRU; see `call` for what all cells have in common."""
+"""The layer-normalised LSTM and GRU; `call` says what holds for all cells."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ __all__ = [
 
 
 class LayerNormLSTMGradients(NamedTuple):
-    """Gradients of a layer-normalised LSTM, each of its argument's shape; those of biases that are None are None."""
+    """Gradients of a layer-normalised LSTM, each of its argument's shape. The
+    gradient of a bias that is None is None."""
 
     dx: Array
     dh0: Array
@@ -45,7 +46,8 @@ class LayerNormLSTMGradients(NamedTuple):
 
 
 class LayerNormGRUGradients(NamedTuple):
-    """Gradients of a layer-normalised GRU, each of its argument's shape; those of biases that are None are None."""
+    """Gradients of a layer-normalised GRU, each of its argument's shape. The
+    gradient of a bias that is None is None."""
 
     dx: Array
     dh0: Array
@@ -104,8 +106,8 @@ class LayerNormLSTMWeights(_LayerNormWeights, specs=(LAYER_NORM_LSTM,)):
         weight_ih: ``(4*hidden_size, input_size)``, float32 or float64; gates stacked ``i, f, g, o``.
         weight_hh: ``(4*hidden_size, hidden_size)``, of the same dtype, like all others.
         bias_ih, bias_hh: ``(4*hidden_size,)`` or None for zeros; added after the normalisation.
-        gain_ih, gain_hh: ``(4*hidden_size,)``: what the normalised ``W x`` and ``U h`` are multiplied by.
-        gain_c: ``(hidden_size,)``: the same for c.
+        gain_ih, gain_hh: ``(4*hidden_size,)``: the factors of the normalised ``W x`` and ``U h``.
+        gain_c: ``(hidden_size,)``: the factor of the normalised c.
         bias_c: ``(hidden_size,)`` or None for zeros.
         epsilon: added to each variance.
 
@@ -138,7 +140,7 @@ class LayerNormGRUWeights(_LayerNormWeights, specs=(LAYER_NORM_GRU,)):
         weight_ih: ``(3*hidden_size, input_size)``, float32 or float64; gates stacked ``r, z, n``.
         weight_hh: ``(3*hidden_size, hidden_size)``, of the same dtype, like all others.
         bias_ih, bias_hh: ``(3*hidden_size,)`` or None for zeros; added after the normalisation.
-        gain_ih, gain_hh: ``(3*hidden_size,)``: what the normalised ``W x`` and ``U h`` are multiplied by.
+        gain_ih, gain_hh: ``(3*hidden_size,)``: the factors of the normalised ``W x`` and ``U h``.
         epsilon: added to each variance.
 
     Raises:
@@ -199,15 +201,16 @@ def layer_norm_lstm_forward(
     lengths: Lengths = None,
     reverse: bool = False,
 ) -> tuple[LSTMOutput, Reserve]:
-    """`layer_norm_lstm`, keeping what `layer_norm_lstm_backward` needs: the same bits of ``y``, zero past a row's
-    length, and of the states after the row's last step; and a reserve of ``23*T*B*H`` elements. See `lstm_forward`."""
+    """Forward for training: the bits of `layer_norm_lstm` in ``y``, zero past a row's length, and in the states
+    after the row's last step; and a reserve for `layer_norm_lstm_backward`, of ``23*T*B*H`` elements. See
+    `lstm_forward`."""
     return forward(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse)
 
 
 def layer_norm_lstm_backward(
     reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None
 ) -> LayerNormLSTMGradients:
-    """Gradients of a loss, given its gradients with respect to what `layer_norm_lstm_forward` returned. See
+    """Gradients of a loss, from its gradients with respect to the outputs of `layer_norm_lstm_forward`. See
     `lstm_backward`."""
     return backward(LAYER_NORM_LSTM, reserve, dy, (dh_n, dc_n))
 
@@ -243,13 +246,14 @@ def layer_norm_gru(
 def layer_norm_gru_forward(
     x: Array, w: LayerNormGRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
-    """`layer_norm_gru`, keeping what `layer_norm_gru_backward` needs: the same bits of ``y``, zero past a row's length,
-    and of the states after the row's last step; and a reserve of ``16*T*B*H`` elements. See `lstm_forward`."""
+    """Forward for training: the bits of `layer_norm_gru` in ``y``, zero past a row's length, and in the states
+    after the row's last step; and a reserve for `layer_norm_gru_backward`, of ``16*T*B*H`` elements. See
+    `lstm_forward`."""
     return forward(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse)
 
 
 def layer_norm_gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> LayerNormGRUGradients:
-    """Gradients of a loss, given its gradients with respect to what `layer_norm_gru_forward` returned. See
+    """Gradients of a loss, from its gradients with respect to the outputs of `layer_norm_gru_forward`. See
     `lstm_backward`."""
     return backward(LAYER_NORM_GRU, reserve, dy, (dh_n,))
 

@@ -1,4 +1,4 @@
-"""The LSTM and its variants; see `call` for what all cells have in common."""
+"""The LSTM and its variants; `call` says what holds for all cells."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ WITH_PEEPHOLES = {  # diagonal ones, of all gates of the variant
     )
     for name, plain in BY_VARIANT.items()
 }
-WITH_MATRICES = [  # which there are is what makes the cell
+WITH_MATRICES = [  # the matrices that are given choose the cell
     LSTM.variant(cell, parameters=LSTM.parameters + tuple(Parameter(p, "matrix") for p in peepholes))
     for cell, peepholes in {
         "lstm_matrix_peephole_if": PEEPHOLES[:2],
@@ -66,8 +66,8 @@ SPECS = (*BY_VARIANT.values(), *WITH_PEEPHOLES.values(), *WITH_MATRICES)
 
 
 class LSTMWeights(Weights, specs=SPECS):
-    """Weights of an LSTM (Hochreiter & Schmidhuber 1997), gates stacked ``i, f, g, o`` as in PyTorch, without those
-    that the variant has not; G is their number.
+    """Weights of an LSTM (Hochreiter & Schmidhuber 1997), gates stacked ``i, f, g, o`` as in PyTorch. A variant
+    may lack some of these gates; G is the number of its gates.
 
     A snapshot: later changes to the arrays have no effect; make a new object after each optimiser step. The arrays can
     be read back, read-only, under their names.
@@ -89,10 +89,10 @@ class LSTMWeights(Weights, specs=SPECS):
         peephole_i, peephole_f, peephole_o: peephole weights, each optional. Of shape ``(hidden_size,)`` they are
             diagonal (Gers & Schmidhuber 2000): i and f see ``peephole * c_prev``, o sees ``peephole_o * c``. Of shape
             ``(hidden_size, hidden_size)``, for the plain variant, they are full matrices: ``peephole @ c_prev`` and
-            ``peephole_o @ c``. All that are given are of one kind.
+            ``peephole_o @ c``. All given peepholes are of one kind.
 
     Raises:
-        ValueError: shapes do not fit; an unknown variant; a peephole of a gate that the variant has not.
+        ValueError: shapes do not fit; an unknown variant; a peephole of a gate that the variant lacks.
         TypeError: not arrays, or another dtype.
     """
 
@@ -156,8 +156,8 @@ def lstm(
 def lstm_forward(
     x: Array, w: LSTMWeights, h0: Maybe = None, c0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[LSTMOutput, Reserve]:
-    """`lstm`, keeping what `lstm_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
-    after the row's last step; and a reserve of ``(G+1)*T*B*H`` elements, G the number of gates.
+    """Forward for training: the bits of `lstm` in ``y``, zero past a row's length, and in the states after the
+    row's last step; and a reserve for `lstm_backward`, of ``(G+1)*T*B*H`` elements, G the number of gates.
 
     The reserve refers to ``x``, ``h0``, ``c0`` and ``y``; they must not change before backward.
     """
@@ -165,7 +165,7 @@ def lstm_forward(
 
 
 def lstm_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None) -> LSTMGradients:
-    """Gradients of a loss, given its gradients with respect to what `lstm_forward` returned.
+    """Gradients of a loss, from its gradients with respect to the outputs of `lstm_forward`.
 
     Args:
         reserve: from `lstm_forward`. It is used up: its memory is turned into gradients, and a second use raises

@@ -1,4 +1,4 @@
-"""The simple RNN; see `call` for what all cells have in common."""
+"""The simple RNN; `call` says what holds for all cells."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def rnn(x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, r
 def rnn_forward(
     x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
-    """`rnn`, keeping what `rnn_backward` needs: the same bits of ``y``, zero past a row's length, and of the states
-    after the row's last step; and a reserve of ``T*B*H`` elements.
+    """Forward for training: the bits of `rnn` in ``y``, zero past a row's length, and in the states after the row's
+    last step; and a reserve for `rnn_backward`, of ``T*B*H`` elements.
 
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """
@@ -69,7 +69,7 @@ def rnn_forward(
 
 
 def rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
-    """Gradients of a loss, given its gradients with respect to what `rnn_forward` returned. See `lstm_backward`.
+    """Gradients of a loss, from its gradients with respect to the outputs of `rnn_forward`. See `lstm_backward`.
 
     Returns:
         dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.

@@ -1,6 +1,6 @@
 """What a cell is, as data. Everything that runs a cell, on any backend, reads its spec, and knows no cell by name.
 
-Names follow from those of parameters, states and sequences: a state ``c`` is given as ``c0`` (a step: ``c``), returned
+Names follow from the names of parameters and states: a state ``c`` is given as ``c0`` (a step: ``c``), returned
 as ``c_n``, and has the gradients ``dc_n`` and ``dc0``; the gradient of a parameter ``bias_ih`` is ``dbias_ih``.
 """
 
@@ -57,7 +57,7 @@ def affine(gates: int, recurrent_gates: int | None = None) -> tuple[Parameter, .
 
 
 def vectors(*names: str, gates: int = 1, required: bool = False) -> tuple[Parameter, ...]:
-    """Vectors of weights, of so many gates each."""
+    """Vectors of weights, each of this number of gates."""
     return tuple(Parameter(name, "vector", gates, required=required) for name in names)
 
 

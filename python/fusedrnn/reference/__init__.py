@@ -1,5 +1,5 @@
-"""The same functions in plain NumPy, written from the equations: what every kernel is checked against, and a place to
-read how the cells work. Same names, arguments and results as in `fusedrnn`, and it takes the same weights objects.
+"""The same functions in plain NumPy, written from the equations: the measure of every kernel, and a place to read how
+the cells work. Same names, arguments and results as in `fusedrnn`, and it takes the same weights objects.
 
 Each cell is two functions on one time step, ``step`` and ``step_backward`` (`lstm.py` is the one to read first); the
 walk over time, which is the same for all cells, is in `backend.py`. Every function computes in the dtype of the

@@ -1,6 +1,6 @@
 """The walk over time, the same for every cell, as one more backend.
 
-The equations of a cell are ``step(w, x, states)``, with one step of any further sequence that it reads after those, and
+The equations of a cell are ``step(w, x, states)``, with one step of each further sequence that it reads, and
 ``step_backward(w, saved, dstates)``. Rows of a batch know nothing of each other, so each step takes the rows that are
 still within their length, and leaves the others as they are.
 """

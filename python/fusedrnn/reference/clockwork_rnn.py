@@ -14,8 +14,7 @@ from .rnn import step_backward as rnn_step_backward
 
 
 def step(w: Any, x: Array, states: States, number: Array) -> tuple[States, Arrays]:
-    """One step: x (B, I), states h (B, H), number (B,), that of each row's step. Returns the new state and what
-    backward needs."""
+    """One step: x (B, I), states h (B, H), number (B,) of each row's step. Returns the new state and the saved arrays."""
     (h_prev,) = states
     period = np.repeat(w.periods, w.hidden_size // len(w.periods))
     ticks = number[:, None] % period == 0
@@ -24,7 +23,7 @@ def step(w: Any, x: Array, states: States, number: Array) -> tuple[States, Array
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
-    """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
+    """Gradients of one step, from the gradient of h: of x, of h_prev, and of the parameters by name."""
     (dh,) = dstates
     ticks = saved["ticks"]
     dx, (dh_prev,), dweights = rnn_step_backward(w, saved, (np.where(ticks, dh, 0),))

@@ -21,7 +21,7 @@ from .lstm import peep, peep_backward
 
 
 def step(w: Any, x: Array, states: States, below: Array) -> tuple[States, Arrays]:
-    """One step: x (B, I), states h, c (B, H), c_below (B, H). Returns the new states and what backward needs."""
+    """One step: x (B, I), states h, c (B, H), c_below (B, H). Returns the new states and the saved arrays."""
     h_prev, c_prev = states
     a_i, a_f, a_g, a_o, a_d = np.split(x @ w.weight_ih.T + bias(w.bias_ih), 5, axis=1)
     u_i, u_f, u_g, u_o = np.split(h_prev @ w.weight_hh.T + bias(w.bias_hh), 4, axis=1)
@@ -36,7 +36,7 @@ def step(w: Any, x: Array, states: States, below: Array) -> tuple[States, Arrays
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
-    """Gradients of one step, given those of h and c. Returns dx, those of the states, of the weights and of c_below."""
+    """Gradients of one step, from the gradients of h and c: of x, of the states, and of parameters and c_below."""
     dh, dc = dstates
     i, f, g, o, d = (saved[k] for k in "ifgod")
     c_prev, below, tanh_c = saved["c_prev"], saved["below"], np.tanh(saved["c"])

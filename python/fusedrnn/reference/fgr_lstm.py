@@ -21,7 +21,7 @@ from .lstm import peep, peep_backward
 
 
 def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
-    """One step: x (B, I), states h, c (B, H), gates (B, 3*H). Returns the new states and what backward needs."""
+    """One step: x (B, I), states h, c (B, H), gates (B, 3*H). Returns the new states and the saved arrays."""
     h_prev, c_prev, gates_prev = states
     pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
     a_i, a_f, a_g, a_o = np.split(pre, 4, axis=1)
@@ -37,7 +37,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
-    """Gradients of one step, given those of the new states. Returns dx, those of the states, those of the weights."""
+    """Gradients of one step, from the gradients of the new states: of x, of the states, and of parameters by name."""
     dh, dc, dgates = dstates
     i, f, g, o = saved["i"], saved["f"], saved["g"], saved["o"]
     c_prev, tanh_c = saved["c_prev"], np.tanh(saved["c"])

@@ -23,7 +23,7 @@ def _bias(b: Array | None, hidden_size: int) -> list[Any]:
 
 
 def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
-    """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
+    """One step: x (B, I), states h (B, H). Returns the new state and the saved arrays."""
     (h_prev,) = states
     W_r, W_z, W_n = np.split(w.weight_ih, 3)
     U_r, U_z, U_n = np.split(w.weight_hh, 3)
@@ -43,7 +43,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
-    """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
+    """Gradients of one step, from the gradient of h: of x, of h_prev, and of the parameters by name."""
     (dh,) = dstates
     x, h_prev, r, z, n, q = (saved[k] for k in ("x", "h_prev", "r", "z", "n", "q"))
     U_r, U_z, U_n = np.split(w.weight_hh, 3)

@@ -18,7 +18,7 @@ from .layer_norm import layer_norm, layer_norm_backward
 
 
 def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
-    """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
+    """One step: x (B, I), states h (B, H). Returns the new state and the saved arrays."""
     (h_prev,) = states
     raw_u, raw_v = x @ w.weight_ih.T, h_prev @ w.weight_hh.T
     u_r, u_z, u_n = np.split(layer_norm(raw_u, 3, w.epsilon, w.gain_ih, w.bias_ih), 3, axis=1)
@@ -30,7 +30,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
-    """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
+    """Gradients of one step, from the gradient of h: of x, of h_prev, and of the parameters by name."""
     (dh,) = dstates
     h_prev, r, z, n = (saved[k] for k in ("h_prev", "r", "z", "n"))
     da_n, da_z = dh * (1 - z) * (1 - n**2), dh * (h_prev - n) * z * (1 - z)

@@ -18,7 +18,7 @@ from .layer_norm import layer_norm, layer_norm_backward
 
 
 def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
-    """One step: x (B, I), states h, c (B, H). Returns the new states and what backward needs."""
+    """One step: x (B, I), states h, c (B, H). Returns the new states and the saved arrays."""
     h_prev, c_prev = states
     u, v = x @ w.weight_ih.T, h_prev @ w.weight_hh.T
     a = layer_norm(u, 4, w.epsilon, w.gain_ih, w.bias_ih) + layer_norm(v, 4, w.epsilon, w.gain_hh, w.bias_hh)
@@ -31,7 +31,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
-    """Gradients of one step, given those of h and c. Returns dx, those of h_prev and c_prev, those of the weights."""
+    """Gradients of one step, from the gradients of h and c: of x, of h_prev and c_prev, and of parameters by name."""
     dh, dc = dstates
     i, f, g, o, squashed = (saved[k] for k in ("i", "f", "g", "o", "squashed"))
     dnormalised = dh * o * (1 - squashed**2)

@@ -40,7 +40,7 @@ def peep_backward(p: Array | None, c: Array, da: Array) -> tuple[Any, Any]:
 
 
 def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
-    """One step: x (B, I), states h, c (B, H). Returns the new states and what backward needs."""
+    """One step: x (B, I), states h, c (B, H). Returns the new states and the saved arrays."""
     h_prev, c_prev = states
     pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
     a = dict(zip(w.gates, np.split(pre, len(w.gates), axis=1), strict=True))
@@ -56,7 +56,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
-    """Gradients of one step, given those of h and c. Returns dx, those of h_prev and c_prev, those of the weights."""
+    """Gradients of one step, from the gradients of h and c: of x, of h_prev and c_prev, and of parameters by name."""
     dh, dc = dstates
     i, f, g, o = saved["i"], saved["f"], saved["g"], saved["o"]
     c, c_prev = saved["c"], saved["c_prev"]

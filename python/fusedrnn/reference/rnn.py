@@ -11,7 +11,7 @@ from .common import Arrays, States, bias
 
 
 def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
-    """One step: x (B, I), states h (B, H). Returns the new state and what backward needs."""
+    """One step: x (B, I), states h (B, H). Returns the new state and the saved arrays."""
     (h_prev,) = states
     a = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
     h = np.tanh(a) if w.nonlinearity == "tanh" else np.maximum(a, 0)
@@ -19,7 +19,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
-    """Gradients of one step, given that of h. Returns dx, that of h_prev, those of the weights."""
+    """Gradients of one step, from the gradient of h: of x, of h_prev, and of the parameters by name."""
     (dh,) = dstates
     h = saved["h"]
     da = dh * (1 - h**2) if w.nonlinearity == "tanh" else np.where(h <= 0, 0, dh)
