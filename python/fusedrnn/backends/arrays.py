@@ -17,6 +17,7 @@ class Library:
     """What differs between array libraries. Works by ``__cuda_array_interface__`` and the array API standard."""
 
     name = ""
+    waits = True  # reading a value means to wait for a GPU
 
     def __init__(self, module: Any) -> None:
         self.module = module
@@ -83,7 +84,7 @@ class Library:
 
 
 class NumPy(Library):
-    name, kind = "numpy", "a numpy.ndarray"
+    name, kind, waits = "numpy", "a numpy.ndarray", False
 
     def owns(self, a: Any) -> bool:
         return isinstance(a, np.ndarray)

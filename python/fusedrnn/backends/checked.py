@@ -129,7 +129,7 @@ class Arguments:
         w, library = self.w, self.w.library
         if lengths is None:
             return None
-        if library.name == "numpy" or not library.owns(lengths):
+        if not (library.waits and library.owns(lengths)):
             return library.from_numpy(_core.read_lengths(lengths, self.B, self.T), w.device)
         w.require_device("lengths", lengths)
         if library.dtype(lengths) not in INTEGERS:

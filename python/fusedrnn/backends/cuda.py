@@ -94,7 +94,8 @@ class CudaWeights(CheckedWeights):
         self.require_rank("x", "(batch_size, input_size)", 2, x)
         call = Arguments(self, x[None], states, None, False, inputs, form="{}")
         results = self._run(call, None, self.outputs(call.B, out))
-        return (results["y"][0] if out[0] is None else out[0], *list(results.values())[2:])
+        h = results["y"][0] if out[0] is None else out[0]
+        return (h, *(results[f"{s.name}_n"] for s in self.spec.states[1:]))
 
     def _run(self, call: Arguments, slots: Any, out: tuple[Any, ...] | None = None) -> Results:
         """A sequence; `out` are arrays for the states after a sequence of one step."""

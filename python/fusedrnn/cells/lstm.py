@@ -39,7 +39,7 @@ VARIANTS = {
     "no_output_activation": "ifgo",
     "coupled": "fgo",
 }  # and their gates
-PEEPHOLES = ("peephole_i", "peephole_f", "peephole_o")
+PEEPHOLES = {"peephole_i": "i", "peephole_f": "f", "peephole_o": "o"}  # and the gates that they belong to
 LSTM = CellSpec("lstm", LSTMOutput, LSTMGradients, affine(4), "ifgo", (H, C), options={"variant": "plain"})
 
 
@@ -50,16 +50,17 @@ BY_VARIANT = {"plain": LSTM} | {
 }
 WITH_PEEPHOLES = {  # diagonal ones, of all gates of the variant
     name: plain.variant(
-        f"{plain.cell}_peephole", parameters=plain.parameters + vectors(*(p for p in PEEPHOLES if p[-1] in plain.gates))
+        f"{plain.cell}_peephole",
+        parameters=plain.parameters + vectors(*(p for p, gate in PEEPHOLES.items() if gate in plain.gates)),
     )
     for name, plain in BY_VARIANT.items()
 }
 WITH_MATRICES = [  # the matrices that are given choose the cell
     LSTM.variant(cell, parameters=LSTM.parameters + tuple(Parameter(p, "matrix") for p in peepholes))
     for cell, peepholes in {
-        "lstm_matrix_peephole_if": PEEPHOLES[:2],
-        "lstm_matrix_peephole_o": PEEPHOLES[2:],
-        "lstm_matrix_peephole": PEEPHOLES,
+        "lstm_matrix_peephole_if": ("peephole_i", "peephole_f"),
+        "lstm_matrix_peephole_o": ("peephole_o",),
+        "lstm_matrix_peephole": tuple(PEEPHOLES),
     }.items()
 ]
 SPECS = (*BY_VARIANT.values(), *WITH_PEEPHOLES.values(), *WITH_MATRICES)
@@ -119,7 +120,9 @@ def _with_peepholes(variant: str, arguments: dict[str, Any]) -> CellSpec[LSTMOut
     diagonal = WITH_PEEPHOLES[variant]
     for name in given:
         if name not in diagonal.names:
-            raise ValueError(f"{name}: expected None, as variant {variant!r} has no gate {name[-1]}, got an array")
+            raise ValueError(
+                f"{name}: expected None, as variant {variant!r} has no gate {PEEPHOLES[name]}, got an array"
+            )
     shapes = {name: p.shape for name, p in given.items() if isinstance(p, np.ndarray) and p.ndim == 2}
     if not shapes:
         return diagonal

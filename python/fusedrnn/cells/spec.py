@@ -82,7 +82,7 @@ class CellSpec(Generic[Output, Gradients]):
     family: str  # the name of the public functions
     output: type[Output]  # of inference and forward: a NamedTuple
     gradients: type[Gradients]  # of backward: a NamedTuple
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[Parameter, ...]  # weight_ih first
     gates: str  # in the order in which they are stacked, one letter each
     states: tuple[StateSpec, ...] = (H,)
     cell: str = ""  # its name in the native list; by default the family's
@@ -101,6 +101,18 @@ class CellSpec(Generic[Output, Gradients]):
     def further_inputs(self) -> tuple[str, ...]:
         return tuple(name for name in (self.below, self.numbered) if name)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """A known spec is pickled by its name, so that the pickle of weights does not depend on what a spec holds."""
+        from .families import SPECS
+
+        return (_known, (self.cell,)) if SPECS.get(self.cell) is self else super().__reduce_ex__(protocol)
+
     def variant(self, cell: str, **changes: Any) -> CellSpec[Output, Gradients]:
         """Another cell of the family."""
         return replace(self, cell=cell, **changes)
+
+
+def _known(cell: str) -> Any:
+    from .families import SPECS
+
+    return SPECS[cell]
