@@ -14,7 +14,7 @@ from .rnn import step_backward as rnn_step_backward
 
 
 def step(w: Any, x: Array, states: States, number: Array) -> tuple[States, Arrays]:
-    """One step: x (B, I), states h (B, H), number (B,) of each row's step. Returns the new state and the saved arrays."""
+    """One step: x (B, I), states h (B, H), number (B,) of each row. Returns the new state and the saved arrays."""
     (h_prev,) = states
     period = np.repeat(w.periods, w.hidden_size // len(w.periods))
     ticks = number[:, None] % period == 0
