@@ -7,15 +7,9 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cells/cell_list.hpp"
 #include "cells/facts.hpp"
 
 namespace fusedrnn {
-
-#define RNN_CELL_ID(name, Cell) name,
-enum class CellId { RNN_CELLS(RNN_CELL_ID) count };
-#undef RNN_CELL_ID
-constexpr int kCells = static_cast<int>(CellId::count);
 
 // A period, and what a clock may have counted before a call, are at most so large.
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
@@ -124,7 +118,6 @@ struct ActivationKernels {
 
 struct Kernels {
   const char* isa;
-  CellFacts facts[kCells];
   int lanes_f32, lanes_f64;
   SequenceKernels<float> f32;
   SequenceKernels<double> f64;

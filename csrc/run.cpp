@@ -152,7 +152,7 @@ const SequenceKernels<T>& sequence_kernels(const Kernels& kernels) {
 // What scratch that all workers share begins with.
 template <class T>
 std::size_t zero_bytes(const Problem<T>& p, const CellFacts& f) {
-  return static_cast<std::size_t>(f.longest_state() * p.hidden) * sizeof(T);
+  return static_cast<std::size_t>(f.longest_state * p.hidden) * sizeof(T);
 }
 
 // The caller's part of the contract in problem.hpp.
@@ -216,7 +216,7 @@ struct Call {
 
   Call(const Isa& isa, CellId cell, int64_t hidden)
       : kernels(sequence_kernels<T>(*isa.kernels)),
-        facts(isa.kernels->facts[static_cast<int>(cell)]),
+        facts(facts_of(cell)),
         tiles((hidden + lanes(*isa.kernels) - 1) / lanes(*isa.kernels)),
         threads(asked_schedule.load(std::memory_order_relaxed) ? num_threads() : useful_threads()) {}
 

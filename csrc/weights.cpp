@@ -70,7 +70,7 @@ std::vector<Clock> clocks_of(const std::vector<int64_t>& periods, int64_t hidden
 template <class T>
 Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArrays<T>& from)
     : cell_(cell), input_(input), hidden_(hidden), arrays_{} {
-  const CellFacts& f = facts();
+  const CellFacts& f = facts_of(cell_);
   Buffer* buffer = buffers_;
   arrays_.weight_ih = copy_to(*buffer++, from.weight_ih, f.gates * hidden * input);
   arrays_.bias_ih = copy_to(*buffer++, from.bias_ih, f.gates * hidden);
@@ -78,15 +78,10 @@ Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArra
   arrays_.vectors = copy_to(*buffer++, from.vectors, f.vectors * hidden);
   arrays_.epsilon = from.epsilon;
   for (int m = 0; m < f.matrices; ++m) {
-    const int64_t size = f.matrix_gates[m] * hidden * f.matrix_depth[m] * hidden;
+    const int64_t size = f.matrix[m].blocks * hidden * f.matrix[m].depth * hidden;
     arrays_.matrix[m] = copy_to(*buffer++, from.matrix[m], size);
   }
   arrays_.clocks = from.clocks;
-}
-
-template <class T>
-const CellFacts& Weights<T>::facts() const {
-  return current_isa().kernels->facts[static_cast<int>(cell_)];
 }
 
 template <class T>
@@ -96,7 +91,7 @@ Weights<T>::~Weights() {
 
 template <class T>
 auto Weights<T>::pack_forward(const Kernels& kernels) const -> Pack {
-  const CellFacts& f = facts();
+  const CellFacts& f = facts_of(cell_);
   Pack pack;
   const int lanes = lanes_of<T>(kernels);
   const int64_t padded = tiles_of(hidden_, lanes) * lanes;
@@ -121,7 +116,7 @@ auto Weights<T>::pack_forward(const Kernels& kernels) const -> Pack {
     const Product& product = f.product[i];
     if (product.depth == 0) continue;
     int blocks[kMaxGates];
-    for (int j = 0; j < product.gates; ++j) blocks[j] = f.block(product, j);
+    for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
     pack.view.hh[i] = pack_one(arrays_.matrix[product.matrix], blocks, product.gates, product.depth * hidden_);
   }
   pack_biases(f, lanes, to, to + bias_size);
@@ -154,7 +149,7 @@ void Weights<T>::pack_biases(const CellFacts& f, int lanes, T* pre, T* rec) cons
 
 template <class T>
 auto Weights<T>::pack_backward(const Kernels& kernels) const -> Pack {
-  const CellFacts& f = facts();
+  const CellFacts& f = facts_of(cell_);
   Pack pack;
   const int lanes = lanes_of<T>(kernels);
   const int64_t wide = tiles_of(input_, lanes) * lanes, high = tiles_of(hidden_, lanes) * lanes;
@@ -174,11 +169,11 @@ auto Weights<T>::pack_backward(const Kernels& kernels) const -> Pack {
     return target;
   };
   int blocks[kMaxGates];
-  for (int j = 0; j < f.gates; ++j) blocks[j] = f.user_gate[f.input_gates[j]];
+  for (int j = 0; j < f.gates; ++j) blocks[j] = f.user_gate[f.input_gate[j]];
   pack.view.ih_t = pack_one(arrays_.weight_ih, blocks, f.gates, input_, input_, wide);
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
-    for (int j = 0; j < product.gates; ++j) blocks[j] = f.block(product, j);
+    for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
     const int64_t stride = product.depth * hidden_;
     for (int part = 0; part < product.depth; ++part) {
       const T* const from = arrays_.matrix[product.matrix] + part * hidden_;

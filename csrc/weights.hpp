@@ -50,7 +50,6 @@ class Weights {
     Buffer buffer;
     PackedWeights<T> view{};
   };
-  const CellFacts& facts() const;
   Pack pack_forward(const Kernels& kernels) const;
   void pack_biases(const CellFacts& f, int lanes, T* pre, T* rec) const;
   Pack pack_backward(const Kernels& kernels) const;

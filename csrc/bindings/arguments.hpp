@@ -68,7 +68,7 @@ void require_count(const char* what, const py::tuple& states, const PyWeights& w
 // The state `s` of so many rows.
 template <class T>
 Input<T> read_state(const PyWeights& w, int s, Names& names, int64_t batch, py::handle h) {
-  const int units = w.facts().state_units[s];
+  const int units = w.facts().state[s].units;
   return read_input<T>(names[s], state_symbols(units), {batch, units * w.hidden}, h, true);
 }
 

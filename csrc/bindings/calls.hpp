@@ -48,7 +48,7 @@ py::tuple new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, bool on
   p.y = data_of(y);
   out[0] = std::move(y);
   for (int s = 0; s < w.states; ++s) {
-    auto state = new_array<T>(kStateNames[s], {n.batch, w.facts().state_units[s] * n.hidden});
+    auto state = new_array<T>(kStateNames[s], {n.batch, w.facts().state[s].units * n.hidden});
     p.state_n[s] = data_of(state);
     out[1 + static_cast<std::size_t>(s)] = std::move(state);
   }
@@ -117,7 +117,7 @@ struct WeightGradients {
     if (f.matrices > 0) g.dmatrix[0] = make("dweight_hh", {f.recurrent_gates * H, H}, weight_hh);
     for (int m = 1; m < f.matrices; ++m) {
       py::object matrix;
-      g.dmatrix[m] = make("dmatrix", {f.matrix_gates[m] * H, f.matrix_depth[m] * H}, matrix);
+      g.dmatrix[m] = make("dmatrix", {f.matrix[m].blocks * H, f.matrix[m].depth * H}, matrix);
       matrices.append(matrix);
     }
     if (w.has_bias_ih) g.dbias_ih = make("dbias_ih", {w.gates * H}, bias_ih);
@@ -176,7 +176,7 @@ py::list backward(PyReserve& reserve, const Reserve<T>& kept, py::handle dy, con
   }
   out.append(std::move(dx));
   for (int s = 0; s < weights.states; ++s) {
-    auto dstate0 = new_array<T>(kStateNames[s], {n.batch, weights.facts().state_units[s] * n.hidden});
+    auto dstate0 = new_array<T>(kStateNames[s], {n.batch, weights.facts().state[s].units * n.hidden});
     g.dstate0[s] = data_of(dstate0);
     out.append(std::move(dstate0));
   }
@@ -250,7 +250,7 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
   py::object results[kMaxStates];
   for (int s = 0; s < w.states; ++s) {
     T*& to = s == 0 ? p.y : p.state_n[s];
-    const int64_t units = w.facts().state_units[s] * w.hidden;
+    const int64_t units = w.facts().state[s].units * w.hidden;
     if (py::handle(out[s]).is_none()) {
       auto array = new_array<T>(kStateNames[s], {batch, units});
       to = data_of(array);
@@ -258,7 +258,7 @@ py::object step(py::handle weights, py::handle x, const py::tuple& states, const
       continue;
     }
     const char* const name = kOutNames[s];
-    to = write_output<T>(name, state_symbols(w.facts().state_units[s]), {batch, units}, out[s]);
+    to = write_output<T>(name, state_symbols(w.facts().state[s].units), {batch, units}, out[s]);
     require_apart(name, out[s], "x", x);
     require_apart(name, out[s], "c_below", below);
     for (int i = 0; i < w.states; ++i) require_apart(name, out[s], kStateNames[i], states[i]);

@@ -28,22 +28,22 @@ cuda::Format format_by_name(const std::string& name) {
 // What the Python layer needs to know of a cell.
 py::dict describe_cell(const std::string& name) {
   const CellFacts& f = facts_of(cell_by_name(name));
-  const char* const places[] = {"h_prev", "c_prev", "slots_prev", "slots", "below", "one"};
+  const auto& places = kFromNames;
   py::list products, vectors, input_gates;
   for (int i = 0; i < f.products; ++i) {
     const Product& p = f.product[i];
     if (p.depth == 0) continue;
-    products.append(py::make_tuple(p.column, p.gates, f.block(p, 0), places[static_cast<int>(p.from)], p.slot));
+    products.append(py::make_tuple(p.column, p.gates, block_of(f, p, 0), places[static_cast<int>(p.from)], p.slot));
   }
   for (int i = 0; i < f.vectors; ++i) {
     vectors.append(py::make_tuple(f.vector[i].column, places[static_cast<int>(f.vector[i].from)], f.vector[i].slot));
   }
-  for (int j = 0; j < f.gates; ++j) input_gates.append(f.user_gate[f.input_gates[j]]);
+  for (int j = 0; j < f.gates; ++j) input_gates.append(f.user_gate[f.input_gate[j]]);
   using namespace py::literals;
-  return py::dict("known"_a = cuda::knows(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
-                  "states"_a = f.states, "slots"_a = f.slots, "state_slot"_a = f.state_slot, "phases"_a = f.phases,
-                  "input_column"_a = f.input_column, "input_gates"_a = input_gates, "products"_a = products,
-                  "vectors"_a = vectors);
+  return py::dict("known"_a = cuda::runs(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
+                  "states"_a = f.states, "slots"_a = f.slots, "state_slot"_a = f.states > 1 ? f.state[1].slot : -1,
+                  "phases"_a = f.phases, "input_column"_a = f.input_column, "input_gates"_a = input_gates,
+                  "products"_a = products, "vectors"_a = vectors);
 }
 
 // The kernels for one cell and format on one device.
@@ -61,7 +61,7 @@ struct CudaCell {
         cell(cell_by_name(name)),
         format(format_by_name(format_name)),
         hidden(hidden_size) {
-    if (!cuda::knows(facts_of(cell))) throw py::value_error("cell: '" + name + "' does not run on CUDA");
+    if (!cuda::runs(facts_of(cell))) throw py::value_error("cell: '" + name + "' does not run on CUDA");
   }
 
   cuda::PackArguments pack_of(bool backward, int product) const {
@@ -128,10 +128,10 @@ struct CudaRun {
   CudaRun(const CudaCell& cell, bool is_backward, int64_t seq_len, int64_t batch)
       : kernels(cell), backward(is_backward) {
     const CellFacts& f = facts_of(cell.cell);
-    a.cell = static_cast<int>(cell.cell);
+    a.cell = cell.cell;
     a.gates = f.gates;
     a.slot_count = f.slots;
-    a.state_slot = f.state_slot;
+    a.state_slot = f.states > 1 ? f.state[1].slot : -1;
     for (int g = 0; g < f.gates; ++g) a.split |= f.split[g] ? 1u << g : 0u;
     for (int p = 0; p < f.products; ++p) {
       a.first_gate[p] = f.product[p].first_gate;

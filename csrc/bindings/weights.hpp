@@ -20,15 +20,13 @@ namespace {
 
 using std::int64_t;
 
-const CellFacts& facts_of(CellId cell) { return current_isa().kernels->facts[static_cast<int>(cell)]; }
-
 CellId cell_by_name(const std::string& name) {
-  const CellFacts* const known = current_isa().kernels->facts;
   for (int i = 0; i < kCells; ++i) {
-    if (name == known[i].name) return static_cast<CellId>(i);
+    if (name == facts_of(static_cast<CellId>(i)).name) return static_cast<CellId>(i);
   }
   std::string valid;
-  for (int i = 0; i < kCells; ++i) valid += (i ? ", '" : "'") + std::string(known[i].name) + "'";
+  for (int i = 0; i < kCells; ++i)
+    valid += (i ? ", '" : "'") + std::string(facts_of(static_cast<CellId>(i)).name) + "'";
   throw py::value_error("cell: expected one of " + valid + ", got '" + name + "'");
 }
 
@@ -72,12 +70,12 @@ void for_each_block(const PyWeights& w, F&& found) {
   int matrix = 1;
   int64_t gate = 0;
   for (const Named& block : w.blocks) {
-    if (matrix >= f.matrices || gate + block.gates > f.matrix_gates[matrix]) {
+    if (matrix >= f.matrices || gate + block.gates > f.matrix[matrix].blocks) {
       throw py::value_error(block.name + ": expected no such matrix in cell '" + f.name + "'");
     }
-    found(block, matrix, gate, f.matrix_depth[matrix]);
+    found(block, matrix, gate, f.matrix[matrix].depth);
     gate += block.gates;
-    if (gate == f.matrix_gates[matrix]) gate = 0, ++matrix;
+    if (gate == f.matrix[matrix].blocks) gate = 0, ++matrix;
   }
   if (matrix < f.matrices || gate != 0) {
     throw py::value_error(std::string("blocks: expected more matrices for cell '") + f.name + "'");
@@ -134,7 +132,7 @@ std::vector<std::vector<T>> read_matrices(PyWeights& w, const NamedArrays& array
   w.blocks = names_of("blocks", arrays);
   std::vector<std::vector<T>> all;
   for (int m = 1; m < f.matrices; ++m) {
-    all.emplace_back(static_cast<std::size_t>(f.matrix_gates[m] * w.hidden * f.matrix_depth[m] * w.hidden));
+    all.emplace_back(static_cast<std::size_t>(f.matrix[m].blocks * w.hidden * f.matrix[m].depth * w.hidden));
   }
   std::size_t i = 0;
   for_each_block(w, [&](const Named& block, int matrix, int64_t gate, int64_t depth) {

@@ -52,7 +52,7 @@ struct RnnRelu : OnePhaseCell<1, 1> {
 template <class Rnn>
 struct IndRnn : OnePhaseCell<1, 1> {
   static constexpr int kRecurrentGates = 0, kMatrices = 0, kVectors = 1;
-  static constexpr bool kDirect = true;
+  static constexpr State state(int) { return state_h(true); }
   static constexpr Product product(int) { return {0, -1, 0, 1, From::h_prev, 0, 0, 0}; }
   static constexpr VectorGradient vector_gradient(int) { return {0, From::h_prev, 0}; }
 

@@ -215,10 +215,10 @@ struct Backward {
       r.below = p.below ? p.below + here * H : zeros;
       r.dbelow = g.dbelow ? g.dbelow + here * H : nullptr;
     }
-    if (f.states > 2) r.third = g.dstate0[2] + row * f.state_units[2] * H;
+    if (f.states > 2) r.third = g.dstate0[2] + row * f.state[2].units * H;
     if (f.states > 1) {
       r.dc = g.dstate0[1] + row * H;
-      r.c_prev = first ? initial_state(p, 1, row, zeros) : p.slots + (prev * f.slots + f.state_slot) * H;
+      r.c_prev = first ? initial_state(p, 1, row, zeros) : p.slots + (prev * f.slots + f.state[1].slot) * H;
     }
     return r;
   }
@@ -287,7 +287,7 @@ struct Backward {
       }
     }
     const int main = product_of(0);
-    run_product(step, span, 0, main, -1, 0, ending ? 0 : depth_of(main), ending || f.direct, backwards);
+    run_product(step, span, 0, main, -1, 0, ending ? 0 : depth_of(main), ending || f.state[0].carries, backwards);
   }
 
   // Rows in their last step come first: their dh is dy + dh_n, without a product.
@@ -338,7 +338,7 @@ struct Backward {
       }
     };
     gather(0, 1, 0);
-    run_initial(n, product_of(0), 0, f.direct);
+    run_initial(n, product_of(0), 0, f.state[0].carries);
     for (int i = 0; i < f.products; ++i) {
       if (!gives_extras(f.product[i])) continue;
       const int state = f.product[i].from == fusedrnn::From::c_prev ? 1 : 2;
@@ -362,7 +362,7 @@ struct Backward {
     lay_out(*this, w);
     const Span units = units_of<V>(p, w);
     for (int s = 0; s < f.states; ++s) {
-      copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state_units[s], p.hidden, w, units);
+      copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, w, units);
     }
     for (int64_t step = p.seq_len - 1; step >= 0; --step) run_step(step);
     initial_state_gradients();

@@ -236,14 +236,14 @@ struct Batched {
   void add_gradients(int column, int64_t first, int64_t n, int64_t count, bool add) {
     const int64_t H = p.hidden;
     if (is_input_gradient(column)) {
-      const int64_t row = f.user_gate[f.input_gates[column - f.input_column]] * H + first;
+      const int64_t row = f.user_gate[f.input_gate[column - f.input_column]] * H + first;
       add_products(g.dweight_ih, panel_x, row, n, count, p.input, p.input, add);
       if (g.dbias_ih) add_sums(g.dbias_ih, row, n, count, add);
     }
     for (int i = 0; i < f.products; ++i) {
       const fusedrnn::Product& product = f.product[i];
       if (!is_gradient_of(product, column)) continue;
-      const int64_t row = f.block(product, column - product.column) * H + first;
+      const int64_t row = block_of(f, product, column - product.column) * H + first;
       const int64_t depth = product.depth * H;
       add_products(g.dmatrix[product.matrix], panel_h[i], row, n, count, depth, depth, add);
       if (product.matrix == 0 && g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
@@ -276,10 +276,10 @@ struct Batched {
       return first ? initial_state(p, 0, row, zeros) : p.h + (before * p.batch + row) * H;
     }
     if (from == fusedrnn::From::c_prev) {
-      return first ? initial_state(p, 1, row, zeros) : slots_at(before, row) + f.state_slot * H;
+      return first ? initial_state(p, 1, row, zeros) : slots_at(before, row) + f.state[1].slot * H;
     }
     if (!first) return slots_at(before, row) + slot * H;
-    return p.state0[2] ? p.state0[2] + row * f.state_units[2] * H : zeros;
+    return p.state0[2] ? p.state0[2] + row * f.state[2].units * H : zeros;
   }
 
   // Operands of the pairs that `pairs` lists.

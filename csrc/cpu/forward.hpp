@@ -40,7 +40,7 @@ struct Forward {
   // Scratch shared by all workers: zeros; in inference, if a later phase or step reads slots, those of two steps, so
   // that a step does not write what others still read.
   void shared_layout(Arena& arena) {
-    arena.take<T>(f.longest_state() * p.hidden);
+    arena.take<T>(f.longest_state * p.hidden);
     if (!train && f.scratch_slots) scratch = arena.take<T>(2 * p.batch * f.slots * p.hidden);
   }
   void layout(Arena& arena, int64_t more_tiles = 0) {
@@ -79,13 +79,13 @@ struct Forward {
     const int64_t H = p.hidden;
     const T* const before = first ? nullptr : slots_at(time_before(p, t), row);
     r.slots = slots_at(t, row);
-    if (f.state_slot >= 0) {
-      r.c = r.slots + f.state_slot * H;
-      r.c_prev = first ? initial_state(p, 1, row, zeros) : before + f.state_slot * H;
+    if (f.states > 1) {
+      r.c = r.slots + f.state[1].slot * H;
+      r.c_prev = first ? initial_state(p, 1, row, zeros) : before + f.state[1].slot * H;
     }
     if (f.states > 2) {
-      const int64_t units = f.state_units[2] * H;
-      r.slots_prev = !first ? before + f.third_state_slot() * H : p.state0[2] ? p.state0[2] + row * units : zeros;
+      const int64_t units = f.state[2].units * H;
+      r.slots_prev = !first ? before + f.state[2].slot * H : p.state0[2] ? p.state0[2] + row * units : zeros;
     }
   }
 
@@ -165,16 +165,16 @@ struct Forward {
       const T* const h = length > 0 ? p.y + (last * p.batch + row) * H : initial_state(p, 0, row, zeros);
       if (p.state_n[0]) std::memcpy(p.state_n[0] + row * H + units.first, h + units.first, bytes);
       if (!has_slots) continue;
-      if (f.state_slot >= 0) {
-        const T* const c = length > 0 ? slots_at(last, row) + f.state_slot * H : initial_state(p, 1, row, zeros);
+      if (f.states > 1) {
+        const T* const c = length > 0 ? slots_at(last, row) + f.state[1].slot * H : initial_state(p, 1, row, zeros);
         std::memcpy(p.state_n[1] + row * H + units.first, c + units.first, bytes);
       }
       if (f.states <= 2) continue;
-      for (int64_t i = 0; i < f.state_units[2]; ++i) {
-        const int64_t at = (row * f.state_units[2] + i) * H + units.first;
+      for (int64_t i = 0; i < f.state[2].units; ++i) {
+        const int64_t at = (row * f.state[2].units + i) * H + units.first;
         const T* const initial = p.state0[2] ? p.state0[2] + at : zeros;
         std::memcpy(p.state_n[2] + at,
-                    length > 0 ? slots_at(last, row) + (f.third_state_slot() + i) * H + units.first : initial, bytes);
+                    length > 0 ? slots_at(last, row) + (f.state[2].slot + i) * H + units.first : initial, bytes);
       }
     }
   }

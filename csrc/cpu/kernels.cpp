@@ -12,48 +12,10 @@
 
 namespace {
 
+using fusedrnn::facts_of;
 using fusedrnn::Kernels;
 using fusedrnn::kMaxPhases;
 using fusedrnn::SequenceKernels;
-
-template <class Cell>
-constexpr CellFacts cell_facts(const char* name) {
-  CellFacts f{};
-  f.name = name;
-  f.gates = Cell::kGates;
-  f.recurrent_gates = Cell::kRecurrentGates;
-  f.states = Cell::kStates;
-  f.slots = Cell::kSlots;
-  f.phases = Cell::kPhases;
-  f.products = Cell::kProducts;
-  f.matrices = Cell::kMatrices;
-  f.vectors = Cell::kVectors;
-  f.state_slot = Cell::kStateSlot;
-  f.direct = Cell::kDirect;
-  f.below = Cell::kBelow;
-  f.clocked = Cell::kClocked;
-  for (int i = 0; i < Cell::kPhases; ++i) f.reduces = f.reduces || Cell::sums(false, i, 0) > 0;
-  f.input_column = Cell::kInputColumn;
-  f.scratch_slots = Cell::kPhases > 1;
-  for (int s = 0; s < Cell::kStates; ++s) f.state_units[s] = 1;
-  for (int gate = 0; gate < Cell::kGates; ++gate) {
-    f.split[gate] = Cell::split(gate);
-    f.user_gate[gate] = Cell::user_gate(gate);
-    f.input_gates[gate] = Cell::input_gate(gate);
-  }
-  for (int i = 0; i < Cell::kProducts; ++i) {
-    const fusedrnn::Product product = Cell::product(i);
-    f.product[i] = product;
-    if (product.from != fusedrnn::From::h_prev) f.scratch_slots = true;
-    if (product.from == fusedrnn::From::slots_prev) f.state_units[2] = product.depth;
-  }
-  for (int m = 0; m < Cell::kMatrices; ++m) {
-    f.matrix_gates[m] = Cell::matrix_gates(m);
-    f.matrix_depth[m] = Cell::matrix_depth(m);
-  }
-  for (int i = 0; i < Cell::kVectors; ++i) f.vector[i] = Cell::vector_gradient(i);
-  return f;
-}
 
 // A cell's pointwise steps.
 template <class T>
@@ -83,37 +45,32 @@ constexpr Pointwise<T> pointwise() {
   return steps;
 }
 
-#define RNN_FACTS(name, Cell) cell_facts<Cell>(#name),
 #define RNN_POINTWISE(name, Cell) pointwise<Cell, T>(),
-
-constexpr CellFacts kFacts[] = {RNN_CELLS(RNN_FACTS)};
 
 template <class T>
 constexpr Pointwise<T> kPointwise[] = {RNN_CELLS(RNN_POINTWISE)};
 
 template <class T>
 Forward<T> forward_of(const Problem<T>& p, const Worker& w) {
-  const int cell = static_cast<int>(p.cell);
-  const Pointwise<T>& steps = kPointwise<T>[cell];
-  return {p, w, kFacts[cell], p.slots ? steps.train : steps.infer, steps.forward_sums};
+  const Pointwise<T>& steps = kPointwise<T>[static_cast<int>(p.cell)];
+  return {p, w, facts_of(p.cell), p.slots ? steps.train : steps.infer, steps.forward_sums};
 }
 
 template <class T>
 Backward<T> backward_of(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
-  const int cell = static_cast<int>(p.cell);
-  const Pointwise<T>& steps = kPointwise<T>[cell];
-  return {p, g, w, kFacts[cell], steps.backward, steps.backward_sums};
+  const Pointwise<T>& steps = kPointwise<T>[static_cast<int>(p.cell)];
+  return {p, g, w, facts_of(p.cell), steps.backward, steps.backward_sums};
 }
 
 template <class T>
 Batched<T> batched_of(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
-  return {p, g, w, kFacts[static_cast<int>(p.cell)]};
+  return {p, g, w, facts_of(p.cell)};
 }
 
 // run(driver), with the driver that the cell needs.
 template <class T, class Run>
 void with_forward(const Problem<T>& p, const Worker& w, Run&& run) {
-  if (kFacts[static_cast<int>(p.cell)].clocked)
+  if (facts_of(p.cell).clocked)
     run(ClockworkForward<T>{forward_of(p, w)});
   else
     run(forward_of(p, w));
@@ -121,7 +78,7 @@ void with_forward(const Problem<T>& p, const Worker& w, Run&& run) {
 
 template <class T, class Run>
 void with_backward(const Problem<T>& p, const Gradients<T>& g, const Worker& w, Run&& run) {
-  if (kFacts[static_cast<int>(p.cell)].clocked)
+  if (facts_of(p.cell).clocked)
     run(ClockworkBackward<T>{backward_of(p, g, w)}, ClockworkBatched<T>{batched_of(p, g, w)});
   else
     run(backward_of(p, g, w), batched_of(p, g, w));
@@ -206,7 +163,6 @@ namespace fusedrnn {
 extern const Kernels RNN_KERNELS_NAME;
 const Kernels RNN_KERNELS_NAME = {
     kIsaName,
-    {RNN_CELLS(RNN_FACTS)},
     Vec<float>::width,
     Vec<double>::width,
     sequence_kernels<float>(),

@@ -45,12 +45,28 @@ struct Plan {
 // Whether blocks wait for each other: those of a cell without products give each other nothing.
 constexpr bool blocks_meet(const Plan& plan) { return plan.unit_blocks > 1 && plan.product[0].chunks > 0; }
 
+// Whether the kernels can run a cell: its phases have one product each, of h_prev and then of a slot.
+constexpr bool runs(const CellFacts& f) {
+  if (f.products != f.phases || f.phases > kMaxCudaProducts || f.states > 2) return false;
+  if (f.below || f.clocked || f.reduces) return false;
+  for (int g = 0; g < f.gates; ++g) {
+    if (f.user_gate[g] != g) return false;
+  }
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    if (p.phase != i || p.matrix > 0 || p.gates > kMaxHalves || p.depth > 1) return false;
+    if (p.from != (i == 0 ? From::h_prev : From::slots)) return false;
+  }
+  return true;
+}
+
 // Arrays are C-contiguous, in the storage type of the format (float for tf32) unless said. Gates are stacked as users
 // stack them.
 struct Arguments {
   Plan plan;
   // The cell, and those of its facts that its own code would only repeat.
-  int cell, gates, slot_count, state_slot;
+  CellId cell;
+  int gates, slot_count, state_slot;
   unsigned split;  // bit g: gate g's input part and recurrent part stay apart
   int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts];
   int64_t seq_len, batch, hidden;

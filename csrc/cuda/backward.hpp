@@ -36,7 +36,8 @@ struct Backward : Block<Format> {
     }
     RNN_DEVICE Scalar c_prev() const {
       if (is_first()) return Scalar(block.optional(block.a.state0[1], here()));
-      const int64_t from = block.slot_place(before(), e.row) + Cell::kStateSlot * block.a.hidden;
+      constexpr int kSlot = Cell::state(1).slot;
+      const int64_t from = block.slot_place(before(), e.row) + kSlot * block.a.hidden;
       return Scalar(load_element<Storage>(block.a.slots, from + e.unit));
     }
     RNN_DEVICE Scalar vector(int k) const {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../cells/cells.hpp"
+#include "../cells/facts_of_cell.hpp"
 #include "product.hpp"
 
 namespace {
@@ -201,37 +202,20 @@ struct Block {
   }
 };
 
-// Cells whose phases have one product each: of h_prev, then of a slot.
-template <class Cell>
-constexpr bool runs_here() {
-  bool fits = Cell::kProducts == Cell::kPhases && Cell::kPhases <= fusedrnn::cuda::kMaxCudaProducts &&
-              Cell::kStates <= 2 && !Cell::kBelow && !Cell::kClocked;
-  for (int i = 0; i < Cell::kProducts; ++i) {
-    const Product p = Cell::product(i);
-    fits = fits && p.phase == i && p.matrix <= 0 && p.gates <= kMaxHalves && p.depth <= 1;
-    fits = fits && p.from == (i == 0 ? From::h_prev : From::slots);
-  }
-  for (int i = 0; i < Cell::kPhases; ++i) fits = fits && Cell::sums(false, i, 0) + Cell::sums(true, i, 0) == 0;
-  return fits;
-}
-
-enum class CellNumber : int {
-#define RNN_CELL_NUMBER(name, Cell) name,
-  RNN_CELLS(RNN_CELL_NUMBER)
-#undef RNN_CELL_NUMBER
-};
-
-// run(Cell()) with the cell of that number.
+// run(Cell()) with this cell. The host launches no other than those that run here (launch.cpp).
 template <class Run>
-RNN_DEVICE void with_cell(int cell, Run&& run) {
-  switch (static_cast<CellNumber>(cell)) {
-#define RNN_RUN_CELL(name, Cell)                  \
-  case CellNumber::name:                          \
-    if constexpr (runs_here<Cell>()) run(Cell()); \
+RNN_DEVICE void with_cell(fusedrnn::CellId cell, Run&& run) {
+  switch (cell) {
+#define RNN_RUN_CELL(name, Cell)                                           \
+  case fusedrnn::CellId::name:                                             \
+    if constexpr (fusedrnn::cuda::runs(facts<Cell>())) return run(Cell()); \
     break;
     RNN_CELLS(RNN_RUN_CELL)
 #undef RNN_RUN_CELL
+    case fusedrnn::CellId::count:
+      break;
   }
+  trap();
 }
 
 }  // namespace

@@ -32,6 +32,8 @@ RNN_DEVICE char* shared_memory() {
 }
 RNN_DEVICE void meet_block() { __syncthreads(); }
 RNN_DEVICE void meet_warp() { __syncwarp(); }
+// Ends the launch with an error.
+RNN_DEVICE void trap() { __trap(); }
 RNN_DEVICE bool any_lane(bool mine) { return __any_sync(0xffffffffu, mine) != 0; }
 
 // What other blocks wrote during this launch: not from the first cache, which is not kept coherent.

@@ -39,7 +39,8 @@ struct Forward : Block<Format> {
     }
     RNN_DEVICE void set_c(Scalar v) const {
       block.a.run[1][here()] = v.v;
-      save(Cell::kStateSlot, v);
+      constexpr int kSlot = Cell::state(1).slot;
+      save(kSlot, v);
     }
     RNN_DEVICE void set_h(Scalar v) const {
       block.a.run[0][here()] = v.v;

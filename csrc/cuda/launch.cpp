@@ -32,6 +32,8 @@ void require_room(const Driver& driver, const Device& device, void* kernel, cons
 }  // namespace
 
 void run(const Driver& driver, const Device& device, Kind kind, Format format, Arguments a, void* stream) {
+  const CellFacts& facts = facts_of(a.cell);
+  if (!runs(facts)) throw std::invalid_argument(std::string("CUDA: no kernel runs cell '") + facts.name + "'");
   const Plan& plan = a.plan;
   void* const kernel = device.kernel[static_cast<int>(kind)][static_cast<int>(format)];
   for (int p = 0; p < plan.products; ++p) zero(driver, a.exchange[p], exchange_bytes(plan, p), stream);

@@ -12,7 +12,8 @@ inline Machine machine_of(const Device& device, Kind kind, Format format) {
           device.most_threads[static_cast<int>(kind)][static_cast<int>(format)]};
 }
 
-// Zeroes what blocks give to each other, and runs a sequence. The device's context must be current.
+// Zeroes what blocks give to each other, and runs a sequence. The device's context must be current. Throws
+// std::invalid_argument for a cell that the kernels do not run.
 void run(const Driver& driver, const Device& device, Kind kind, Format format, Arguments arguments, void* stream);
 
 void run_pack(const Driver& driver, const Device& device, Format format, PackArguments arguments, void* stream);

@@ -74,22 +74,9 @@ int power_of_two_below(int64_t n) {
 
 }  // namespace
 
-bool knows(const CellFacts& f) {
-  if (f.products != f.phases || f.phases > kMaxCudaProducts || f.states > 2) return false;
-  if (f.below || f.clocked || f.reduces) return false;
-  for (int g = 0; g < f.gates; ++g) {
-    if (f.user_gate[g] != g) return false;
-  }
-  for (int i = 0; i < f.products; ++i) {
-    const Product& p = f.product[i];
-    if (p.phase != i || p.matrix > 0 || p.gates > kMaxHalves || p.depth > 1) return false;
-    if (p.from != (i == 0 ? From::h_prev : From::slots)) return false;
-  }
-  return true;
-}
-
 Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hidden, bool backward,
                const Machine& machine) {
+  if (!runs(facts)) throw std::invalid_argument(std::string("CUDA: no kernel runs cell '") + facts.name + "'");
   Plan plan{};
   plan.products = facts.products;
   int gates = 1, chunks = 1;
@@ -137,7 +124,7 @@ PackArguments make_pack(const CellFacts& f, Format format, int64_t hidden, bool 
   pack.chunks = product_of(f, format, hidden, backward, product).chunks;
   pack.gates = p.gates;
   pack.transposed = backward ? 1 : 0;
-  for (int j = 0; j < p.gates && p.depth > 0; ++j) pack.block[j] = f.block(p, j);
+  for (int j = 0; j < p.gates && p.depth > 0; ++j) pack.block[j] = block_of(f, p, j);
   return pack;
 }
 

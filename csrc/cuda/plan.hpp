@@ -12,10 +12,8 @@ struct Machine {
   int multiprocessors, shared_bytes, most_threads;  // shared memory and threads that one block may have
 };
 
-// Whether the kernels know such a cell: its phases have one product each, of h_prev and then of a slot.
-bool knows(const CellFacts& facts);
-
-// Throws std::runtime_error if a block can have too little shared memory.
+// Throws std::invalid_argument for a cell that the kernels do not run, and std::runtime_error if a block can have too
+// little shared memory.
 Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hidden, bool backward,
                const Machine& machine);
 

@@ -44,7 +44,7 @@ Array<T> unwritten(int64_t n) {
 // All outputs of inference, training forward and backward, one after another.
 template <class T>
 Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, bool with_lengths) {
-  const CellFacts& f = current_isa().kernels->facts[static_cast<int>(cell)];
+  const CellFacts& f = facts_of(cell);
   std::mt19937 rng(1);
   const auto x = random<T>(rng, n.T * n.B * n.I), dy = random<T>(rng, n.T * n.B * n.H);
   const auto below = random<T>(rng, n.T * n.B * n.H);
@@ -69,7 +69,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   auto c = unwritten<T>(n.T * n.B * n.H), dbelow = c;
   if (f.below) p.below = below.data(), p.c = c.data();
   for (int s = 0; s < f.states; ++s) {
-    const int64_t size = n.B * f.state_units[s] * n.H;
+    const int64_t size = n.B * f.state[s].units * n.H;
     state0[s] = random<T>(rng, size);
     state_n[s] = unwritten<T>(size);
     dstate0[s] = unwritten<T>(size);
@@ -100,7 +100,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   if (f.below) g.dc = dy.data(), g.dbelow = dbelow.data();
   for (int s = 0; s < f.states; ++s) g.dstate0[s] = dstate0[s].data();
   for (int m = 0; m < f.matrices; ++m) {
-    dmatrix[m] = unwritten<T>(f.matrix_gates[m] * n.H * f.matrix_depth[m] * n.H);
+    dmatrix[m] = unwritten<T>(f.matrix[m].blocks * n.H * f.matrix[m].depth * n.H);
     g.dmatrix[m] = dmatrix[m].data();
   }
   run_backward(w, p, g);
@@ -120,7 +120,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
 template <class T>
 Weights<T> make_weights(CellId cell, const Sizes& n) {
   std::mt19937 rng(2);
-  const CellFacts& f = current_isa().kernels->facts[static_cast<int>(cell)];
+  const CellFacts& f = facts_of(cell);
   const auto w_ih = random<T>(rng, f.gates * n.H * n.I), b = random<T>(rng, f.gates * n.H);
   const auto vectors = random<T>(rng, f.vectors * n.H);
   Array<T> matrix[kMaxMatrices];
@@ -128,7 +128,7 @@ Weights<T> make_weights(CellId cell, const Sizes& n) {
   periods.resize(!f.clocked ? 0 : n.H % 4 == 0 ? 4 : n.H % 3 == 0 ? 3 : 1);
   WeightArrays<T> arrays{w_ih.data(), {}, b.data(), b.data(), vectors.data(), T(0.1), clocks_of(periods, n.H)};
   for (int m = 0; m < f.matrices; ++m) {
-    matrix[m] = random<T>(rng, f.matrix_gates[m] * n.H * f.matrix_depth[m] * n.H);
+    matrix[m] = random<T>(rng, f.matrix[m].blocks * n.H * f.matrix[m].depth * n.H);
     arrays.matrix[m] = matrix[m].data();
   }
   return Weights<T>(cell, n.I, n.H, arrays);
@@ -182,12 +182,11 @@ void callers(CellId cell, const Sizes& n) {
 
 // Whether drivers go another way for this cell than for those before it.
 bool is_distinct(int cell) {
-  const CellFacts* const facts = current_isa().kernels->facts;
   const auto key = [&](int i) {
-    const CellFacts& f = facts[i];
+    const CellFacts& f = facts_of(static_cast<CellId>(i));
     const auto depth = f.products > 0 ? f.product[0].depth : 0;
-    return std::make_tuple(f.gates, f.states, f.slots, f.phases, f.products, f.matrices, f.vectors > 0, f.direct,
-                           f.clocked, depth);
+    return std::make_tuple(f.gates, f.states, f.slots, f.phases, f.products, f.matrices, f.vectors > 0,
+                           f.state[0].carries, f.clocked, depth);
   };
   for (int i = 0; i < cell; ++i) {
     if (key(i) == key(cell)) return false;

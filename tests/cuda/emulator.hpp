@@ -67,6 +67,7 @@ struct Machine {
   const void* scheduler_stack = nullptr;
   std::size_t scheduler_bytes = 0;
   std::function<void()> kernel;
+  bool trapped = false;
 };
 
 inline Machine* machine = nullptr;
@@ -126,8 +127,11 @@ inline void start_fiber() {
   yield();
 }
 
-// Runs a launch to its end. False if nothing moves any more.
-inline bool run(int blocks, int threads, std::size_t shared_bytes, std::function<void()> kernel) {
+// How a launch ends.
+enum class End { done, stuck, trapped };
+
+// Runs a launch to its end, which also comes if nothing moves any more.
+inline End run(int blocks, int threads, std::size_t shared_bytes, std::function<void()> kernel) {
   Machine m;
   machine = &m;
   m.threads = threads;
@@ -154,7 +158,7 @@ inline bool run(int blocks, int threads, std::size_t shared_bytes, std::function
   }
   std::shuffle(order.begin(), order.end(), shuffler);
   int idle_rounds = 0;
-  while (!order.empty() && idle_rounds < 100) {
+  while (!order.empty() && idle_rounds < 100 && !m.trapped) {
     // A fiber that spins on a counter of the grid moves nothing; one that meets, or ends, does.
     send_to_sleep(m);
     bool moved = false;
@@ -171,7 +175,7 @@ inline bool run(int blocks, int threads, std::size_t shared_bytes, std::function
     idle_rounds = moved ? 0 : idle_rounds + 1;
   }
   machine = nullptr;
-  return order.empty();
+  return m.trapped ? End::trapped : order.empty() ? End::done : End::stuck;
 }
 
 }  // namespace emulator
@@ -196,6 +200,10 @@ emulator::Warp& this_warp() { return this_block().warps[static_cast<std::size_t>
 char* shared_memory() { return reinterpret_cast<char*>(this_block().shared.get()); }
 void meet_block() { emulator::meet(this_block().meeting); }
 void meet_warp() { emulator::meet(this_warp().meeting); }
+void trap() {
+  emulator::machine->trapped = true;
+  while (true) emulator::yield();
+}
 bool any_lane(bool mine) {
   emulator::Warp& warp = this_warp();
   warp.votes += mine;
