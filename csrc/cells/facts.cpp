@@ -2,6 +2,7 @@
 
 #include "cells.hpp"
 #include "facts_of_cell.hpp"
+#include "gradients.hpp"
 
 namespace fusedrnn {
 namespace {
@@ -15,6 +16,10 @@ constexpr CellFacts with_name(CellFacts f, const char* name) {
 constexpr CellFacts kFacts[] = {RNN_CELLS(RNN_FACTS)};
 #undef RNN_FACTS
 static_assert(sizeof kFacts / sizeof *kFacts == kCells);
+
+#define RNN_GRADIENTS(name, Cell) gradient_plan(facts<Cell>()),
+constexpr GradientPlan kGradients[] = {RNN_CELLS(RNN_GRADIENTS)};
+#undef RNN_GRADIENTS
 
 // The rules that drivers and hosts rely on. Each takes the facts of one cell.
 
@@ -195,8 +200,39 @@ constexpr bool clocked_cells_are_simple(const CellFacts& f) {
                         !f.split[0] && f.input_column == 0 && f.product[0].column == 0);
 }
 
+// And the operands of their gradients, in the order that those drivers expect.
+constexpr bool clocked_cells_sum_over_x_and_h(const CellFacts& f) {
+  const GradientPlan plan = gradient_plan(f);
+  return !f.clocked || (plan.operands == 2 && plan.operand[0].from == From::x && plan.operand[1].from == From::h_prev);
+}
+
 // c of every step is state 1's.
 constexpr bool cells_above_others_have_c(const CellFacts& f) { return !f.below || f.states >= 2; }
+
+constexpr int count_terms(const GradientPlan& plan, GradientTerm::Of of, int index, int block) {
+  int count = 0;
+  for (int i = 0; i < plan.terms; ++i) {
+    const GradientTerm& t = plan.term[i];
+    count += t.of == of && t.index == index && t.block == block;
+  }
+  return count;
+}
+
+// Backward writes each block of each gradient, and writes it once.
+constexpr bool gradients_have_one_term(const CellFacts& f) {
+  using Of = GradientTerm::Of;
+  const GradientPlan plan = gradient_plan(f);
+  bool one = true;
+  for (int block = 0; block < f.gates; ++block) {
+    one = one && count_terms(plan, Of::weight_ih, 0, block) == 1 && count_terms(plan, Of::bias_ih, 0, block) == 1;
+  }
+  for (int block = 0; block < f.recurrent_gates; ++block) one = one && count_terms(plan, Of::bias_hh, 0, block) == 1;
+  for (int m = 0; m < f.matrices; ++m) {
+    for (int block = 0; block < f.matrix[m].blocks; ++block) one = one && count_terms(plan, Of::matrix, m, block) == 1;
+  }
+  for (int k = 0; k < f.vectors; ++k) one = one && count_terms(plan, Of::vector, k, 0) == 1;
+  return one;
+}
 
 // Inference keeps only some slots: those that a later phase's product or the next step reads must be among them. Of c,
 // at.set_c takes care.
@@ -237,7 +273,9 @@ static_assert(all_cells(weight_hh_comes_first));
 static_assert(all_cells(gates_have_one_place));
 static_assert(all_cells(sums_fit));
 static_assert(all_cells(clocked_cells_are_simple));
+static_assert(all_cells(clocked_cells_sum_over_x_and_h));
 static_assert(all_cells(cells_above_others_have_c));
+static_assert(all_cells(gradients_have_one_term));
 #define RNN_CARRIES(name, Cell) static_assert(carries_its_operands<Cell>());
 RNN_CELLS(RNN_CARRIES)
 #undef RNN_CARRIES
@@ -245,5 +283,6 @@ RNN_CELLS(RNN_CARRIES)
 }  // namespace
 
 const CellFacts& facts_of(CellId cell) { return kFacts[static_cast<int>(cell)]; }
+const GradientPlan& gradients_of(CellId cell) { return kGradients[static_cast<int>(cell)]; }
 
 }  // namespace fusedrnn

@@ -206,7 +206,7 @@ struct Backward {
     const bool first = is_first(p, t, row);
     BackwardRow<T> r{};
     r.dy = g.dy ? g.dy + here * H : nullptr;
-    r.h_prev = first ? initial_state(p, 0, row, zeros) : p.h + prev * H;
+    r.h_prev = first ? initial_state(p, f, 0, row, zeros) : p.h + prev * H;
     r.direct = g.dstate0[0] + row * H;
     r.slots = p.slots + here * f.slots * H;
     r.source = is_last(p, t, row) ? r.slots : p.slots + next * f.slots * H;
@@ -218,7 +218,7 @@ struct Backward {
     if (f.states > 2) r.third = g.dstate0[2] + row * f.state[2].units * H;
     if (f.states > 1) {
       r.dc = g.dstate0[1] + row * H;
-      r.c_prev = first ? initial_state(p, 1, row, zeros) : p.slots + (prev * f.slots + f.state[1].slot) * H;
+      r.c_prev = first ? initial_state(p, f, 1, row, zeros) : p.slots + (prev * f.slots + f.state[1].slot) * H;
     }
     return r;
   }

@@ -4,9 +4,15 @@
 // added in order.
 #pragma once
 
+#include "../cells/gradients.hpp"
 #include "driver.hpp"
 
 namespace {
+
+using fusedrnn::From;
+using fusedrnn::GradientPlan;
+using fusedrnn::GradientTerm;
+using fusedrnn::Operand;
 
 constexpr int64_t kSumBlock = 256;
 constexpr int64_t kColumnBlock =
@@ -91,27 +97,29 @@ struct Batched {
   const Gradients<T>& g;
   const Worker& w;
   const CellFacts& f;
+  const GradientPlan& plan;
   const T* const zeros = reinterpret_cast<const T*>(w.shared);
-  const T** d = nullptr;                          // kSumBlock rows of gradients
-  const T** v = nullptr;                          // kSumBlock rows of inputs
-  T** to = nullptr;                               // kRowBlock rows of dx
-  Pair* pairs = nullptr;                          // kSumBlock (t, row) pairs
-  T* panel_x = nullptr;                           // inputs of a block, [tile][k][lane]
-  T* panel_h[fusedrnn::kMaxProducts] = {};        // and the rows that each product reads
-  T* columns = nullptr;                           // gradients of a block, [k][kColumnBlock]
-  const T** factors[fusedrnn::kMaxVectors] = {};  // and what each gradient of a vector multiplies them by
+  const T** d = nullptr;                            // kSumBlock rows of gradients
+  T** to = nullptr;                                 // kRowBlock rows of dx
+  Pair* pairs = nullptr;                            // kSumBlock (t, row) pairs
+  T* columns = nullptr;                             // gradients of a block, [k][kColumnBlock]
+  const T** operands[fusedrnn::kMaxOperands] = {};  // kSumBlock rows of each operand,
+  T* panels[fusedrnn::kMaxOperands] = {};           // and, of those that matrices are multiplied by, [tile][k][lane]
 
   void layout(Arena& arena) {
     d = arena.take<const T*>(kSumBlock);
-    v = arena.take<const T*>(kSumBlock);
     to = arena.take<T*>(kRowBlock);
     columns = arena.take<T>(kSumBlock * kColumnBlock);
     pairs = arena.take<Pair>(kSumBlock);
-    panel_x = arena.take<T>(tiles_of<V>(p.input) * kSumBlock * V::width);
-    for (int i = 0; i < f.products; ++i) {
-      panel_h[i] = arena.take<T>(tiles_of<V>(f.product[i].depth * p.hidden) * kSumBlock * V::width);
+    for (int i = 0; i < plan.operands; ++i) {
+      operands[i] = arena.take<const T*>(kSumBlock);
+      const bool packed = plan.operand[i].of_matrix;
+      panels[i] = arena.take<T>(packed ? tiles_of<V>(width_of(plan.operand[i])) * kSumBlock * V::width : 0);
     }
-    for (int i = 0; i < f.vectors; ++i) factors[i] = arena.take<const T*>(kSumBlock);
+  }
+
+  int64_t width_of(const Operand& operand) const {
+    return operand.from == From::x ? p.input : operand.depth * p.hidden;
   }
 
   // Calls take(k, t, row) for the pairs from `from` on that are `wanted`, until it has taken `most`; returns where it
@@ -155,8 +163,8 @@ struct Batched {
     }
   }
 
-  // panel[tile][k] = v[k][tile], zeros past `width`. A few tiles at a time, so that rows are read in runs.
-  void pack_panel(T* panel, int64_t count, int64_t width) {
+  // panel[tile][k] = rows[k][tile], zeros past `width`. A few tiles at a time, so that rows are read in runs.
+  void pack_panel(T* panel, const T* const* rows, int64_t count, int64_t width) {
     assert(count <= kSumBlock);
     constexpr int64_t kRun = 8;
     const int64_t tiles = tiles_of<V>(width);
@@ -164,7 +172,7 @@ struct Batched {
       const int64_t tile1 = tile0 + kRun < tiles ? tile0 + kRun : tiles;
       for (int64_t k = 0; k < count; ++k) {
         for (int64_t tile = tile0; tile < tile1; ++tile) {
-          V::load(v[k] + tile * V::width, lanes_of<V>(tile, width)).store(panel + (tile * count + k) * V::width);
+          V::load(rows[k] + tile * V::width, lanes_of<V>(tile, width)).store(panel + (tile * count + k) * V::width);
         }
       }
     }
@@ -216,44 +224,25 @@ struct Batched {
     }
   }
 
-  bool is_input_gradient(int column) const { return column >= f.input_column && column < f.input_column + f.gates; }
-  bool is_gradient_of(const fusedrnn::Product& product, int column) const {
-    return product.depth > 0 && column >= product.column && column < product.column + product.gates;
-  }
-  bool is_gradient(int column) const {
-    bool held = is_input_gradient(column);
-    for (int i = 0; i < f.products; ++i) held = held || is_gradient_of(f.product[i], column);
-    for (int i = 0; i < f.vectors; ++i) held = held || f.vector[i].column == column;
-    return held;
-  }
-  int gradient_columns() const {
-    int count = 0;
-    for (int column = 0; column < f.slots; ++column) count += is_gradient(column);
-    return count;
-  }
-
-  // What the gradients in `column` of units [first, first + n) add to the weights and biases that they belong to.
-  void add_gradients(int column, int64_t first, int64_t n, int64_t count, bool add) {
-    const int64_t H = p.hidden;
-    if (is_input_gradient(column)) {
-      const int64_t row = f.user_gate[f.input_gate[column - f.input_column]] * H + first;
-      add_products(g.dweight_ih, panel_x, row, n, count, p.input, p.input, add);
-      if (g.dbias_ih) add_sums(g.dbias_ih, row, n, count, add);
-    }
-    for (int i = 0; i < f.products; ++i) {
-      const fusedrnn::Product& product = f.product[i];
-      if (!is_gradient_of(product, column)) continue;
-      const int64_t row = block_of(f, product, column - product.column) * H + first;
-      const int64_t depth = product.depth * H;
-      add_products(g.dmatrix[product.matrix], panel_h[i], row, n, count, depth, depth, add);
-      if (product.matrix == 0 && g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
-    }
-    for (int i = 0; i < f.vectors; ++i) {
-      if (f.vector[i].column != column) continue;
-      if (f.vector[i].from == fusedrnn::From::one)
-        add_sums(g.dvectors + i * H, first, n, count, add);
-      else
-        add_scaled_sums(g.dvectors + i * H, factors[i], first, n, count, add);
+  // What the gradients in the columns of units [first, first + n) add to one block of a gradient.
+  void add_term(const GradientTerm& term, int64_t first, int64_t n, int64_t count, bool add) {
+    using Of = GradientTerm::Of;
+    const int64_t row = term.block * p.hidden + first, depth = term.depth * p.hidden;
+    switch (term.of) {
+      case Of::weight_ih:
+        return add_products(g.dweight_ih, panels[term.operand], row, n, count, p.input, p.input, add);
+      case Of::matrix:
+        return add_products(g.dmatrix[term.index], panels[term.operand], row, n, count, depth, depth, add);
+      case Of::bias_ih:
+        if (g.dbias_ih) add_sums(g.dbias_ih, row, n, count, add);
+        return;
+      case Of::bias_hh:
+        if (g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
+        return;
+      case Of::vector:
+        T* const dvector = g.dvectors + term.index * p.hidden;
+        if (term.from == From::one) return add_sums(dvector, row, n, count, add);
+        return add_scaled_sums(dvector, operands[term.operand], row, n, count, add);
     }
   }
 
@@ -261,48 +250,36 @@ struct Batched {
     for (int64_t first = units.first; first < units.last; first += kColumnBlock) {
       const int64_t n = units.last - first < kColumnBlock ? units.last - first : kColumnBlock;
       pack_columns(column, first, n, count);
-      add_gradients(column, first, n, count, add);
-    }
-  }
-
-  // Where the operand of a product or vector lay in forward.
-  const T* operand(fusedrnn::From from, int slot, int64_t t, int64_t row) const {
-    const int64_t H = p.hidden;
-    if (from == fusedrnn::From::slots) return slots_at(t, row) + slot * H;
-    if (from == fusedrnn::From::below) return p.below ? p.below + (t * p.batch + row) * H : zeros;
-    const bool first = is_first(p, t, row);
-    const int64_t before = time_before(p, t);
-    if (from == fusedrnn::From::h_prev) {
-      return first ? initial_state(p, 0, row, zeros) : p.h + (before * p.batch + row) * H;
-    }
-    if (from == fusedrnn::From::c_prev) {
-      return first ? initial_state(p, 1, row, zeros) : slots_at(before, row) + f.state[1].slot * H;
-    }
-    if (!first) return slots_at(before, row) + slot * H;
-    return p.state0[2] ? p.state0[2] + row * f.state[2].units * H : zeros;
-  }
-
-  // Operands of the pairs that `pairs` lists.
-  void gather_operands(int64_t count) {
-    for (int i = 0; i < f.products; ++i) {
-      const fusedrnn::Product& product = f.product[i];
-      if (product.depth == 0) continue;
-      for (int64_t k = 0; k < count; ++k) v[k] = operand(product.from, product.slot, pairs[k].t, pairs[k].row);
-      pack_panel(panel_h[i], count, product.depth * p.hidden);
-    }
-    for (int i = 0; i < f.vectors; ++i) {
-      const fusedrnn::VectorGradient& vector = f.vector[i];
-      if (vector.from == fusedrnn::From::one) continue;
-      for (int64_t k = 0; k < count; ++k) {
-        factors[i][k] = operand(vector.from, vector.slot, pairs[k].t, pairs[k].row);
+      for (int i = 0; i < plan.terms; ++i) {
+        if (plan.term[i].column == column) add_term(plan.term[i], first, n, count, add);
       }
     }
+  }
+
+  // Where an operand lay in forward.
+  const T* operand_at(const Operand& operand, int64_t t, int64_t row) const {
+    const int64_t H = p.hidden, here = t * p.batch + row;
+    if (operand.from == From::x) return p.x + here * p.input;
+    if (operand.from == From::slots) return slots_at(t, row) + operand.slot * H;
+    if (operand.from == From::below) return p.below ? p.below + here * H : zeros;
+    const int state = state_of(operand.from);
+    assert(state >= 0 && state < f.states);
+    if (is_first(p, t, row)) return initial_state(p, f, state, row, zeros);
+    const int64_t before = time_before(p, t);
+    return state == 0 ? p.h + (before * p.batch + row) * H : slots_at(before, row) + f.state[state].slot * H;
+  }
+
+  // Rows of the i-th operand of the pairs that `pairs` lists, from this element on.
+  void gather_operand(int i, int64_t count, int64_t offset = 0) {
+    const Operand& operand = plan.operand[i];
+    for (int64_t k = 0; k < count; ++k) operands[i][k] = operand_at(operand, pairs[k].t, pairs[k].row) + offset;
+    if (operand.of_matrix) pack_panel(panels[i], operands[i], count, width_of(operand) - offset);
   }
 
   // All weight and bias gradients. Workers share out the columns of gradients, units and all.
   void weight_gradients() {
     const int64_t H = p.hidden, end = p.seq_len * p.batch;
-    const Span mine = share(gradient_columns() * H);
+    const Span mine = share(plan.columns * H);
     const auto all = [](int64_t, int64_t) { return true; };
     int64_t from = 0;
     bool add = false;
@@ -311,17 +288,14 @@ struct Batched {
       from = valid_pairs(from, kSumBlock, all, [&](int64_t k, int64_t t, int64_t row) {
         pairs[k] = {t, row};
         d[k] = slots_at(t, row);
-        v[k] = p.x + (t * p.batch + row) * p.input;
         count = k + 1;
       });
-      pack_panel(panel_x, count, p.input);
-      gather_operands(count);
-      int64_t start = 0;  // of the units of `column` among all columns' units
-      for (int column = 0; column < f.slots; ++column) {
-        if (!is_gradient(column)) continue;
+      for (int i = 0; i < plan.operands; ++i) gather_operand(i, count);
+      int64_t start = 0;  // of the column's units among all columns' units
+      for (int i = 0; i < plan.columns; ++i) {
         const int64_t first = mine.first > start ? mine.first - start : 0;
         const int64_t last = mine.last < start + H ? mine.last - start : H;
-        if (first < last) column_gradients(column, {first, last}, count, add);
+        if (first < last) column_gradients(plan.column[i], {first, last}, count, add);
         start += H;
       }
       add = true;

@@ -269,7 +269,7 @@ template <class T>
 struct ClockworkBatched : Batched<T> {
   using V = Vec<T>;
   using Base = Batched<T>;
-  using Base::p, Base::g, Base::w, Base::f, Base::d, Base::v, Base::to, Base::kRowBlock;
+  using Base::p, Base::g, Base::w, Base::f, Base::d, Base::to, Base::kRowBlock;
   T** ticking = nullptr;  // kRowBlock rows of dx
 
   void layout(Arena& arena) {
@@ -313,8 +313,8 @@ struct ClockworkBatched : Batched<T> {
   void add_gradients(const Clock& clock, int64_t first, int64_t n, int64_t count, bool add) {
     const int64_t H = p.hidden, seen = H - clock.first;
     Base::pack_columns(0, first, n, count);
-    Base::add_products(g.dweight_ih, Base::panel_x, first, n, count, p.input, p.input, add);
-    Base::add_products(g.dmatrix[0] + clock.first, Base::panel_h[0], first, n, count, seen, H, add);
+    Base::add_products(g.dweight_ih, Base::panels[0], first, n, count, p.input, p.input, add);
+    Base::add_products(g.dmatrix[0] + clock.first, Base::panels[1], first, n, count, seen, H, add);
     if (g.dbias_ih) Base::add_sums(g.dbias_ih, first, n, count, add);
     if (g.dbias_hh) Base::add_sums(g.dbias_hh, first, n, count, add);
   }
@@ -329,15 +329,11 @@ struct ClockworkBatched : Batched<T> {
       int64_t count = 0;
       from = Base::valid_pairs(from, kSumBlock, ticking_at, [&](int64_t k, int64_t t, int64_t row) {
         d[k] = Base::slots_at(t, row);
-        v[k] = p.x + (t * p.batch + row) * p.input;
         Base::pairs[k] = {t, row};
         count = k + 1;
       });
-      Base::pack_panel(Base::panel_x, count, p.input);
-      for (int64_t k = 0; k < count; ++k) {
-        v[k] = Base::operand(fusedrnn::From::h_prev, 0, Base::pairs[k].t, Base::pairs[k].row) + clock.first;
-      }
-      Base::pack_panel(Base::panel_h[0], count, p.hidden - clock.first);
+      Base::gather_operand(0, count);
+      Base::gather_operand(1, count, clock.first);
       for (int64_t first = units.first; first < units.last; first += kColumnBlock) {
         const int64_t n = units.last - first < kColumnBlock ? units.last - first : kColumnBlock;
         add_gradients(clock, first, n, count, add);

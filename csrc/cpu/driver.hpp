@@ -93,8 +93,8 @@ int64_t time_after(const Problem<T>& p, int64_t t) {
 
 // A row's initial state, zeros where none was given.
 template <class T>
-const T* initial_state(const Problem<T>& p, int state, int64_t row, const T* zeros) {
-  return p.state0[state] ? p.state0[state] + row * p.hidden : zeros;
+const T* initial_state(const Problem<T>& p, const CellFacts& f, int state, int64_t row, const T* zeros) {
+  return p.state0[state] ? p.state0[state] + row * f.state[state].units * p.hidden : zeros;
 }
 
 // state[units] of the worker's rows = from[units], or zeros; a state is `vectors` times H elements.

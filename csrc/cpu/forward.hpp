@@ -81,7 +81,7 @@ struct Forward {
     r.slots = slots_at(t, row);
     if (f.states > 1) {
       r.c = r.slots + f.state[1].slot * H;
-      r.c_prev = first ? initial_state(p, 1, row, zeros) : before + f.state[1].slot * H;
+      r.c_prev = first ? initial_state(p, f, 1, row, zeros) : before + f.state[1].slot * H;
     }
     if (f.states > 2) {
       const int64_t units = f.state[2].units * H;
@@ -108,7 +108,7 @@ struct Forward {
       }
       const bool first = is_first(p, t, row);
       ForwardRow<T>& r = rows[n++];
-      r.h_prev = first ? initial_state(p, 0, row, zeros) : p.y + (before * p.batch + row) * H;
+      r.h_prev = first ? initial_state(p, f, 0, row, zeros) : p.y + (before * p.batch + row) * H;
       r.y = p.y + (t * p.batch + row) * H;
       if (has_slots)
         find_slots(r, t, row, first);
@@ -162,11 +162,11 @@ struct Forward {
     const std::size_t bytes = static_cast<std::size_t>(units.last - units.first) * sizeof(T);
     for (int64_t row = w.row0; row < w.row1; ++row) {
       const int64_t length = length_of(p, row), last = p.reverse ? 0 : length - 1;
-      const T* const h = length > 0 ? p.y + (last * p.batch + row) * H : initial_state(p, 0, row, zeros);
+      const T* const h = length > 0 ? p.y + (last * p.batch + row) * H : initial_state(p, f, 0, row, zeros);
       if (p.state_n[0]) std::memcpy(p.state_n[0] + row * H + units.first, h + units.first, bytes);
       if (!has_slots) continue;
       if (f.states > 1) {
-        const T* const c = length > 0 ? slots_at(last, row) + f.state[1].slot * H : initial_state(p, 1, row, zeros);
+        const T* const c = length > 0 ? slots_at(last, row) + f.state[1].slot * H : initial_state(p, f, 1, row, zeros);
         std::memcpy(p.state_n[1] + row * H + units.first, c + units.first, bytes);
       }
       if (f.states <= 2) continue;

@@ -13,6 +13,7 @@
 namespace {
 
 using fusedrnn::facts_of;
+using fusedrnn::gradients_of;
 using fusedrnn::Kernels;
 using fusedrnn::kMaxPhases;
 using fusedrnn::SequenceKernels;
@@ -64,7 +65,7 @@ Backward<T> backward_of(const Problem<T>& p, const Gradients<T>& g, const Worker
 
 template <class T>
 Batched<T> batched_of(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
-  return {p, g, w, facts_of(p.cell)};
+  return {p, g, w, facts_of(p.cell), gradients_of(p.cell)};
 }
 
 // run(driver), with the driver that the cell needs.
