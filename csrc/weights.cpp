@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cstring>
 
+#include "cells/gradients.hpp"
 #include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
 
@@ -22,19 +23,64 @@ const T* copy_to(Buffer& buffer, const T* from, int64_t count) {
   return buffer.as<T>();
 }
 
-template <class T>
-int lanes_of(const Kernels& kernels) {
-  return sizeof(T) == sizeof(float) ? kernels.lanes_f32 : kernels.lanes_f64;
-}
-
 int64_t tiles_of(int64_t units, int lanes) { return (units + lanes - 1) / lanes; }
 
-template <class T>
-const PackKernels<T>& pack_kernels(const Kernels& kernels) {
-  if constexpr (sizeof(T) == sizeof(float))
-    return kernels.pack_f32;
-  else
-    return kernels.pack_f64;
+// Arrays in a buffer, one after another, each at a multiple of 64 bytes.
+std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+class Places {
+ public:
+  explicit Places(char* begin) : next_(begin) {}
+  char* take(std::size_t bytes) {
+    char* const place = next_;
+    next_ += round_up(bytes);
+    return place;
+  }
+  const char* end() const { return next_; }
+
+ private:
+  char* next_;
+};
+
+// A size that remembers whether 64 bits could count it.
+class Counted {
+ public:
+  Counted(int64_t value) : value_(value) {}
+  Counted operator+(const Counted& other) const {
+    Counted sum(0);
+    const bool overflow = __builtin_add_overflow(value_, other.value_, &sum.value_);
+    sum.fits_ = fits_ && other.fits_ && !overflow;
+    return sum;
+  }
+  Counted operator*(const Counted& other) const {
+    Counted product(0);
+    const bool overflow = __builtin_mul_overflow(value_, other.value_, &product.value_);
+    product.fits_ = fits_ && other.fits_ && !overflow;
+    return product;
+  }
+  bool fits() const { return fits_; }
+
+ private:
+  int64_t value_;
+  bool fits_ = true;
+};
+
+// The longest vector of any ISA, and the largest element of any format.
+constexpr int64_t kMostLanes = 16;
+constexpr int64_t kLargestElement = sizeof(double);
+#define RNN_IS_COUNTED(Format, text, storage, compute) \
+  static_assert(sizeof(storage) <= kLargestElement && sizeof(compute) <= kLargestElement);
+RNN_FORMATS(RNN_IS_COUNTED)
+#undef RNN_IS_COUNTED
+
+// What may be added to each array so that it begins and ends at a multiple of 64 bytes.
+constexpr int64_t kRounding = 128;
+
+// Elements of a unit's rows in all recurrent matrices, for one vector of H elements.
+int64_t recurrent_rows(const CellFacts& f) {
+  int64_t rows = 0;
+  for (int i = 0; i < f.products; ++i) rows += static_cast<int64_t>(f.product[i].gates) * f.product[i].depth;
+  return rows;
 }
 
 // Runs pack(tile0, tile1) over all tiles, on more than one thread where there are bytes enough to share.
@@ -67,10 +113,31 @@ std::vector<Clock> clocks_of(const std::vector<int64_t>& periods, int64_t hidden
   return clocks;
 }
 
-template <class T>
-Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArrays<T>& from)
+bool sizes_fit(const CellFacts& f, int64_t hidden, int64_t input) {
+  const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
+  const Counted line = inputs * f.gates + units * recurrent_rows(f) + 2 * f.gates + f.vectors;
+  return (units * line * kLargestElement + kRounding * (4 + kMaxProducts * kMaxDepth)).fits();
+}
+
+bool call_fits(const CellFacts& f, int64_t hidden, int64_t input, int64_t seq_len, int64_t batch) {
+  const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
+  // In a sequence: x, dx; y, dy, c, dc, c_below, dc_below; the reserve.
+  const Counted step = inputs * 2 + units * (6 + f.slots);
+  // For each row: states; two steps of slots; a step's pre-activations, and a tile more of them for each clock; sums of
+  // a stage and its extras; pointers.
+  const Counted clocks = f.clocked ? Counted(hidden) + 1 : Counted(1);
+  const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) +
+                      (units + clocks * kMostLanes) * f.gates + kMaxSums + 64;
+  // For all rows: zeros, a stretch of operands and of gradients, a chunk of pre-activations.
+  const Counted others = units * (1 + kMaxOperands * kMaxDepth) * 512 + inputs * 512 + (1 << 24);
+  return (((Counted(seq_len) * step + row) * batch + others) * kLargestElement).fits();
+}
+
+template <class F>
+Weights<F>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArrays<Compute>& from)
     : cell_(cell), input_(input), hidden_(hidden), arrays_{} {
-  const CellFacts& f = facts_of(cell_);
+  const CellFacts& f = facts_of(cell);
+  assert(sizes_fit(f, hidden, input));
   Buffer* buffer = buffers_;
   arrays_.weight_ih = copy_to(*buffer++, from.weight_ih, f.gates * hidden * input);
   arrays_.bias_ih = copy_to(*buffer++, from.bias_ih, f.gates * hidden);
@@ -84,89 +151,92 @@ Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArra
   arrays_.clocks = from.clocks;
 }
 
-template <class T>
-Weights<T>::~Weights() {
+template <class F>
+Weights<F>::~Weights() {
   for (auto& slot : packs_) delete slot.load(std::memory_order_relaxed);
 }
 
-template <class T>
-auto Weights<T>::pack_forward(const Kernels& kernels) const -> Pack {
+template <class F>
+auto Weights<F>::pack_forward(const FormatKernels<F>& kernels) const -> Pack {
   const CellFacts& f = facts_of(cell_);
+  const PackKernels<F>& kernel = kernels.pack;
+  const int64_t tiles = tiles_of(hidden_, kernels.lanes);
+  const std::size_t bias_bytes = static_cast<std::size_t>(tiles * kernels.lanes * f.gates) * sizeof(Compute);
+  std::size_t bytes = round_up(kernel.bytes(tiles, input_, f.gates)) + 2 * round_up(bias_bytes);
+  for (int i = 0; i < f.products; ++i) {
+    bytes += round_up(kernel.bytes(tiles, f.product[i].depth * hidden_, f.product[i].gates));
+  }
   Pack pack;
-  const int lanes = lanes_of<T>(kernels);
-  const int64_t padded = tiles_of(hidden_, lanes) * lanes;
-  const int64_t bias_size = padded * f.gates;
-  int64_t lines = f.gates * input_;
-  for (int i = 0; i < f.products; ++i) lines += f.product[i].gates * f.product[i].depth * hidden_;
-  Buffer buffer(static_cast<std::size_t>(padded * lines + 2 * bias_size) * sizeof(T));
-  T* to = buffer.as<T>();
+  pack.buffer = Buffer(bytes);
+  Places places(pack.buffer.data());
 
-  const PackKernels<T>& kernel = pack_kernels<T>(kernels);
-  const auto pack_one = [&](const T* from, const int* blocks, int gates, int64_t depth) {
-    T* const target = to;
-    const int64_t size = padded * gates * depth;
-    over_tiles(tiles_of(hidden_, lanes), static_cast<std::size_t>(size) * sizeof(T), [&](int64_t tile0, int64_t tile1) {
-      kernel.gates(target, from, blocks, gates, hidden_, depth, tile0, tile1);
+  const auto pack_one = [&](const Compute* from, const int* blocks, int gates, int64_t depth) {
+    const std::size_t size = kernel.bytes(tiles, depth, gates);
+    char* const memory = places.take(size);
+    over_tiles(tiles, size, [&](int64_t tile0, int64_t tile1) {
+      kernel.gates(memory, from, blocks, gates, hidden_, depth, tile0, tile1);
     });
-    to += size;
-    return target;
+    return kernel.at(memory, tiles, depth, gates);
   };
   pack.view.ih = pack_one(arrays_.weight_ih, f.user_gate, f.gates, input_);
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
+    pack.view.hh[i] = {pack.view.ih.first, 0};
     if (product.depth == 0) continue;
     int blocks[kMaxGates];
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
     pack.view.hh[i] = pack_one(arrays_.matrix[product.matrix], blocks, product.gates, product.depth * hidden_);
   }
-  pack_biases(f, lanes, to, to + bias_size);
-  pack.view.bias_pre = to;
-  pack.view.bias_rec = to + bias_size;
-  assert(reinterpret_cast<char*>(to + 2 * bias_size) == buffer.data() + buffer.bytes());
-  pack.buffer = std::move(buffer);
+  Compute* const pre = reinterpret_cast<Compute*>(places.take(bias_bytes));
+  Compute* const rec = reinterpret_cast<Compute*>(places.take(bias_bytes));
+  pack_biases(f, kernels.lanes, pre, rec);
+  pack.view.bias_pre = pre;
+  pack.view.bias_rec = rec;
+  assert(places.end() == pack.buffer.data() + pack.buffer.bytes());
   return pack;
 }
 
 // pre, rec: [tile][gate][lane].
-template <class T>
-void Weights<T>::pack_biases(const CellFacts& f, int lanes, T* pre, T* rec) const {
+template <class F>
+void Weights<F>::pack_biases(const CellFacts& f, int lanes, Compute* pre, Compute* rec) const {
   const FloatEnvironment environment;
   const int64_t size = tiles_of(hidden_, lanes) * lanes * f.gates;
-  std::fill(pre, pre + size, T(0));
-  std::fill(rec, rec + size, T(0));
+  std::fill(pre, pre + size, Compute(0));
+  std::fill(rec, rec + size, Compute(0));
   for (int64_t unit = 0; unit < hidden_; ++unit) {
     for (int64_t gate = 0; gate < f.gates; ++gate) {
       const int64_t at = (unit / lanes * f.gates + gate) * lanes + unit % lanes;
       const int block = f.user_gate[gate];
-      const T b_ih = arrays_.bias_ih ? arrays_.bias_ih[block * hidden_ + unit] : T(0);
+      const Compute b_ih = arrays_.bias_ih ? arrays_.bias_ih[block * hidden_ + unit] : Compute(0);
       const bool has_hh = arrays_.bias_hh && block < f.recurrent_gates;
-      const T b_hh = has_hh ? arrays_.bias_hh[block * hidden_ + unit] : T(0);
+      const Compute b_hh = has_hh ? arrays_.bias_hh[block * hidden_ + unit] : Compute(0);
       pre[at] = f.split[gate] ? b_ih : b_ih + b_hh;
-      rec[at] = f.split[gate] ? b_hh : T(0);
+      rec[at] = f.split[gate] ? b_hh : Compute(0);
     }
   }
 }
 
-template <class T>
-auto Weights<T>::pack_backward(const Kernels& kernels) const -> Pack {
+template <class F>
+auto Weights<F>::pack_backward(const FormatKernels<F>& kernels) const -> Pack {
   const CellFacts& f = facts_of(cell_);
+  const PackKernels<F>& kernel = kernels.pack;
+  const int64_t wide = tiles_of(input_, kernels.lanes), high = tiles_of(hidden_, kernels.lanes);
+  std::size_t bytes = round_up(kernel.bytes(wide, f.gates * hidden_, 1));
+  for (int i = 0; i < f.products; ++i) {
+    bytes += f.product[i].depth * round_up(kernel.bytes(high, f.product[i].gates * hidden_, 1));
+  }
   Pack pack;
-  const int lanes = lanes_of<T>(kernels);
-  const int64_t wide = tiles_of(input_, lanes) * lanes, high = tiles_of(hidden_, lanes) * lanes;
-  int64_t size_all = f.gates * hidden_ * wide;
-  for (int i = 0; i < f.products; ++i) size_all += f.product[i].gates * f.product[i].depth * hidden_ * high;
-  Buffer buffer(static_cast<std::size_t>(size_all) * sizeof(T));
-  T* to = buffer.as<T>();
-  const PackKernels<T>& kernel = pack_kernels<T>(kernels);
-  const auto pack_one = [&](const T* from, const int* blocks, int count, int64_t width, int64_t stride,
-                            int64_t padded) {
-    T* const target = to;
-    const int64_t size = count * hidden_ * padded;
-    over_tiles(padded / lanes, static_cast<std::size_t>(size) * sizeof(T), [&](int64_t tile0, int64_t tile1) {
-      kernel.transposed(target, from, blocks, count, hidden_, width, stride, tile0, tile1);
+  pack.buffer = Buffer(bytes);
+  Places places(pack.buffer.data());
+
+  const auto pack_one = [&](const Compute* from, const int* blocks, int count, int64_t width, int64_t stride,
+                            int64_t tiles) {
+    const std::size_t size = kernel.bytes(tiles, count * hidden_, 1);
+    char* const memory = places.take(size);
+    over_tiles(tiles, size, [&](int64_t tile0, int64_t tile1) {
+      kernel.transposed(memory, from, blocks, count, hidden_, width, stride, tile0, tile1);
     });
-    to += size;
-    return target;
+    return kernel.at(memory, tiles, count * hidden_, 1);
   };
   int blocks[kMaxGates];
   for (int j = 0; j < f.gates; ++j) blocks[j] = f.user_gate[f.input_gate[j]];
@@ -175,23 +245,23 @@ auto Weights<T>::pack_backward(const Kernels& kernels) const -> Pack {
     const Product& product = f.product[i];
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
     const int64_t stride = product.depth * hidden_;
+    pack.view.hh_t[i][0] = {pack.view.ih_t.first, 0};
     for (int part = 0; part < product.depth; ++part) {
-      const T* const from = arrays_.matrix[product.matrix] + part * hidden_;
-      T* const target = pack_one(from, blocks, product.gates, hidden_, stride, high);
-      if (part == 0) pack.view.hh_t[i] = target;
+      const Compute* const from = arrays_.matrix[product.matrix] + part * hidden_;
+      pack.view.hh_t[i][part] = pack_one(from, blocks, product.gates, hidden_, stride, high);
     }
   }
-  assert(reinterpret_cast<char*>(to) == buffer.data() + buffer.bytes());
-  pack.buffer = std::move(buffer);
+  assert(places.end() == pack.buffer.data() + pack.buffer.bytes());
   return pack;
 }
 
-template <class T>
-PackedWeights<T> Weights<T>::packed(const Isa& isa, bool with_backward) const {
+template <class F>
+const PackedWeights<F>& Weights<F>::packed(const Isa& isa, bool with_backward) const {
   std::atomic<const Pack*>& slot = packs_[2 * isa.index + with_backward];
   const Pack* pack = slot.load(std::memory_order_acquire);
   if (!pack) {
-    auto made = std::make_unique<Pack>(with_backward ? pack_backward(*isa.kernels) : pack_forward(*isa.kernels));
+    const FormatKernels<F>& kernels = isa.kernels->of_format<F>();
+    auto made = std::make_unique<Pack>(with_backward ? pack_backward(kernels) : pack_forward(kernels));
     made->view.vectors = arrays_.vectors;
     made->view.epsilon = arrays_.epsilon;
     made->view.clocks = arrays_.clocks.data();
@@ -201,7 +271,7 @@ PackedWeights<T> Weights<T>::packed(const Isa& isa, bool with_backward) const {
   return pack->view;
 }
 
-template class Weights<float>;
-template class Weights<double>;
+#define RNN_INSTANTIATE(Format, ...) template class Weights<Format>;
+RNN_FORMATS(RNN_INSTANTIATE)
 
 }  // namespace fusedrnn

@@ -76,7 +76,7 @@ Input<T> read_state(const PyWeights& w, int s, Names& names, int64_t batch, py::
 template <class T>
 struct Call {
   py::object weights_object;
-  const Weights<T>* weights;
+  const Weights<FormatOf<T>>* weights;
   Sizes n;
   Input<T> x, states[kMaxStates], below;
   std::vector<int64_t> lengths, start;

@@ -90,7 +90,7 @@ py::tuple forward(py::handle w, py::handle x, const py::tuple& states, py::handl
   reserve->dtype = DType<T>::name;
   reserve->n = n;
   Reserve<T> kept{std::move(call), py::reinterpret_borrow<py::array_t<T>>(out[0]), std::move(buffer)};
-  if constexpr (sizeof(T) == sizeof(float))
+  if constexpr (std::is_same_v<T, float>)
     reserve->f32.emplace(std::move(kept));
   else
     reserve->f64.emplace(std::move(kept));

@@ -37,8 +37,8 @@ py::array_t<T> activate(const ActivationKernels<T>& k, bool is_tanh, py::handle 
 py::object activation(bool is_tanh, py::handle x) {
   require_array("x", x);
   const Kernels& k = *current_isa().kernels;
-  if (has_dtype(x, DType<float>::number)) return activate(k.activations_f32, is_tanh, x);
-  if (has_dtype(x, DType<double>::number)) return activate(k.activations_f64, is_tanh, x);
+  if (has_dtype(x, DType<float>::number)) return activate(k.of_type<float>().activations, is_tanh, x);
+  if (has_dtype(x, DType<double>::number)) return activate(k.of_type<double>().activations, is_tanh, x);
   fail_dtype("x", "float32 or float64", x);
 }
 
@@ -168,7 +168,8 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     const Kernels& k = *current_isa().kernels;
     require_positive("rounds", rounds, int64_t{1} << 40);
     double rate = 0;
-    without_gil([&] { rate = f64 ? fma_rate(k.probe_f64, rounds) : fma_rate(k.probe_f32, rounds); });
+    without_gil(
+        [&] { rate = f64 ? fma_rate(k.of_type<double>().probe, rounds) : fma_rate(k.of_type<float>().probe, rounds); });
     return rate;
   });
   m.def("probe_read", [](bool f64, int64_t bytes_each, int64_t rounds) {
@@ -176,8 +177,10 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
     require_positive("bytes_each", bytes_each, int64_t{1} << 34);
     require_positive("rounds", rounds, int64_t{1} << 40);
     double rate = 0;
-    without_gil(
-        [&] { rate = f64 ? read_rate(k.probe_f64, bytes_each, rounds) : read_rate(k.probe_f32, bytes_each, rounds); });
+    without_gil([&] {
+      rate = f64 ? read_rate(k.of_type<double>().probe, bytes_each, rounds)
+                 : read_rate(k.of_type<float>().probe, bytes_each, rounds);
+    });
     return rate;
   });
 

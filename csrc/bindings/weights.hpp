@@ -7,6 +7,7 @@
 #include <memory>
 #include <string>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -37,6 +38,10 @@ struct Named {
   bool given;
 };
 
+// The format of weights that are given as T.
+template <class T>
+using FormatOf = std::conditional_t<std::is_same_v<T, float>, Float32, Float64>;
+
 // The weights of one cell, of either dtype.
 struct PyWeights {
   CellId cell{};
@@ -45,14 +50,14 @@ struct PyWeights {
   std::vector<Named> vectors;    // in the order of the cell's
   std::vector<Named> blocks;     // one after the other they make up matrices 1, 2, ...
   std::vector<int64_t> periods;  // of cells with clocks
-  std::unique_ptr<Weights<float>> f32;
-  std::unique_ptr<Weights<double>> f64;
+  std::unique_ptr<Weights<Float32>> f32;
+  std::unique_ptr<Weights<Float64>> f64;
   py::object device;  // fusedrnn._cuda's weights, in place of f32 and f64
 
   const CellFacts& facts() const { return facts_of(cell); }
   template <class T>
-  const Weights<T>& get() const {
-    if constexpr (sizeof(T) == sizeof(float))
+  const Weights<FormatOf<T>>& get() const {
+    if constexpr (std::is_same_v<T, float>)
       return *f32;
     else
       return *f64;
@@ -192,7 +197,7 @@ T rounded(double value) {
 }
 
 template <class T>
-void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle weight_ih, py::handle weight_hh,
+void fill_weights(PyWeights& w, std::unique_ptr<Weights<FormatOf<T>>>& slot, py::handle weight_ih, py::handle weight_hh,
                   py::handle bias_ih, py::handle bias_hh, const NamedArrays& vectors, const NamedArrays& blocks,
                   double epsilon) {
   const CellFacts& f = w.facts();
@@ -212,7 +217,7 @@ void fill_weights(PyWeights& w, std::unique_ptr<Weights<T>>& slot, py::handle we
   check_unseen(arrays.clocks, w.hidden, in_hh.data);
   for (std::size_t m = 0; m < matrices.size(); ++m) arrays.matrix[m + 1] = matrices[m].data();
   if (!all_vectors.empty()) arrays.vectors = all_vectors.data();
-  slot = std::make_unique<Weights<T>>(w.cell, w.input, w.hidden, arrays);
+  slot = std::make_unique<Weights<FormatOf<T>>>(w.cell, w.input, w.hidden, arrays);
 }
 
 // `vectors` and `blocks` are (name, gates, array or None), in the order of the cell's.
@@ -235,13 +240,15 @@ std::unique_ptr<PyWeights> make_weights(const std::string& cell, py::handle weig
     throw py::value_error("weight_ih: expected shape " + symbols + " with hidden_size and input_size at least 1, got " +
                           shape_text(weight_ih));
   }
-  checked_bytes("weight_ih", {rows + 64 * w->gates, w->input + 9 * w->hidden + 64, 2}, sizeof(double));
+  if (!sizes_fit(w->facts(), w->hidden, w->input)) {
+    throw py::value_error("weight_ih: shape " + shape_text(weight_ih) + " needs more bytes than 64 bits can count");
+  }
   w->has_bias_ih = !bias_ih.is_none();
   w->has_bias_hh = !bias_hh.is_none();
   if (has_dtype(weight_ih, DType<float>::number)) {
-    fill_weights(*w, w->f32, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks, epsilon);
+    fill_weights<float>(*w, w->f32, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks, epsilon);
   } else if (has_dtype(weight_ih, DType<double>::number)) {
-    fill_weights(*w, w->f64, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks, epsilon);
+    fill_weights<double>(*w, w->f64, weight_ih, weight_hh, bias_ih, bias_hh, vectors, blocks, epsilon);
   } else {
     fail_dtype("weight_ih", "float32 or float64", weight_ih);
   }

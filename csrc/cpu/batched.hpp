@@ -1,7 +1,7 @@
 // Backward's products over all steps at once: dx, the gradients of weights and biases. Steps past a row's length take
 // no part. Workers share the output out among them, so no sum depends on how many there are: sums over steps run in
-// blocks of kSumBlock valid (t, row) pairs, in the order of t, then row; each block is one chain, and the blocks are
-// added in order.
+// *stretches* of kStretch valid (t, row) pairs, in the order of t, then row; each stretch is one chain, and the
+// stretches are added in order. The plan (cells/gradients.hpp) says what is summed.
 #pragma once
 
 #include "../cells/gradients.hpp"
@@ -9,112 +9,134 @@
 
 namespace {
 
-using fusedrnn::From;
 using fusedrnn::GradientPlan;
 using fusedrnn::GradientTerm;
 using fusedrnn::Operand;
 
-constexpr int64_t kSumBlock = 256;
-constexpr int64_t kColumnBlock =
-    96;  // rows of a weight gradient whose factors stay in L2 while the inputs pass over them
+constexpr int64_t kStretch = 256;
+constexpr int64_t kStrip = 96;  // units whose gradients in a stretch stay in L2 while the operands pass over them
 
 // to = W^T d.
-template <class T>
+template <class F>
 struct InputGradientOp {
-  using value_type = T;
-  using V = Vec<T>;
+  using Storage = typename F::Storage;
+  using Compute = typename F::Compute;
+  using C = Compute;
+  using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = true;
-  static constexpr int64_t gates = 1, source_stride = sizeof(const T*), source_offset = 0;
-  static constexpr const Sums<const T>* from = kFromZero<T>;
-  const T* weights;
-  int64_t tile_stride, depth;
-  const T* const* d;
-  T* const* to;
+  static constexpr int64_t gates = 1, source_stride = sizeof(const C*), source_offset = 0;
+  static constexpr const Sums<const C>* from = kFromZero<C>;
+  PackedMatrix<Storage> weights;
+  int64_t depth;
+  const C* const* d;
+  C* const* to;
   int64_t input;
 
-  RNN_INLINE const T* const* sources(int64_t row) const { return d + row; }
+  InputGradientOp(const PackedMatrix<Storage>& packed, int64_t k_count, const C* const* d_rows, C* const* to_rows,
+                  int64_t width)
+      : weights(packed), depth(k_count), d(d_rows), to(to_rows), input(width) {}
+
+  RNN_INLINE const C* const* sources(int64_t row) const { return d + row; }
   RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area& area) const {
-    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) prefetch_write(to[row] + tile * V::width);
-    }
+    for_each_tile(area,
+                  [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA { prefetch_write(to[row] + tile * V::width); });
   }
-  RNN_INLINE void end(const Area& area, const T* sums) const {
-    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
-        V::load(sums).store(to[row] + tile * V::width, lanes_of<V>(tile, input));
-      }
-    }
+  RNN_INLINE void end(const Area& area, const C* sums) const {
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      V::load(sums).store(to[row] + tile * V::width, lanes_of<V>(tile, input));
+      sums += V::width;
+    });
   }
 };
 
-// One block of dW[m][n] = sum over k of d[k][m] * v[k][n]; v packed as [tile][k][lane].
-template <class T>
+// A stretch's part of dW[m][n] = sum over k of d[k][m] * v[k][n]; v packed as [tile][k][lane].
+template <class Element>
 struct WeightGradientOp {
-  using value_type = T;
-  using V = Vec<T>;
+  using Storage = Element;  // of v
+  using Compute = Element;
+  using C = Element;
+  using V = Vec<C>;
   static constexpr bool kColumns = true, kFills = false, kDirect = false, kCold = true;
-  static constexpr int64_t gates = 1, column_stride = kColumnBlock;
-  static constexpr const Sums<const T>* from = kFromZero<T>;
-  const T* weights;
-  int64_t tile_stride, depth;
-  const T* columns_at;  // [k][kColumnBlock]
-  T* to;
+  static constexpr int64_t gates = 1, column_stride = kStrip;
+  static constexpr const Sums<const C>* from = kFromZero<C>;
+  PackedMatrix<C> weights;  // v
+  int64_t depth;
+  const C* d;  // [k][kStrip]
+  C* to;
   int64_t width, stride;  // of a row of `to`, and from row to row
   bool add;
 
-  RNN_INLINE const T* columns(int64_t row, int64_t k) const { return columns_at + k * kColumnBlock + row; }
+  WeightGradientOp(const C* panel, int64_t k_count, const C* d_columns, C* to_row, int64_t row_width,
+                   int64_t row_stride, bool adds)
+      : weights{panel, k_count * V::width},
+        depth(k_count),
+        d(d_columns),
+        to(to_row),
+        width(row_width),
+        stride(row_stride),
+        add(adds) {}
+
+  RNN_INLINE const C* columns(int64_t row, int64_t k) const { return d + k * kStrip + row; }
   RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area& area) const {
-    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
-        prefetch_write(to + row * stride + tile * V::width);
-      }
-    }
+    for_each_tile(area, [&](int64_t row, int64_t tile)
+                            RNN_INLINE_LAMBDA { prefetch_write(to + row * stride + tile * V::width); });
   }
-  RNN_INLINE void end(const Area& area, const T* sums) const {
-    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
-        const auto lanes = lanes_of<V>(tile, width);
-        T* const target = to + row * stride + tile * V::width;
-        const V sum = V::load(sums);
-        (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
-      }
-    }
+  RNN_INLINE void end(const Area& area, const C* sums) const {
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      const auto lanes = lanes_of<V>(tile, width);
+      C* const target = to + row * stride + tile * V::width;
+      const V sum = V::load(sums);
+      (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
+      sums += V::width;
+    });
   }
 };
 
-template <class T>
+template <class F>
 struct Batched {
-  using V = Vec<T>;
+  using C = typename F::Compute;
+  using V = Vec<C>;
   struct Pair {
     int64_t t, row;
   };
-  static constexpr int64_t kAhead = 8;      // rows of gradients lie too far apart for the hardware to see the next one
-  static constexpr int64_t kRowBlock = 96;  // rows of gradients that stay in L2 while the weights pass over them
+  static constexpr int64_t kAhead = 8;  // rows of gradients lie too far apart for the hardware to see the next one
+  static constexpr int64_t kRowsTogether = 96;  // rows of gradients that stay in L2 while the weights pass over them
 
-  const Problem<T>& p;
-  const Gradients<T>& g;
-  const Worker& w;
+  const Problem<C>& p;
+  const PackedWeights<F>& weights;
+  const Gradients<C>& g;
+  const Worker& worker;
   const CellFacts& f;
   const GradientPlan& plan;
-  const T* const zeros = reinterpret_cast<const T*>(w.shared);
-  const T** d = nullptr;                            // kSumBlock rows of gradients
-  T** to = nullptr;                                 // kRowBlock rows of dx
-  Pair* pairs = nullptr;                            // kSumBlock (t, row) pairs
-  T* columns = nullptr;                             // gradients of a block, [k][kColumnBlock]
-  const T** operands[fusedrnn::kMaxOperands] = {};  // kSumBlock rows of each operand,
-  T* panels[fusedrnn::kMaxOperands] = {};           // and, of those that matrices are multiplied by, [tile][k][lane]
+  const States<C> states;
+  const C** d = nullptr;                            // kStretch rows of gradients
+  C** to = nullptr;                                 // kRowsTogether rows of dx
+  Pair* pairs = nullptr;                            // the pairs of a stretch
+  C* columns = nullptr;                             // gradients of a stretch, [k][kStrip]
+  const C** operands[fusedrnn::kMaxOperands] = {};  // kStretch rows of each operand,
+  C* panels[fusedrnn::kMaxOperands] = {};           // and, of those that matrices are multiplied by, [tile][k][lane]
+
+  Batched(const Problem<C>& problem, const PackedWeights<F>& packed, const Gradients<C>& gradients, const Worker& mine,
+          const CellFacts& facts, const GradientPlan& gradient_plan)
+      : p(problem),
+        weights(packed),
+        g(gradients),
+        worker(mine),
+        f(facts),
+        plan(gradient_plan),
+        states{problem, facts, reinterpret_cast<const C*>(mine.shared), problem.h, problem.slots, false} {}
 
   void layout(Arena& arena) {
-    d = arena.take<const T*>(kSumBlock);
-    to = arena.take<T*>(kRowBlock);
-    columns = arena.take<T>(kSumBlock * kColumnBlock);
-    pairs = arena.take<Pair>(kSumBlock);
+    d = arena.take<const C*>(kStretch);
+    to = arena.take<C*>(kRowsTogether);
+    columns = arena.take<C>(kStretch * kStrip);
+    pairs = arena.take<Pair>(kStretch);
     for (int i = 0; i < plan.operands; ++i) {
-      operands[i] = arena.take<const T*>(kSumBlock);
+      operands[i] = arena.take<const C*>(kStretch);
       const bool packed = plan.operand[i].of_matrix;
-      panels[i] = arena.take<T>(packed ? tiles_of<V>(width_of(plan.operand[i])) * kSumBlock * V::width : 0);
+      panels[i] = arena.take<C>(packed ? tiles_of<V>(width_of(plan.operand[i])) * kStretch * V::width : 0);
     }
   }
 
@@ -122,24 +144,26 @@ struct Batched {
     return operand.from == From::x ? p.input : operand.depth * p.hidden;
   }
 
-  // Calls take(k, t, row) for the pairs from `from` on that are `wanted`, until it has taken `most`; returns where it
-  // stopped.
-  template <class Wanted, class F>
-  int64_t valid_pairs(int64_t from, int64_t most, Wanted&& wanted, F&& take) const {
+  // Lists the next stretch of pairs that are `wanted`, from the pair at `from` on, and sets `count` to their number;
+  // returns where it stopped.
+  template <class Wanted>
+  int64_t next_stretch(int64_t from, int64_t& count, Wanted&& wanted) {
+    count = 0;
     const int64_t end = p.seq_len * p.batch;
     if (end == 0) return 0;
-    int64_t t = from / p.batch, row = from % p.batch, taken = 0;
-    for (; from < end && taken < most; ++from) {
-      if (t < length_of(p, row) && wanted(t, row)) take(taken++, t, row);
+    int64_t t = from / p.batch, row = from % p.batch;
+    for (; from < end && count < kStretch; ++from) {
+      if (t < length_of(p, row) && wanted(t, row)) {
+        pairs[count] = {t, row};
+        d[count++] = states.slots_at(t, row);
+      }
       if (++row == p.batch) row = 0, ++t;
     }
     return from;
   }
 
-  T* slots_at(int64_t t, int64_t row) const { return p.slots + (t * p.batch + row) * f.slots * p.hidden; }
-
   // This worker's share of 0..n-1.
-  Span share(int64_t n) const { return {n * w.index / w.count, n * (w.index + 1) / w.count}; }
+  Span share(int64_t n) const { return {n * worker.index / worker.count, n * (worker.index + 1) / worker.count}; }
 
   void input_gradient() {
     const Span steps = share(p.seq_len * p.batch);
@@ -147,25 +171,24 @@ struct Batched {
     int64_t from = steps.first;
     while (from < steps.last) {
       int64_t n = 0;
-      for (; from < steps.last && n < kRowBlock; ++from) {
+      for (; from < steps.last && n < kRowsTogether; ++from) {
         const int64_t t = from / p.batch, row = from % p.batch;
-        T* dx = g.dx + from * p.input;
+        C* dx = g.dx + from * p.input;
         if (t >= length_of(p, row)) {
-          std::memset(dx, 0, static_cast<std::size_t>(p.input) * sizeof(T));
-          if (g.dbelow) std::memset(g.dbelow + from * H, 0, static_cast<std::size_t>(H) * sizeof(T));
+          std::memset(dx, 0, static_cast<std::size_t>(p.input) * sizeof(C));
+          if (g.dbelow) std::memset(g.dbelow + from * H, 0, static_cast<std::size_t>(H) * sizeof(C));
           continue;
         }
-        d[n] = slots_at(t, row) + f.input_column * H;
+        d[n] = states.slots_at(t, row) + f.input_column * H;
         to[n++] = dx;
       }
-      sweep(InputGradientOp<T>{p.weights.ih_t, depth * V::width, depth, d, to, p.input}, {0, n},
-            {0, tiles_of<V>(p.input)});
+      sweep(InputGradientOp<F>(weights.ih_t, depth, d, to, p.input), {0, n}, {0, tiles_of<V>(p.input)});
     }
   }
 
   // panel[tile][k] = rows[k][tile], zeros past `width`. A few tiles at a time, so that rows are read in runs.
-  void pack_panel(T* panel, const T* const* rows, int64_t count, int64_t width) {
-    assert(count <= kSumBlock);
+  void pack_panel(C* panel, const C* const* rows, int64_t count, int64_t width) {
+    assert(count <= kStretch);
     constexpr int64_t kRun = 8;
     const int64_t tiles = tiles_of<V>(width);
     for (int64_t tile0 = 0; tile0 < tiles; tile0 += kRun) {
@@ -180,46 +203,45 @@ struct Batched {
 
   // columns[k] = the gradients that slot `column` holds of units [first, first + n).
   void pack_columns(int column, int64_t first, int64_t n, int64_t count) {
-    assert(n <= kColumnBlock && count <= kSumBlock && first + n <= p.hidden);
+    assert(n <= kStrip && count <= kStretch && first + n <= p.hidden);
     const int64_t offset = column * p.hidden + first;
     for (int64_t k = 0; k < count; ++k) {
       if (k + kAhead < count) {
-        for (int64_t i = 0; i < n; i += kCacheLine / sizeof(T)) __builtin_prefetch(d[k + kAhead] + offset + i);
+        for (int64_t i = 0; i < n; i += kCacheLine / sizeof(C)) __builtin_prefetch(d[k + kAhead] + offset + i);
       }
-      std::memcpy(columns + k * kColumnBlock, d[k] + offset, static_cast<std::size_t>(n) * sizeof(T));
+      std::memcpy(columns + k * kStrip, d[k] + offset, static_cast<std::size_t>(n) * sizeof(C));
     }
   }
 
   // Adds the columns' products with one kind of input row to their rows of a weight gradient, `stride` apart.
-  void add_products(T* dweight, const T* panel, int64_t first_row, int64_t n, int64_t count, int64_t width,
+  void add_products(C* dweight, const C* panel, int64_t first_row, int64_t n, int64_t count, int64_t width,
                     int64_t stride, bool add) {
-    const WeightGradientOp<T> op{panel, count * V::width, count, columns, dweight + first_row * stride,
-                                 width, stride,           add};
+    const WeightGradientOp<C> op(panel, count, columns, dweight + first_row * stride, width, stride, add);
     sweep(op, {0, n}, {0, tiles_of<V>(width)});
   }
 
-  void add_sums(T* dbias, int64_t first_row, int64_t n, int64_t count, bool add) {
+  void add_sums(C* dbias, int64_t first_row, int64_t n, int64_t count, bool add) {
     for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {
       const auto lanes = lanes_of<V>(tile, n);
       V sum(0);
       for (int64_t k = 0; k < count; ++k) {
-        sum = sum + V::load(columns + k * kColumnBlock + tile * V::width, lanes);
+        sum = sum + V::load(columns + k * kStrip + tile * V::width, lanes);
       }
-      T* target = dbias + first_row + tile * V::width;
+      C* target = dbias + first_row + tile * V::width;
       (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
     }
   }
 
   // dvector += the columns' gradients times what the vector multiplied.
-  void add_scaled_sums(T* dvector, const T* const* factor, int64_t first, int64_t n, int64_t count, bool add) {
+  void add_scaled_sums(C* dvector, const C* const* factor, int64_t first, int64_t n, int64_t count, bool add) {
     for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {
       const auto lanes = lanes_of<V>(tile, n);
       V sum(0);
       for (int64_t k = 0; k < count; ++k) {
-        sum = fma(V::load(columns + k * kColumnBlock + tile * V::width, lanes),
+        sum = fma(V::load(columns + k * kStrip + tile * V::width, lanes),
                   V::load(factor[k] + first + tile * V::width, lanes), sum);
       }
-      T* target = dvector + first + tile * V::width;
+      C* target = dvector + first + tile * V::width;
       (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
     }
   }
@@ -240,15 +262,15 @@ struct Batched {
         if (g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
         return;
       case Of::vector:
-        T* const dvector = g.dvectors + term.index * p.hidden;
+        C* const dvector = g.dvectors + term.index * p.hidden;
         if (term.from == From::one) return add_sums(dvector, row, n, count, add);
         return add_scaled_sums(dvector, operands[term.operand], row, n, count, add);
     }
   }
 
   void column_gradients(int column, Span units, int64_t count, bool add) {
-    for (int64_t first = units.first; first < units.last; first += kColumnBlock) {
-      const int64_t n = units.last - first < kColumnBlock ? units.last - first : kColumnBlock;
+    for (int64_t first = units.first; first < units.last; first += kStrip) {
+      const int64_t n = units.last - first < kStrip ? units.last - first : kStrip;
       pack_columns(column, first, n, count);
       for (int i = 0; i < plan.terms; ++i) {
         if (plan.term[i].column == column) add_term(plan.term[i], first, n, count, add);
@@ -257,16 +279,12 @@ struct Batched {
   }
 
   // Where an operand lay in forward.
-  const T* operand_at(const Operand& operand, int64_t t, int64_t row) const {
+  const C* operand_at(const Operand& operand, int64_t t, int64_t row) const {
     const int64_t H = p.hidden, here = t * p.batch + row;
     if (operand.from == From::x) return p.x + here * p.input;
-    if (operand.from == From::slots) return slots_at(t, row) + operand.slot * H;
-    if (operand.from == From::below) return p.below ? p.below + here * H : zeros;
-    const int state = state_of(operand.from);
-    assert(state >= 0 && state < f.states);
-    if (is_first(p, t, row)) return initial_state(p, f, state, row, zeros);
-    const int64_t before = time_before(p, t);
-    return state == 0 ? p.h + (before * p.batch + row) * H : slots_at(before, row) + f.state[state].slot * H;
+    if (operand.from == From::slots) return states.slots_at(t, row) + operand.slot * H;
+    if (operand.from == From::below) return p.below ? p.below + here * H : states.zeros;
+    return states.before(state_of(operand.from), t, row);
   }
 
   // Rows of the i-th operand of the pairs that `pairs` lists, from this element on.
@@ -280,16 +298,11 @@ struct Batched {
   void weight_gradients() {
     const int64_t H = p.hidden, end = p.seq_len * p.batch;
     const Span mine = share(plan.columns * H);
-    const auto all = [](int64_t, int64_t) { return true; };
     int64_t from = 0;
     bool add = false;
     do {
       int64_t count = 0;
-      from = valid_pairs(from, kSumBlock, all, [&](int64_t k, int64_t t, int64_t row) {
-        pairs[k] = {t, row};
-        d[k] = slots_at(t, row);
-        count = k + 1;
-      });
+      from = next_stretch(from, count, [](int64_t, int64_t) { return true; });
       for (int i = 0; i < plan.operands; ++i) gather_operand(i, count);
       int64_t start = 0;  // of the column's units among all columns' units
       for (int i = 0; i < plan.columns; ++i) {
@@ -303,7 +316,7 @@ struct Batched {
   }
 
   void run() {
-    lay_out(*this, w);
+    lay_out(*this, worker);
     input_gradient();
     weight_gradients();
   }

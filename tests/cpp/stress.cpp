@@ -42,8 +42,8 @@ Array<T> unwritten(int64_t n) {
 }
 
 // All outputs of inference, training forward and backward, one after another.
-template <class T>
-Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, bool with_lengths) {
+template <class F, class T = typename F::Compute>
+Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, bool with_lengths) {
   const CellFacts& f = facts_of(cell);
   std::mt19937 rng(1);
   const auto x = random<T>(rng, n.T * n.B * n.I), dy = random<T>(rng, n.T * n.B * n.H);
@@ -117,8 +117,8 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   return all;
 }
 
-template <class T>
-Weights<T> make_weights(CellId cell, const Sizes& n) {
+template <class F, class T = typename F::Compute>
+Weights<F> make_weights(CellId cell, const Sizes& n) {
   std::mt19937 rng(2);
   const CellFacts& f = facts_of(cell);
   const auto w_ih = random<T>(rng, f.gates * n.H * n.I), b = random<T>(rng, f.gates * n.H);
@@ -131,7 +131,7 @@ Weights<T> make_weights(CellId cell, const Sizes& n) {
     matrix[m] = random<T>(rng, f.matrix[m].blocks * n.H * f.matrix[m].depth * n.H);
     arrays.matrix[m] = matrix[m].data();
   }
-  return Weights<T>(cell, n.I, n.H, arrays);
+  return Weights<F>(cell, n.I, n.H, arrays);
 }
 
 template <class T>
@@ -141,22 +141,22 @@ void same(const Array<T>& a, const Array<T>& b, const char* what, CellId cell) {
   std::exit(1);
 }
 
-template <class T>
+template <class F>
 int check(CellId cell, const Sizes& n) {
   int runs = 0;
-  const Weights<T> w = make_weights<T>(cell, n);
+  const Weights<F> w = make_weights<F>(cell, n);
   for (const bool reverse : {false, true}) {
     for (const bool with_lengths : {false, true}) {
       set_isa(available_isas().back());
       set_schedule("one");
-      const auto want = run<T>(cell, n, w, reverse, with_lengths);
+      const auto want = run(cell, n, w, reverse, with_lengths);
       for (const std::string& isa : available_isas()) {
         set_isa(isa);
         for (const std::string schedule : {"one", "rows", "units"}) {
           // Threads are the same for all ISAs: the best one shows what they do.
           if (schedule != (reverse ? "units" : "rows") && isa != available_isas().front()) continue;
           set_schedule(schedule);
-          same(run<T>(cell, n, w, reverse, with_lengths), want, (isa + ", " + schedule).c_str(), cell);
+          same(run(cell, n, w, reverse, with_lengths), want, (isa + ", " + schedule).c_str(), cell);
           ++runs;
         }
       }
@@ -166,15 +166,15 @@ int check(CellId cell, const Sizes& n) {
 }
 
 // Callers at once, on weights that nobody has packed yet.
-template <class T>
+template <class F>
 void callers(CellId cell, const Sizes& n) {
   set_schedule("units");
-  const auto want = run<T>(cell, n, make_weights<T>(cell, n), false, false);
-  const Weights<T> fresh = make_weights<T>(cell, n);
+  const auto want = run(cell, n, make_weights<F>(cell, n), false, false);
+  const Weights<F> fresh = make_weights<F>(cell, n);
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
-      for (int j = 0; j < 3; ++j) same(run<T>(cell, n, fresh, false, false), want, "another caller", cell);
+      for (int j = 0; j < 3; ++j) same(run(cell, n, fresh, false, false), want, "another caller", cell);
     });
   }
   for (std::thread& t : threads) t.join();
@@ -205,10 +205,10 @@ int main() {
     distinct += is_distinct(i);
     for (const Sizes& n : sizes) {
       if (&n >= sizes + 2 && !is_distinct(i)) break;
-      runs += check<float>(cell, n);
-      if (n.T < 5) runs += check<double>(cell, n);
+      runs += check<Float32>(cell, n);
+      if (n.T < 5) runs += check<Float64>(cell, n);
     }
-    callers<float>(cell, {12, 6, 32, 150});
+    callers<Float32>(cell, {12, 6, 32, 150});
   }
   std::printf("%d cells, %d of them distinct\n", kCells, distinct);
   std::printf("%d passed, 0 failed\n", runs);
