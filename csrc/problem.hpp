@@ -12,7 +12,7 @@
 
 namespace fusedrnn {
 
-// A period, and what a clock may have counted before a call, are at most so large.
+// The largest period, and the most steps that a clock may have counted before a call.
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
 
 // A packed matrix: [tile][k][gate][lane]. A row of units, and the rows of a batch, are cut into tiles of VL units; the
@@ -52,7 +52,7 @@ struct Problem {
   const C* x;                   // (T, B, I); steps past a row's length are never read
   const C* state0[kMaxStates];  // (B, units*H) each, in the order of the cell's states; null: zeros
   const C* below;               // (T, B, H) for cells that read c of the layer below; null: zeros
-  C* c;                         // (T, B, H) for the same cells: c of every step, as y; null where nobody asks
+  C* c;                         // (T, B, H) for the same cells: c of every step, as y; null if it is not asked for
   C* y;                         // (T, B, H): written by forward (zeros past a row's length), not read by backward
   C* state_n[kMaxStates];       // as state0, written by forward; h's may be null, c's may be its running state
   C* slots;                     // (T, B, S, H): the reserve; null in inference. Backward overwrites it.
@@ -89,7 +89,7 @@ struct Worker {
   std::size_t local_bytes;
 };
 
-// What an ISA's object file gives for one format: the work of one worker, and the scratch that it needs for so many
+// What an ISA's object file gives for one format: the work of one worker, and the scratch that it needs for its
 // rows and tiles. p.cell says which cell. Training if p.slots is set.
 template <class F>
 struct SequenceKernels {
@@ -103,7 +103,7 @@ struct SequenceKernels {
   void (*backward)(const P&, const W&, const G&, const Worker&);
 };
 
-// Packing (cpu/pack.hpp). A packed matrix has so many tiles of so many gates, and its k runs up to `depth`.
+// Packing (cpu/pack.hpp). A packed matrix has its tiles of its gates, and its k runs up to `depth`.
 template <class F>
 struct PackKernels {
   using Compute = typename F::Compute;

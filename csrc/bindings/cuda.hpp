@@ -86,7 +86,7 @@ struct CudaCell {
 
   cuda::Plan plan_of(bool backward, int64_t batch) const {
     const cuda::Kind kind = backward ? cuda::Kind::backward : cuda::Kind::forward;
-    return cuda::make_plan(facts_of(cell), format, batch, hidden, backward, cuda::machine_of(device, kind, format));
+    return cuda::make_plan(facts_of(cell), format, batch, hidden, backward, cuda::limits_of(device, kind, format));
   }
 };
 

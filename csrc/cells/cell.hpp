@@ -21,7 +21,8 @@
 // k-th vector of H weights; and extra(j) is, in stage 0, the gradient that the j-th vector among the rows of products
 // other than h_prev's gets from the step after: products that read c_prev or slots_prev, in their order.
 //
-// A phase or stage may need sums over all units of a row, in up to three rounds of which each may use those before:
+// A phase or stage may need sums over all units of a row, in up to three rounds; each may use the sums of the rounds
+// before:
 //     terms<Backward, Index, Round>(to, at)      what these units add to the sums of a round
 //     finish<Backward, Index, Round>(sums, H, epsilon)   turns all sums into what at.sum(j) then gives, j counting on
 //                                                through the rounds

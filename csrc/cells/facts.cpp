@@ -55,8 +55,8 @@ constexpr bool last_products_cover_their_phase(const CellFacts& f) {
   return true;
 }
 
-// Backward gives h's gradient from the last product of phase 0, those of operands in slots from the last products of
-// later phases, and those of other states from all other products.
+// Backward takes the gradient of h from the last product of phase 0, gradients of operands in slots from the last
+// products of later phases, and gradients of other states from all other products.
 constexpr bool products_read_what_backward_expects(const CellFacts& f) {
   for (int i = 0; i < f.products; ++i) {
     const Product& p = f.product[i];
@@ -200,7 +200,7 @@ constexpr bool clocked_cells_are_simple(const CellFacts& f) {
                         !f.split[0] && f.input_column == 0 && f.product[0].column == 0);
 }
 
-// And the operands of their gradients, in the order that those drivers expect.
+// The operands of their gradients, in the order that these drivers expect.
 constexpr bool clocked_cells_sum_over_x_and_h(const CellFacts& f) {
   const GradientPlan plan = gradient_plan(f);
   return !f.clocked || (plan.operands == 2 && plan.operand[0].from == From::x && plan.operand[1].from == From::h_prev);
@@ -234,8 +234,8 @@ constexpr bool gradients_have_one_term(const CellFacts& f) {
   return one;
 }
 
-// Inference keeps only some slots: those that a later phase's product or the next step reads must be among them. Of c,
-// at.set_c takes care.
+// Inference keeps only some slots. It must keep the slots that a later phase's product or the next step reads; at.set_c
+// keeps c.
 template <class Cell>
 constexpr bool carries_its_operands() {
   constexpr CellFacts f = facts<Cell>();

@@ -29,10 +29,10 @@ constexpr int kMaxRounds = 3;
 enum class From : int { x, h_prev, c_prev, slots_prev, slots, below, one };
 constexpr const char* kFromNames[] = {"x", "h_prev", "c_prev", "slots_prev", "slots", "below", "one"};
 
-// A state of the cell: what a step takes from the one before.
+// A state of the cell, which a step takes from the one before.
 struct State {
   const char* name;  // for users: h, c, gates
-  int units;         // its length: so many vectors of H elements
+  int units;         // its length in vectors of H elements
   int slot;          // its first slot; -1 for h, which is in y
   bool carries;      // part of its gradient goes past the products: pointwise steps keep it (at.direct, at.dc)
 };

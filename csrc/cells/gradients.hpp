@@ -1,4 +1,4 @@
-// The gradients of weights and biases, as sums over all steps and rows: what each is the sum of. Derived from a cell's
+// The gradients of weights and biases, as sums over all steps and rows. Derived from a cell's
 // facts; backends follow it, in C++ and in Python.
 #pragma once
 

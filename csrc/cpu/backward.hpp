@@ -130,7 +130,8 @@ struct Backward {
     run_product(step, span, stage_product(0, main_product(0), kMain, 0, ending), backwards);
   }
 
-  // The rows that are active at time t: first those in their last step, whose number `ending` gets. All in all so many.
+  // Lists the rows that are active at time t, rows in their last step first; returns the number of all, and sets
+  // `ending` to the number of rows in their last step.
   int64_t gather_rows(int64_t t, int64_t& ending) {
     int64_t n = 0;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
@@ -165,8 +166,8 @@ struct Backward {
     }
   }
 
-  // The gradient of the vector `part` of an initial state: what is carried of it, and what the first step's gradients
-  // give through a product.
+  // The gradient of the vector `part` of an initial state: the part that is carried, and the product with the first
+  // step's gradients.
   void initial_state_gradient(int product, int part) {
     const int state = state_of(f.product[product].from);
     int64_t n = 0;

@@ -24,7 +24,7 @@ template <class C>
 struct BackwardStep {
   const BackwardRow<C>* rows;
   int64_t hidden;
-  int64_t units;  // those from here on are not written
+  int64_t units;  // only units before this one are written
   const C* vectors;
   C* extras;
   int64_t extra_stride, row_stride, tile0;

@@ -1,7 +1,7 @@
 // Backward's products over all steps at once: dx, the gradients of weights and biases. Steps past a row's length take
 // no part. Workers share the output out among them, so no sum depends on how many there are: sums over steps run in
 // *stretches* of kStretch valid (t, row) pairs, in the order of t, then row; each stretch is one chain, and the
-// stretches are added in order. The plan (cells/gradients.hpp) says what is summed.
+// stretches are added in order. The plan (cells/gradients.hpp) lists the sums.
 #pragma once
 
 #include "../cells/gradients.hpp"
@@ -213,7 +213,7 @@ struct Batched {
     }
   }
 
-  // Adds the columns' products with one kind of input row to their rows of a weight gradient, `stride` apart.
+  // Adds the columns' products with an operand to their rows of a weight gradient, `stride` apart.
   void add_products(C* dweight, const C* panel, int64_t first_row, int64_t n, int64_t count, int64_t width,
                     int64_t stride, bool add) {
     const WeightGradientOp<C> op(panel, count, columns, dweight + first_row * stride, width, stride, add);
@@ -232,7 +232,7 @@ struct Batched {
     }
   }
 
-  // dvector += the columns' gradients times what the vector multiplied.
+  // dvector += the columns' gradients times the vector's operand.
   void add_scaled_sums(C* dvector, const C* const* factor, int64_t first, int64_t n, int64_t count, bool add) {
     for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {
       const auto lanes = lanes_of<V>(tile, n);
@@ -246,7 +246,7 @@ struct Batched {
     }
   }
 
-  // What the gradients in the columns of units [first, first + n) add to one block of a gradient.
+  // Adds the part of units [first, first + n), whose gradients are in `columns`, to one block of a gradient.
   void add_term(const GradientTerm& term, int64_t first, int64_t n, int64_t count, bool add) {
     using Of = GradientTerm::Of;
     const int64_t row = term.block * p.hidden + first, depth = term.depth * p.hidden;

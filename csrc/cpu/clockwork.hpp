@@ -1,4 +1,4 @@
-// Forward and backward of cells whose units have clocks (Koutnik et al. 2014). What does not tick is not computed: the
+// Forward and backward of cells whose units have clocks (Koutnik et al. 2014). Only units that tick are computed: the
 // units of a clock are swept by themselves, over the rows whose step it is. A row's clocks count its own steps, so
 // rows of different lengths may tick at different times when time runs backwards.
 //
@@ -62,7 +62,7 @@ template <class F>
 struct ClockworkForward {
   using C = typename F::Compute;
   using V = Vec<C>;
-  Forward<F> all;  // what does not differ by clock
+  Forward<F> all;  // the work that is the same for all clocks
   const Problem<C>& p;
   const PackedWeights<F>& weights;
   const Worker& worker;
@@ -169,7 +169,7 @@ template <class F>
 struct ClockworkBackward {
   using C = typename F::Compute;
   using V = Vec<C>;
-  Backward<F> all;  // what does not differ by clock
+  Backward<F> all;  // the work that is the same for all clocks
   const Problem<C>& p;
   const PackedWeights<F>& weights;
   const Worker& worker;
@@ -275,7 +275,7 @@ struct ClockworkBatched {
   using V = Vec<C>;
   static constexpr int64_t kRowsTogether = Batched<F>::kRowsTogether;
   static constexpr int kX = 0, kHPrev = 1;  // operands of the plan (cells/facts.cpp)
-  Batched<F> all;                           // what does not differ by clock
+  Batched<F> all;                           // the work that is the same for all clocks
   const Problem<C>& p;
   const PackedWeights<F>& weights;
   const Gradients<C>& g;
@@ -314,7 +314,7 @@ struct ClockworkBatched {
     }
   }
 
-  // What the gradients of units [first, first + n) of one clock add to their rows of weights and biases.
+  // Adds the gradients of units [first, first + n) of one clock to their rows of weights and biases.
   void add_gradients(const Clock& clock, int64_t first, int64_t n, int64_t count, bool add) {
     const int64_t H = p.hidden, seen = H - clock.first;
     all.pack_columns(0, first, n, count);
@@ -342,7 +342,7 @@ struct ClockworkBatched {
     } while (from < end);
   }
 
-  // The first unit of the part-th of so many parts of the units, which sum over equally many steps of units.
+  // The first unit of part number `part`, where all `parts` parts of the units sum over equally many steps of units.
   int64_t cut(int part, int parts) const {
     const Clock* const clocks = weights.clocks;
     const auto cost = [](const Clock& c) {

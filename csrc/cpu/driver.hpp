@@ -1,5 +1,5 @@
 // What the forward and backward drivers share: scratch memory, tiles, time, states. Contracts are asserted in builds
-// without NDEBUG, which those for the sanitizers are.
+// without NDEBUG, such as the builds for sanitizers.
 #pragma once
 
 #include <cassert>
@@ -95,8 +95,8 @@ int64_t time_after(const Problem<C>& p, int64_t t) {
   return p.reverse ? t - 1 : t + 1;
 }
 
-// Where the states of a row lie: those before its first step where the caller gave them, h after a step in y, and all
-// others after a step in its slots.
+// Where the states of a row lie. Before its first step they are where the caller gave them; after a step, h is in y and
+// all other states are in the step's slots.
 template <class C>
 struct States {
   const Problem<C>& p;
@@ -104,7 +104,7 @@ struct States {
   const C* zeros;   // as many as the longest state has
   const C* h;       // (T, B, H)
   C* slots;         // (T, B, S, H); (2, B, S, H) if steps take turns
-  bool take_turns;  // a step's slots are where those of the step before the last were
+  bool take_turns;  // each step reuses the slots of the step before the last
 
   int64_t size(int s) const { return f.state[s].units * p.hidden; }
   C* slots_at(int64_t t, int64_t row) const {

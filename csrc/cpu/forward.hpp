@@ -50,15 +50,15 @@ struct Forward {
         pre_stride(chunk * row_count * facts.gates * V::width),
         states{problem, facts, reinterpret_cast<const C*>(mine.shared), problem.y, problem.slots, !train} {}
 
-  static int64_t chunk_steps(const Problem<C>& p, const CellFacts& f, const Worker& w) {
-    const int64_t elements = (w.row1 - w.row0) * (w.tile1 - w.tile0) * f.gates * V::width;
+  static int64_t chunk_steps(const Problem<C>& p, const CellFacts& f, const Worker& mine) {
+    const int64_t elements = (mine.row1 - mine.row0) * (mine.tile1 - mine.tile0) * f.gates * V::width;
     const int64_t step_bytes = elements * static_cast<int64_t>(sizeof(C));
     const int64_t fitting = step_bytes > 0 ? kChunkBytes / step_bytes : 1;
     return fitting < 1 ? 1 : fitting < p.seq_len ? fitting : p.seq_len;
   }
 
-  // Scratch shared by all workers: zeros; in inference, if a later phase or step reads slots, those of two steps, so
-  // that a step does not write what others still read.
+  // Scratch shared by all workers: zeros; and, in inference, the slots of two steps if a later phase or step reads
+  // slots, so that a step overwrites none that other workers still read.
   void shared_layout(Arena& arena) {
     arena.take<C>(f.longest_state * p.hidden);
     if (!train && f.scratch_slots) states.slots = arena.take<C>(2 * p.batch * f.slots * p.hidden);
@@ -70,7 +70,7 @@ struct Forward {
     sums = arena.take<C>(f.reduces ? row_count * kMaxSums : 0);
   }
 
-  // A step whose rows' part of `pre` begins there.
+  // A step whose part of `pre` begins at pre_rows.
   ForwardStep<C> step_at(C* pre_rows) const { return {p, weights, f, worker, rows, pre_rows, pre_stride, sums}; }
 
   // pre of all active rows of steps [first, last), in the order in which `gather_rows` finds them.
@@ -93,7 +93,7 @@ struct Forward {
                 static_cast<std::size_t>(units.size()) * sizeof(C));
   }
 
-  // Where the states of a row lie. Without slots, those other than h stay in one place.
+  // Where the states of a row lie. Without slots, a state other than h is updated in place.
   void find_states(ForwardRow<C>& r, int64_t t, int64_t row) const {
     const bool first = t == first_time(p, row);
     const int64_t before = time_before(p, t);
@@ -162,7 +162,7 @@ struct Forward {
     }
   }
 
-  // The states of this worker's units after the last step of each row. Without slots, those other than h are there.
+  // The states of this worker's units after the last step of each row. Without slots, only h has to be copied.
   void last_states() const {
     const Span units = units_of<V>(p, worker);
     const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(C);

@@ -29,7 +29,7 @@ struct ForwardStep {
   const ForwardRow<C>* rows;
   C* pre;
   int64_t pre_stride, tile0, hidden;
-  int64_t units;  // those from here on are not written
+  int64_t units;  // only units before this one are written
   int64_t gates;
   const C* vectors;
   C epsilon;
@@ -199,7 +199,7 @@ struct RecurrentProduct {
     depth -= unit;
     source_offset = unit;
   }
-  // The step's part of `pre` begins so many elements later now; biases, whose rows lie 0 apart, stay where they are.
+  // The next step's part of `pre` begins this many elements later; biases, whose rows lie 0 apart, stay where they are.
   RNN_INLINE void advance(int64_t elements) {
     for (int64_t g = 0; g < gates; ++g) {
       if (from[g].row > 0) from[g].at += elements;

@@ -1,6 +1,6 @@
 // The micro-kernel: R rows times NT tiles of G gates, accumulated in registers over k = 0..K-1 in that order, each
 // output element one chain of fused multiply-adds. Weights are stored as S, all else is C. It knows neither cells nor
-// what the product is for: sums come from memory and go to memory, so that one set of kernels serves every cell.
+// the purpose of the product: sums come from memory and go to memory, so that one set of kernels serves every cell.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ struct Shapes {
     return rows > 1 ? rows : 1;
   }
 
-  // The most tiles that fit the registers beside so many rows. One row alone needs about 8 chains to hide the latency
-  // of its multiply-adds; more than 8 streams of weights help nobody.
+  // The most tiles whose sums fit the registers, given the rows. One row alone needs about 8 chains to hide the latency
+  // of its multiply-adds; more than 8 streams of weights do not help.
   static constexpr int max_tiles(int gates, int rows) {
     int tiles = 1;
     const int limit = rows > 1 || gates > 2 ? 4 : 8;
@@ -50,7 +50,7 @@ struct ShapeTables {
 };
 constexpr ShapeTables kShapes;
 
-// Sums in memory: those of row r and tile t at `at + r * row + t * tile`.
+// Sums in memory. Those of row r and tile t are at `at + r * row + t * tile`.
 template <class T>
 struct Sums {
   T* at;
@@ -172,7 +172,7 @@ struct GateKernels<S, C, G, kColumns, std::integer_sequence<int, R...>> {
   static constexpr KernelRow<S, C> rows[] = {kernel_row<S, C, G, R + 1, kColumns>()...};
 };
 
-// The kernels for so many gates, by [rows - 1].
+// The kernels for this number of gates, by [rows - 1].
 template <class S, class C, bool kColumns>
 const KernelRow<S, C>* kernels_of(int gates) {
   if constexpr (kColumns) {

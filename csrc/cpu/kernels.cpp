@@ -52,7 +52,7 @@ template <class C>
 constexpr Pointwise<C> kPointwise[] = {RNN_CELLS(RNN_POINTWISE)};
 #undef RNN_POINTWISE
 
-// What kernels are given: see SequenceKernels.
+// The arguments of a kernel (SequenceKernels), and the facts and steps of its cell.
 template <class F>
 struct Given {
   using C = typename F::Compute;
@@ -94,7 +94,7 @@ struct Given {
   }
 };
 
-// A worker with so many rows and tiles, to ask how much scratch it needs.
+// A worker with these numbers of rows and tiles, for the size of its scratch.
 inline Worker worker_of(int64_t rows, int64_t tiles) {
   return {0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr, 0};
 }

@@ -32,7 +32,7 @@ PackedMatrix<typename F::Storage> packed_at(const char* memory, int64_t, int64_t
 }
 
 template <class F>
-void pack_gates(char* memory, const typename F::Compute* from, const int* block_of, int gates, int64_t hidden,
+void pack_gates(char* memory, const typename F::Compute* from, const int* block, int gates, int64_t hidden,
                 int64_t depth, int64_t tile0, int64_t tile1) {
   using C = typename F::Compute;
   using S = typename F::Storage;
@@ -44,7 +44,7 @@ void pack_gates(char* memory, const typename F::Compute* from, const int* block_
       const int64_t count = depth - k0 < V::width ? depth - k0 : V::width;
       const auto lanes = lanes_of<V>(k0 / V::width, depth);
       for (int gate = 0; gate < gates; ++gate) {
-        const C* rows = from + (block_of[gate] * hidden + unit0) * depth + k0;
+        const C* rows = from + (block[gate] * hidden + unit0) * depth + k0;
         V square[V::width];
         for (int64_t j = 0; j < V::width; ++j) square[j] = j < used ? V::load(rows + j * depth, lanes) : V(0);
         transpose(square);
@@ -56,7 +56,7 @@ void pack_gates(char* memory, const typename F::Compute* from, const int* block_
 }
 
 template <class F>
-void pack_transposed(char* memory, const typename F::Compute* from, const int* block_of, int gates, int64_t hidden,
+void pack_transposed(char* memory, const typename F::Compute* from, const int* block, int gates, int64_t hidden,
                      int64_t width, int64_t stride, int64_t tile0, int64_t tile1) {
   using C = typename F::Compute;
   using S = typename F::Storage;
@@ -69,7 +69,7 @@ void pack_transposed(char* memory, const typename F::Compute* from, const int* b
       const int64_t unit1 = unit0 + kRows < hidden ? unit0 + kRows : hidden;
       for (int64_t tile = tile0; tile < tile1; ++tile) {
         const auto lanes = lanes_of<V>(tile, width);
-        const C* row = from + (block_of[j] * hidden + unit0) * stride + tile * V::width;
+        const C* row = from + (block[j] * hidden + unit0) * stride + tile * V::width;
         S* target = to + (tile * depth + j * hidden + unit0) * V::width;
         for (int64_t unit = unit0; unit < unit1; ++unit, row += stride, target += V::width) {
           store_stored(V::load(row, lanes), target);

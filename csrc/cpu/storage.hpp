@@ -21,7 +21,7 @@ RNN_INLINE void store_stored(V v, typename V::value_type* to) {
   v.store(to);
 }
 
-// The matrix from this tile on, and from so many elements of each tile on.
+// The matrix from this tile on, without the first `elements` elements of each tile.
 template <class S>
 RNN_INLINE PackedMatrix<S> moved(const PackedMatrix<S>& from, std::int64_t tile, std::int64_t elements) {
   return {from.first + tile * from.tile_stride + elements, from.tile_stride};

@@ -9,7 +9,7 @@
 //   kFills                  if they lie nowhere: fill(area, sums) makes them
 //   kDirect                 whether the kernel itself stores the sums where they belong: in `to`, from row 0, tile 0 on
 //   end(area, sums)         else: takes the sums [row][tile][gate][lane]
-//   kCold                   whether what fill and end touch has to be fetched from afar
+//   kCold                   whether the memory that fill and end touch is far away
 //   fetch_start(area), fetch_end(area)   prefetch it
 #pragma once
 
@@ -24,7 +24,7 @@ namespace {
 constexpr int kGroupsTogether = 8;
 // Sums of one group: kernels of more gates than accumulators have one row and one tile.
 constexpr int kMostSums = kAccumulators > kMaxGates ? kAccumulators : kMaxGates;
-// Weights that stay in L1 while those rows pass over them.
+// Bytes of weights that stay in L1 while these rows pass over them.
 constexpr std::size_t kNearestBytes = 32 * 1024;
 // Weights that a sweep finds in L2 without fetching them ahead of time.
 constexpr std::int64_t kNearBytes = 1 << 20;
@@ -39,7 +39,7 @@ struct Area {
   std::int64_t row, rows, tile, tiles;
 };
 
-// For what is run in such a loop. gcc takes a function that does nothing but prefetch for one without effect, and drops
+// For the lambdas of these loops. gcc takes a function that does nothing but prefetch for one without effect, and drops
 // its calls, unless they are inlined before it looks.
 #define RNN_INLINE_LAMBDA __attribute__((always_inline))
 
@@ -51,12 +51,12 @@ RNN_INLINE void for_each_tile(const Area& area, Run&& run) {
   }
 }
 
-// run(what, row, tile), with what = of_row(row).
+// run(of_row(row), row, tile), with one call of of_row for each row.
 template <class OfRow, class Run>
 RNN_INLINE void for_each_tile(const Area& area, OfRow&& of_row, Run&& run) {
   for (std::int64_t row = area.row; row < area.row + area.rows; ++row) {
-    const auto what = of_row(row);
-    for (std::int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) run(what, row, tile);
+    const auto given = of_row(row);
+    for (std::int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) run(given, row, tile);
   }
 }
 
