@@ -15,7 +15,7 @@ namespace {
 
 using std::int64_t;
 
-// How the recurrence is shared out: rows_parts x tile_parts workers.
+// How the recurrence is shared out: row_parts x tile_parts workers.
 struct Schedule {
   int row_parts, tile_parts;
   int workers() const { return row_parts * tile_parts; }
@@ -27,7 +27,7 @@ std::atomic<int> asked_schedule{0};
 // Where one schedule overtakes another, by bench/schedules.py on two cores with 2 MB of L2 each.
 struct Thresholds {
   static constexpr double kTinyCall = 4e6;          // multiply-adds of a call that is over before others have woken up
-  static constexpr double kTinyStep = 20e3;         // multiply-adds of a step below which meeting in it costs too much
+  static constexpr double kTinyStep = 20e3;         // multiply-adds of a step that costs less than a meeting of threads
   static constexpr double kSmallWeights = 256e3;    // bytes that any thread can pass over for a single row
   static constexpr double kPrivateWeights = 1.5e6;  // bytes that one core keeps to itself
   static constexpr int64_t kSomeRows = 4;           // rows that pay for passing over private weights
@@ -130,20 +130,20 @@ struct ClockCuts {
 // recurrence.
 template <class Cuts>
 Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t tiles, const Cuts& cuts) {
-  Worker w{};
-  w.index = index;
-  w.count = count;
-  if (index >= s.workers()) return w;
+  Worker worker{};
+  worker.index = index;
+  worker.count = count;
+  if (index >= s.workers()) return worker;
   const int64_t row_part = index / s.tile_parts, tile_part = index % s.tile_parts;
-  w.row0 = batch * row_part / s.row_parts;
-  w.row1 = batch * (row_part + 1) / s.row_parts;
-  w.tile0 = cuts(tiles, tile_part, s.tile_parts);
-  w.tile1 = cuts(tiles, tile_part + 1, s.tile_parts);
-  assert(w.row0 <= w.row1 && w.row1 <= batch && w.tile0 <= w.tile1 && w.tile1 <= tiles);
-  return w;
+  worker.row0 = batch * row_part / s.row_parts;
+  worker.row1 = batch * (row_part + 1) / s.row_parts;
+  worker.tile0 = cuts(tiles, tile_part, s.tile_parts);
+  worker.tile1 = cuts(tiles, tile_part + 1, s.tile_parts);
+  assert(worker.row0 <= worker.row1 && worker.row1 <= batch && worker.tile0 <= worker.tile1 && worker.tile1 <= tiles);
+  return worker;
 }
 
-// The bytes of zeros that scratch of all workers begins with.
+// The bytes of zeros with which the scratch of all workers begins.
 template <class C>
 std::size_t zero_bytes(const Problem<C>& p, const CellFacts& f) {
   return static_cast<std::size_t>(f.longest_state * p.hidden) * sizeof(C);
@@ -167,6 +167,7 @@ void launch(const Problem<C>& p, const CellFacts& f, const Schedule& s, int64_t 
             int count, std::size_t shared_bytes, LocalBytes&& local_bytes, Kernel&& kernel) {
   std::size_t bytes = round_up(shared_bytes);
   for (int i = 0; i < count; ++i) bytes += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
+  assert(bytes <= static_cast<std::size_t>(most_call_bytes(f, p.hidden, p.input, p.seq_len, p.batch).value()));
   Scratch scratch(bytes);
   BarrierHandle steps(s.tile_parts), all(count);
   std::memset(scratch.data(), 0, zero_bytes(p, f));
@@ -174,15 +175,15 @@ void launch(const Problem<C>& p, const CellFacts& f, const Schedule& s, int64_t 
   const auto work = [&](int index) {
     if (index >= count) return;
     const FloatEnvironment environment;
-    Worker w = place(s, index, count, p.batch, tiles, cuts);
-    w.shared = scratch.data();
-    w.local = scratch.data() + round_up(shared_bytes);
-    for (int i = 0; i < index; ++i) w.local += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
-    w.local_bytes = local_bytes(w);
-    assert(w.local + w.local_bytes <= scratch.data() + bytes);
-    w.step_barrier = index < s.workers() ? steps.get() : nullptr;
-    w.all_barrier = all.get();
-    kernel(w);
+    Worker worker = place(s, index, count, p.batch, tiles, cuts);
+    worker.shared = scratch.data();
+    worker.local = scratch.data() + round_up(shared_bytes);
+    for (int i = 0; i < index; ++i) worker.local += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
+    worker.local_bytes = local_bytes(worker);
+    assert(worker.local + worker.local_bytes <= scratch.data() + bytes);
+    worker.step_barrier = index < s.workers() ? steps.get() : nullptr;
+    worker.all_barrier = all.get();
+    kernel(worker);
   };
   using Work = decltype(work);
   team.run([](void* context, int index) { (*static_cast<Work*>(context))(index); },
@@ -246,8 +247,10 @@ void run_forward(const Weights<F>& weights, Problem<typename F::Compute> p) {
   const auto launch_cut = [&](const auto& cuts) {
     launch(
         p, f, s, resources.tiles, cuts, team, s.workers(), kernels.forward_shared_bytes(p, packed),
-        [&](const Worker& w) { return kernels.forward_local_bytes(p, packed, w.row1 - w.row0, w.tile1 - w.tile0); },
-        [&](const Worker& w) { kernels.forward(p, packed, w); });
+        [&](const Worker& worker) {
+          return kernels.forward_local_bytes(p, packed, worker.row1 - worker.row0, worker.tile1 - worker.tile0);
+        },
+        [&](const Worker& worker) { kernels.forward(p, packed, worker); });
   };
   if (f.clocked)
     launch_cut(ClockCuts<F>{p, packed, resources.kernels.lanes});
@@ -272,8 +275,10 @@ void run_backward(const Weights<F>& weights, Problem<typename F::Compute> p, con
   const Schedule s = choose<F>(p, f, resources.tiles, team.size());
   launch(
       p, f, s, resources.tiles, EvenCuts(), team, team.size(), zero_bytes(p, f),
-      [&](const Worker& w) { return kernels.backward_local_bytes(p, packed, w.row1 - w.row0, w.tile1 - w.tile0); },
-      [&](const Worker& w) { kernels.backward(p, packed, g, w); });
+      [&](const Worker& worker) {
+        return kernels.backward_local_bytes(p, packed, worker.row1 - worker.row0, worker.tile1 - worker.tile0);
+      },
+      [&](const Worker& worker) { kernels.backward(p, packed, g, worker); });
 }
 
 #define RNN_INSTANTIATE(Format, ...)                                                               \

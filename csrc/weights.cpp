@@ -4,7 +4,6 @@
 #include <cassert>
 #include <cstring>
 
-#include "cells/gradients.hpp"
 #include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
 
@@ -42,47 +41,6 @@ class Places {
   char* next_;
 };
 
-// A size that remembers whether 64 bits could count it.
-class Counted {
- public:
-  Counted(int64_t value) : value_(value) {}
-  Counted operator+(const Counted& other) const {
-    Counted sum(0);
-    const bool overflow = __builtin_add_overflow(value_, other.value_, &sum.value_);
-    sum.fits_ = fits_ && other.fits_ && !overflow;
-    return sum;
-  }
-  Counted operator*(const Counted& other) const {
-    Counted product(0);
-    const bool overflow = __builtin_mul_overflow(value_, other.value_, &product.value_);
-    product.fits_ = fits_ && other.fits_ && !overflow;
-    return product;
-  }
-  bool fits() const { return fits_; }
-
- private:
-  int64_t value_;
-  bool fits_ = true;
-};
-
-// The longest vector of any ISA, and the largest element of any format.
-constexpr int64_t kMostLanes = 16;
-constexpr int64_t kLargestElement = sizeof(double);
-#define RNN_IS_COUNTED(Format, text, storage, compute) \
-  static_assert(sizeof(storage) <= kLargestElement && sizeof(compute) <= kLargestElement);
-RNN_FORMATS(RNN_IS_COUNTED)
-#undef RNN_IS_COUNTED
-
-// What may be added to each array so that it begins and ends at a multiple of 64 bytes.
-constexpr int64_t kRounding = 128;
-
-// Elements of a unit's rows in all recurrent matrices, for one vector of H elements.
-int64_t recurrent_rows(const CellFacts& f) {
-  int64_t rows = 0;
-  for (int i = 0; i < f.products; ++i) rows += static_cast<int64_t>(f.product[i].gates) * f.product[i].depth;
-  return rows;
-}
-
 // Runs pack(tile0, tile1) over all tiles, on more than one thread where there are bytes enough to share.
 template <class Pack>
 void over_tiles(int64_t tiles, std::size_t bytes, Pack&& pack) {
@@ -111,26 +69,6 @@ std::vector<Clock> clocks_of(const std::vector<int64_t>& periods, int64_t hidden
     clocks.back().last += size;
   }
   return clocks;
-}
-
-bool sizes_fit(const CellFacts& f, int64_t hidden, int64_t input) {
-  const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
-  const Counted line = inputs * f.gates + units * recurrent_rows(f) + 2 * f.gates + f.vectors;
-  return (units * line * kLargestElement + kRounding * (4 + kMaxProducts * kMaxDepth)).fits();
-}
-
-bool call_fits(const CellFacts& f, int64_t hidden, int64_t input, int64_t seq_len, int64_t batch) {
-  const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
-  // In a sequence: x, dx; y, dy, c, dc, c_below, dc_below; the reserve.
-  const Counted step = inputs * 2 + units * (6 + f.slots);
-  // For each row: states; two steps of slots; a step's pre-activations, and a tile more of them for each clock; sums of
-  // a stage and its extras; pointers.
-  const Counted clocks = f.clocked ? Counted(hidden) + 1 : Counted(1);
-  const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) +
-                      (units + clocks * kMostLanes) * f.gates + kMaxSums + 64;
-  // For all rows: zeros, a stretch of operands and of gradients, a chunk of pre-activations.
-  const Counted others = units * (1 + kMaxOperands * kMaxDepth) * 512 + inputs * 512 + (1 << 24);
-  return (((Counted(seq_len) * step + row) * batch + others) * kLargestElement).fits();
 }
 
 template <class F>
@@ -166,6 +104,7 @@ auto Weights<F>::pack_forward(const FormatKernels<F>& kernels) const -> Pack {
   for (int i = 0; i < f.products; ++i) {
     bytes += round_up(kernel.bytes(tiles, f.product[i].depth * hidden_, f.product[i].gates));
   }
+  assert(bytes <= static_cast<std::size_t>(most_weight_bytes(f, hidden_, input_).value()));
   Pack pack;
   pack.buffer = Buffer(bytes);
   Places places(pack.buffer.data());
@@ -225,6 +164,7 @@ auto Weights<F>::pack_backward(const FormatKernels<F>& kernels) const -> Pack {
   for (int i = 0; i < f.products; ++i) {
     bytes += f.product[i].depth * round_up(kernel.bytes(high, f.product[i].gates * hidden_, 1));
   }
+  assert(bytes <= static_cast<std::size_t>(most_weight_bytes(f, hidden_, input_).value()));
   Pack pack;
   pack.buffer = Buffer(bytes);
   Places places(pack.buffer.data());

@@ -9,6 +9,7 @@
 #include "buffer.hpp"
 #include "cpu/dispatch.hpp"
 #include "problem.hpp"
+#include "sizes.hpp"
 
 namespace fusedrnn {
 
@@ -21,26 +22,19 @@ struct WeightArrays {
   const C *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
   const C* vectors;               // (vectors, H)
   C epsilon;                      // what normalisation adds to a variance
-  std::vector<Clock> clocks;      // of cells that have them; what a unit would see of a faster clock is not read
+  std::vector<Clock> clocks;      // of cells that have them; weights between a unit and a faster clock are not read
 };
 
 // The clocks of groups of equal size with these periods, which are positive and do not fall: one for each different
 // period.
 std::vector<Clock> clocks_of(const std::vector<std::int64_t>& periods, std::int64_t hidden);
 
-// Whether 64 bits can count the bytes of all that weights of this size need: of their arrays, and of their packed forms
-// in every format and for every ISA. Sizes are at least 1.
-bool sizes_fit(const CellFacts& f, std::int64_t hidden, std::int64_t input);
-
-// The same for a call on such weights: its sequences, its reserve, and the scratch of all workers.
-bool call_fits(const CellFacts& f, std::int64_t hidden, std::int64_t input, std::int64_t seq_len, std::int64_t batch);
-
 template <class F>
 class Weights {
  public:
   using Compute = typename F::Compute;
 
-  // Copies the arrays.
+  // Copies the arrays. Sizes fit (sizes.hpp).
   Weights(CellId cell, std::int64_t input, std::int64_t hidden, const WeightArrays<Compute>& arrays);
   ~Weights();
   Weights(const Weights&) = delete;
@@ -51,8 +45,9 @@ class Weights {
   std::int64_t hidden() const { return hidden_; }
   const WeightArrays<Compute>& arrays() const { return arrays_; }
 
-  // What forward reads, or what backward reads, packed at first. Any thread may ask at any time. Packing holds no lock,
-  // as the child of a fork could wait for it for ever: of threads that pack at the same time, one keeps its result.
+  // The weights packed for forward, or for backward, which is done when they are first asked for. Any thread may ask at
+  // any time. Packing holds no lock, as the child of a fork could wait for it for ever: of threads that pack at the
+  // same time, one keeps its result.
   const PackedWeights<F>& packed(const Isa& isa, bool with_backward) const;
 
  private:

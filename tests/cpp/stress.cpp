@@ -180,6 +180,18 @@ void callers(CellId cell, const Sizes& n) {
   for (std::thread& t : threads) t.join();
 }
 
+// Sizes that 64 bits can count, and sizes that they cannot. That packing and calls ask for no more is asserted there.
+void check_sizes(CellId cell) {
+  const CellFacts& f = facts_of(cell);
+  constexpr int64_t kHuge = int64_t{1} << 61;
+  const bool small = sizes_fit(f, 1024, 1024) && call_fits(f, 1024, 1024, 1000, 1000) && call_fits(f, 1, 1, 0, 0);
+  const bool large = sizes_fit(f, kHuge, 1) || sizes_fit(f, 1, kHuge) || call_fits(f, 64, 64, kHuge, 1) ||
+                     call_fits(f, 64, 64, 0, kHuge) || call_fits(f, 64, 64, kHuge >> 30, kHuge >> 30);
+  if (small && !large) return;
+  std::printf("%s: sizes that fit are refused, or sizes that do not are accepted\n", f.name);
+  std::exit(1);
+}
+
 // Whether drivers go another way for this cell than for those before it.
 bool is_distinct(int cell) {
   const auto key = [&](int i) {
@@ -202,6 +214,7 @@ int main() {
   int runs = 0, distinct = 0;
   for (int i = 0; i < kCells; ++i) {
     const auto cell = static_cast<CellId>(i);
+    check_sizes(cell);
     distinct += is_distinct(i);
     for (const Sizes& n : sizes) {
       if (&n >= sizes + 2 && !is_distinct(i)) break;
