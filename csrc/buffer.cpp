@@ -16,33 +16,34 @@ namespace {
 
 constexpr std::size_t kHugePage = 2u << 20;
 
-// Freed blocks, the oldest first. Whoever finds the lock taken goes without: it may have been held across a fork.
+// Pieces of freed memory, the oldest first. A caller that finds the lock taken goes without: it may have been held
+// across a fork.
 class Kept {
  public:
-  // A block of at least `capacity` bytes, not much larger; its size in `capacity`. Null if there is none.
+  // A piece of at least `capacity` bytes, not much larger; its size in `capacity`. Null if there is none.
   char* take(std::size_t& capacity) {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return nullptr;
-    auto best = blocks_.end();
-    for (auto it = blocks_.begin(); it != blocks_.end(); ++it) {
+    auto best = pieces_.end();
+    for (auto it = pieces_.begin(); it != pieces_.end(); ++it) {
       if (it->bytes < capacity || it->bytes > capacity + capacity / 4) continue;
-      if (best == blocks_.end() || it->bytes < best->bytes) best = it;
+      if (best == pieces_.end() || it->bytes < best->bytes) best = it;
     }
-    if (best == blocks_.end()) return nullptr;
+    if (best == pieces_.end()) return nullptr;
     char* data = best->data;
     capacity = best->bytes;
     total_ -= best->bytes;
-    blocks_.erase(best);
+    pieces_.erase(best);
     return data;
   }
 
-  // False if the block is not wanted.
+  // False if the piece is not wanted.
   bool give(char* data, std::size_t bytes) {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock || bytes > kKeptBytes) return false;
-    while (total_ + bytes > kKeptBytes || blocks_.size() >= kKeptBlocks) free_oldest();
+    while (total_ + bytes > kKeptBytes || pieces_.size() >= kMostKept) free_oldest();
     try {
-      blocks_.push_back({data, bytes});
+      pieces_.push_back({data, bytes});
     } catch (const std::bad_alloc&) {
       return false;  // a destructor asks, and must not throw
     }
@@ -57,23 +58,23 @@ class Kept {
 
   void release() {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
-    while (lock && !blocks_.empty()) free_oldest();
+    while (lock && !pieces_.empty()) free_oldest();
   }
 
  private:
-  struct Block {
+  struct Piece {
     char* data;
     std::size_t bytes;
   };
 
   void free_oldest() {
-    total_ -= blocks_.front().bytes;
-    std::free(blocks_.front().data);
-    blocks_.pop_front();
+    total_ -= pieces_.front().bytes;
+    std::free(pieces_.front().data);
+    pieces_.pop_front();
   }
 
   std::mutex mutex_;
-  std::deque<Block> blocks_;
+  std::deque<Piece> pieces_;
   std::size_t total_ = 0;
 };
 
@@ -86,11 +87,11 @@ void release_kept_memory() { kept.release(); }
 std::size_t kept_memory() { return kept.bytes(); }
 
 Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
-  const bool large = bytes >= kLargeBlock;
+  const bool large = bytes >= kLargeBytes;
   const std::size_t align = large ? kHugePage : 64;
   if (bytes > SIZE_MAX - align) throw std::bad_alloc();
   capacity_ = bytes == 0 ? align : (bytes + align - 1) / align * align;
-  if (bytes >= kKeptBlock) data_ = kept.take(capacity_);
+  if (bytes >= kSmallestKept) data_ = kept.take(capacity_);
   if (data_) return;
   data_ = static_cast<char*>(std::aligned_alloc(align, capacity_));
   if (!data_) throw std::bad_alloc();
@@ -100,7 +101,7 @@ Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
 }
 
 Buffer::~Buffer() {
-  if (capacity_ >= kKeptBlock && kept.give(data_, capacity_)) return;
+  if (capacity_ >= kSmallestKept && kept.give(data_, capacity_)) return;
   std::free(data_);
 }
 

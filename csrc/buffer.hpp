@@ -1,6 +1,7 @@
-// Aligned memory that throws std::bad_alloc. All but small blocks are kept for the next taker when freed, as a training
-// step frees and takes the same sizes again, and the system would take their pages back and zero fresh ones each time.
-// Large blocks ask for huge pages: packed weights and reserves are walked over a wide range of addresses in each step.
+// Aligned memory that throws std::bad_alloc. Memory that is freed is kept for the next taker, unless it is small, as a
+// training step frees and takes the same sizes again, and the system would take their pages back and zero fresh ones
+// each time. Large buffers ask for huge pages: each step passes over a wide range of addresses in packed weights and
+// reserves.
 #pragma once
 
 #include <cstddef>
@@ -8,11 +9,12 @@
 
 namespace fusedrnn {
 
-// At most so many bytes are kept, in at most so many blocks of at least kKeptBlock, until release_kept_memory.
-constexpr std::size_t kKeptBlock = 128u << 10;
+// Pieces of at least kSmallestKept bytes are kept, at most kMostKept of them with at most kKeptBytes in all, until
+// release_kept_memory.
+constexpr std::size_t kSmallestKept = 128u << 10;
 constexpr std::size_t kKeptBytes = 256u << 20;
-constexpr std::size_t kKeptBlocks = 256;
-constexpr std::size_t kLargeBlock = 4u << 20;
+constexpr std::size_t kMostKept = 256;
+constexpr std::size_t kLargeBytes = 4u << 20;
 void release_kept_memory();
 std::size_t kept_memory();  // in bytes; for tests
 

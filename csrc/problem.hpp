@@ -7,69 +7,71 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cells/cell_list.hpp"
 #include "cells/facts.hpp"
+#include "format.hpp"
 
 namespace fusedrnn {
 
-#define RNN_CELL_ID(name, Cell) name,
-enum class CellId { RNN_CELLS(RNN_CELL_ID) count };
-#undef RNN_CELL_ID
-constexpr int kCells = static_cast<int>(CellId::count);
-
-// A period, and what a clock may have counted before a call, are at most so large.
+// The largest period, and the most steps that a clock may have counted before a call.
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
 
-// A row of units, and the rows of a batch, are cut into tiles of VL units; the last tile may be short.
-// Packed weights are 64-byte aligned; lanes past the last unit hold zeros.
-template <class T>
+// A packed matrix: [tile][k][gate][lane]. A row of units, and the rows of a batch, are cut into tiles of VL units; the
+// last tile may be short, and its lanes past the last unit hold zeros. A tile begins every `tile_stride` elements.
+template <class Storage>
+struct PackedMatrix {
+  const Storage* first;
+  std::int64_t tile_stride;
+};
+
+// Each array begins at a multiple of 64 bytes. No pointer of a pass that was packed for is null; a product without a
+// matrix has one of no rows.
+template <class F>
 struct PackedWeights {
-  // Forward, gate-interleaved: [tile][k][gate][lane], one for the input and one for each product.
-  const T* ih;
-  const T* hh[kMaxProducts];
-  const T* bias_pre;  // [tile][gate][lane]: bias_ih + bias_hh, or bias_ih alone for gates that are split
-  const T* bias_rec;  // [tile][gate][lane]: bias_hh of gates that are split
-  // Backward, transposed: [tile of inputs or units][k][lane], k over the gates in the order of the cell's columns; for
-  // a product whose row is several vectors long, one after the other.
-  const T* ih_t;
-  const T* hh_t[kMaxProducts];
-  const T* vectors;     // (vectors, H), not packed
-  T epsilon;            // what normalisation adds to a variance
-  const Clock* clocks;  // of cells that have them, from the first unit to the last
+  using Compute = typename F::Compute;
+  using Matrix = PackedMatrix<typename F::Storage>;
+  // Forward, gate-interleaved: one for the input and one for each product.
+  Matrix ih, hh[kMaxProducts];
+  const Compute* bias_pre;  // [tile][gate][lane]: bias_ih + bias_hh, or bias_ih alone for gates that are split
+  const Compute* bias_rec;  // [tile][gate][lane]: bias_hh of gates that are split
+  // Backward, transposed, of one gate: tiles of inputs or units, k over the gates in the order of the cell's columns,
+  // then over units. A product has one for each vector of H elements of its operand.
+  Matrix ih_t, hh_t[kMaxProducts][kMaxDepth];
+  const Compute* vectors;  // (vectors, H), not packed
+  Compute epsilon;         // what normalisation adds to a variance
+  const Clock* clocks;     // of cells that have them, from the first unit to the last
   int clock_count;
 };
 
-template <class T>
+template <class C>
 struct Problem {
   CellId cell;
   std::int64_t seq_len, batch, input, hidden;
   bool reverse;
   const std::int64_t* lengths;  // (B,), each in 0..T; null: all T
   const std::int64_t* start;    // (B,): steps that a row's clocks have counted before; null: none
-  const T* x;                   // (T, B, I); steps past a row's length are never read
-  const T* state0[kMaxStates];  // (B, H) each (or a multiple of H), in the order of the cell's states; null: zeros
-  const T* below;               // (T, B, H) for cells that read c of the layer below; null: zeros
-  T* c;                         // (T, B, H) for the same cells: c of every step, as y; null where nobody asks
-  T* y;                         // (T, B, H): written by forward (zeros past a row's length), not read by backward
-  T* state_n[kMaxStates];       // as state0, written by forward; h's may be null, c's may be its running state
-  T* slots;                     // (T, B, S, H): the reserve; null in inference. Backward overwrites it.
-  const T* h;                   // (T, B, H): y as forward wrote it; read by backward
-  PackedWeights<T> weights;
+  const C* x;                   // (T, B, I); steps past a row's length are never read
+  const C* state0[kMaxStates];  // (B, units*H) each, in the order of the cell's states; null: zeros
+  const C* below;               // (T, B, H) for cells that read c of the layer below; null: zeros
+  C* c;                         // (T, B, H) for the same cells: c of every step, as y; null if it is not asked for
+  C* y;                         // (T, B, H): written by forward (zeros past a row's length), not read by backward
+  C* state_n[kMaxStates];       // as state0, written by forward; h's may be null, c's may be its running state
+  C* slots;                     // (T, B, S, H): the reserve; null in inference. Backward overwrites it.
+  const C* h;                   // (T, B, H): y as forward wrote it; read by backward
 };
 
-template <class T>
+template <class C>
 struct Gradients {
-  const T* dy;                    // (T, B, H) or null for zeros; not read past a row's length
-  const T* dc;                    // (T, B, H) or null for zeros: the gradient of p.c
-  T* dbelow;                      // (T, B, H), zeros past a row's length; null where p.below is
-  const T* dstate_n[kMaxStates];  // as state_n, or null for zeros
-  T* dx;                          // (T, B, I), zeros past a row's length
-  T* dstate0[kMaxStates];         // as state0; also holds what is carried from step to step
-  T* dweight_ih;                  // (G*H, I)
-  T* dmatrix[kMaxMatrices];       // (gates*H, depth*H) each; the first is weight_hh's
-  T* dbias_ih;                    // (G*H,) or null
-  T* dbias_hh;                    // (recurrent_gates*H,) or null
-  T* dvectors;                    // (vectors, H)
+  const C* dy;                    // (T, B, H) or null for zeros; not read past a row's length
+  const C* dc;                    // (T, B, H) or null for zeros: the gradient of p.c
+  C* dbelow;                      // (T, B, H), zeros past a row's length; null where p.below is
+  const C* dstate_n[kMaxStates];  // as state_n, or null for zeros
+  C* dx;                          // (T, B, I), zeros past a row's length
+  C* dstate0[kMaxStates];         // as state0; also holds what is carried from step to step
+  C* dweight_ih;                  // (G*H, I)
+  C* dmatrix[kMaxMatrices];       // (blocks*H, depth*H) each; the first is weight_hh's
+  C* dbias_ih;                    // (G*H,) or null
+  C* dbias_hh;                    // (recurrent_gates*H,) or null
+  C* dvectors;                    // (vectors, H)
 };
 
 struct Barrier;
@@ -87,53 +89,76 @@ struct Worker {
   std::size_t local_bytes;
 };
 
-// What an ISA's object file gives for one dtype; p.cell says which cell. Training if p.slots is set.
-template <class T>
+// What an ISA's object file gives for one format: the work of one worker, and the scratch that it needs for its
+// rows and tiles. p.cell says which cell. Training if p.slots is set.
+template <class F>
 struct SequenceKernels {
-  std::size_t (*forward_local_bytes)(const Problem<T>&, std::int64_t rows, std::int64_t tiles);
-  std::size_t (*forward_shared_bytes)(const Problem<T>&);
-  void (*forward)(const Problem<T>&, const Worker&);
-  std::size_t (*backward_local_bytes)(const Problem<T>&, std::int64_t rows, std::int64_t tiles);
-  void (*backward)(const Problem<T>&, const Gradients<T>&, const Worker&);
+  using P = Problem<typename F::Compute>;
+  using G = Gradients<typename F::Compute>;
+  using W = PackedWeights<F>;
+  std::size_t (*forward_local_bytes)(const P&, const W&, std::int64_t rows, std::int64_t tiles);
+  std::size_t (*forward_shared_bytes)(const P&, const W&);
+  void (*forward)(const P&, const W&, const Worker&);
+  std::size_t (*backward_local_bytes)(const P&, const W&, std::int64_t rows, std::int64_t tiles);
+  void (*backward)(const P&, const W&, const G&, const Worker&);
 };
 
-// Packing, for tiles [tile0, tile1) of the output (cpu/pack.hpp).
-template <class T>
+// Packing (cpu/pack.hpp). A packed matrix has its tiles of its gates, and its k runs up to `depth`.
+template <class F>
 struct PackKernels {
-  // to [tile][k][gate][lane] = from[block[gate] * hidden + unit][k]; `from` has rows of `depth` elements.
-  void (*gates)(T* to, const T* from, const int* block, int gates, std::int64_t hidden, std::int64_t depth,
+  using Compute = typename F::Compute;
+  std::size_t (*bytes)(std::int64_t tiles, std::int64_t depth, int gates);
+  // The matrix that is packed at `memory`.
+  PackedMatrix<typename F::Storage> (*at)(const char* memory, std::int64_t tiles, std::int64_t depth, int gates);
+  // Packs tiles [tile0, tile1): element [tile][k][gate][lane] is from[block[gate] * hidden + unit][k]; `from` has rows
+  // of `depth` elements.
+  void (*gates)(char* memory, const Compute* from, const int* block, int gates, std::int64_t hidden, std::int64_t depth,
                 std::int64_t tile0, std::int64_t tile1);
-  // to [tile][k][lane] = from[block[j] * hidden + unit][tile * VL + lane], with k over j, then units; `from` has rows
-  // of `stride` elements, of which the first `width` are packed.
-  void (*transposed)(T* to, const T* from, const int* block, int gates, std::int64_t hidden, std::int64_t width,
-                     std::int64_t stride, std::int64_t tile0, std::int64_t tile1);
+  // Likewise: element [tile][k][lane] is from[block[j] * hidden + unit][tile * VL + lane], with k over j, then units;
+  // `from` has rows of `stride` elements, of which the first `width` are packed.
+  void (*transposed)(char* memory, const Compute* from, const int* block, int gates, std::int64_t hidden,
+                     std::int64_t width, std::int64_t stride, std::int64_t tile0, std::int64_t tile1);
 };
 
 // The machine's ceilings (cpu/probe.hpp). `sink` takes a vector.
-template <class T>
+template <class C>
 struct ProbeKernels {
-  double (*fma)(std::int64_t rounds, T* sink);
-  double (*read)(const T* from, std::int64_t n, std::int64_t rounds, T* sink);
+  double (*fma)(std::int64_t rounds, C* sink);
+  double (*read)(const C* from, std::int64_t n, std::int64_t rounds, C* sink);
 };
 
-template <class T>
+template <class C>
 struct ActivationKernels {
-  void (*sigmoid)(const T* x, T* y, std::int64_t n);
-  void (*tanh)(const T* x, T* y, std::int64_t n);
+  void (*sigmoid)(const C* x, C* y, std::int64_t n);
+  void (*tanh)(const C* x, C* y, std::int64_t n);
+};
+
+template <class F>
+struct FormatKernels {
+  int lanes;
+  SequenceKernels<F> sequence;
+  PackKernels<F> pack;
+};
+
+template <class C>
+struct ComputeKernels {
+  ActivationKernels<C> activations;
+  ProbeKernels<C> probe;
 };
 
 struct Kernels {
   const char* isa;
-  CellFacts facts[kCells];
-  int lanes_f32, lanes_f64;
-  SequenceKernels<float> f32;
-  SequenceKernels<double> f64;
-  PackKernels<float> pack_f32;
-  PackKernels<double> pack_f64;
-  ActivationKernels<float> activations_f32;
-  ActivationKernels<double> activations_f64;
-  ProbeKernels<float> probe_f32;
-  ProbeKernels<double> probe_f64;
+  EachFormat<FormatKernels> formats;
+  EachComputeType<ComputeKernels> types;
+
+  template <class F>
+  const FormatKernels<F>& of_format() const {
+    return formats.template get<F>();
+  }
+  template <class C>
+  const ComputeKernels<C>& of_type() const {
+    return types.template get<C>();
+  }
 };
 
 }  // namespace fusedrnn

@@ -15,7 +15,7 @@ namespace {
 
 using std::int64_t;
 
-// How the recurrence is shared out: rows_parts x tile_parts workers.
+// How the recurrence is shared out: row_parts x tile_parts workers.
 struct Schedule {
   int row_parts, tile_parts;
   int workers() const { return row_parts * tile_parts; }
@@ -25,9 +25,9 @@ constexpr const char* kScheduleNames[] = {"auto", "one", "rows", "units"};
 std::atomic<int> asked_schedule{0};
 
 // Where one schedule overtakes another, by bench/schedules.py on two cores with 2 MB of L2 each.
-struct Machine {
+struct Thresholds {
   static constexpr double kTinyCall = 4e6;          // multiply-adds of a call that is over before others have woken up
-  static constexpr double kTinyStep = 20e3;         // multiply-adds of a step below which meeting in it costs too much
+  static constexpr double kTinyStep = 20e3;         // multiply-adds of a step that costs less than a meeting of threads
   static constexpr double kSmallWeights = 256e3;    // bytes that any thread can pass over for a single row
   static constexpr double kPrivateWeights = 1.5e6;  // bytes that one core keeps to itself
   static constexpr int64_t kSomeRows = 4;           // rows that pay for passing over private weights
@@ -42,8 +42,8 @@ double recurrent_weights(const CellFacts& f, int64_t hidden) {
 }
 
 // Of one forward pass.
-template <class T>
-double multiply_adds(const Problem<T>& p, const CellFacts& f) {
+template <class C>
+double multiply_adds(const Problem<C>& p, const CellFacts& f) {
   const double input = static_cast<double>(f.gates) * p.hidden * p.input;
   return static_cast<double>(p.seq_len) * p.batch * (input + recurrent_weights(f, p.hidden));
 }
@@ -51,8 +51,8 @@ double multiply_adds(const Problem<T>& p, const CellFacts& f) {
 // The three schedules, all of which give the same bits: one thread for tiny problems; batch-parallel, where each thread
 // has its own rows and never waits, if there are rows enough to make each pass over the weights worth its while;
 // else unit-parallel, where each thread keeps its part of the weights in its own cache and all meet in every step.
-template <class T>
-Schedule choose(const Problem<T>& p, const CellFacts& f, int64_t tiles, int threads) {
+template <class F>
+Schedule choose(const Problem<typename F::Compute>& p, const CellFacts& f, int64_t tiles, int threads) {
   const double per_row = recurrent_weights(f, p.hidden);
   const double per_step = per_row * p.batch;
   const Schedule rows{static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, p.batch))), 1};
@@ -60,16 +60,16 @@ Schedule choose(const Problem<T>& p, const CellFacts& f, int64_t tiles, int thre
   if (const int asked = asked_schedule.load(std::memory_order_relaxed)) {
     return asked == 1 ? Schedule{1, 1} : asked == 2 ? rows : units;
   }
-  if (threads <= 1 || multiply_adds(p, f) < Machine::kTinyCall) return {1, 1};
+  if (threads <= 1 || multiply_adds(p, f) < Thresholds::kTinyCall) return {1, 1};
   const int64_t rows_each = p.batch / threads;
-  const double bytes = per_row * sizeof(T);
-  const int64_t enough = bytes <= Machine::kSmallWeights     ? 1
-                         : bytes <= Machine::kPrivateWeights ? Machine::kSomeRows
-                                                             : Machine::kManyRows;
-  return rows_each >= enough || per_step < Machine::kTinyStep ? rows : units;
+  const double bytes = per_row * sizeof(typename F::Storage);
+  const int64_t enough = bytes <= Thresholds::kSmallWeights     ? 1
+                         : bytes <= Thresholds::kPrivateWeights ? Thresholds::kSomeRows
+                                                                : Thresholds::kManyRows;
+  return rows_each >= enough || per_step < Thresholds::kTinyStep ? rows : units;
 }
 
-// Scratch is kept by the calling thread between calls, up to a size that nobody minds.
+// Scratch of up to kKeep bytes is kept by the calling thread between calls.
 class Scratch {
  public:
   explicit Scratch(std::size_t bytes) {
@@ -92,21 +92,23 @@ class Scratch {
 
 std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// Where the part-th of so many parts of the tiles begins.
+// The first tile of each of `parts` parts of the tiles.
 struct EvenCuts {
   int64_t operator()(int64_t tiles, int64_t part, int64_t parts) const { return tiles * part / parts; }
 };
 
-// The same, where forward of units with clocks takes equal time: a tile's is that of each clock which it has units of.
-template <class T>
+// The same, of parts in which forward of units with clocks takes equal time: a tile costs what each clock costs that
+// has units in it.
+template <class F>
 struct ClockCuts {
-  const Problem<T>& p;
+  const Problem<typename F::Compute>& p;
+  const PackedWeights<F>& weights;
   int64_t lanes;
 
   double cost(int64_t tile) const {
     double sum = 0;
-    for (int i = 0; i < p.weights.clock_count; ++i) {
-      const Clock& clock = p.weights.clocks[i];
+    for (int i = 0; i < weights.clock_count; ++i) {
+      const Clock& clock = weights.clocks[i];
       if (clock.first >= (tile + 1) * lanes || clock.last <= tile * lanes) continue;
       sum += static_cast<double>(p.input + p.hidden - clock.first) / static_cast<double>(clock.period);
     }
@@ -128,36 +130,28 @@ struct ClockCuts {
 // recurrence.
 template <class Cuts>
 Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t tiles, const Cuts& cuts) {
-  Worker w{};
-  w.index = index;
-  w.count = count;
-  if (index >= s.workers()) return w;
+  Worker worker{};
+  worker.index = index;
+  worker.count = count;
+  if (index >= s.workers()) return worker;
   const int64_t row_part = index / s.tile_parts, tile_part = index % s.tile_parts;
-  w.row0 = batch * row_part / s.row_parts;
-  w.row1 = batch * (row_part + 1) / s.row_parts;
-  w.tile0 = cuts(tiles, tile_part, s.tile_parts);
-  w.tile1 = cuts(tiles, tile_part + 1, s.tile_parts);
-  assert(w.row0 <= w.row1 && w.row1 <= batch && w.tile0 <= w.tile1 && w.tile1 <= tiles);
-  return w;
+  worker.row0 = batch * row_part / s.row_parts;
+  worker.row1 = batch * (row_part + 1) / s.row_parts;
+  worker.tile0 = cuts(tiles, tile_part, s.tile_parts);
+  worker.tile1 = cuts(tiles, tile_part + 1, s.tile_parts);
+  assert(worker.row0 <= worker.row1 && worker.row1 <= batch && worker.tile0 <= worker.tile1 && worker.tile1 <= tiles);
+  return worker;
 }
 
-template <class T>
-const SequenceKernels<T>& sequence_kernels(const Kernels& kernels) {
-  if constexpr (sizeof(T) == sizeof(float))
-    return kernels.f32;
-  else
-    return kernels.f64;
-}
-
-// What scratch that all workers share begins with.
-template <class T>
-std::size_t zero_bytes(const Problem<T>& p, const CellFacts& f) {
-  return static_cast<std::size_t>(f.longest_state() * p.hidden) * sizeof(T);
+// The bytes of zeros with which the scratch of all workers begins.
+template <class C>
+std::size_t zero_bytes(const Problem<C>& p, const CellFacts& f) {
+  return static_cast<std::size_t>(f.longest_state * p.hidden) * sizeof(C);
 }
 
 // The caller's part of the contract in problem.hpp.
-template <class T>
-void check([[maybe_unused]] const Problem<T>& p) {
+template <class C>
+void check([[maybe_unused]] const Problem<C>& p) {
 #ifndef NDEBUG
   assert(p.seq_len >= 0 && p.batch >= 0 && p.input > 0 && p.hidden > 0);
   for (int64_t row = 0; row < p.batch; ++row) {
@@ -168,11 +162,12 @@ void check([[maybe_unused]] const Problem<T>& p) {
 }
 
 // One job: `kernel(worker)` on every worker of the team, each with its own scratch.
-template <class T, class Cuts, class LocalBytes, class Kernel>
-void launch(const Problem<T>& p, const CellFacts& f, const Schedule& s, int64_t tiles, const Cuts& cuts, Team& team,
+template <class C, class Cuts, class LocalBytes, class Kernel>
+void launch(const Problem<C>& p, const CellFacts& f, const Schedule& s, int64_t tiles, const Cuts& cuts, Team& team,
             int count, std::size_t shared_bytes, LocalBytes&& local_bytes, Kernel&& kernel) {
   std::size_t bytes = round_up(shared_bytes);
   for (int i = 0; i < count; ++i) bytes += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
+  assert(bytes <= static_cast<std::size_t>(most_call_bytes(f, p.hidden, p.input, p.seq_len, p.batch).value()));
   Scratch scratch(bytes);
   BarrierHandle steps(s.tile_parts), all(count);
   std::memset(scratch.data(), 0, zero_bytes(p, f));
@@ -180,15 +175,15 @@ void launch(const Problem<T>& p, const CellFacts& f, const Schedule& s, int64_t 
   const auto work = [&](int index) {
     if (index >= count) return;
     const FloatEnvironment environment;
-    Worker w = place(s, index, count, p.batch, tiles, cuts);
-    w.shared = scratch.data();
-    w.local = scratch.data() + round_up(shared_bytes);
-    for (int i = 0; i < index; ++i) w.local += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
-    w.local_bytes = local_bytes(w);
-    assert(w.local + w.local_bytes <= scratch.data() + bytes);
-    w.step_barrier = index < s.workers() ? steps.get() : nullptr;
-    w.all_barrier = all.get();
-    kernel(w);
+    Worker worker = place(s, index, count, p.batch, tiles, cuts);
+    worker.shared = scratch.data();
+    worker.local = scratch.data() + round_up(shared_bytes);
+    for (int i = 0; i < index; ++i) worker.local += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
+    worker.local_bytes = local_bytes(worker);
+    assert(worker.local + worker.local_bytes <= scratch.data() + bytes);
+    worker.step_barrier = index < s.workers() ? steps.get() : nullptr;
+    worker.all_barrier = all.get();
+    kernel(worker);
   };
   using Work = decltype(work);
   team.run([](void* context, int index) { (*static_cast<Work*>(context))(index); },
@@ -206,87 +201,91 @@ void set_schedule(const std::string& name) {
 
 namespace {
 
-// What a call runs on.
-template <class T>
-struct Call {
-  const SequenceKernels<T>& kernels;
+// What a problem runs on.
+template <class F>
+struct Resources {
+  const FormatKernels<F>& kernels;
   const CellFacts& facts;
   int64_t tiles;
   int threads;  // a schedule that is asked for, in tests, may have more threads than there are CPUs
 
-  Call(const Isa& isa, CellId cell, int64_t hidden)
-      : kernels(sequence_kernels<T>(*isa.kernels)),
-        facts(isa.kernels->facts[static_cast<int>(cell)]),
-        tiles((hidden + lanes(*isa.kernels) - 1) / lanes(*isa.kernels)),
+  Resources(const Isa& isa, const Weights<F>& weights)
+      : kernels(isa.kernels->of_format<F>()),
+        facts(facts_of(weights.cell())),
+        tiles((weights.hidden() + kernels.lanes - 1) / kernels.lanes),
         threads(asked_schedule.load(std::memory_order_relaxed) ? num_threads() : useful_threads()) {}
-
-  static int lanes(const Kernels& kernels) {
-    return sizeof(T) == sizeof(float) ? kernels.lanes_f32 : kernels.lanes_f64;
-  }
 };
 
 }  // namespace
 
-template <class T>
-std::pair<int, int> forward_schedule(const Weights<T>& weights, int64_t seq_len, int64_t batch) {
+template <class F>
+std::pair<int, int> forward_schedule(const Weights<F>& weights, int64_t seq_len, int64_t batch) {
   const FloatEnvironment environment;
-  Problem<T> p{};
+  Problem<typename F::Compute> p{};
   p.seq_len = seq_len;
   p.batch = batch;
   p.input = weights.input();
   p.hidden = weights.hidden();
-  const Call<T> call(current_isa(), weights.cell(), p.hidden);
-  const Schedule s = choose(p, call.facts, call.tiles, call.threads);
+  const Resources<F> resources(current_isa(), weights);
+  const Schedule s = choose<F>(p, resources.facts, resources.tiles, resources.threads);
   return {s.row_parts, s.tile_parts};
 }
 
-template <class T>
-void run_forward(const Weights<T>& weights, Problem<T> p) {
+template <class F>
+void run_forward(const Weights<F>& weights, Problem<typename F::Compute> p) {
   const FloatEnvironment environment;  // choosing a schedule is arithmetic too
   if (p.batch == 0) p.seq_len = 0;     // no row has steps
   const Isa isa = current_isa();
-  const Call<T> call(isa, weights.cell(), p.hidden);
+  const Resources<F> resources(isa, weights);
   check(p);
   p.cell = weights.cell();
-  p.weights = weights.packed(isa, false);
-  Team team(choose(p, call.facts, call.tiles, call.threads).workers());
-  const Schedule s = choose(p, call.facts, call.tiles, team.size());
+  const PackedWeights<F>& packed = weights.packed(isa, false);
+  const SequenceKernels<F>& kernels = resources.kernels.sequence;
+  const CellFacts& f = resources.facts;
+  Team team(choose<F>(p, f, resources.tiles, resources.threads).workers());
+  const Schedule s = choose<F>(p, f, resources.tiles, team.size());
   const auto launch_cut = [&](const auto& cuts) {
     launch(
-        p, call.facts, s, call.tiles, cuts, team, s.workers(), call.kernels.forward_shared_bytes(p),
-        [&](const Worker& w) { return call.kernels.forward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
-        [&](const Worker& w) { call.kernels.forward(p, w); });
+        p, f, s, resources.tiles, cuts, team, s.workers(), kernels.forward_shared_bytes(p, packed),
+        [&](const Worker& worker) {
+          return kernels.forward_local_bytes(p, packed, worker.row1 - worker.row0, worker.tile1 - worker.tile0);
+        },
+        [&](const Worker& worker) { kernels.forward(p, packed, worker); });
   };
-  if (call.facts.clocked)
-    launch_cut(ClockCuts<T>{p, Call<T>::lanes(*isa.kernels)});
+  if (f.clocked)
+    launch_cut(ClockCuts<F>{p, packed, resources.kernels.lanes});
   else
     launch_cut(EvenCuts());
 }
 
-template <class T>
-void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g) {
+template <class F>
+void run_backward(const Weights<F>& weights, Problem<typename F::Compute> p, const Gradients<typename F::Compute>& g) {
   const FloatEnvironment environment;
   if (p.batch == 0) p.seq_len = 0;
   const Isa isa = current_isa();
-  const Call<T> call(isa, weights.cell(), p.hidden);
+  const Resources<F> resources(isa, weights);
   check(p);
   p.cell = weights.cell();
-  p.weights = weights.packed(isa, true);
-  const bool tiny = multiply_adds(p, call.facts) < Machine::kTinyCall &&
-                    choose(p, call.facts, call.tiles, call.threads).workers() == 1;
-  Team team(tiny ? 1 : call.threads);
-  const Schedule s = choose(p, call.facts, call.tiles, team.size());
+  const PackedWeights<F>& packed = weights.packed(isa, true);
+  const SequenceKernels<F>& kernels = resources.kernels.sequence;
+  const CellFacts& f = resources.facts;
+  const bool tiny =
+      multiply_adds(p, f) < Thresholds::kTinyCall && choose<F>(p, f, resources.tiles, resources.threads).workers() == 1;
+  Team team(tiny ? 1 : resources.threads);
+  const Schedule s = choose<F>(p, f, resources.tiles, team.size());
   launch(
-      p, call.facts, s, call.tiles, EvenCuts(), team, team.size(), zero_bytes(p, call.facts),
-      [&](const Worker& w) { return call.kernels.backward_local_bytes(p, w.row1 - w.row0, w.tile1 - w.tile0); },
-      [&](const Worker& w) { call.kernels.backward(p, g, w); });
+      p, f, s, resources.tiles, EvenCuts(), team, team.size(), zero_bytes(p, f),
+      [&](const Worker& worker) {
+        return kernels.backward_local_bytes(p, packed, worker.row1 - worker.row0, worker.tile1 - worker.tile0);
+      },
+      [&](const Worker& worker) { kernels.backward(p, packed, g, worker); });
 }
 
-template std::pair<int, int> forward_schedule<float>(const Weights<float>&, int64_t, int64_t);
-template std::pair<int, int> forward_schedule<double>(const Weights<double>&, int64_t, int64_t);
-template void run_forward<float>(const Weights<float>&, Problem<float>);
-template void run_forward<double>(const Weights<double>&, Problem<double>);
-template void run_backward<float>(const Weights<float>&, Problem<float>, const Gradients<float>&);
-template void run_backward<double>(const Weights<double>&, Problem<double>, const Gradients<double>&);
+#define RNN_INSTANTIATE(Format, ...)                                                               \
+  template std::pair<int, int> forward_schedule<Format>(const Weights<Format>&, int64_t, int64_t); \
+  template void run_forward<Format>(const Weights<Format>&, Problem<Format::Compute>);             \
+  template void run_backward<Format>(const Weights<Format>&, Problem<Format::Compute>,             \
+                                     const Gradients<Format::Compute>&);
+RNN_FORMATS(RNN_INSTANTIATE)
 
 }  // namespace fusedrnn

@@ -16,16 +16,16 @@ void set_schedule(const std::string& name);
 
 // How forward of a problem of this size is shared out now, if all threads are free: among how many parts of the rows,
 // and of the units.
-template <class T>
-std::pair<int, int> forward_schedule(const Weights<T>& weights, std::int64_t seq_len, std::int64_t batch);
+template <class F>
+std::pair<int, int> forward_schedule(const Weights<F>& weights, std::int64_t seq_len, std::int64_t batch);
 
-// Forward; training if p.slots is set. p.weights is filled in here. Throws only before anything is written:
+// Forward; training if p.slots is set. p.cell is filled in here. Throws only before anything is written:
 // std::bad_alloc, or std::invalid_argument for environment variables that make no sense.
-template <class T>
-void run_forward(const Weights<T>& weights, Problem<T> p);
+template <class F>
+void run_forward(const Weights<F>& weights, Problem<typename F::Compute> p);
 
 // Backward; consumes p.slots. Throws only before anything is written.
-template <class T>
-void run_backward(const Weights<T>& weights, Problem<T> p, const Gradients<T>& g);
+template <class F>
+void run_backward(const Weights<F>& weights, Problem<typename F::Compute> p, const Gradients<typename F::Compute>& g);
 
 }  // namespace fusedrnn

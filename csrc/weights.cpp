@@ -22,20 +22,24 @@ const T* copy_to(Buffer& buffer, const T* from, int64_t count) {
   return buffer.as<T>();
 }
 
-template <class T>
-int lanes_of(const Kernels& kernels) {
-  return sizeof(T) == sizeof(float) ? kernels.lanes_f32 : kernels.lanes_f64;
-}
-
 int64_t tiles_of(int64_t units, int lanes) { return (units + lanes - 1) / lanes; }
 
-template <class T>
-const PackKernels<T>& pack_kernels(const Kernels& kernels) {
-  if constexpr (sizeof(T) == sizeof(float))
-    return kernels.pack_f32;
-  else
-    return kernels.pack_f64;
-}
+// Arrays in a buffer, one after another, each at a multiple of 64 bytes.
+std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+class Places {
+ public:
+  explicit Places(char* begin) : next_(begin) {}
+  char* take(std::size_t bytes) {
+    char* const place = next_;
+    next_ += round_up(bytes);
+    return place;
+  }
+  const char* end() const { return next_; }
+
+ private:
+  char* next_;
+};
 
 // Runs pack(tile0, tile1) over all tiles, on more than one thread where there are bytes enough to share.
 template <class Pack>
@@ -67,10 +71,11 @@ std::vector<Clock> clocks_of(const std::vector<int64_t>& periods, int64_t hidden
   return clocks;
 }
 
-template <class T>
-Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArrays<T>& from)
+template <class F>
+Weights<F>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArrays<Compute>& from)
     : cell_(cell), input_(input), hidden_(hidden), arrays_{} {
-  const CellFacts& f = facts();
+  const CellFacts& f = facts_of(cell);
+  assert(sizes_fit(f, hidden, input));
   Buffer* buffer = buffers_;
   arrays_.weight_ih = copy_to(*buffer++, from.weight_ih, f.gates * hidden * input);
   arrays_.bias_ih = copy_to(*buffer++, from.bias_ih, f.gates * hidden);
@@ -78,125 +83,125 @@ Weights<T>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArra
   arrays_.vectors = copy_to(*buffer++, from.vectors, f.vectors * hidden);
   arrays_.epsilon = from.epsilon;
   for (int m = 0; m < f.matrices; ++m) {
-    const int64_t size = f.matrix_gates[m] * hidden * f.matrix_depth[m] * hidden;
+    const int64_t size = f.matrix[m].blocks * hidden * f.matrix[m].depth * hidden;
     arrays_.matrix[m] = copy_to(*buffer++, from.matrix[m], size);
   }
   arrays_.clocks = from.clocks;
 }
 
-template <class T>
-const CellFacts& Weights<T>::facts() const {
-  return current_isa().kernels->facts[static_cast<int>(cell_)];
-}
-
-template <class T>
-Weights<T>::~Weights() {
+template <class F>
+Weights<F>::~Weights() {
   for (auto& slot : packs_) delete slot.load(std::memory_order_relaxed);
 }
 
-template <class T>
-auto Weights<T>::pack_forward(const Kernels& kernels) const -> Pack {
-  const CellFacts& f = facts();
+template <class F>
+auto Weights<F>::pack_forward(const FormatKernels<F>& kernels) const -> Pack {
+  const CellFacts& f = facts_of(cell_);
+  const PackKernels<F>& kernel = kernels.pack;
+  const int64_t tiles = tiles_of(hidden_, kernels.lanes);
+  const std::size_t bias_bytes = static_cast<std::size_t>(tiles * kernels.lanes * f.gates) * sizeof(Compute);
+  std::size_t bytes = round_up(kernel.bytes(tiles, input_, f.gates)) + 2 * round_up(bias_bytes);
+  for (int i = 0; i < f.products; ++i) {
+    bytes += round_up(kernel.bytes(tiles, f.product[i].depth * hidden_, f.product[i].gates));
+  }
+  assert(bytes <= static_cast<std::size_t>(most_weight_bytes(f, hidden_, input_).value()));
   Pack pack;
-  const int lanes = lanes_of<T>(kernels);
-  const int64_t padded = tiles_of(hidden_, lanes) * lanes;
-  const int64_t bias_size = padded * f.gates;
-  int64_t lines = f.gates * input_;
-  for (int i = 0; i < f.products; ++i) lines += f.product[i].gates * f.product[i].depth * hidden_;
-  Buffer buffer(static_cast<std::size_t>(padded * lines + 2 * bias_size) * sizeof(T));
-  T* to = buffer.as<T>();
+  pack.buffer = Buffer(bytes);
+  Places places(pack.buffer.data());
 
-  const PackKernels<T>& kernel = pack_kernels<T>(kernels);
-  const auto pack_one = [&](const T* from, const int* blocks, int gates, int64_t depth) {
-    T* const target = to;
-    const int64_t size = padded * gates * depth;
-    over_tiles(tiles_of(hidden_, lanes), static_cast<std::size_t>(size) * sizeof(T), [&](int64_t tile0, int64_t tile1) {
-      kernel.gates(target, from, blocks, gates, hidden_, depth, tile0, tile1);
+  const auto pack_one = [&](const Compute* from, const int* blocks, int gates, int64_t depth) {
+    const std::size_t size = kernel.bytes(tiles, depth, gates);
+    char* const memory = places.take(size);
+    over_tiles(tiles, size, [&](int64_t tile0, int64_t tile1) {
+      kernel.gates(memory, from, blocks, gates, hidden_, depth, tile0, tile1);
     });
-    to += size;
-    return target;
+    return kernel.at(memory, tiles, depth, gates);
   };
   pack.view.ih = pack_one(arrays_.weight_ih, f.user_gate, f.gates, input_);
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
+    pack.view.hh[i] = {pack.view.ih.first, 0};
     if (product.depth == 0) continue;
     int blocks[kMaxGates];
-    for (int j = 0; j < product.gates; ++j) blocks[j] = f.block(product, j);
+    for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
     pack.view.hh[i] = pack_one(arrays_.matrix[product.matrix], blocks, product.gates, product.depth * hidden_);
   }
-  pack_biases(f, lanes, to, to + bias_size);
-  pack.view.bias_pre = to;
-  pack.view.bias_rec = to + bias_size;
-  assert(reinterpret_cast<char*>(to + 2 * bias_size) == buffer.data() + buffer.bytes());
-  pack.buffer = std::move(buffer);
+  Compute* const pre = reinterpret_cast<Compute*>(places.take(bias_bytes));
+  Compute* const rec = reinterpret_cast<Compute*>(places.take(bias_bytes));
+  pack_biases(f, kernels.lanes, pre, rec);
+  pack.view.bias_pre = pre;
+  pack.view.bias_rec = rec;
+  assert(places.end() == pack.buffer.data() + pack.buffer.bytes());
   return pack;
 }
 
 // pre, rec: [tile][gate][lane].
-template <class T>
-void Weights<T>::pack_biases(const CellFacts& f, int lanes, T* pre, T* rec) const {
+template <class F>
+void Weights<F>::pack_biases(const CellFacts& f, int lanes, Compute* pre, Compute* rec) const {
   const FloatEnvironment environment;
   const int64_t size = tiles_of(hidden_, lanes) * lanes * f.gates;
-  std::fill(pre, pre + size, T(0));
-  std::fill(rec, rec + size, T(0));
+  std::fill(pre, pre + size, Compute(0));
+  std::fill(rec, rec + size, Compute(0));
   for (int64_t unit = 0; unit < hidden_; ++unit) {
     for (int64_t gate = 0; gate < f.gates; ++gate) {
       const int64_t at = (unit / lanes * f.gates + gate) * lanes + unit % lanes;
       const int block = f.user_gate[gate];
-      const T b_ih = arrays_.bias_ih ? arrays_.bias_ih[block * hidden_ + unit] : T(0);
+      const Compute b_ih = arrays_.bias_ih ? arrays_.bias_ih[block * hidden_ + unit] : Compute(0);
       const bool has_hh = arrays_.bias_hh && block < f.recurrent_gates;
-      const T b_hh = has_hh ? arrays_.bias_hh[block * hidden_ + unit] : T(0);
+      const Compute b_hh = has_hh ? arrays_.bias_hh[block * hidden_ + unit] : Compute(0);
       pre[at] = f.split[gate] ? b_ih : b_ih + b_hh;
-      rec[at] = f.split[gate] ? b_hh : T(0);
+      rec[at] = f.split[gate] ? b_hh : Compute(0);
     }
   }
 }
 
-template <class T>
-auto Weights<T>::pack_backward(const Kernels& kernels) const -> Pack {
-  const CellFacts& f = facts();
+template <class F>
+auto Weights<F>::pack_backward(const FormatKernels<F>& kernels) const -> Pack {
+  const CellFacts& f = facts_of(cell_);
+  const PackKernels<F>& kernel = kernels.pack;
+  const int64_t wide = tiles_of(input_, kernels.lanes), high = tiles_of(hidden_, kernels.lanes);
+  std::size_t bytes = round_up(kernel.bytes(wide, f.gates * hidden_, 1));
+  for (int i = 0; i < f.products; ++i) {
+    bytes += f.product[i].depth * round_up(kernel.bytes(high, f.product[i].gates * hidden_, 1));
+  }
+  assert(bytes <= static_cast<std::size_t>(most_weight_bytes(f, hidden_, input_).value()));
   Pack pack;
-  const int lanes = lanes_of<T>(kernels);
-  const int64_t wide = tiles_of(input_, lanes) * lanes, high = tiles_of(hidden_, lanes) * lanes;
-  int64_t size_all = f.gates * hidden_ * wide;
-  for (int i = 0; i < f.products; ++i) size_all += f.product[i].gates * f.product[i].depth * hidden_ * high;
-  Buffer buffer(static_cast<std::size_t>(size_all) * sizeof(T));
-  T* to = buffer.as<T>();
-  const PackKernels<T>& kernel = pack_kernels<T>(kernels);
-  const auto pack_one = [&](const T* from, const int* blocks, int count, int64_t width, int64_t stride,
-                            int64_t padded) {
-    T* const target = to;
-    const int64_t size = count * hidden_ * padded;
-    over_tiles(padded / lanes, static_cast<std::size_t>(size) * sizeof(T), [&](int64_t tile0, int64_t tile1) {
-      kernel.transposed(target, from, blocks, count, hidden_, width, stride, tile0, tile1);
+  pack.buffer = Buffer(bytes);
+  Places places(pack.buffer.data());
+
+  const auto pack_one = [&](const Compute* from, const int* blocks, int count, int64_t width, int64_t stride,
+                            int64_t tiles) {
+    const std::size_t size = kernel.bytes(tiles, count * hidden_, 1);
+    char* const memory = places.take(size);
+    over_tiles(tiles, size, [&](int64_t tile0, int64_t tile1) {
+      kernel.transposed(memory, from, blocks, count, hidden_, width, stride, tile0, tile1);
     });
-    to += size;
-    return target;
+    return kernel.at(memory, tiles, count * hidden_, 1);
   };
   int blocks[kMaxGates];
-  for (int j = 0; j < f.gates; ++j) blocks[j] = f.user_gate[f.input_gates[j]];
+  for (int j = 0; j < f.gates; ++j) blocks[j] = f.user_gate[f.input_gate[j]];
   pack.view.ih_t = pack_one(arrays_.weight_ih, blocks, f.gates, input_, input_, wide);
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
-    for (int j = 0; j < product.gates; ++j) blocks[j] = f.block(product, j);
+    for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
     const int64_t stride = product.depth * hidden_;
+    pack.view.hh_t[i][0] = {pack.view.ih_t.first, 0};
     for (int part = 0; part < product.depth; ++part) {
-      const T* const from = arrays_.matrix[product.matrix] + part * hidden_;
-      T* const target = pack_one(from, blocks, product.gates, hidden_, stride, high);
-      if (part == 0) pack.view.hh_t[i] = target;
+      const Compute* const from = arrays_.matrix[product.matrix] + part * hidden_;
+      pack.view.hh_t[i][part] = pack_one(from, blocks, product.gates, hidden_, stride, high);
     }
   }
-  assert(reinterpret_cast<char*>(to) == buffer.data() + buffer.bytes());
-  pack.buffer = std::move(buffer);
+  assert(places.end() == pack.buffer.data() + pack.buffer.bytes());
   return pack;
 }
 
-template <class T>
-PackedWeights<T> Weights<T>::packed(const Isa& isa, bool with_backward) const {
+template <class F>
+const PackedWeights<F>& Weights<F>::packed(const Isa& isa, bool with_backward) const {
   std::atomic<const Pack*>& slot = packs_[2 * isa.index + with_backward];
   const Pack* pack = slot.load(std::memory_order_acquire);
   if (!pack) {
-    auto made = std::make_unique<Pack>(with_backward ? pack_backward(*isa.kernels) : pack_forward(*isa.kernels));
+    const FormatKernels<F>& kernels = isa.kernels->of_format<F>();
+    auto made = std::make_unique<Pack>(with_backward ? pack_backward(kernels) : pack_forward(kernels));
     made->view.vectors = arrays_.vectors;
     made->view.epsilon = arrays_.epsilon;
     made->view.clocks = arrays_.clocks.data();
@@ -206,7 +211,7 @@ PackedWeights<T> Weights<T>::packed(const Isa& isa, bool with_backward) const {
   return pack->view;
 }
 
-template class Weights<float>;
-template class Weights<double>;
+#define RNN_INSTANTIATE(Format, ...) template class Weights<Format>;
+RNN_FORMATS(RNN_INSTANTIATE)
 
 }  // namespace fusedrnn

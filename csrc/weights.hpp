@@ -9,29 +9,33 @@
 #include "buffer.hpp"
 #include "cpu/dispatch.hpp"
 #include "problem.hpp"
+#include "sizes.hpp"
 
 namespace fusedrnn {
 
 // What a cell is given, all contiguous; facts.hpp says which shapes. Null where there is none: biases, or all vectors
 // or matrices of a cell that has none.
-template <class T>
+template <class C>
 struct WeightArrays {
-  const T* weight_ih;             // (G*H, I)
-  const T* matrix[kMaxMatrices];  // (gates*H, depth*H) each; the first is weight_hh
-  const T *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
-  const T* vectors;               // (vectors, H)
-  T epsilon;                      // what normalisation adds to a variance
-  std::vector<Clock> clocks;      // of cells that have them; what a unit would see of a faster clock is not read
+  const C* weight_ih;             // (G*H, I)
+  const C* matrix[kMaxMatrices];  // (blocks*H, depth*H) each; the first is weight_hh
+  const C *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
+  const C* vectors;               // (vectors, H)
+  C epsilon;                      // what normalisation adds to a variance
+  std::vector<Clock> clocks;      // of cells that have them; weights between a unit and a faster clock are not read
 };
 
-// Those of groups of equal size with these periods, which are positive and do not fall: one for each different period.
+// The clocks of groups of equal size with these periods, which are positive and do not fall: one for each different
+// period.
 std::vector<Clock> clocks_of(const std::vector<std::int64_t>& periods, std::int64_t hidden);
 
-template <class T>
+template <class F>
 class Weights {
  public:
-  // Copies the arrays.
-  Weights(CellId cell, std::int64_t input, std::int64_t hidden, const WeightArrays<T>& arrays);
+  using Compute = typename F::Compute;
+
+  // Copies the arrays. Sizes fit (sizes.hpp).
+  Weights(CellId cell, std::int64_t input, std::int64_t hidden, const WeightArrays<Compute>& arrays);
   ~Weights();
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
@@ -39,26 +43,26 @@ class Weights {
   CellId cell() const { return cell_; }
   std::int64_t input() const { return input_; }
   std::int64_t hidden() const { return hidden_; }
-  const WeightArrays<T>& arrays() const { return arrays_; }
+  const WeightArrays<Compute>& arrays() const { return arrays_; }
 
-  // What forward reads, or what backward reads, packed at first. Any thread may ask at any time. No lock is held while
-  // packing, which the child of a fork would wait for: of threads that pack at the same time, one keeps its result.
-  PackedWeights<T> packed(const Isa& isa, bool with_backward) const;
+  // The weights packed for forward, or for backward, which is done when they are first asked for. Any thread may ask at
+  // any time. Packing holds no lock, as the child of a fork could wait for it for ever: of threads that pack at the
+  // same time, one keeps its result.
+  const PackedWeights<F>& packed(const Isa& isa, bool with_backward) const;
 
  private:
   struct Pack {
     Buffer buffer;
-    PackedWeights<T> view{};
+    PackedWeights<F> view{};
   };
-  const CellFacts& facts() const;
-  Pack pack_forward(const Kernels& kernels) const;
-  void pack_biases(const CellFacts& f, int lanes, T* pre, T* rec) const;
-  Pack pack_backward(const Kernels& kernels) const;
+  Pack pack_forward(const FormatKernels<F>& kernels) const;
+  void pack_biases(const CellFacts& f, int lanes, Compute* pre, Compute* rec) const;
+  Pack pack_backward(const FormatKernels<F>& kernels) const;
 
   CellId cell_;
   std::int64_t input_, hidden_;
   Buffer buffers_[4 + kMaxMatrices];
-  WeightArrays<T> arrays_;                                     // its pointers are to buffers_
+  WeightArrays<Compute> arrays_;                               // its pointers are to buffers_
   mutable std::atomic<const Pack*> packs_[2 * kMaxIsas] = {};  // for each ISA, of forward and of backward
 };
 

@@ -77,7 +77,7 @@ template <class T>
 Input<T> read_state(const PyWeights& w, int s, Name StateNames::* name, int64_t batch, py::handle h) {
   if (h.is_none()) return {};
   const StateNames& names = w.cell->states[static_cast<std::size_t>(s)];
-  return read_input<T>((names.*name).c_str(), names.symbols.c_str(), {batch, w.cell->state_units(s) * w.hidden}, h,
+  return read_input<T>((names.*name).c_str(), names.symbols.c_str(), {batch, w.facts().state[s].units * w.hidden}, h,
                        true);
 }
 
@@ -96,8 +96,9 @@ struct SequenceArguments {
     require_rank("x", kInputSymbols, 3, x_array);
     n = {proxy(x_array)->dimensions[0], proxy(x_array)->dimensions[1], w.input, w.hidden};
     require_shape("x", kInputSymbols, {n.seq_len, n.batch, n.input}, x_array);
-    checked_bytes("x", {n.seq_len, n.batch, n.input}, sizeof(T));
-    checked_bytes("y", {n.seq_len, n.batch, n.hidden, w.facts().slots}, sizeof(T));
+    if (!call_fits(w.facts(), n.hidden, n.input, n.seq_len, n.batch)) {
+      throw py::value_error(too_large("x", dims_of(x_array)));
+    }
     require_count("states", given, w);
     for (int s = 0; s < w.facts().states; ++s) {
       states[s] = read_state<T>(w, s, &StateNames::first, n.batch, given[static_cast<std::size_t>(s)]);

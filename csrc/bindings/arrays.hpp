@@ -131,7 +131,7 @@ template <class T>
 py::array_t<T> new_array(const char* name, std::initializer_list<std::int64_t> dims) {
   const std::size_t bytes = checked_bytes(name, dims, sizeof(T));
   const py::array::ShapeContainer shape(dims.begin(), dims.end());
-  if (bytes < kKeptBlock) return py::array_t<T>(shape);
+  if (bytes < kSmallestKept) return py::array_t<T>(shape);
   auto buffer = std::make_unique<Buffer>(bytes);
   T* const data = buffer->as<T>();
   const py::capsule owner(buffer.get(), [](void* p) { delete static_cast<Buffer*>(p); });

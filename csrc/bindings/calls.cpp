@@ -58,14 +58,14 @@ py::object new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, Result
   results.set(names().y, y);
   for (int s = 0; s < w.facts().states; ++s) {
     const StateNames& state = w.cell->states[static_cast<std::size_t>(s)];
-    p.state_n[s] = results.add<T>(state.last, {n.batch, w.cell->state_units(s) * n.hidden});
+    p.state_n[s] = results.add<T>(state.last, {n.batch, w.facts().state[s].units * n.hidden});
   }
   if (w.facts().below) p.c = results.add<T>(names().c, {n.seq_len, n.batch, n.hidden});
   return std::move(y);
 }
 
-template <class T>
-py::dict infer(const PyWeights& w, const Weights<T>& weights, py::handle x, const py::tuple& states, py::handle lengths,
+template <class F, class T = typename F::Compute>
+py::dict infer(const PyWeights& w, const Weights<F>& weights, py::handle x, const py::tuple& states, py::handle lengths,
                py::handle reverse, const py::dict& inputs) {
   const SequenceArguments<T> call(w, x, states, lengths, reverse, inputs);
   Problem<T> p = call.problem();
@@ -98,8 +98,8 @@ std::size_t reserve_bytes(const PyWeights& w, const Sizes& n, std::size_t item) 
 }
 
 // The results; what backward takes: the reserve's memory, y, and the arguments; and the bytes of that memory.
-template <class T>
-py::tuple forward(const PyWeights& w, const Weights<T>& weights, py::handle x, const py::tuple& states,
+template <class F, class T = typename F::Compute>
+py::tuple forward(const PyWeights& w, const Weights<F>& weights, py::handle x, const py::tuple& states,
                   py::handle lengths, py::handle reverse, const py::dict& inputs) {
   const SequenceArguments<T> call(w, x, states, lengths, reverse, inputs);
   Problem<T> p = call.problem();
@@ -123,7 +123,7 @@ class WeightGradients {
     const int64_t H = w.hidden;
     if (f.vectors > 0) g.dvectors = make({f.vectors * H}, vectors_);
     for (int m = 0; m < f.matrices; ++m) {
-      g.dmatrix[m] = make({f.matrix_gates[m] * H, f.matrix_depth[m] * H}, matrices_[m]);
+      g.dmatrix[m] = make({f.matrix[m].blocks * H, f.matrix[m].depth * H}, matrices_[m]);
     }
     for (std::size_t i = 0; i < w.given.size(); ++i) {
       const Parameter& p = w.cell->parameters[i];
@@ -138,7 +138,7 @@ class WeightGradients {
       else if (p.role == Role::vector)
         set_rows(p, vectors_, f.vectors);
       else
-        set_rows(p, matrices_[p.matrix], f.matrix_gates[p.matrix]);
+        set_rows(p, matrices_[p.matrix], f.matrix[p.matrix].blocks);
     }
   }
 
@@ -167,8 +167,8 @@ Object kept_item(const py::tuple& kept, std::size_t size, std::size_t i) {
   throw py::type_error("kept: expected what forward returned");
 }
 
-template <class T>
-py::dict backward(const PyWeights& w, const Weights<T>& weights, const py::tuple& kept, py::handle dy,
+template <class F, class T = typename F::Compute>
+py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple& kept, py::handle dy,
                   const py::tuple& dstates, py::handle dc) {
   const auto arguments = kept_item<py::tuple>(kept, 3, 2);
   const SequenceArguments<T> call(w, kept_item<py::object>(arguments, 5, 0), kept_item<py::tuple>(arguments, 5, 1),
@@ -195,7 +195,7 @@ py::dict backward(const PyWeights& w, const Weights<T>& weights, const py::tuple
   g.dx = results.add<T>(names().dx, {n.seq_len, n.batch, n.input});
   for (int s = 0; s < w.facts().states; ++s) {
     const StateNames& state = w.cell->states[static_cast<std::size_t>(s)];
-    g.dstate0[s] = results.add<T>(state.gradient_first, {n.batch, w.cell->state_units(s) * n.hidden});
+    g.dstate0[s] = results.add<T>(state.gradient_first, {n.batch, w.facts().state[s].units * n.hidden});
   }
   if (call.below.data)
     g.dbelow = results.add<T>(names().dc_below, {n.seq_len, n.batch, n.hidden});
@@ -217,7 +217,7 @@ py::tuple step_outputs(const PyWeights& w, int64_t batch, py::handle x, py::hand
   for (std::size_t s = 0; s < out.size(); ++s) {
     T*& to = s == 0 ? p.y : p.state_n[s];
     const StateNames& state = w.cell->states[s];
-    const int64_t units = w.cell->state_units(static_cast<int>(s)) * w.hidden;
+    const int64_t units = w.facts().state[s].units * w.hidden;
     const py::handle given = out[s];
     if (given.is_none()) {
       auto array = new_array<T>(state.now.c_str(), {batch, units});
@@ -238,14 +238,14 @@ py::tuple step_outputs(const PyWeights& w, int64_t batch, py::handle x, py::hand
   return results;
 }
 
-template <class T>
-py::tuple step(const PyWeights& w, const Weights<T>& weights, py::handle x, const py::tuple& states,
+template <class F, class T = typename F::Compute>
+py::tuple step(const PyWeights& w, const Weights<F>& weights, py::handle x, const py::tuple& states,
                const py::tuple& out, const py::dict& inputs) {
   const char* const x_symbols = "(batch_size, input_size)";
   require_array("x", x);
   require_rank("x", x_symbols, 2, x);
   const int64_t batch = proxy(x)->dimensions[0];
-  checked_bytes("x", {batch, w.input + w.hidden * w.facts().slots}, sizeof(T));
+  if (!call_fits(w.facts(), w.hidden, w.input, 1, batch)) throw py::value_error(too_large("x", dims_of(x)));
   const auto in_x = read_input<T>("x", x_symbols, {batch, w.input}, x, false);
   require_count("states", states, w);
   require_count("out", out, w);
@@ -339,11 +339,24 @@ PyMethodDef kMethods[] = {
 
 }  // namespace
 
+namespace {
+
+template <class F>
+constexpr const char* dtype_of(const Weights<F>&) {
+  return DType<typename F::Compute>::name;
+}
+template <class F>
+constexpr const char* format_of(const Weights<F>&) {
+  return F::name;
+}
+
+}  // namespace
+
 const char* dtype_name(const PyWeights& w) {
-  return w.with([](const auto& weights) {
-    using T = std::remove_const_t<std::remove_pointer_t<decltype(weights.arrays().weight_ih)>>;
-    return DType<T>::name;
-  });
+  return w.with([](const auto& weights) { return dtype_of(weights); });
+}
+const char* format_name(const PyWeights& w) {
+  return w.with([](const auto& weights) { return format_of(weights); });
 }
 
 void register_calls(py::module_& m, py::class_<PyWeights>& weights) {

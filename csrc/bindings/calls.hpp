@@ -5,7 +5,8 @@
 
 namespace fusedrnn {
 
-const char* dtype_name(const PyWeights& w);
+const char* dtype_name(const PyWeights& w);   // of arrays
+const char* format_name(const PyWeights& w);  // of weights
 
 void register_calls(py::module_& m, py::class_<PyWeights>& weights);
 

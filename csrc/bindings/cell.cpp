@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "../cpu/dispatch.hpp"
-#include "../cuda/plan.hpp"
+#include "../cells/gradients.hpp"
+#include "../cuda/arguments.hpp"
 
 namespace fusedrnn {
 
@@ -16,6 +16,21 @@ constexpr int kRoleCount = sizeof kRoles / sizeof *kRoles;
 
 [[noreturn]] void fail(const std::string& name, const CellFacts& f, const std::string& expected) {
   throw py::value_error(name + ": expected " + expected + " in cell '" + f.name + "'");
+}
+
+Role role_of(GradientTerm::Of target) {
+  switch (target) {
+    case GradientTerm::Of::weight_ih:
+      return Role::weight_ih;
+    case GradientTerm::Of::bias_ih:
+      return Role::bias_ih;
+    case GradientTerm::Of::bias_hh:
+      return Role::bias_hh;
+    case GradientTerm::Of::matrix:
+      return Role::matrix;
+    default:
+      return Role::vector;
+  }
 }
 
 Role role_by_name(const std::string& name) {
@@ -32,13 +47,13 @@ struct Places {
   int64_t gate = 0, vector = 0;
 
   void take_matrix(Parameter& p) {
-    if (matrix >= f.matrices || p.gates > f.matrix_gates[matrix] - gate) fail(p.name.text, f, "no such matrix");
-    if (p.depth != f.matrix_depth[matrix])
-      fail(p.name.text, f, std::to_string(f.matrix_depth[matrix]) + " times H columns");
+    if (matrix >= f.matrices || p.gates > f.matrix[matrix].blocks - gate) fail(p.name.text, f, "no such matrix");
+    if (p.depth != f.matrix[matrix].depth)
+      fail(p.name.text, f, std::to_string(f.matrix[matrix].depth) + " times H columns");
     p.matrix = matrix;
     p.first = gate;
     gate += p.gates;
-    if (gate == f.matrix_gates[matrix]) gate = 0, ++matrix;
+    if (gate == f.matrix[matrix].blocks) gate = 0, ++matrix;
   }
   void take_vector(Parameter& p) {
     if (p.gates > f.vectors - vector) fail(p.name.text, f, "no such vector");
@@ -61,22 +76,16 @@ void place(Parameter& p, Places& places) {
 }
 
 std::vector<StateNames> state_names(const CellFacts& f) {
-  constexpr const char* names[] = {"h", "c", "gates"};
   std::vector<StateNames> states;
   for (int s = 0; s < f.states; ++s) {
-    const std::string n(names[s]), units = f.state_units[s] == 1 ? "" : std::to_string(f.state_units[s]) + "*";
+    const std::string n = f.state[s].name, units = std::to_string(f.state[s].units) + "*";
     states.push_back({n, n + "0", n + "_n", "d" + n + "0", "d" + n + "_n", "out (" + n + ")",
-                      "(batch_size, " + units + "hidden_size)"});
+                      "(batch_size, " + (f.state[s].units == 1 ? "" : units) + "hidden_size)"});
   }
   return states;
 }
 
 }  // namespace
-
-const CellFacts& facts_of(CellId cell) { return current_isa().kernels->facts[static_cast<int>(cell)]; }
-
-const CellFacts& PyCell::facts() const { return facts_of(id); }
-int64_t PyCell::state_units(int s) const { return facts().state_units[s]; }
 
 CellId cell_by_name(const std::string& name) {
   std::string valid;
@@ -106,40 +115,28 @@ PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& par
 
 py::dict describe_cell(const std::string& name) {
   using namespace py::literals;
-  const CellFacts& f = facts_of(cell_by_name(name));
-  const char* const operands[] = {"h_prev", "c_prev", "slots_prev", "slots", "below", "one"};
-  const auto operand = [&](From from) { return operands[static_cast<int>(from)]; };
+  const auto& operands = kFromNames;
+  const CellId id = cell_by_name(name);
+  const CellFacts& f = facts_of(id);
+  const GradientPlan& plan = gradients_of(id);
   py::list gradients, products, matrices;
-  const auto add = [&](const char* of, int index, int rows, int column, const char* from, int slot) {
-    gradients.append(py::dict("of"_a = of, "index"_a = index, "rows"_a = rows, "column"_a = column, "from"_a = from,
-                              "slot"_a = slot));
-  };
-  for (int j = 0; j < f.gates; ++j) {
-    const int rows = f.user_gate[f.input_gates[j]], column = f.input_column + j;
-    add("weight_ih", 0, rows, column, "x", 0);
-    add("bias_ih", 0, rows, column, "one", 0);
+  for (int i = 0; i < plan.terms; ++i) {
+    const GradientTerm& term = plan.term[i];
+    const int rows = term.of == GradientTerm::Of::vector ? term.index : term.block;
+    gradients.append(py::dict("of"_a = kRoles[static_cast<int>(role_of(term.of))], "index"_a = term.index,
+                              "rows"_a = rows, "column"_a = term.column,
+                              "from"_a = operands[static_cast<int>(term.from)], "slot"_a = term.slot));
   }
   for (int i = 0; i < f.products; ++i) {
-    const Product& p = f.product[i];
-    if (p.depth == 0) continue;
-    products.append(i);
-    for (int j = 0; j < p.gates; ++j) {
-      add("matrix", p.matrix, f.block(p, j), p.column + j, operand(p.from), p.slot);
-      if (p.matrix == 0) add("bias_hh", 0, f.block(p, j), p.column + j, "one", 0);
-    }
+    if (f.product[i].depth > 0) products.append(i);
   }
-  for (int i = 0; i < f.vectors; ++i) {
-    add("vector", 0, i, f.vector[i].column, operand(f.vector[i].from), f.vector[i].slot);
-  }
-  for (int m = 0; m < f.matrices; ++m) matrices.append(py::make_tuple(f.matrix_gates[m], f.matrix_depth[m]));
+  for (int m = 0; m < f.matrices; ++m) matrices.append(py::make_tuple(f.matrix[m].blocks, f.matrix[m].depth));
   py::dict states, units;
-  constexpr const char* names[] = {"h", "c", "gates"};
   for (int s = 0; s < f.states; ++s) {
-    const int slot = s == 0 ? -1 : s == 1 ? f.state_slot : f.third_state_slot();
-    states[operands[s]] = py::make_tuple(s, slot);
-    units[names[s]] = f.state_units[s];
+    states[operands[1 + s]] = py::make_tuple(s, f.state[s].slot);
+    units[f.state[s].name] = f.state[s].units;
   }
-  return py::dict("cuda"_a = cuda::knows(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
+  return py::dict("cuda"_a = cuda::runs(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
                   "slots"_a = f.slots, "phases"_a = f.phases, "products"_a = products, "matrices"_a = matrices,
                   "vectors"_a = f.vectors, "states"_a = states, "state_units"_a = units, "below"_a = f.below,
                   "numbered"_a = f.clocked, "gradients"_a = gradients);

@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../problem.hpp"
+#include "../cells/facts.hpp"
 
 namespace fusedrnn {
 
@@ -44,16 +44,12 @@ struct StateNames {
   std::string symbols;
 };
 
-const CellFacts& facts_of(CellId cell);
-
 struct PyCell {
   CellId id;
   std::vector<Parameter> parameters;
   std::vector<StateNames> states;
 
-  const CellFacts& facts() const;
-  // How many vectors of H elements state `s` is long.
-  std::int64_t state_units(int s) const;
+  const CellFacts& facts() const { return facts_of(id); }
 };
 
 using ParameterTuple = std::tuple<std::string, std::string, std::int64_t, std::int64_t, bool, std::string>;

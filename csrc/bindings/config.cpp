@@ -32,8 +32,10 @@ py::array_t<T> activate(const ActivationKernels<T>& kernels, bool is_tanh, py::h
 py::object activation(bool is_tanh, py::handle x) {
   require_array("x", x);
   const Kernels& k = *current_isa().kernels;
-  if (has_dtype(x, DType<float>::number)) return activate(k.activations_f32, is_tanh, x);
-  if (has_dtype(x, DType<double>::number)) return activate(k.activations_f64, is_tanh, x);
+#define RNN_ACTIVATE(Type) \
+  if (has_dtype(x, DType<Type>::number)) return activate(k.of_type<Type>().activations, is_tanh, x);
+  RNN_COMPUTE_TYPES(RNN_ACTIVATE)
+#undef RNN_ACTIVATE
   fail_dtype("x", "float32 or float64", x);
 }
 

@@ -40,7 +40,7 @@ struct CudaCell {
         cell(cell_by_name(name)),
         format(format_by_name(format_name)),
         hidden(hidden_size) {
-    if (!cuda::knows(facts_of(cell))) throw py::value_error("cell: '" + name + "' does not run on CUDA");
+    if (!cuda::runs(facts_of(cell))) throw py::value_error("cell: '" + name + "' does not run on CUDA");
   }
 
   cuda::PackArguments pack_of(bool backward, int product) const {
@@ -65,7 +65,7 @@ struct CudaCell {
 
   cuda::Plan plan_of(bool backward, int64_t batch) const {
     const cuda::Kind kind = backward ? cuda::Kind::backward : cuda::Kind::forward;
-    return cuda::make_plan(facts_of(cell), format, batch, hidden, backward, cuda::machine_of(device, kind, format));
+    return cuda::make_plan(facts_of(cell), format, batch, hidden, backward, cuda::limits_of(device, kind, format));
   }
 };
 
@@ -109,10 +109,10 @@ struct CudaRun {
       : owner(std::move(cuda_cell)), kernels(*owner), backward(is_backward) {
     const CudaCell& cell = kernels;
     const CellFacts& f = facts_of(cell.cell);
-    a.cell = static_cast<int>(cell.cell);
+    a.cell = cell.cell;
     a.gates = f.gates;
     a.slot_count = f.slots;
-    a.state_slot = f.state_slot;
+    a.state_slot = f.states > 1 ? f.state[1].slot : -1;
     for (int g = 0; g < f.gates; ++g) a.split |= f.split[g] ? 1u << g : 0u;
     for (int p = 0; p < f.products; ++p) {
       a.first_gate[p] = f.product[p].first_gate;

@@ -71,7 +71,9 @@ void register_probes(py::module_& m) {
     const Kernels& k = *current_isa().kernels;
     require_positive("rounds", rounds, int64_t{1} << 40);
     double result = 0;
-    without_gil([&] { result = f64 ? fma_rate(k.probe_f64, rounds) : fma_rate(k.probe_f32, rounds); });
+    without_gil([&] {
+      result = f64 ? fma_rate(k.of_type<double>().probe, rounds) : fma_rate(k.of_type<float>().probe, rounds);
+    });
     return result;
   });
   m.def("probe_read", [](bool f64, int64_t bytes_each, int64_t rounds) {
@@ -80,7 +82,8 @@ void register_probes(py::module_& m) {
     require_positive("rounds", rounds, int64_t{1} << 40);
     double result = 0;
     without_gil([&] {
-      result = f64 ? read_rate(k.probe_f64, bytes_each, rounds) : read_rate(k.probe_f32, bytes_each, rounds);
+      result = f64 ? read_rate(k.of_type<double>().probe, bytes_each, rounds)
+                   : read_rate(k.of_type<float>().probe, bytes_each, rounds);
     });
     return result;
   });

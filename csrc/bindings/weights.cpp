@@ -102,7 +102,7 @@ class Parts {
   }
   // A matrix that several parameters make up is joined, with zeros for those that are None.
   void read_rows(const Parameter& p, const T* from) {
-    const int64_t row = p.depth * w_.hidden * w_.hidden, gates = w_.facts().matrix_gates[p.matrix];
+    const int64_t row = p.depth * w_.hidden * w_.hidden, gates = w_.facts().matrix[p.matrix].blocks;
     if (p.gates == gates && from) {
       arrays_.matrix[p.matrix] = from;
       return;
@@ -138,8 +138,9 @@ void check_names(const PyCell& cell, const py::dict& arrays) {
   }
 }
 
-template <class T>
+template <class F>
 void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
+  using T = typename F::Compute;
   Parts<T> parts(w);
   for (const Parameter& p : w.cell->parameters) {
     const py::handle array = item(arrays, p.name);
@@ -152,7 +153,18 @@ void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
   all.epsilon = rounded<T>(epsilon);
   all.clocks = clocks_of(w.periods, w.hidden);
   check_unseen(all.clocks, w.hidden, all.matrix[0]);
-  w.weights = std::make_unique<Weights<T>>(w.cell->id, w.input, w.hidden, all);
+  w.weights = std::make_unique<Weights<F>>(w.cell->id, w.input, w.hidden, all);
+}
+
+// Fills the weights if `format` is this one, or if there is none and arrays of its type have this dtype.
+template <class F>
+bool fill_as(PyWeights& w, const py::dict& arrays, double epsilon, py::handle weight_ih,
+             const std::optional<std::string>& format) {
+  using Type = DType<typename F::Compute>;
+  const std::string name = F::name;
+  const bool wanted = format ? *format == name : name == Type::name && has_dtype(weight_ih, Type::number);
+  if (wanted) fill<F>(w, arrays, epsilon);
+  return wanted;
 }
 
 template <class T>
@@ -165,28 +177,30 @@ py::object view(py::handle self, const T* data, std::vector<py::ssize_t> shape) 
 }  // namespace
 
 std::unique_ptr<PyWeights> make_weights(std::shared_ptr<PyCell> cell, const py::dict& arrays, double epsilon,
-                                        std::vector<int64_t> periods) {
+                                        std::vector<int64_t> periods, std::optional<std::string> format) {
   auto w = std::make_unique<PyWeights>();
   w->cell = std::move(cell);
   w->periods = std::move(periods);
   const Parameter& first = w->cell->parameters.at(0);
-  const char* const name = first.name.c_str();
   const py::handle weight_ih = item(arrays, first.name);
-  require_array(name, weight_ih);
-  const bool is_float = has_dtype(weight_ih, DType<float>::number);
-  if (!is_float && !has_dtype(weight_ih, DType<double>::number)) fail_dtype(name, "float32 or float64", weight_ih);
-  require_rank(name, first.symbols.c_str(), 2, weight_ih);
-  const int64_t rows = proxy(weight_ih)->dimensions[0], gates = first.gates;
+  require_array(first.name.c_str(), weight_ih);
+  if (!has_dtype(weight_ih, DType<float>::number) && !has_dtype(weight_ih, DType<double>::number)) {
+    fail_dtype(first.name.c_str(), "float32 or float64", weight_ih);
+  }
+  require_rank(first.name.c_str(), first.symbols.c_str(), 2, weight_ih);
+  const int64_t rows = proxy(weight_ih)->dimensions[0];
   w->input = proxy(weight_ih)->dimensions[1];
-  w->hidden = rows / gates;
-  if (rows % gates != 0 || rows == 0 || w->input == 0) {
+  w->hidden = rows / first.gates;
+  if (rows % first.gates != 0 || rows == 0 || w->input == 0) {
     throw py::value_error(wrong_size(first.name.text, first.symbols, dims_of(weight_ih)));
   }
-  checked_bytes(name, {rows + 64 * gates, w->input + 9 * w->hidden + 64, 2}, sizeof(double));
-  if (is_float)
-    fill<float>(*w, arrays, epsilon);
-  else
-    fill<double>(*w, arrays, epsilon);
+  if (!sizes_fit(w->facts(), w->hidden, w->input)) {
+    throw py::value_error(too_large(first.name.text, dims_of(weight_ih)));
+  }
+#define RNN_FILL(Format, ...) || fill_as<Format>(*w, arrays, epsilon, weight_ih, format)
+  const bool filled = false RNN_FORMATS(RNN_FILL);
+#undef RNN_FILL
+  if (!filled) throw py::value_error("format: expected that of weights on the CPU, got '" + format.value_or("") + "'");
   return w;
 }
 
@@ -199,7 +213,7 @@ py::object parameter_view(py::handle self, const std::string& name) {
   if (!w.given[i]) return py::none();
   const Parameter& p = parameters[i];
   const int64_t H = w.hidden, rows = p.gates * H;
-  return w.with([&](const auto& weights) {
+  return w.with([&](const auto& weights) -> py::object {
     const auto& a = weights.arrays();
     switch (p.role) {
       case Role::weight_ih:
@@ -236,11 +250,11 @@ void register_weights(py::module_& m) {
                                 "Weights of any cell; the package has a class for each family.");
   weights.def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
       .def_property_readonly("hidden_size", [](const PyWeights& w) { return w.hidden; })
-      .def_property_readonly("format", [](const PyWeights& w) { return dtype_name(w); })
+      .def_property_readonly("format", [](const PyWeights& w) { return format_name(w); })
       .def_property_readonly("dtype", [](const PyWeights& w) { return py::dtype(dtype_name(w)); })
       .def("array", &parameter_view, py::arg("name"));
   m.def("make_weights", &make_weights, py::arg("cell"), py::arg("arrays"), py::arg("epsilon") = 0.0,
-        py::arg("periods") = std::vector<int64_t>());
+        py::arg("periods") = std::vector<int64_t>(), py::arg("format") = py::none());
   register_calls(m, weights);
 }
 

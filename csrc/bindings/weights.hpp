@@ -2,7 +2,11 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -12,24 +16,38 @@
 
 namespace fusedrnn {
 
+// Weights of any format; none while they are made.
+#define RNN_ONE_OF(Format, ...) , std::unique_ptr<Weights<Format>>
+using AnyWeights = std::variant<std::monostate RNN_FORMATS(RNN_ONE_OF)>;
+#undef RNN_ONE_OF
+
 struct PyWeights {
   std::shared_ptr<const PyCell> cell;
   std::int64_t input = 0, hidden = 0;
   std::vector<bool> given;            // of each parameter
   std::vector<std::int64_t> periods;  // of cells with clocks
-  std::variant<std::unique_ptr<Weights<float>>, std::unique_ptr<Weights<double>>> weights;
+  AnyWeights weights;
 
   const CellFacts& facts() const { return cell->facts(); }
-  // run(weights), with the weights of their own type.
+  // run(weights), with the weights in their own format.
   template <class Run>
-  decltype(auto) with(Run&& run) const {
-    return std::visit([&](const auto& w) -> decltype(auto) { return run(*w); }, weights);
+  auto with(Run&& run) const {
+    using Result = decltype(run(std::declval<const Weights<Float32>&>()));
+    return std::visit(
+        [&](const auto& w) -> Result {
+          if constexpr (std::is_same_v<std::decay_t<decltype(w)>, std::monostate>)
+            throw std::logic_error("weights without a format");
+          else
+            return run(*w);
+        },
+        weights);
   }
 };
 
-// `arrays` are the parameters by name; `periods` are those of a cell with clocks. Copies everything.
+// `arrays` are the parameters by name; `periods` are those of a cell with clocks; without a format, it is the dtype of
+// the arrays. Copies everything.
 std::unique_ptr<PyWeights> make_weights(std::shared_ptr<PyCell> cell, const py::dict& arrays, double epsilon,
-                                        std::vector<std::int64_t> periods);
+                                        std::vector<std::int64_t> periods, std::optional<std::string> format);
 
 // A parameter: a read-only view of the copy, which lives as long as the view does; None for one that was not given.
 py::object parameter_view(py::handle self, const std::string& name);

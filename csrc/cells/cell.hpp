@@ -17,11 +17,12 @@
 //     at.vector(k) at.extra(j)
 // and, for cells with kBelow, at.below() in both, at.dc_given() and at.set_dbelow(v) in backward,
 // where pre(g) is the input's part of gate g, for gates that keep it apart (`split`) or have no product; `direct` is
-// the part of h_prev's gradient that does not go through a matrix product; vector(k) is the cell's k-th vector of H
-// weights; and extra(j) is, in stage 0, the gradient that the j-th vector among the rows of products other than
-// h_prev's gets from the step after: products that read c_prev or slots_prev, in their order.
+// the part of h_prev's gradient that goes past the matrix products, as dc is that of c_prev's; vector(k) is the cell's
+// k-th vector of H weights; and extra(j) is, in stage 0, the gradient that the j-th vector among the rows of products
+// other than h_prev's gets from the step after: products that read c_prev or slots_prev, in their order.
 //
-// A phase or stage may need sums over all units of a row, in up to three rounds of which each may use those before:
+// A phase or stage may need sums over all units of a row, in up to three rounds; each may use the sums of the rounds
+// before:
 //     terms<Backward, Index, Round>(to, at)      what these units add to the sums of a round
 //     finish<Backward, Index, Round>(sums, H, epsilon)   turns all sums into what at.sum(j) then gives, j counting on
 //                                                through the rounds
@@ -29,14 +30,12 @@
 // Facts, all static constexpr:
 //     kGates             the gates, all of which see the input
 //     kRecurrentGates    the blocks of weight_hh and bias_hh: all gates, or the first of those that users stack
-//     kStates            1: h; 2: h and c; 3: h, c and the vectors of slots_prev that a product reads
+//     kStates, state(s)  1: h; 2: h and c; 3: h, c and the vectors of slots_prev that a product reads
 //     kSlots, kPhases
 //     kProducts, product(i)
-//     kMatrices          matrices of recurrent weights, weight_hh included; matrix_gates(m), matrix_depth(m)
+//     kMatrices, matrix(m)   matrices of recurrent weights, weight_hh first
 //     kVectors           vectors of weights; vector_gradient(k)
-//     kStateSlot         the slot that holds c, or -1
 //     sums(backward, index, round)   how many sums a phase (or stage) takes in a round; 0 if there is none
-//     kDirect            whether backward uses `direct`
 //     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step; the
 //                        gradient of that is dc_given
 //     kClocked           whether units take part in some steps only, as the weights' clocks say; for cells with one
@@ -54,18 +53,24 @@
 namespace {
 
 using fusedrnn::From;
+using fusedrnn::Matrix;
 using fusedrnn::Product;
+using fusedrnn::State;
 using fusedrnn::VectorGradient;
+
+// h, whose gradient takes part of its way through `direct` or not; and c, in this slot.
+constexpr State state_h(bool direct) { return {"h", 1, -1, direct}; }
+constexpr State state_c(int slot) { return {"c", 1, slot, true}; }
 
 // Defaults for the common case: one phase, all gates from h_prev, gate g's gradient in slot g.
 template <int Gates, int Slots>
 struct OnePhaseCell {
   static constexpr int kGates = Gates, kRecurrentGates = Gates, kStates = 1, kSlots = Slots, kPhases = 1;
-  static constexpr int kProducts = 1, kMatrices = 1, kVectors = 0, kStateSlot = -1, kInputColumn = 0;
-  static constexpr bool kDirect = false, kBelow = false, kClocked = false;
+  static constexpr int kProducts = 1, kMatrices = 1, kVectors = 0, kInputColumn = 0;
+  static constexpr bool kBelow = false, kClocked = false;
   static constexpr Product product(int) { return {0, 0, 0, Gates, From::h_prev, 0, 1, 0}; }
-  static constexpr int matrix_gates(int) { return Gates; }
-  static constexpr int matrix_depth(int) { return 1; }
+  static constexpr State state(int) { return state_h(false); }
+  static constexpr Matrix matrix(int) { return {Gates, 1}; }
   static constexpr VectorGradient vector_gradient(int) { return {}; }
   static constexpr int sums(bool, int, int) { return 0; }
   static constexpr bool split(int) { return false; }

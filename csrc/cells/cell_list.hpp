@@ -12,7 +12,6 @@
   X(lstm_no_output_activation##suffix, Lstm<(options) | kNoOutputActivation>)      \
   X(lstm_coupled##suffix, Lstm<(options) | kCoupled>)
 
-#define RNN_COMMA ,
 #define RNN_CELLS(X)                                                               \
   X(rnn_tanh, RnnTanh)                                                             \
   X(rnn_relu, RnnRelu)                                                             \
@@ -22,9 +21,9 @@
   X(clockwork_rnn_relu, Clockwork<RnnRelu>)                                        \
   RNN_LSTM_VARIANTS(X, , 0)                                                        \
   RNN_LSTM_VARIANTS(X, _peephole, kPeepholes)                                      \
-  X(lstm_matrix_peephole, LstmMatrixPeepholes<true RNN_COMMA true>)                \
-  X(lstm_matrix_peephole_if, LstmMatrixPeepholes<true RNN_COMMA false>)            \
-  X(lstm_matrix_peephole_o, LstmMatrixPeepholes<false RNN_COMMA true>)             \
+  X(lstm_matrix_peephole, LstmMatrixPeepholesIFO)                                  \
+  X(lstm_matrix_peephole_if, LstmMatrixPeepholesIF)                                \
+  X(lstm_matrix_peephole_o, LstmMatrixPeepholesO)                                  \
   X(fgr_lstm, LstmGateRecurrence)                                                  \
   X(depth_gated_lstm, DepthGatedLstm)                                              \
   X(layer_norm_lstm, LayerNormLstm)                                                \

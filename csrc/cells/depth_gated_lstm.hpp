@@ -11,10 +11,11 @@ namespace {
 struct DepthGatedLstm : OnePhaseCell<5, 6> {
   enum Slot { I, F, G, O, D, C };
   enum Vector { PI, PF, PO, PD, QD };
-  static constexpr int kRecurrentGates = 4, kStates = 2, kStateSlot = C, kVectors = 5;
+  static constexpr int kRecurrentGates = 4, kStates = 2, kVectors = 5;
   static constexpr bool kBelow = true;
   static constexpr Product product(int) { return {0, 0, I, 4, From::h_prev, 0, 1, I}; }
-  static constexpr int matrix_gates(int) { return 4; }
+  static constexpr State state(int s) { return s == 0 ? state_h(false) : state_c(C); }
+  static constexpr Matrix matrix(int) { return {4, 1}; }
   static constexpr VectorGradient vector_gradient(int k) {
     if (k == PO) return {O, From::slots, C};
     if (k == QD) return {D, From::below, 0};

@@ -1,33 +1,56 @@
 // The facts about a cell that let drivers and hosts run it without knowing it by name. cell.hpp says how a cell gives
-// them, and what the words mean.
+// them, and what the words mean; facts.cpp holds all cells to the rules between them.
 #pragma once
 
 #include <cstdint>
 
+#include "cell_list.hpp"
+
 namespace fusedrnn {
+
+#define RNN_CELL_ID(name, Cell) name,
+enum class CellId : int { RNN_CELLS(RNN_CELL_ID) count };
+#undef RNN_CELL_ID
+constexpr int kCells = static_cast<int>(CellId::count);
 
 constexpr int kMaxGates = 5;
 constexpr int kMaxPhases = 3;
 constexpr int kMaxProducts = 3;
 constexpr int kMaxMatrices = 3;
+constexpr int kMaxDepth = 3;
 constexpr int kMaxStates = 3;
+constexpr int kMaxSlots = 24;
 constexpr int kMaxVectors = 18;
 constexpr int kMaxSums = 32;
 constexpr int kMaxRounds = 3;
 
-// Where an operand of H elements (or a few times H) lies: the states before the step, slots of this step or of the one
-// before, c of the layer below, or ones.
-enum class From { h_prev, c_prev, slots_prev, slots, below, one };
+// Where an operand lies: the input; states 0, 1 and 2 before the step; slots of this step; c of the layer below; or
+// nowhere, as all its elements are 1. Operands are one or more vectors of H elements, but for the input's I elements.
+enum class From : int { x, h_prev, c_prev, slots_prev, slots, below, one };
+constexpr const char* kFromNames[] = {"x", "h_prev", "c_prev", "slots_prev", "slots", "below", "one"};
 
-// A recurrent matrix product of a step.
+// A state of the cell, which a step takes from the one before.
+struct State {
+  const char* name;  // for users: h, c, gates
+  int units;         // its length in vectors of H elements
+  int slot;          // its first slot; -1 for h, which is in y
+  bool carries;      // part of its gradient goes past the products: pointwise steps keep it (at.direct, at.dc)
+};
+
+// A recurrent matrix product of a step. Products are listed by phase.
 struct Product {
   int phase;              // whose pre-activations it adds to; the last product of a phase covers all of its gates
-  int matrix;             // 0: weight_hh; 1..: the cell's other matrices
+  int matrix;             // 0: weight_hh; 1..: the cell's other matrices; -1: none, the sums are zeros
   int first_gate, gates;  // the gates that it adds to
-  From from;              // the row that it multiplies,
+  From from;              // the operand that it multiplies,
   int slot;               // its first slot, if it lies in slots,
-  int depth;              // and how many vectors of H elements it is long
+  int depth;              // and how many vectors of H elements it is long; 0 where there is no matrix
   int column;             // backward: the slots that hold the gradients of its gates begin here
+};
+
+// A matrix of recurrent weights: (blocks*H, depth*H).
+struct Matrix {
+  int blocks, depth;
 };
 
 // The gradient of a vector of weights: the sum over steps and rows of a gradient times an operand.
@@ -44,35 +67,44 @@ struct Clock {
 
 struct CellFacts {
   const char* name;
-  int gates, recurrent_gates, states, slots, phases, products, matrices, vectors;
-  int state_slot;
-  bool direct;
+  int gates;            // all of which see the input
+  int recurrent_gates;  // blocks of weight_hh and bias_hh
+  int states, slots, phases, products, matrices, vectors;
   bool reduces;        // some phase needs sums over the units of a row
   bool below;          // the cell also reads c of the layer below, and gives its own c of every step
   bool clocked;        // units keep what they hold in steps between the ticks of their clocks
   bool scratch_slots;  // inference needs slots too
+  int longest_state;   // in vectors of H elements
+  State state[kMaxStates];
   bool split[kMaxGates];
-  int user_gate[kMaxGates];  // where users stack gate g
-  int input_column, input_gates[kMaxGates];
+  int user_gate[kMaxGates];   // where users stack gate g
+  int input_column;           // the slots that hold the gradients which the input sees begin here,
+  int input_gate[kMaxGates];  // and the j-th of them holds that of this gate
   Product product[kMaxProducts];
-  int matrix_gates[kMaxMatrices], matrix_depth[kMaxMatrices];  // a matrix is (gates*H, depth*H)
+  Matrix matrix[kMaxMatrices];
   VectorGradient vector[kMaxVectors];
-  int state_units[kMaxStates];  // how many vectors of H elements a state is long
-
-  // Which block of H rows of its matrix the j-th gate of a product takes.
-  int block(const Product& p, int j) const { return p.matrix == 0 ? user_gate[p.first_gate + j] : j; }
-  // The first of the slots that make up the third state.
-  int third_state_slot() const {
-    for (int i = 0; i < products; ++i) {
-      if (product[i].from == From::slots_prev) return product[i].slot;
-    }
-    return -1;
-  }
-  int longest_state() const {
-    int most = 1;
-    for (int s = 0; s < states; ++s) most = state_units[s] > most ? state_units[s] : most;
-    return most;
-  }
+  int forward_sums[kMaxPhases], backward_sums[kMaxPhases];  // over units, of a phase or stage
 };
 
+// The facts of each cell, made once.
+const CellFacts& facts_of(CellId cell);
+
+// Which block of H rows of its matrix the j-th gate of a product takes.
+constexpr int block_of(const CellFacts& f, const Product& p, int j) {
+  return p.matrix == 0 ? f.user_gate[p.first_gate + j] : j;
+}
+
 }  // namespace fusedrnn
+
+// Internal linkage: kernels.cpp, which is compiled once per ISA, calls this when it runs.
+namespace {
+
+// The state that an operand is, before the step; -1 if it is none.
+constexpr int state_of(fusedrnn::From from) {
+  return from == fusedrnn::From::h_prev       ? 0
+         : from == fusedrnn::From::c_prev     ? 1
+         : from == fusedrnn::From::slots_prev ? 2
+                                              : -1;
+}
+
+}  // namespace

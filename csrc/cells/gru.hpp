@@ -33,7 +33,7 @@ template <bool kZWeighsNew>
 struct GruResetAfter : OnePhaseCell<3, 4> {
   enum Gate { R, Z, N };
   enum Slot { SN, SR, SZ, SQ };  // q = U_n h_prev + b_Un
-  static constexpr bool kDirect = true;
+  static constexpr State state(int) { return state_h(true); }
   static constexpr bool split(int gate) { return gate == N; }
   static constexpr int kInputColumn = SN;
   static constexpr int input_gate(int column) { return column == 0 ? N : column == 1 ? R : Z; }
@@ -68,7 +68,7 @@ template <bool kZWeighsNew>
 struct GruResetBefore : OnePhaseCell<3, 4> {
   enum { R, Z, N, Q };  // gates and slots; q = r * h_prev
   static constexpr int kPhases = 2, kProducts = 2;
-  static constexpr bool kDirect = true;
+  static constexpr State state(int) { return state_h(true); }
   static constexpr Product product(int i) {
     return i == 0 ? Product{0, 0, R, 2, From::h_prev, 0, 1, R} : Product{1, 0, N, 1, From::slots, Q, 1, N};
   }

@@ -104,8 +104,9 @@ struct LayerNormLstm : OnePhaseCell<4, 23> {
   using CellNorm = Normalisation<1>;
   enum Slot { I = Gates::GATES, F, G, O, P_HH, P_IH = P_HH + 4, C = P_IH + 4, L, PC };  // L: tanh of normalised c
   enum Vector { GAIN_C = 16, BIAS_C };
-  static constexpr int kStates = 2, kStateSlot = C, kPhases = 3, kProducts = 3, kVectors = 18;
+  static constexpr int kStates = 2, kPhases = 3, kProducts = 3, kVectors = 18;
   static constexpr int kInputColumn = Gates::IH;
+  static constexpr State state(int s) { return s == 0 ? state_h(false) : state_c(C); }
   static constexpr Product product(int i) {
     return i == 0 ? Product{0, 0, 0, 4, From::h_prev, 0, 1, Gates::HH} : Product{i, -1, 0, 1, From::h_prev, 0, 0, 0};
   }
@@ -183,7 +184,7 @@ struct LayerNormGru : OnePhaseCell<3, 16> {
   using Gates = NormalisedGates<3>;
   enum Slot { R = Gates::GATES, Z, N, Q, P_HH, P_IH = P_HH + 3 };  // Q: n's recurrent part, before r
   static constexpr int kPhases = 2, kProducts = 2, kVectors = 12, kInputColumn = Gates::IH;
-  static constexpr bool kDirect = true;
+  static constexpr State state(int) { return state_h(true); }
   static constexpr Product product(int i) {
     return i == 0 ? Product{0, 0, 0, 3, From::h_prev, 0, 1, Gates::HH} : Product{1, -1, 0, 1, From::h_prev, 0, 0, 0};
   }

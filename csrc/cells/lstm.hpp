@@ -34,8 +34,9 @@ struct LstmLayout {
 template <unsigned kOptions>
 struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1> {
   using L = LstmLayout<kOptions>;
-  static constexpr int kStates = 2, kStateSlot = L::C, kVectors = L::kPeepholeCount;
+  static constexpr int kStates = 2, kVectors = L::kPeepholeCount;
   static constexpr bool kPeeps = L::has(kPeepholes);
+  static constexpr State state(int s) { return s == 0 ? state_h(false) : state_c(L::C); }
   static constexpr VectorGradient vector_gradient(int k) {
     if (k == L::PO) return {L::O, From::slots, L::C};
     return {k == L::PI ? L::I : L::F, From::c_prev, 0};

@@ -10,14 +10,15 @@ namespace {
 template <bool kInputForget, bool kOutput>
 struct LstmMatrixPeepholes : OnePhaseCell<4, 5> {
   enum Slot { I, F, G, O, C };
-  static constexpr int kStates = 2, kStateSlot = C, kPhases = kOutput ? 2 : 1;
+  static constexpr int kStates = 2, kPhases = kOutput ? 2 : 1;
   static constexpr int kProducts = 1 + kInputForget + kOutput, kMatrices = kProducts;
   static constexpr Product product(int i) {
     if (kInputForget && i == 0) return {0, 1, I, 2, From::c_prev, 0, 1, I};
     if (kOutput && i == kProducts - 1) return {1, kMatrices - 1, O, 1, From::slots, C, 1, O};
     return {0, 0, I, 4, From::h_prev, 0, 1, I};
   }
-  static constexpr int matrix_gates(int m) { return m == 0 ? 4 : kInputForget && m == 1 ? 2 : 1; }
+  static constexpr State state(int s) { return s == 0 ? state_h(false) : state_c(C); }
+  static constexpr Matrix matrix(int m) { return {m == 0 ? 4 : kInputForget && m == 1 ? 2 : 1, 1}; }
 
   template <class V, class At>
   static RNN_INLINE void finish(V a_o, V c, const At& at) {
@@ -70,17 +71,23 @@ struct LstmMatrixPeepholes : OnePhaseCell<4, 5> {
   }
 };
 
+using LstmMatrixPeepholesIFO = LstmMatrixPeepholes<true, true>;
+using LstmMatrixPeepholesIF = LstmMatrixPeepholes<true, false>;
+using LstmMatrixPeepholesO = LstmMatrixPeepholes<false, true>;
+
 // Full gate recurrence (Greff et al. 2015): i, f and o also see R [i_prev, f_prev, o_prev], the nine matrices as one of
 // (3*H, 3*H), and diagonal peepholes. The gates of the step before are a third state.
 struct LstmGateRecurrence : OnePhaseCell<4, 8> {
   enum Gate { GI, GF, GO, GG };  // o before g, so that the three lie together
   enum Slot { I, F, O, C, DI, DF, DO, DG, G = DG };
-  static constexpr int kStates = 3, kStateSlot = C, kProducts = 2, kMatrices = 2, kVectors = 3, kInputColumn = DI;
+  static constexpr int kStates = 3, kProducts = 2, kMatrices = 2, kVectors = 3, kInputColumn = DI;
   static constexpr Product product(int i) {
     return i == 0 ? Product{0, 1, GI, 3, From::slots_prev, I, 3, DI} : Product{0, 0, GI, 4, From::h_prev, 0, 1, DI};
   }
-  static constexpr int matrix_gates(int m) { return m == 0 ? 4 : 3; }
-  static constexpr int matrix_depth(int m) { return m == 0 ? 1 : 3; }
+  static constexpr State state(int s) {
+    return s == 0 ? state_h(false) : s == 1 ? state_c(C) : State{"gates", 3, I, false};
+  }
+  static constexpr Matrix matrix(int m) { return m == 0 ? Matrix{4, 1} : Matrix{3, 3}; }
   static constexpr int user_gate(int gate) { return gate == GO ? 3 : gate == GG ? 2 : gate; }
   static constexpr bool carried(int slot) { return slot <= O; }
   static constexpr VectorGradient vector_gradient(int k) {

@@ -6,12 +6,12 @@
 namespace {
 
 struct RnnTanh : OnePhaseCell<1, 1> {
-  enum Slot { H };
+  enum Slot { HIDDEN };
 
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
     const V h = tanh(a[0]);
-    at.save(H, h);
+    at.save(HIDDEN, h);
     at.set_h(h);
   }
 
@@ -22,17 +22,17 @@ struct RnnTanh : OnePhaseCell<1, 1> {
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
-    at.grad(H, gradient(at.slot(H), dh));
+    at.grad(HIDDEN, gradient(at.slot(HIDDEN), dh));
   }
 };
 
 struct RnnRelu : OnePhaseCell<1, 1> {
-  enum Slot { H };
+  enum Slot { HIDDEN };
 
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
     const V h = max(V(0), a[0]);
-    at.save(H, h);
+    at.save(HIDDEN, h);
     at.set_h(h);
   }
 
@@ -44,7 +44,7 @@ struct RnnRelu : OnePhaseCell<1, 1> {
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
-    at.grad(H, gradient(at.slot(H), dh));
+    at.grad(HIDDEN, gradient(at.slot(HIDDEN), dh));
   }
 };
 
@@ -52,7 +52,7 @@ struct RnnRelu : OnePhaseCell<1, 1> {
 template <class Rnn>
 struct IndRnn : OnePhaseCell<1, 1> {
   static constexpr int kRecurrentGates = 0, kMatrices = 0, kVectors = 1;
-  static constexpr bool kDirect = true;
+  static constexpr State state(int) { return state_h(true); }
   static constexpr Product product(int) { return {0, -1, 0, 1, From::h_prev, 0, 0, 0}; }
   static constexpr VectorGradient vector_gradient(int) { return {0, From::h_prev, 0}; }
 

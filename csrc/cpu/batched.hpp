@@ -1,137 +1,169 @@
 // Backward's products over all steps at once: dx, the gradients of weights and biases. Steps past a row's length take
 // no part. Workers share the output out among them, so no sum depends on how many there are: sums over steps run in
-// blocks of kSumBlock valid (t, row) pairs, in the order of t, then row; each block is one chain, and the blocks are
-// added in order.
+// *stretches* of kStretch valid (t, row) pairs, in the order of t, then row; each stretch is one chain, and the
+// stretches are added in order. The plan (cells/gradients.hpp) lists the sums.
 #pragma once
 
+#include "../cells/gradients.hpp"
 #include "driver.hpp"
 
 namespace {
 
-constexpr int64_t kSumBlock = 256;
-constexpr int64_t kColumnBlock =
-    96;  // rows of a weight gradient whose factors stay in L2 while the inputs pass over them
+using fusedrnn::GradientPlan;
+using fusedrnn::GradientTerm;
+using fusedrnn::Operand;
+
+constexpr int64_t kStretch = 256;
+constexpr int64_t kStrip = 96;  // units whose gradients in a stretch stay in L2 while the operands pass over them
 
 // to = W^T d.
-template <class T>
+template <class F>
 struct InputGradientOp {
-  using value_type = T;
-  using V = Vec<T>;
+  using Storage = typename F::Storage;
+  using Compute = typename F::Compute;
+  using C = Compute;
+  using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = true;
-  static constexpr int64_t gates = 1, source_stride = sizeof(const T*), source_offset = 0;
-  static constexpr const Sums<const T>* from = kFromZero<T>;
-  const T* weights;
-  int64_t tile_stride, depth;
-  const T* const* d;
-  T* const* to;
+  static constexpr int64_t gates = 1, source_stride = sizeof(const C*), source_offset = 0;
+  static constexpr const Sums<const C>* from = kFromZero<C>;
+  PackedMatrix<Storage> weights;
+  int64_t depth;
+  const C* const* d;
+  C* const* to;
   int64_t input;
 
-  RNN_INLINE const T* const* sources(int64_t row) const { return d + row; }
+  InputGradientOp(const PackedMatrix<Storage>& packed, int64_t k_count, const C* const* d_rows, C* const* to_rows,
+                  int64_t width)
+      : weights(packed), depth(k_count), d(d_rows), to(to_rows), input(width) {}
+
+  RNN_INLINE const C* const* sources(int64_t row) const { return d + row; }
   RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area& area) const {
-    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) prefetch_write(to[row] + tile * V::width);
-    }
+    for_each_tile(area,
+                  [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA { prefetch_write(to[row] + tile * V::width); });
   }
-  RNN_INLINE void end(const Area& area, const T* sums) const {
-    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
-        V::load(sums).store(to[row] + tile * V::width, lanes_of<V>(tile, input));
-      }
-    }
+  RNN_INLINE void end(const Area& area, const C* sums) const {
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      V::load(sums).store(to[row] + tile * V::width, lanes_of<V>(tile, input));
+      sums += V::width;
+    });
   }
 };
 
-// One block of dW[m][n] = sum over k of d[k][m] * v[k][n]; v packed as [tile][k][lane].
-template <class T>
+// A stretch's part of dW[m][n] = sum over k of d[k][m] * v[k][n]; v packed as [tile][k][lane].
+template <class Element>
 struct WeightGradientOp {
-  using value_type = T;
-  using V = Vec<T>;
+  using Storage = Element;  // of v
+  using Compute = Element;
+  using C = Element;
+  using V = Vec<C>;
   static constexpr bool kColumns = true, kFills = false, kDirect = false, kCold = true;
-  static constexpr int64_t gates = 1, column_stride = kColumnBlock;
-  static constexpr const Sums<const T>* from = kFromZero<T>;
-  const T* weights;
-  int64_t tile_stride, depth;
-  const T* columns_at;  // [k][kColumnBlock]
-  T* to;
+  static constexpr int64_t gates = 1, column_stride = kStrip;
+  static constexpr const Sums<const C>* from = kFromZero<C>;
+  PackedMatrix<C> weights;  // v
+  int64_t depth;
+  const C* d;  // [k][kStrip]
+  C* to;
   int64_t width, stride;  // of a row of `to`, and from row to row
   bool add;
 
-  RNN_INLINE const T* columns(int64_t row, int64_t k) const { return columns_at + k * kColumnBlock + row; }
+  WeightGradientOp(const C* panel, int64_t k_count, const C* d_columns, C* to_row, int64_t row_width,
+                   int64_t row_stride, bool adds)
+      : weights{panel, k_count * V::width},
+        depth(k_count),
+        d(d_columns),
+        to(to_row),
+        width(row_width),
+        stride(row_stride),
+        add(adds) {}
+
+  RNN_INLINE const C* columns(int64_t row, int64_t k) const { return d + k * kStrip + row; }
   RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area& area) const {
-    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
-        prefetch_write(to + row * stride + tile * V::width);
-      }
-    }
+    for_each_tile(area, [&](int64_t row, int64_t tile)
+                            RNN_INLINE_LAMBDA { prefetch_write(to + row * stride + tile * V::width); });
   }
-  RNN_INLINE void end(const Area& area, const T* sums) const {
-    for (int64_t row = area.row; row < area.row + area.rows; ++row) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
-        const auto lanes = lanes_of<V>(tile, width);
-        T* const target = to + row * stride + tile * V::width;
-        const V sum = V::load(sums);
-        (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
-      }
-    }
+  RNN_INLINE void end(const Area& area, const C* sums) const {
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      const auto lanes = lanes_of<V>(tile, width);
+      C* const target = to + row * stride + tile * V::width;
+      const V sum = V::load(sums);
+      (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
+      sums += V::width;
+    });
   }
 };
 
-template <class T>
+template <class F>
 struct Batched {
-  using V = Vec<T>;
+  using C = typename F::Compute;
+  using V = Vec<C>;
   struct Pair {
     int64_t t, row;
   };
-  static constexpr int64_t kAhead = 8;      // rows of gradients lie too far apart for the hardware to see the next one
-  static constexpr int64_t kRowBlock = 96;  // rows of gradients that stay in L2 while the weights pass over them
+  static constexpr int64_t kAhead = 8;  // rows of gradients lie too far apart for the hardware to see the next one
+  static constexpr int64_t kRowsTogether = 96;  // rows of gradients that stay in L2 while the weights pass over them
 
-  const Problem<T>& p;
-  const Gradients<T>& g;
-  const Worker& w;
+  const Problem<C>& p;
+  const PackedWeights<F>& weights;
+  const Gradients<C>& g;
+  const Worker& worker;
   const CellFacts& f;
-  const T* const zeros = reinterpret_cast<const T*>(w.shared);
-  const T** d = nullptr;                          // kSumBlock rows of gradients
-  const T** v = nullptr;                          // kSumBlock rows of inputs
-  T** to = nullptr;                               // kRowBlock rows of dx
-  Pair* pairs = nullptr;                          // kSumBlock (t, row) pairs
-  T* panel_x = nullptr;                           // inputs of a block, [tile][k][lane]
-  T* panel_h[fusedrnn::kMaxProducts] = {};        // and the rows that each product reads
-  T* columns = nullptr;                           // gradients of a block, [k][kColumnBlock]
-  const T** factors[fusedrnn::kMaxVectors] = {};  // and what each gradient of a vector multiplies them by
+  const GradientPlan& plan;
+  const States<C> states;
+  const C** d = nullptr;                            // kStretch rows of gradients
+  C** to = nullptr;                                 // kRowsTogether rows of dx
+  Pair* pairs = nullptr;                            // the pairs of a stretch
+  C* columns = nullptr;                             // gradients of a stretch, [k][kStrip]
+  const C** operands[fusedrnn::kMaxOperands] = {};  // kStretch rows of each operand,
+  C* panels[fusedrnn::kMaxOperands] = {};           // and, of those that matrices are multiplied by, [tile][k][lane]
+
+  Batched(const Problem<C>& problem, const PackedWeights<F>& packed, const Gradients<C>& gradients, const Worker& mine,
+          const CellFacts& facts, const GradientPlan& gradient_plan)
+      : p(problem),
+        weights(packed),
+        g(gradients),
+        worker(mine),
+        f(facts),
+        plan(gradient_plan),
+        states{problem, facts, reinterpret_cast<const C*>(mine.shared), problem.h, problem.slots, false} {}
 
   void layout(Arena& arena) {
-    d = arena.take<const T*>(kSumBlock);
-    v = arena.take<const T*>(kSumBlock);
-    to = arena.take<T*>(kRowBlock);
-    columns = arena.take<T>(kSumBlock * kColumnBlock);
-    pairs = arena.take<Pair>(kSumBlock);
-    panel_x = arena.take<T>(tiles_of<V>(p.input) * kSumBlock * V::width);
-    for (int i = 0; i < f.products; ++i) {
-      panel_h[i] = arena.take<T>(tiles_of<V>(f.product[i].depth * p.hidden) * kSumBlock * V::width);
+    d = arena.take<const C*>(kStretch);
+    to = arena.take<C*>(kRowsTogether);
+    columns = arena.take<C>(kStretch * kStrip);
+    pairs = arena.take<Pair>(kStretch);
+    for (int i = 0; i < plan.operands; ++i) {
+      operands[i] = arena.take<const C*>(kStretch);
+      const bool packed = plan.operand[i].of_matrix;
+      panels[i] = arena.take<C>(packed ? tiles_of<V>(width_of(plan.operand[i])) * kStretch * V::width : 0);
     }
-    for (int i = 0; i < f.vectors; ++i) factors[i] = arena.take<const T*>(kSumBlock);
   }
 
-  // Calls take(k, t, row) for the pairs from `from` on that are `wanted`, until it has taken `most`; returns where it
-  // stopped.
-  template <class Wanted, class F>
-  int64_t valid_pairs(int64_t from, int64_t most, Wanted&& wanted, F&& take) const {
+  int64_t width_of(const Operand& operand) const {
+    return operand.from == From::x ? p.input : operand.depth * p.hidden;
+  }
+
+  // Lists the next stretch of pairs that are `wanted`, from the pair at `from` on, and sets `count` to their number;
+  // returns where it stopped.
+  template <class Wanted>
+  int64_t next_stretch(int64_t from, int64_t& count, Wanted&& wanted) {
+    count = 0;
     const int64_t end = p.seq_len * p.batch;
     if (end == 0) return 0;
-    int64_t t = from / p.batch, row = from % p.batch, taken = 0;
-    for (; from < end && taken < most; ++from) {
-      if (t < length_of(p, row) && wanted(t, row)) take(taken++, t, row);
+    int64_t t = from / p.batch, row = from % p.batch;
+    for (; from < end && count < kStretch; ++from) {
+      if (t < length_of(p, row) && wanted(t, row)) {
+        pairs[count] = {t, row};
+        d[count++] = states.slots_at(t, row);
+      }
       if (++row == p.batch) row = 0, ++t;
     }
     return from;
   }
 
-  T* slots_at(int64_t t, int64_t row) const { return p.slots + (t * p.batch + row) * f.slots * p.hidden; }
-
   // This worker's share of 0..n-1.
-  Span share(int64_t n) const { return {n * w.index / w.count, n * (w.index + 1) / w.count}; }
+  Span share(int64_t n) const { return {n * worker.index / worker.count, n * (worker.index + 1) / worker.count}; }
 
   void input_gradient() {
     const Span steps = share(p.seq_len * p.batch);
@@ -139,32 +171,31 @@ struct Batched {
     int64_t from = steps.first;
     while (from < steps.last) {
       int64_t n = 0;
-      for (; from < steps.last && n < kRowBlock; ++from) {
+      for (; from < steps.last && n < kRowsTogether; ++from) {
         const int64_t t = from / p.batch, row = from % p.batch;
-        T* dx = g.dx + from * p.input;
+        C* dx = g.dx + from * p.input;
         if (t >= length_of(p, row)) {
-          std::memset(dx, 0, static_cast<std::size_t>(p.input) * sizeof(T));
-          if (g.dbelow) std::memset(g.dbelow + from * H, 0, static_cast<std::size_t>(H) * sizeof(T));
+          std::memset(dx, 0, static_cast<std::size_t>(p.input) * sizeof(C));
+          if (g.dbelow) std::memset(g.dbelow + from * H, 0, static_cast<std::size_t>(H) * sizeof(C));
           continue;
         }
-        d[n] = slots_at(t, row) + f.input_column * H;
+        d[n] = states.slots_at(t, row) + f.input_column * H;
         to[n++] = dx;
       }
-      sweep(InputGradientOp<T>{p.weights.ih_t, depth * V::width, depth, d, to, p.input}, {0, n},
-            {0, tiles_of<V>(p.input)});
+      sweep(InputGradientOp<F>(weights.ih_t, depth, d, to, p.input), {0, n}, {0, tiles_of<V>(p.input)});
     }
   }
 
-  // panel[tile][k] = v[k][tile], zeros past `width`. A few tiles at a time, so that rows are read in runs.
-  void pack_panel(T* panel, int64_t count, int64_t width) {
-    assert(count <= kSumBlock);
+  // panel[tile][k] = rows[k][tile], zeros past `width`. A few tiles at a time, so that rows are read in runs.
+  void pack_panel(C* panel, const C* const* rows, int64_t count, int64_t width) {
+    assert(count <= kStretch);
     constexpr int64_t kRun = 8;
     const int64_t tiles = tiles_of<V>(width);
     for (int64_t tile0 = 0; tile0 < tiles; tile0 += kRun) {
       const int64_t tile1 = tile0 + kRun < tiles ? tile0 + kRun : tiles;
       for (int64_t k = 0; k < count; ++k) {
         for (int64_t tile = tile0; tile < tile1; ++tile) {
-          V::load(v[k] + tile * V::width, lanes_of<V>(tile, width)).store(panel + (tile * count + k) * V::width);
+          V::load(rows[k] + tile * V::width, lanes_of<V>(tile, width)).store(panel + (tile * count + k) * V::width);
         }
       }
     }
@@ -172,156 +203,112 @@ struct Batched {
 
   // columns[k] = the gradients that slot `column` holds of units [first, first + n).
   void pack_columns(int column, int64_t first, int64_t n, int64_t count) {
-    assert(n <= kColumnBlock && count <= kSumBlock && first + n <= p.hidden);
+    assert(n <= kStrip && count <= kStretch && first + n <= p.hidden);
     const int64_t offset = column * p.hidden + first;
     for (int64_t k = 0; k < count; ++k) {
       if (k + kAhead < count) {
-        for (int64_t i = 0; i < n; i += kCacheLine / sizeof(T)) __builtin_prefetch(d[k + kAhead] + offset + i);
+        for (int64_t i = 0; i < n; i += kCacheLine / sizeof(C)) __builtin_prefetch(d[k + kAhead] + offset + i);
       }
-      std::memcpy(columns + k * kColumnBlock, d[k] + offset, static_cast<std::size_t>(n) * sizeof(T));
+      std::memcpy(columns + k * kStrip, d[k] + offset, static_cast<std::size_t>(n) * sizeof(C));
     }
   }
 
-  // Adds the columns' products with one kind of input row to their rows of a weight gradient, `stride` apart.
-  void add_products(T* dweight, const T* panel, int64_t first_row, int64_t n, int64_t count, int64_t width,
+  // Adds the columns' products with an operand to their rows of a weight gradient, `stride` apart.
+  void add_products(C* dweight, const C* panel, int64_t first_row, int64_t n, int64_t count, int64_t width,
                     int64_t stride, bool add) {
-    const WeightGradientOp<T> op{panel, count * V::width, count, columns, dweight + first_row * stride,
-                                 width, stride,           add};
+    const WeightGradientOp<C> op(panel, count, columns, dweight + first_row * stride, width, stride, add);
     sweep(op, {0, n}, {0, tiles_of<V>(width)});
   }
 
-  void add_sums(T* dbias, int64_t first_row, int64_t n, int64_t count, bool add) {
+  void add_sums(C* dbias, int64_t first_row, int64_t n, int64_t count, bool add) {
     for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {
       const auto lanes = lanes_of<V>(tile, n);
       V sum(0);
       for (int64_t k = 0; k < count; ++k) {
-        sum = sum + V::load(columns + k * kColumnBlock + tile * V::width, lanes);
+        sum = sum + V::load(columns + k * kStrip + tile * V::width, lanes);
       }
-      T* target = dbias + first_row + tile * V::width;
+      C* target = dbias + first_row + tile * V::width;
       (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
     }
   }
 
-  // dvector += the columns' gradients times what the vector multiplied.
-  void add_scaled_sums(T* dvector, const T* const* factor, int64_t first, int64_t n, int64_t count, bool add) {
+  // dvector += the columns' gradients times the vector's operand.
+  void add_scaled_sums(C* dvector, const C* const* factor, int64_t first, int64_t n, int64_t count, bool add) {
     for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {
       const auto lanes = lanes_of<V>(tile, n);
       V sum(0);
       for (int64_t k = 0; k < count; ++k) {
-        sum = fma(V::load(columns + k * kColumnBlock + tile * V::width, lanes),
+        sum = fma(V::load(columns + k * kStrip + tile * V::width, lanes),
                   V::load(factor[k] + first + tile * V::width, lanes), sum);
       }
-      T* target = dvector + first + tile * V::width;
+      C* target = dvector + first + tile * V::width;
       (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
     }
   }
 
-  bool is_input_gradient(int column) const { return column >= f.input_column && column < f.input_column + f.gates; }
-  bool is_gradient_of(const fusedrnn::Product& product, int column) const {
-    return product.depth > 0 && column >= product.column && column < product.column + product.gates;
-  }
-  bool is_gradient(int column) const {
-    bool held = is_input_gradient(column);
-    for (int i = 0; i < f.products; ++i) held = held || is_gradient_of(f.product[i], column);
-    for (int i = 0; i < f.vectors; ++i) held = held || f.vector[i].column == column;
-    return held;
-  }
-  int gradient_columns() const {
-    int count = 0;
-    for (int column = 0; column < f.slots; ++column) count += is_gradient(column);
-    return count;
-  }
-
-  // What the gradients in `column` of units [first, first + n) add to the weights and biases that they belong to.
-  void add_gradients(int column, int64_t first, int64_t n, int64_t count, bool add) {
-    const int64_t H = p.hidden;
-    if (is_input_gradient(column)) {
-      const int64_t row = f.user_gate[f.input_gates[column - f.input_column]] * H + first;
-      add_products(g.dweight_ih, panel_x, row, n, count, p.input, p.input, add);
-      if (g.dbias_ih) add_sums(g.dbias_ih, row, n, count, add);
-    }
-    for (int i = 0; i < f.products; ++i) {
-      const fusedrnn::Product& product = f.product[i];
-      if (!is_gradient_of(product, column)) continue;
-      const int64_t row = f.block(product, column - product.column) * H + first;
-      const int64_t depth = product.depth * H;
-      add_products(g.dmatrix[product.matrix], panel_h[i], row, n, count, depth, depth, add);
-      if (product.matrix == 0 && g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
-    }
-    for (int i = 0; i < f.vectors; ++i) {
-      if (f.vector[i].column != column) continue;
-      if (f.vector[i].from == fusedrnn::From::one)
-        add_sums(g.dvectors + i * H, first, n, count, add);
-      else
-        add_scaled_sums(g.dvectors + i * H, factors[i], first, n, count, add);
+  // Adds the part of units [first, first + n), whose gradients are in `columns`, to one block of a gradient.
+  void add_term(const GradientTerm& term, int64_t first, int64_t n, int64_t count, bool add) {
+    using Of = GradientTerm::Of;
+    const int64_t row = term.block * p.hidden + first, depth = term.depth * p.hidden;
+    switch (term.of) {
+      case Of::weight_ih:
+        return add_products(g.dweight_ih, panels[term.operand], row, n, count, p.input, p.input, add);
+      case Of::matrix:
+        return add_products(g.dmatrix[term.index], panels[term.operand], row, n, count, depth, depth, add);
+      case Of::bias_ih:
+        if (g.dbias_ih) add_sums(g.dbias_ih, row, n, count, add);
+        return;
+      case Of::bias_hh:
+        if (g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
+        return;
+      case Of::vector:
+        C* const dvector = g.dvectors + term.index * p.hidden;
+        if (term.from == From::one) return add_sums(dvector, row, n, count, add);
+        return add_scaled_sums(dvector, operands[term.operand], row, n, count, add);
     }
   }
 
   void column_gradients(int column, Span units, int64_t count, bool add) {
-    for (int64_t first = units.first; first < units.last; first += kColumnBlock) {
-      const int64_t n = units.last - first < kColumnBlock ? units.last - first : kColumnBlock;
+    for (int64_t first = units.first; first < units.last; first += kStrip) {
+      const int64_t n = units.last - first < kStrip ? units.last - first : kStrip;
       pack_columns(column, first, n, count);
-      add_gradients(column, first, n, count, add);
-    }
-  }
-
-  // Where the operand of a product or vector lay in forward.
-  const T* operand(fusedrnn::From from, int slot, int64_t t, int64_t row) const {
-    const int64_t H = p.hidden;
-    if (from == fusedrnn::From::slots) return slots_at(t, row) + slot * H;
-    if (from == fusedrnn::From::below) return p.below ? p.below + (t * p.batch + row) * H : zeros;
-    const bool first = is_first(p, t, row);
-    const int64_t before = time_before(p, t);
-    if (from == fusedrnn::From::h_prev) {
-      return first ? initial_state(p, 0, row, zeros) : p.h + (before * p.batch + row) * H;
-    }
-    if (from == fusedrnn::From::c_prev) {
-      return first ? initial_state(p, 1, row, zeros) : slots_at(before, row) + f.state_slot * H;
-    }
-    if (!first) return slots_at(before, row) + slot * H;
-    return p.state0[2] ? p.state0[2] + row * f.state_units[2] * H : zeros;
-  }
-
-  // Operands of the pairs that `pairs` lists.
-  void gather_operands(int64_t count) {
-    for (int i = 0; i < f.products; ++i) {
-      const fusedrnn::Product& product = f.product[i];
-      if (product.depth == 0) continue;
-      for (int64_t k = 0; k < count; ++k) v[k] = operand(product.from, product.slot, pairs[k].t, pairs[k].row);
-      pack_panel(panel_h[i], count, product.depth * p.hidden);
-    }
-    for (int i = 0; i < f.vectors; ++i) {
-      const fusedrnn::VectorGradient& vector = f.vector[i];
-      if (vector.from == fusedrnn::From::one) continue;
-      for (int64_t k = 0; k < count; ++k) {
-        factors[i][k] = operand(vector.from, vector.slot, pairs[k].t, pairs[k].row);
+      for (int i = 0; i < plan.terms; ++i) {
+        if (plan.term[i].column == column) add_term(plan.term[i], first, n, count, add);
       }
     }
+  }
+
+  // Where an operand lay in forward.
+  const C* operand_at(const Operand& operand, int64_t t, int64_t row) const {
+    const int64_t H = p.hidden, here = t * p.batch + row;
+    if (operand.from == From::x) return p.x + here * p.input;
+    if (operand.from == From::slots) return states.slots_at(t, row) + operand.slot * H;
+    if (operand.from == From::below) return p.below ? p.below + here * H : states.zeros;
+    return states.before(state_of(operand.from), t, row);
+  }
+
+  // Rows of the i-th operand of the pairs that `pairs` lists, from this element on.
+  void gather_operand(int i, int64_t count, int64_t offset = 0) {
+    const Operand& operand = plan.operand[i];
+    for (int64_t k = 0; k < count; ++k) operands[i][k] = operand_at(operand, pairs[k].t, pairs[k].row) + offset;
+    if (operand.of_matrix) pack_panel(panels[i], operands[i], count, width_of(operand) - offset);
   }
 
   // All weight and bias gradients. Workers share out the columns of gradients, units and all.
   void weight_gradients() {
     const int64_t H = p.hidden, end = p.seq_len * p.batch;
-    const Span mine = share(gradient_columns() * H);
-    const auto all = [](int64_t, int64_t) { return true; };
+    const Span mine = share(plan.columns * H);
     int64_t from = 0;
     bool add = false;
     do {
       int64_t count = 0;
-      from = valid_pairs(from, kSumBlock, all, [&](int64_t k, int64_t t, int64_t row) {
-        pairs[k] = {t, row};
-        d[k] = slots_at(t, row);
-        v[k] = p.x + (t * p.batch + row) * p.input;
-        count = k + 1;
-      });
-      pack_panel(panel_x, count, p.input);
-      gather_operands(count);
-      int64_t start = 0;  // of the units of `column` among all columns' units
-      for (int column = 0; column < f.slots; ++column) {
-        if (!is_gradient(column)) continue;
+      from = next_stretch(from, count, [](int64_t, int64_t) { return true; });
+      for (int i = 0; i < plan.operands; ++i) gather_operand(i, count);
+      int64_t start = 0;  // of the column's units among all columns' units
+      for (int i = 0; i < plan.columns; ++i) {
         const int64_t first = mine.first > start ? mine.first - start : 0;
         const int64_t last = mine.last < start + H ? mine.last - start : H;
-        if (first < last) column_gradients(column, {first, last}, count, add);
+        if (first < last) column_gradients(plan.column[i], {first, last}, count, add);
         start += H;
       }
       add = true;
@@ -329,7 +316,7 @@ struct Batched {
   }
 
   void run() {
-    lay_out(*this, w);
+    lay_out(*this, worker);
     input_gradient();
     weight_gradients();
   }

@@ -5,44 +5,49 @@
 
 namespace {
 
-// to[row] += U^T d[row], or = if not `add`, for units from `first` on.
-template <class T>
+// to[row] += U^T d[row], or = if not `add`, for units from `first` on. Gradients begin at source_offset in each row of
+// d.
+template <class F>
 struct CarryOp {
-  using value_type = T;
-  using V = Vec<T>;
+  using Storage = typename F::Storage;
+  using Compute = typename F::Compute;
+  using C = Compute;
+  using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = false;
-  static constexpr int64_t gates = 1, source_stride = sizeof(const T*);
-  const T* weights;  // transposed (problem.hpp, PackedWeights)
-  int64_t tile_stride, depth;
-  const T* const* d;
+  static constexpr int64_t gates = 1, source_stride = sizeof(const C*);
+  PackedMatrix<Storage> weights;  // transposed (problem.hpp, PackedWeights)
+  int64_t depth;
+  const C* const* d;
   int64_t source_offset;
-  T* const* to;
+  C* const* to;
   int64_t units;  // of `to`
   bool add;
-  int64_t first;
+  int64_t first = 0;
 
-  RNN_INLINE const T* const* sources(int64_t row) const { return d + row; }
+  CarryOp(const PackedMatrix<Storage>& packed, int64_t k_count, const C* const* d_rows, int64_t d_offset,
+          C* const* to_rows, int64_t to_units, bool adds)
+      : weights(packed), depth(k_count), d(d_rows), source_offset(d_offset), to(to_rows), units(to_units), add(adds) {}
+
+  RNN_INLINE const C* const* sources(int64_t row) const { return d + row; }
   RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area&) const {}
-  RNN_INLINE void fill(const Area& area, T* sums) const {
-    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
-        (add ? V::load(to[r] + tile * V::width, lanes_of<V>(tile, units)) : V(0)).store(sums);
-      }
-    }
+  RNN_INLINE void fill(const Area& area, C* sums) const {
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      (add ? V::load(to[row] + tile * V::width, lanes_of<V>(tile, units)) : V(0)).store(sums);
+      sums += V::width;
+    });
   }
-  RNN_INLINE void end(const Area& area, const T* sums) const {
-    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile, sums += V::width) {
-        const int64_t unit = tile * V::width;
-        if (first <= unit) {
-          V::load(sums).store(to[r] + unit, lanes_of<V>(tile, units));
-        } else {
-          const int64_t last = unit + V::width < units ? unit + V::width : units;
-          for (int64_t u = first; u < last; ++u) to[r][u] = sums[u - unit];
-        }
+  RNN_INLINE void end(const Area& area, const C* sums) const {
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      const int64_t unit = tile * V::width;
+      if (first <= unit) {
+        V::load(sums).store(to[row] + unit, lanes_of<V>(tile, units));
+      } else {
+        const int64_t last = unit + V::width < units ? unit + V::width : units;
+        for (int64_t u = first; u < last; ++u) to[row][u] = sums[u - unit];
       }
-    }
+      sums += V::width;
+    });
   }
 };
 

@@ -1,9 +1,10 @@
-// Forward and backward of cells whose units have clocks (Koutnik et al. 2014). What does not tick is not computed: the
+// Forward and backward of cells whose units have clocks (Koutnik et al. 2014). Only units that tick are computed: the
 // units of a clock are swept by themselves, over the rows whose step it is. A row's clocks count its own steps, so
 // rows of different lengths may tick at different times when time runs backwards.
 //
 // A tile may hold units of two clocks. Clocks therefore take turns from the last to the first, and each writes its
-// tiles from lane 0 to its own last unit: what it spoils of the clocks before it, these write anew, or is put back.
+// tiles from lane 0 to its own last unit. In a shared tile it thus overwrites units of the clock before it. That clock
+// writes them anew if it ticks; otherwise the driver copies in the values that they keep.
 #pragma once
 
 #include <new>
@@ -17,11 +18,11 @@ namespace {
 
 using fusedrnn::Clock;
 
-// Which steps of which rows are a clock's. One that is asked in the order of time does not divide.
-template <class T>
+// Which steps of which rows are a clock's. Steps that are asked for in the order of time take no division.
+template <class C>
 class Ticks {
  public:
-  Ticks(const Problem<T>& problem, const Clock& clock)
+  Ticks(const Problem<C>& problem, const Clock& clock)
       : p_(&problem), period_(clock.period), phase_(clock.period - 1), count_(-1) {}
   bool at(int64_t t, int64_t row) {
     const int64_t steps = p_->reverse ? length_of(*p_, row) - 1 - t : t;
@@ -37,15 +38,15 @@ class Ticks {
   }
 
  private:
-  const Problem<T>* p_;
+  const Problem<C>* p_;
   int64_t period_, phase_, count_;  // phase_ = count_ mod period_
 };
 
 // One for each clock.
-template <class T>
-Ticks<T>* all_ticks(const Problem<T>& p, Arena& arena) {
-  Ticks<T>* const ticks = arena.take<Ticks<T>>(p.weights.clock_count);
-  for (int i = 0; ticks && i < p.weights.clock_count; ++i) new (ticks + i) Ticks<T>(p, p.weights.clocks[i]);
+template <class C, class F>
+Ticks<C>* all_ticks(const Problem<C>& p, const PackedWeights<F>& weights, Arena& arena) {
+  Ticks<C>* const ticks = arena.take<Ticks<C>>(weights.clock_count);
+  for (int i = 0; ticks && i < weights.clock_count; ++i) new (ticks + i) Ticks<C>(p, weights.clocks[i]);
   return ticks;
 }
 
@@ -53,159 +54,169 @@ inline Span both(Span a, Span b) { return {a.first > b.first ? a.first : b.first
 
 // The tiles, among those of a worker, that hold units [first, last).
 template <class V>
-Span tiles_with(int64_t first, int64_t last, const Worker& w) {
-  return both({first / V::width, tiles_of<V>(last)}, {w.tile0, w.tile1});
+Span tiles_with(int64_t first, int64_t last, const Worker& worker) {
+  return both({first / V::width, tiles_of<V>(last)}, {worker.tile0, worker.tile1});
 }
 
-template <class T>
-struct ClockworkForward : Forward<T> {
-  using V = Vec<T>;
-  using Base = Forward<T>;
-  using Base::p, Base::w, Base::rows, Base::row_count, Base::chunk, Base::pre_stride, Base::pre, Base::x, Base::f;
-  ForwardRow<T>* ticking = nullptr;  // of the rows
-  T** pre_rows = nullptr;            // of each clock, where the step's part of `pre` begins
-  Ticks<T>* ticks = nullptr;
+template <class F>
+struct ClockworkForward {
+  using C = typename F::Compute;
+  using V = Vec<C>;
+  Forward<F> all;  // the work that is the same for all clocks
+  const Problem<C>& p;
+  const PackedWeights<F>& weights;
+  const Worker& worker;
+  ForwardRow<C>* ticking = nullptr;  // rows that tick
+  C** pre_rows = nullptr;            // of each clock, where the step's part of `pre` begins
+  Ticks<C>* ticks = nullptr;
+
+  explicit ClockworkForward(const Forward<F>& forward)
+      : all(forward), p(forward.p), weights(forward.weights), worker(forward.worker) {}
 
   void layout(Arena& arena) {
-    const int64_t clocks = p.weights.clock_count;
-    Base::layout(arena, clocks);  // a tile may belong to two
-    ticking = arena.take<ForwardRow<T>>(row_count);
-    pre_rows = arena.take<T*>(clocks);
-    ticks = all_ticks(p, arena);
+    const int64_t clocks = weights.clock_count;
+    all.layout(arena, clocks);  // a tile may belong to two
+    ticking = arena.take<ForwardRow<C>>(all.row_count);
+    pre_rows = arena.take<C*>(clocks);
+    ticks = all_ticks(p, weights, arena);
   }
 
-  Span tiles_of_clock(const Clock& clock) const { return tiles_with<V>(clock.first, clock.last, w); }
+  Span tiles_of_clock(const Clock& clock) const { return tiles_with<V>(clock.first, clock.last, worker); }
 
   // A step of this clock's units. Its part of `pre` begins at the clock's first tile.
-  ForwardStep<T> step_of(const Clock& clock, T* from) const {
-    ForwardStep<T> step = Base::step_at(from);
+  ForwardStep<C> step_of(const Clock& clock, C* from) const {
+    ForwardStep<C> step = all.step_at(from);
     step.rows = ticking;
     step.tile0 = tiles_of_clock(clock).first;
     step.units = clock.last;
     return step;
   }
 
-  void project_clock(const Clock& clock, T* from, int64_t first, int64_t last) {
-    Ticks<T> ticks(p, clock);
+  void project_clock(const Clock& clock, C* from, int64_t first, int64_t last) {
+    Ticks<C> of_clock(p, clock);
     int64_t n = 0;
     for (int64_t step = first; step < last; ++step) {
       const int64_t t = time_of(p, step);
-      for (int64_t row = w.row0; row < w.row1; ++row) {
-        if (t < length_of(p, row) && ticks.at(t, row)) x[n++] = p.x + (t * p.batch + row) * p.input;
+      for (int64_t row = worker.row0; row < worker.row1; ++row) {
+        if (t < length_of(p, row) && of_clock.at(t, row)) all.x[n++] = p.x + (t * p.batch + row) * p.input;
       }
     }
-    sweep(ProjectOp<T>(p, step_of(clock, from), x), {0, n}, tiles_of_clock(clock));
+    sweep(ProjectOp<F>(p, weights, step_of(clock, from), all.x), {0, n}, tiles_of_clock(clock));
   }
 
-  void project_all(int64_t first, int64_t last) {
-    T* from = pre;
-    for (int64_t i = 0; i < p.weights.clock_count; ++i) {
-      const Clock& clock = p.weights.clocks[i];
+  void project(int64_t first, int64_t last) {
+    C* from = all.pre;
+    for (int64_t i = 0; i < weights.clock_count; ++i) {
+      const Clock& clock = weights.clocks[i];
       pre_rows[i] = from;
       const Span tiles = tiles_of_clock(clock);
       if (tiles.size() <= 0) continue;
       project_clock(clock, from, first, last);
-      from += tiles.size() * pre_stride;
+      from += tiles.size() * all.pre_stride;
     }
   }
 
-  static void copy_units(const ForwardRow<T>& row, Span units) {
+  // Units that keep what they hold.
+  static void keep_units(const ForwardRow<C>& row, Span units) {
     if (units.size() <= 0) return;
-    std::memcpy(row.y + units.first, row.h_prev + units.first, static_cast<std::size_t>(units.size()) * sizeof(T));
+    std::memcpy(row.h + units.first, row.before[0] + units.first, static_cast<std::size_t>(units.size()) * sizeof(C));
   }
 
   void run_clock(int64_t index, int64_t t, bool backwards) {
-    const Clock& clock = p.weights.clocks[index];
+    const Clock& clock = weights.clocks[index];
     const Span tiles = tiles_of_clock(clock);
     if (tiles.size() <= 0) return;
-    const Span spoiled{clock.last / V::width * V::width, clock.last};  // by the clock after it
-    const Span kept = both(both({clock.first, clock.last}, spoiled), units_of<V>(p, w));
+    const Span shared{clock.last / V::width * V::width, clock.last};  // in a tile with the clock after it
+    const Span overwritten = both(both({clock.first, clock.last}, shared), units_of<V>(p, worker));
     int64_t r = 0, n = 0;
-    for (int64_t row = w.row0; row < w.row1; ++row) {
+    for (int64_t row = worker.row0; row < worker.row1; ++row) {
       if (t >= length_of(p, row)) continue;
       if (ticks[index].at(t, row))
-        ticking[n++] = rows[r];
+        ticking[n++] = all.rows[r];
       else
-        copy_units(rows[r], kept);
+        keep_units(all.rows[r], overwritten);
       ++r;
     }
     if (n == 0) return;
-    const ForwardStep<T> step = step_of(clock, pre_rows[index]);
-    PhaseOp<T> op(p, step, f, 0, this->pointwise[0]);
-    op.weights += clock.first * op.gates * V::width;
-    op.depth -= clock.first;
-    op.source_offset = clock.first;
+    const ForwardStep<C> step = step_of(clock, pre_rows[index]);
+    PhaseOp<F> op(p, weights, step, all.f, 0, all.steps.pointwise[0]);
+    op.begin_at(clock.first);
     sweep(op, {0, n}, tiles, backwards);
-    pre_rows[index] += n * f.gates * V::width;
+    pre_rows[index] += n * all.f.gates * V::width;
   }
 
   void run() {
-    lay_out(*this, w);
-    const Clock* const clocks = p.weights.clocks;
-    const Span slow = both({clocks[0].period == 1 ? clocks[0].last : 0, p.hidden}, units_of<V>(p, w));
-    for (int64_t first = 0; first < p.seq_len; first += chunk) {
-      const int64_t last = first + chunk < p.seq_len ? first + chunk : p.seq_len;
-      project_all(first, last);
+    lay_out(*this, worker);
+    const Clock* const clocks = weights.clocks;
+    const Span slow = both({clocks[0].period == 1 ? clocks[0].last : 0, p.hidden}, units_of<V>(p, worker));
+    for (int64_t first = 0; first < p.seq_len; first += all.chunk) {
+      const int64_t last = first + all.chunk < p.seq_len ? first + all.chunk : p.seq_len;
+      project(first, last);
       for (int64_t i = first; i < last; ++i) {
-        const int64_t t = time_of(p, i), n = Base::gather_rows(t);
-        for (int64_t r = 0; r < n; ++r) copy_units(rows[r], slow);
-        for (int64_t clock = p.weights.clock_count - 1; clock >= 0; --clock) run_clock(clock, t, i % 2 != 0);
-        meet(w.step_barrier);
+        const int64_t t = time_of(p, i), n = all.gather_rows(t);
+        for (int64_t r = 0; r < n; ++r) keep_units(all.rows[r], slow);
+        for (int64_t clock = weights.clock_count - 1; clock >= 0; --clock) run_clock(clock, t, i % 2 != 0);
+        meet(worker.step_barrier);
       }
     }
-    Base::last_states();
+    all.last_states();
   }
 };
 
-// The gradient of h is carried in dstate0[0]: a step adds its dy, units that tick take theirs out, and what they come
-// to goes back into the units that they see.
-template <class T>
-struct ClockworkBackward : Backward<T> {
-  using V = Vec<T>;
-  using Base = Backward<T>;
-  using Base::p, Base::g, Base::w, Base::f, Base::rows, Base::row_count, Base::row_stride;
-  BackwardRow<T>* ticking = nullptr;
-  const T** d = nullptr;  // slots of the rows that tick, and where the gradient of their h is carried: [clock][row]
-  T** carried = nullptr;
-  int64_t* count = nullptr;  // of them, by clock
-  T* sums = nullptr;
-  Ticks<T>* ticks = nullptr;
+// The gradient of h is carried in dstate0[0]: a step adds its dy, and units that tick take theirs out; the product with
+// their gradients then goes back into the units that they see.
+template <class F>
+struct ClockworkBackward {
+  using C = typename F::Compute;
+  using V = Vec<C>;
+  Backward<F> all;  // the work that is the same for all clocks
+  const Problem<C>& p;
+  const PackedWeights<F>& weights;
+  const Worker& worker;
+  BackwardRow<C>* ticking = nullptr;  // rows that tick,
+  const C** d = nullptr;              // their slots, and where the gradient of their h is carried: [clock][row]
+  C** carried = nullptr;
+  int64_t* count = nullptr;  // and their number, by clock
+  C* dh = nullptr;           // of one row, [tile of this worker][lane]
+  Ticks<C>* ticks = nullptr;
+
+  explicit ClockworkBackward(const Backward<F>& backward)
+      : all(backward), p(backward.p), weights(backward.weights), worker(backward.worker) {}
 
   void layout(Arena& arena) {
-    Base::layout(arena);
-    ticking = arena.take<BackwardRow<T>>(row_count);
-    const int64_t clocks = p.weights.clock_count;
-    d = arena.take<const T*>(clocks * row_count);
-    carried = arena.take<T*>(clocks * row_count);
+    all.layout(arena);
+    ticking = arena.take<BackwardRow<C>>(all.row_count);
+    const int64_t clocks = weights.clock_count;
+    d = arena.take<const C*>(clocks * all.row_count);
+    carried = arena.take<C*>(clocks * all.row_count);
     count = arena.take<int64_t>(clocks);
-    sums = arena.take<T>(row_stride);
-    ticks = all_ticks(p, arena);
+    dh = arena.take<C>(all.row_stride);
+    ticks = all_ticks(p, weights, arena);
   }
 
   // The rows that are active at time t, whose gradients get dy.
   void gather_rows(int64_t t) {
-    const Span tiles{w.tile0, w.tile1};
     int64_t n = 0;
-    for (int64_t row = w.row0; row < w.row1; ++row) {
+    for (int64_t row = worker.row0; row < worker.row1; ++row) {
       if (t >= length_of(p, row)) continue;
-      const BackwardRow<T> r = rows[n++] = Base::row_at(t, row);
+      const BackwardRow<C> r = all.rows[n++] = all.row_at(t, row);
       if (!r.dy) continue;
-      for (int64_t tile = tiles.first; tile < tiles.last; ++tile) {
+      for (int64_t tile = worker.tile0; tile < worker.tile1; ++tile) {
         const auto lanes = lanes_of<V>(tile, p.hidden);
         const int64_t unit = tile * V::width;
-        (V::load(r.direct + unit, lanes) + V::load(r.dy + unit, lanes)).store(r.direct + unit, lanes);
+        (V::load(r.carried[0] + unit, lanes) + V::load(r.dy + unit, lanes)).store(r.carried[0] + unit, lanes);
       }
     }
   }
 
   void gather_ticking(int64_t index, int64_t t) {
     int64_t r = 0, n = 0;
-    for (int64_t row = w.row0; row < w.row1; ++row) {
+    for (int64_t row = worker.row0; row < worker.row1; ++row) {
       if (t >= length_of(p, row)) continue;
       if (ticks[index].at(t, row)) {
-        ticking[n] = rows[r];
-        d[index * row_count + n] = rows[r].slots;
-        carried[index * row_count + n++] = rows[r].direct;
+        ticking[n] = all.rows[r];
+        d[index * all.row_count + n] = all.rows[r].slots;
+        carried[index * all.row_count + n++] = all.rows[r].carried[0];
       }
       ++r;
     }
@@ -214,148 +225,133 @@ struct ClockworkBackward : Backward<T> {
 
   // Gradients of pre-activations, of the units of one clock.
   void run_pointwise(int64_t index, int64_t t) {
-    const Clock& clock = p.weights.clocks[index];
+    const Clock& clock = weights.clocks[index];
     gather_ticking(index, t);
-    const Span tiles = tiles_with<V>(clock.first, clock.last, w);
+    const Span tiles = tiles_with<V>(clock.first, clock.last, worker);
     if (tiles.size() <= 0 || count[index] == 0) return;
-    const Span units = both({clock.first, clock.last}, units_of<V>(p, w));
-    const BackwardStep<T> step{ticking, p.hidden, clock.last, p.weights.vectors, nullptr,
-                               0,       0,        w.tile0,    p.weights.epsilon, nullptr};
+    const Span units = both({clock.first, clock.last}, units_of<V>(p, worker));
+    const BackwardStep<C> step(p, weights, worker, ticking, clock.last);
     const int64_t tile_unit = tiles.first * V::width;
-    const std::size_t spoiled = clock.first > tile_unit ? static_cast<std::size_t>(clock.first - tile_unit) : 0;
-    T kept[V::width];  // what forward saved of the clocks before this one
+    const std::size_t before = clock.first > tile_unit ? static_cast<std::size_t>(clock.first - tile_unit) : 0;
+    C kept[V::width];  // the slots of the units before this clock's in its first tile
     for (int64_t r = 0; r < count[index]; ++r) {
-      T* const dh = ticking[r].direct;
-      if (spoiled) std::memcpy(kept, ticking[r].slots + tile_unit, spoiled * sizeof(T));
+      C* const row_dh = ticking[r].carried[0];
+      if (before) std::memcpy(kept, ticking[r].slots + tile_unit, before * sizeof(C));
       for (int64_t tile = tiles.first; tile < tiles.last; ++tile) {
-        V::load(dh + tile * V::width, lanes_of<V>(tile, clock.last)).store(sums + (tile - tiles.first) * V::width);
+        V::load(row_dh + tile * V::width, lanes_of<V>(tile, clock.last)).store(dh + (tile - tiles.first) * V::width);
       }
-      this->pointwise[0](step, {r, r + 1}, tiles, sums);
-      if (spoiled) std::memcpy(ticking[r].slots + tile_unit, kept, spoiled * sizeof(T));
-      std::memset(dh + units.first, 0, static_cast<std::size_t>(units.size()) * sizeof(T));
+      all.steps.pointwise[0](step, {r, r + 1}, tiles, dh);
+      if (before) std::memcpy(ticking[r].slots + tile_unit, kept, before * sizeof(C));
+      std::memset(row_dh + units.first, 0, static_cast<std::size_t>(units.size()) * sizeof(C));
     }
   }
 
   void run_product(int64_t index, bool backwards) {
     if (count[index] == 0) return;
-    const Clock& clock = p.weights.clocks[index];
-    const CarryOp<T> op{p.weights.hh_t[0] + clock.first * V::width,
-                        p.hidden * V::width,
-                        clock.last - clock.first,
-                        d + index * row_count,
-                        clock.first,
-                        carried + index * row_count,
-                        p.hidden,
-                        true,
-                        clock.first};
-    sweep(op, {0, count[index]}, tiles_with<V>(clock.first, p.hidden, w), backwards);
+    const Clock& clock = weights.clocks[index];
+    CarryOp<F> op(moved(weights.hh_t[0][0], 0, clock.first * V::width), clock.last - clock.first,
+                  d + index * all.row_count, clock.first, carried + index * all.row_count, p.hidden, true);
+    op.first = clock.first;
+    sweep(op, {0, count[index]}, tiles_with<V>(clock.first, p.hidden, worker), backwards);
   }
 
   void run() {
-    lay_out(*this, w);
-    copy_or_zero(g.dstate0[0], g.dstate_n[0], 1, p.hidden, w, units_of<V>(p, w));
-    const int64_t clocks = p.weights.clock_count;
+    lay_out(*this, worker);
+    copy_or_zero(all.g.dstate0[0], all.g.dstate_n[0], 1, p.hidden, worker, units_of<V>(p, worker));
+    const int64_t clocks = weights.clock_count;
     for (int64_t step = p.seq_len - 1; step >= 0; --step) {
       const int64_t t = time_of(p, step);
       gather_rows(t);
       for (int64_t i = clocks - 1; i >= 0; --i) run_pointwise(i, t);
-      meet(w.step_barrier);
+      meet(worker.step_barrier);
       for (int64_t i = 0; i < clocks; ++i) run_product(i, step % 2 != 0);
     }
   }
 };
 
-template <class T>
-struct ClockworkBatched : Batched<T> {
-  using V = Vec<T>;
-  using Base = Batched<T>;
-  using Base::p, Base::g, Base::w, Base::f, Base::d, Base::v, Base::to, Base::kRowBlock;
-  T** ticking = nullptr;  // kRowBlock rows of dx
+template <class F>
+struct ClockworkBatched {
+  using C = typename F::Compute;
+  using V = Vec<C>;
+  static constexpr int64_t kRowsTogether = Batched<F>::kRowsTogether;
+  static constexpr int kX = 0, kHPrev = 1;  // operands of the plan (cells/facts.cpp)
+  Batched<F> all;                           // the work that is the same for all clocks
+  const Problem<C>& p;
+  const PackedWeights<F>& weights;
+  const Gradients<C>& g;
+  C** ticking = nullptr;  // kRowsTogether rows of dx
+
+  explicit ClockworkBatched(const Batched<F>& batched)
+      : all(batched), p(batched.p), weights(batched.weights), g(batched.g) {}
 
   void layout(Arena& arena) {
-    Base::layout(arena);
-    ticking = arena.take<T*>(kRowBlock);
+    all.layout(arena);
+    ticking = arena.take<C*>(kRowsTogether);
   }
 
-  // Adds one clock's part to dx of steps [first, last), whose rows are in `to`.
+  // Adds one clock's part to dx of steps [first, last).
   void add_input_gradient(const Clock& clock, int64_t first, int64_t last) {
-    Ticks<T> ticks(p, clock);
+    Ticks<C> ticks(p, clock);
     int64_t n = 0;
     for (int64_t at = first; at < last; ++at) {
       const int64_t t = at / p.batch, row = at % p.batch;
       if (t >= length_of(p, row) || !ticks.at(t, row)) continue;
-      d[n] = Base::slots_at(t, row);
+      all.d[n] = all.states.slots_at(t, row);
       ticking[n++] = g.dx + at * p.input;
     }
-    const CarryOp<T> op{p.weights.ih_t + clock.first * V::width,
-                        p.hidden * V::width,
-                        clock.last - clock.first,
-                        d,
-                        clock.first,
-                        ticking,
-                        p.input,
-                        true,
-                        0};
+    const CarryOp<F> op(moved(weights.ih_t, 0, clock.first * V::width), clock.last - clock.first, all.d, clock.first,
+                        ticking, p.input, true);
     sweep(op, {0, n}, {0, tiles_of<V>(p.input)});
   }
 
   void input_gradient() {
-    const Span steps = Base::share(p.seq_len * p.batch);
+    const Span steps = all.share(p.seq_len * p.batch);
     if (steps.size() <= 0) return;
-    std::memset(g.dx + steps.first * p.input, 0, static_cast<std::size_t>(steps.size() * p.input) * sizeof(T));
-    for (int64_t first = steps.first; first < steps.last; first += kRowBlock) {
-      const int64_t last = first + kRowBlock < steps.last ? first + kRowBlock : steps.last;
-      for (int i = 0; i < p.weights.clock_count; ++i) add_input_gradient(p.weights.clocks[i], first, last);
+    std::memset(g.dx + steps.first * p.input, 0, static_cast<std::size_t>(steps.size() * p.input) * sizeof(C));
+    for (int64_t first = steps.first; first < steps.last; first += kRowsTogether) {
+      const int64_t last = first + kRowsTogether < steps.last ? first + kRowsTogether : steps.last;
+      for (int i = 0; i < weights.clock_count; ++i) add_input_gradient(weights.clocks[i], first, last);
     }
   }
 
-  // What the gradients of units [first, first + n) of one clock add to their rows of weights and biases.
+  // Adds the gradients of units [first, first + n) of one clock to their rows of weights and biases.
   void add_gradients(const Clock& clock, int64_t first, int64_t n, int64_t count, bool add) {
     const int64_t H = p.hidden, seen = H - clock.first;
-    Base::pack_columns(0, first, n, count);
-    Base::add_products(g.dweight_ih, Base::panel_x, first, n, count, p.input, p.input, add);
-    Base::add_products(g.dmatrix[0] + clock.first, Base::panel_h[0], first, n, count, seen, H, add);
-    if (g.dbias_ih) Base::add_sums(g.dbias_ih, first, n, count, add);
-    if (g.dbias_hh) Base::add_sums(g.dbias_hh, first, n, count, add);
+    all.pack_columns(0, first, n, count);
+    all.add_products(g.dweight_ih, all.panels[kX], first, n, count, p.input, p.input, add);
+    all.add_products(g.dmatrix[0] + clock.first, all.panels[kHPrev], first, n, count, seen, H, add);
+    if (g.dbias_ih) all.add_sums(g.dbias_ih, first, n, count, add);
+    if (g.dbias_hh) all.add_sums(g.dbias_hh, first, n, count, add);
   }
 
   void weight_gradients_of(const Clock& clock, Span units) {
     const int64_t end = p.seq_len * p.batch;
-    Ticks<T> ticks(p, clock);
-    const auto ticking_at = [&](int64_t t, int64_t row) { return ticks.at(t, row); };
+    Ticks<C> ticks(p, clock);
     int64_t from = 0;
     bool add = false;
     do {
       int64_t count = 0;
-      from = Base::valid_pairs(from, kSumBlock, ticking_at, [&](int64_t k, int64_t t, int64_t row) {
-        d[k] = Base::slots_at(t, row);
-        v[k] = p.x + (t * p.batch + row) * p.input;
-        Base::pairs[k] = {t, row};
-        count = k + 1;
-      });
-      Base::pack_panel(Base::panel_x, count, p.input);
-      for (int64_t k = 0; k < count; ++k) {
-        v[k] = Base::operand(fusedrnn::From::h_prev, 0, Base::pairs[k].t, Base::pairs[k].row) + clock.first;
-      }
-      Base::pack_panel(Base::panel_h[0], count, p.hidden - clock.first);
-      for (int64_t first = units.first; first < units.last; first += kColumnBlock) {
-        const int64_t n = units.last - first < kColumnBlock ? units.last - first : kColumnBlock;
+      from = all.next_stretch(from, count, [&](int64_t t, int64_t row) { return ticks.at(t, row); });
+      all.gather_operand(kX, count);
+      all.gather_operand(kHPrev, count, clock.first);
+      for (int64_t first = units.first; first < units.last; first += kStrip) {
+        const int64_t n = units.last - first < kStrip ? units.last - first : kStrip;
         add_gradients(clock, first, n, count, add);
       }
       add = true;
     } while (from < end);
   }
 
-  // Where the part-th of so many parts of the units begins, each of which sums over as many steps of units.
+  // The first unit of part number `part`, where all `parts` parts of the units sum over equally many steps of units.
   int64_t cut(int part, int parts) const {
-    const Clock* const clocks = p.weights.clocks;
+    const Clock* const clocks = weights.clocks;
     const auto cost = [](const Clock& c) {
       return static_cast<double>(c.last - c.first) / static_cast<double>(c.period);
     };
     double left = 0;
-    for (int i = 0; i < p.weights.clock_count; ++i) left += cost(clocks[i]);
+    for (int i = 0; i < weights.clock_count; ++i) left += cost(clocks[i]);
     left *= static_cast<double>(part) / parts;
-    for (int i = 0; i < p.weights.clock_count && part < parts; ++i) {
+    for (int i = 0; i < weights.clock_count && part < parts; ++i) {
       const double here = cost(clocks[i]);
       if (left < here) return clocks[i].first + static_cast<int64_t>(left * static_cast<double>(clocks[i].period));
       left -= here;
@@ -364,20 +360,20 @@ struct ClockworkBatched : Batched<T> {
   }
 
   void weight_gradients() {
-    const Span mine{cut(w.index, w.count), cut(w.index + 1, w.count)};
-    for (int i = 0; i < p.weights.clock_count; ++i) {
-      const Clock& clock = p.weights.clocks[i];
+    const Span mine{cut(all.worker.index, all.worker.count), cut(all.worker.index + 1, all.worker.count)};
+    for (int i = 0; i < weights.clock_count; ++i) {
+      const Clock& clock = weights.clocks[i];
       const Span units = both({clock.first, clock.last}, mine);
       if (units.size() <= 0) continue;
       weight_gradients_of(clock, units);
       for (int64_t unit = units.first; unit < units.last; ++unit) {
-        std::memset(g.dmatrix[0] + unit * p.hidden, 0, static_cast<std::size_t>(clock.first) * sizeof(T));
+        std::memset(g.dmatrix[0] + unit * p.hidden, 0, static_cast<std::size_t>(clock.first) * sizeof(C));
       }
     }
   }
 
   void run() {
-    lay_out(*this, w);
+    lay_out(*this, all.worker);
     input_gradient();
     weight_gradients();
   }

@@ -6,7 +6,7 @@
 
 namespace fusedrnn {
 
-// Those of the ISAs that are built: RNN_HAVE_... says which, at least one.
+// Some of these are built, at least one: RNN_HAVE_... says which.
 extern const Kernels kernels_avx512, kernels_avx2, kernels_portable;
 
 namespace {

@@ -1,5 +1,5 @@
-// What the forward and backward drivers share: scratch memory, tiles, time. Contracts are asserted in builds without
-// NDEBUG, which those for the sanitizers are.
+// What the forward and backward drivers share: scratch memory, tiles, time, states. Contracts are asserted in builds
+// without NDEBUG, such as the builds for sanitizers.
 #pragma once
 
 #include <cassert>
@@ -12,7 +12,10 @@
 namespace {
 
 using fusedrnn::CellFacts;
+using fusedrnn::From;
 using fusedrnn::Gradients;
+using fusedrnn::kMaxStates;
+using fusedrnn::PackedWeights;
 using fusedrnn::Problem;
 using fusedrnn::Worker;
 using std::int64_t;
@@ -22,6 +25,7 @@ struct Arena {
   char* base;
   std::size_t used = 0;
 
+  explicit Arena(char* memory) : base(memory) {}
   template <class T>
   T* take(int64_t count) {
     assert(count >= 0);
@@ -38,11 +42,11 @@ RNN_INLINE int64_t tiles_of(int64_t units) {
 
 // A worker's own scratch, laid out by the driver.
 template <class Driver>
-void lay_out(Driver& driver, const Worker& w) {
-  assert(w.local && reinterpret_cast<std::uintptr_t>(w.local) % 64 == 0);
-  Arena arena{w.local};
+void lay_out(Driver& driver, const Worker& worker) {
+  assert(worker.local && reinterpret_cast<std::uintptr_t>(worker.local) % 64 == 0);
+  Arena arena(worker.local);
   driver.layout(arena);
-  assert(arena.used <= w.local_bytes);
+  assert(arena.used <= worker.local_bytes);
 }
 
 // The lanes of a tile that are units.
@@ -54,55 +58,75 @@ RNN_INLINE typename V::Lanes lanes_of(int64_t tile, int64_t units) {
 }
 
 // The units of a worker's tiles.
-template <class V, class T>
-Span units_of(const Problem<T>& p, const Worker& w) {
-  const int64_t last = w.tile1 * V::width;
-  return {w.tile0 * V::width, last < p.hidden ? last : p.hidden};
+template <class V, class C>
+Span units_of(const Problem<C>& p, const Worker& worker) {
+  const int64_t last = worker.tile1 * V::width;
+  return {worker.tile0 * V::width, last < p.hidden ? last : p.hidden};
 }
 
-template <class T>
-int64_t length_of(const Problem<T>& p, int64_t row) {
+template <class C>
+int64_t length_of(const Problem<C>& p, int64_t row) {
   return p.lengths ? p.lengths[row] : p.seq_len;
 }
 
 // Steps are counted in the order in which forward runs them; time t is where a step lies in x and y.
-template <class T>
-int64_t time_of(const Problem<T>& p, int64_t step) {
+template <class C>
+int64_t time_of(const Problem<C>& p, int64_t step) {
   return p.reverse ? p.seq_len - 1 - step : step;
 }
 
-template <class T>
-bool is_first(const Problem<T>& p, int64_t t, int64_t row) {
-  return p.reverse ? t == length_of(p, row) - 1 : t == 0;
+template <class C>
+int64_t first_time(const Problem<C>& p, int64_t row) {
+  return p.reverse ? length_of(p, row) - 1 : 0;
 }
 
-template <class T>
-bool is_last(const Problem<T>& p, int64_t t, int64_t row) {
-  return p.reverse ? t == 0 : t == length_of(p, row) - 1;
+template <class C>
+int64_t last_time(const Problem<C>& p, int64_t row) {
+  return p.reverse ? 0 : length_of(p, row) - 1;
 }
 
-template <class T>
-int64_t time_before(const Problem<T>& p, int64_t t) {
+template <class C>
+int64_t time_before(const Problem<C>& p, int64_t t) {
   return p.reverse ? t + 1 : t - 1;
 }
 
-template <class T>
-int64_t time_after(const Problem<T>& p, int64_t t) {
+template <class C>
+int64_t time_after(const Problem<C>& p, int64_t t) {
   return p.reverse ? t - 1 : t + 1;
 }
 
-// A row's initial state, zeros where none was given.
-template <class T>
-const T* initial_state(const Problem<T>& p, int state, int64_t row, const T* zeros) {
-  return p.state0[state] ? p.state0[state] + row * p.hidden : zeros;
-}
+// Where the states of a row lie. Before its first step they are where the caller gave them; after a step, h is in y and
+// all other states are in the step's slots.
+template <class C>
+struct States {
+  const Problem<C>& p;
+  const CellFacts& f;
+  const C* zeros;   // as many as the longest state has
+  const C* h;       // (T, B, H)
+  C* slots;         // (T, B, S, H); (2, B, S, H) if steps take turns
+  bool take_turns;  // each step reuses the slots of the step before the last
 
-// state[units] of the worker's rows = from[units], or zeros; a state is `vectors` times H elements.
-template <class T>
-void copy_or_zero(T* to, const T* from, int64_t vectors, int64_t hidden, const Worker& w, Span units) {
-  const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(T);
-  for (int64_t i = w.row0 * vectors; i < w.row1 * vectors; ++i) {
-    T* const target = to + i * hidden + units.first;
+  int64_t size(int s) const { return f.state[s].units * p.hidden; }
+  C* slots_at(int64_t t, int64_t row) const {
+    const int64_t step = take_turns ? time_of(p, t) % 2 : t;
+    return slots + (step * p.batch + row) * f.slots * p.hidden;
+  }
+  const C* initial(int s, int64_t row) const { return p.state0[s] ? p.state0[s] + row * size(s) : zeros; }
+  const C* after(int s, int64_t t, int64_t row) const {
+    return s == 0 ? h + (t * p.batch + row) * p.hidden : slots_at(t, row) + f.state[s].slot * p.hidden;
+  }
+  const C* before(int s, int64_t t, int64_t row) const {
+    return t == first_time(p, row) ? initial(s, row) : after(s, time_before(p, t), row);
+  }
+};
+
+// to[units] of each of the worker's rows = from[units], or zeros where `from` is null. A row has `vectors` times H
+// elements, and `units` are taken of each vector.
+template <class C>
+void copy_or_zero(C* to, const C* from, int64_t vectors, int64_t hidden, const Worker& worker, Span units) {
+  const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(C);
+  for (int64_t i = worker.row0 * vectors; i < worker.row1 * vectors; ++i) {
+    C* const target = to + i * hidden + units.first;
     if (from)
       std::memcpy(target, from + i * hidden + units.first, bytes);
     else

@@ -7,74 +7,79 @@
 namespace {
 
 // Where one active row finds its operands at one time step; pointers are to unit 0.
-template <class T>
+template <class C>
 struct ForwardRow {
-  const T* h_prev;
-  const T* c_prev;
-  const T* slots_prev;  // the vectors that products take from the step before, or the initial state
-  const T* below;
-  T* c;
-  T* c_of_step;  // a second place for c, or null
-  T* y;
-  T* slots;
+  const C* before[kMaxStates];  // the states before the step
+  C* h;                         // after it, in y
+  C* c;                         // after it, of cells that have one
+  C* c_of_step;                 // a second place for c, or null
+  const C* below;
+  C* slots;
 
-  // Where the pointer to a product's row is.
-  static std::size_t place_of(fusedrnn::From from) {
-    switch (from) {
-      case fusedrnn::From::h_prev:
-        return offsetof(ForwardRow, h_prev);
-      case fusedrnn::From::c_prev:
-        return offsetof(ForwardRow, c_prev);
-      case fusedrnn::From::slots_prev:
-        return offsetof(ForwardRow, slots_prev);
-      default:
-        return offsetof(ForwardRow, slots);
-    }
+  // Where in a row the pointer to a product's operand is.
+  static std::size_t place_of(From from) {
+    const int state = state_of(from);
+    return state < 0 ? offsetof(ForwardRow, slots) : offsetof(ForwardRow, before) + state * sizeof(const C*);
   }
 };
 
 // One step of one worker, as pointwise functions see it. `pre` is [tile of this worker][row][gate][lane].
-template <class T>
+template <class C>
 struct ForwardStep {
-  const ForwardRow<T>* rows;
-  T* pre;
+  const ForwardRow<C>* rows;
+  C* pre;
   int64_t pre_stride, tile0, hidden;
-  int64_t units;  // those from here on are not written
+  int64_t units;  // only units before this one are written
   int64_t gates;
-  const T* vectors;
-  T epsilon;
-  T* sums;  // [row][kMaxSums], for cells that need them
+  const C* vectors;
+  C epsilon;
+  C* sums;  // [row][kMaxSums], for cells that need them
 
-  RNN_INLINE T* pre_at(int64_t row, int64_t tile) const {
-    return pre + (tile - tile0) * pre_stride + row * gates * Vec<T>::width;
+  // All units of the worker, whose rows and `pre` these are.
+  template <class F>
+  ForwardStep(const Problem<C>& p, const PackedWeights<F>& weights, const CellFacts& f, const Worker& worker,
+              const ForwardRow<C>* step_rows, C* step_pre, int64_t stride, C* row_sums)
+      : rows(step_rows),
+        pre(step_pre),
+        pre_stride(stride),
+        tile0(worker.tile0),
+        hidden(p.hidden),
+        units(p.hidden),
+        gates(f.gates),
+        vectors(weights.vectors),
+        epsilon(weights.epsilon),
+        sums(row_sums) {}
+
+  RNN_INLINE C* pre_at(int64_t row, int64_t tile) const {
+    return pre + (tile - tile0) * pre_stride + row * gates * Vec<C>::width;
   }
-  Sums<T> pre_sums(int64_t gate) const {
-    const int64_t line = gates * Vec<T>::width;
-    return {pre + gate * Vec<T>::width - tile0 * pre_stride, line, pre_stride};
+  Sums<C> pre_sums(int64_t gate) const {
+    const int64_t line = gates * Vec<C>::width;
+    return {pre + gate * Vec<C>::width - tile0 * pre_stride, line, pre_stride};
   }
 };
 
 // Runs a phase's pointwise step on the sums [row][tile][gate][lane] of its last product.
-template <class T>
-using ForwardPointwise = void (*)(const ForwardStep<T>&, Span rows, Span tiles, const T* sums);
+template <class C>
+using ForwardPointwise = void (*)(const ForwardStep<C>&, Span rows, Span tiles, const C* sums);
 
 // Makes step.sums of the first `rows` rows, before a phase.
-template <class T>
-using ForwardReduce = void (*)(const ForwardStep<T>& step, int64_t rows);
+template <class C>
+using ForwardReduce = void (*)(const ForwardStep<C>& step, int64_t rows);
 
 // The `at` of cell.hpp.
-template <class Cell, class T, bool kTrain>
+template <class Cell, class C, bool kTrain>
 struct ForwardAt {
-  using V = Vec<T>;
-  const ForwardRow<T>& row;
-  const ForwardStep<T>& step;
+  using V = Vec<C>;
+  const ForwardRow<C>& row;
+  const ForwardStep<C>& step;
   int64_t index, unit, hidden;
-  T* pre_tile;
+  C* pre_tile;
   typename V::Lanes lanes;
 
-  RNN_INLINE V load(const T* p) const { return V::load(p + unit, lanes); }
-  RNN_INLINE V h_prev() const { return load(row.h_prev); }
-  RNN_INLINE V c_prev() const { return load(row.c_prev); }
+  RNN_INLINE V load(const C* p) const { return V::load(p + unit, lanes); }
+  RNN_INLINE V h_prev() const { return load(row.before[0]); }
+  RNN_INLINE V c_prev() const { return load(row.before[1]); }
   RNN_INLINE V pre(int gate) const { return V::load(pre_tile + gate * V::width); }
   RNN_INLINE V slot(int k) const { return load(row.slots + k * hidden); }
   RNN_INLINE V vector(int k) const { return load(step.vectors + k * hidden); }
@@ -88,7 +93,7 @@ struct ForwardAt {
     v.store(row.c + unit, lanes);
     if (Cell::kBelow && row.c_of_step) v.store(row.c_of_step + unit, lanes);
   }
-  RNN_INLINE void set_h(V v) const { v.store(row.y + unit, lanes); }
+  RNN_INLINE void set_h(V v) const { v.store(row.h + unit, lanes); }
 };
 
 // The gates that a phase's last product ends with.
@@ -99,148 +104,153 @@ constexpr int gates_of_phase(int phase) {
   return gates;
 }
 
-template <class Cell, class T, int Phase, bool kTrain>
-void forward_pointwise(const ForwardStep<T>& step, Span span, Span tiles, const T* sums) {
-  using V = Vec<T>;
+template <class Cell, class C, int Phase, bool kTrain>
+void forward_pointwise(const ForwardStep<C>& step, Span span, Span tiles, const C* sums) {
+  using V = Vec<C>;
   constexpr int G = gates_of_phase<Cell>(Phase);
   const int64_t hidden = step.hidden;
   for (int64_t r = span.first; r < span.last; ++r) {
-    const ForwardRow<T> row = step.rows[r];
+    const ForwardRow<C> row = step.rows[r];
     for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += G * V::width) {
       V a[G];
       RNN_UNROLL for (int g = 0; g < G; ++g) a[g] = V::load(sums + g * V::width);
-      Cell::template forward<Phase>(a, ForwardAt<Cell, T, kTrain>{row, step, r, tile * V::width, hidden,
+      Cell::template forward<Phase>(a, ForwardAt<Cell, C, kTrain>{row, step, r, tile * V::width, hidden,
                                                                   step.pre_at(r, tile), lanes_of<V>(tile, step.units)});
     }
   }
 }
 
-template <class Cell, class T, int Phase>
-void forward_reduce(const ForwardStep<T>& step, int64_t rows) {
-  using V = Vec<T>;
+template <class Cell, class C, int Phase>
+void forward_reduce(const ForwardStep<C>& step, int64_t rows) {
+  using V = Vec<C>;
   for (int64_t r = 0; r < rows; ++r) {
-    const ForwardRow<T> row = step.rows[r];
-    reduce_row<Cell, T, false, Phase>(
+    const ForwardRow<C> row = step.rows[r];
+    reduce_row<Cell, C, false, Phase>(
         step.hidden, step.epsilon, step.sums + r * kMaxSums, [&](int64_t tile, typename V::Lanes lanes) {
-          return ForwardAt<Cell, T, false>{row, step, r, tile * V::width, step.hidden, nullptr, lanes};
+          return ForwardAt<Cell, C, false>{row, step, r, tile * V::width, step.hidden, nullptr, lanes};
         });
   }
 }
 
 // pre = bias + W x.
-template <class T>
+template <class F>
 struct ProjectOp {
-  using value_type = T;
-  using V = Vec<T>;
+  using Storage = typename F::Storage;
+  using Compute = typename F::Compute;
+  using C = Compute;
+  using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = false, kDirect = true, kCold = false;
-  static constexpr int64_t source_stride = sizeof(const T*), source_offset = 0;
-  const T* weights;
-  int64_t tile_stride, depth, gates;
-  const T* const* x;
-  Sums<const T> from[kMaxGates];
-  Sums<T> to;
+  static constexpr int64_t source_stride = sizeof(const C*), source_offset = 0;
+  PackedMatrix<Storage> weights;
+  int64_t depth, gates;
+  const C* const* x;
+  Sums<const C> from[kMaxGates];
+  Sums<C> to;
 
-  ProjectOp(const Problem<T>& p, const ForwardStep<T>& step, const T* const* x_rows)
-      : weights(p.weights.ih),
-        tile_stride(p.input * step.gates * V::width),
-        depth(p.input),
-        gates(step.gates),
-        x(x_rows),
-        to(step.pre_sums(0)) {
-    for (int64_t g = 0; g < gates; ++g) from[g] = {p.weights.bias_pre + g * V::width, 0, gates * V::width};
+  ProjectOp(const Problem<C>& p, const PackedWeights<F>& packed, const ForwardStep<C>& step, const C* const* x_rows)
+      : weights(packed.ih), depth(p.input), gates(step.gates), x(x_rows), to(step.pre_sums(0)) {
+    for (int64_t g = 0; g < gates; ++g) from[g] = {packed.bias_pre + g * V::width, 0, gates * V::width};
   }
-  RNN_INLINE const T* const* sources(int64_t row) const { return x + row; }
+  RNN_INLINE const C* const* sources(int64_t row) const { return x + row; }
   RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area&) const {}
 };
 
 // What the recurrent products of a phase share: where rows lie, and that sums start from the input's part.
-template <class T>
+template <class F>
 struct RecurrentProduct {
-  using V = Vec<T>;
+  using Storage = typename F::Storage;
+  using Compute = typename F::Compute;
+  using C = Compute;
+  using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = false, kCold = false;
-  static constexpr int64_t source_stride = sizeof(ForwardRow<T>);
-  const T* weights;
-  int64_t tile_stride, depth, gates;
-  const ForwardStep<T>& step;
+  static constexpr int64_t source_stride = sizeof(ForwardRow<C>);
+  PackedMatrix<Storage> weights;
+  int64_t depth, gates;
+  const ForwardStep<C>& step;
   const CellFacts& facts;
   std::size_t source;  // where in a ForwardRow the pointer is
   int64_t source_offset, first_gate;
-  Sums<const T> from[kMaxGates] = {};
+  Sums<const C> from[kMaxGates] = {};
 
-  RecurrentProduct(const Problem<T>& p, const ForwardStep<T>& s, const CellFacts& f, int index) : step(s), facts(f) {
+  RecurrentProduct(const Problem<C>& p, const PackedWeights<F>& packed, const ForwardStep<C>& s, const CellFacts& f,
+                   int index)
+      : step(s), facts(f) {
     assert(index >= 0 && index < fusedrnn::kMaxProducts);
     const fusedrnn::Product& product = f.product[index];
-    weights = p.weights.hh[index];
+    weights = packed.hh[index];
     depth = product.depth * p.hidden;
     gates = product.gates;
-    tile_stride = depth * gates * V::width;
     first_gate = product.first_gate;
-    source_offset = product.from == fusedrnn::From::slots ? product.slot * p.hidden : 0;
-    source = ForwardRow<T>::place_of(product.from);
+    source_offset = product.from == From::slots ? product.slot * p.hidden : 0;
+    source = ForwardRow<C>::place_of(product.from);
     const int64_t line = s.gates * V::width;
     for (int64_t g = 0; g < gates; ++g) {
       const int64_t gate = first_gate + g;
       if (f.split[gate])
-        from[g] = {p.weights.bias_rec + gate * V::width, 0, line};
+        from[g] = {packed.bias_rec + gate * V::width, 0, line};
       else
         from[g] = {s.pre_sums(gate).at, line, s.pre_stride};
     }
   }
-  // The step's part of `pre` begins so many elements later now; biases, whose rows lie 0 apart, stay where they are.
+  // Leaves out the units before this one, which the units of a clock do not see.
+  void begin_at(int64_t unit) {
+    weights = moved(weights, 0, unit * gates * V::width);
+    depth -= unit;
+    source_offset = unit;
+  }
+  // The next step's part of `pre` begins this many elements later; biases, whose rows lie 0 apart, stay where they are.
   RNN_INLINE void advance(int64_t elements) {
     for (int64_t g = 0; g < gates; ++g) {
       if (from[g].row > 0) from[g].at += elements;
     }
   }
-  RNN_INLINE const T* const* sources(int64_t row) const {
-    return reinterpret_cast<const T* const*>(reinterpret_cast<const char*>(step.rows + row) + source);
+  RNN_INLINE const C* const* sources(int64_t row) const {
+    return reinterpret_cast<const C* const*>(reinterpret_cast<const char*>(step.rows + row) + source);
   }
   RNN_INLINE void fetch_start(const Area& area) const {
-    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
-        const T* const pre = step.pre_at(r, tile) + first_gate * V::width;
-        for (int64_t gate = 0; gate < gates; ++gate) __builtin_prefetch(pre + gate * V::width);
-      }
-    }
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      const C* const pre = step.pre_at(row, tile) + first_gate * V::width;
+      for (int64_t gate = 0; gate < gates; ++gate) __builtin_prefetch(pre + gate * V::width);
+    });
   }
 };
 
 // A product that is not its phase's last: pre += U row.
-template <class T>
-struct AccumulateOp : RecurrentProduct<T> {
-  using value_type = T;
+template <class F>
+struct AccumulateOp : RecurrentProduct<F> {
+  using C = typename F::Compute;
   static constexpr bool kDirect = true;
-  Sums<T> to;
+  Sums<C> to;
 
-  AccumulateOp(const Problem<T>& p, const ForwardStep<T>& step, const CellFacts& f, int index)
-      : RecurrentProduct<T>(p, step, f, index), to(step.pre_sums(this->first_gate)) {}
+  AccumulateOp(const Problem<C>& p, const PackedWeights<F>& packed, const ForwardStep<C>& step, const CellFacts& f,
+               int index)
+      : RecurrentProduct<F>(p, packed, step, f, index), to(step.pre_sums(this->first_gate)) {}
   RNN_INLINE void advance(int64_t elements) {
-    RecurrentProduct<T>::advance(elements);
+    RecurrentProduct<F>::advance(elements);
     to.at += elements;
   }
   RNN_INLINE void fetch_end(const Area&) const {}
 };
 
 // A phase's last product, and the cell's pointwise step on its sums.
-template <class T>
-struct PhaseOp : RecurrentProduct<T> {
-  using value_type = T;
+template <class F>
+struct PhaseOp : RecurrentProduct<F> {
+  using C = typename F::Compute;
   static constexpr bool kDirect = false;
-  ForwardPointwise<T> pointwise;
+  ForwardPointwise<C> pointwise;
 
-  PhaseOp(const Problem<T>& p, const ForwardStep<T>& step, const CellFacts& f, int index, ForwardPointwise<T> run)
-      : RecurrentProduct<T>(p, step, f, index), pointwise(run) {}
+  PhaseOp(const Problem<C>& p, const PackedWeights<F>& packed, const ForwardStep<C>& step, const CellFacts& f,
+          int index, ForwardPointwise<C> run)
+      : RecurrentProduct<F>(p, packed, step, f, index), pointwise(run) {}
   RNN_INLINE void fetch_end(const Area& area) const {
-    const ForwardStep<T>& step = this->step;
-    for (int64_t r = area.row; r < area.row + area.rows; ++r) {
-      for (int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) {
-        prefetch_write(step.rows[r].y + tile * Vec<T>::width);
-        if (this->facts.states > 1) __builtin_prefetch(step.rows[r].c_prev + tile * Vec<T>::width);
-      }
-    }
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      const ForwardRow<C>& at = this->step.rows[row];
+      prefetch_write(at.h + tile * Vec<C>::width);
+      if (this->facts.states > 1) __builtin_prefetch(at.before[1] + tile * Vec<C>::width);
+    });
   }
-  RNN_INLINE void end(const Area& area, const T* sums) const {
+  RNN_INLINE void end(const Area& area, const C* sums) const {
     pointwise(this->step, {area.row, area.row + area.rows}, {area.tile, area.tile + area.tiles}, sums);
   }
 };

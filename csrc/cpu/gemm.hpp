@@ -1,13 +1,12 @@
 // The micro-kernel: R rows times NT tiles of G gates, accumulated in registers over k = 0..K-1 in that order, each
-// output element one chain of fused multiply-adds. It knows neither cells nor what the product is for: sums come from
-// memory and go to memory, so that one set of kernels serves every cell.
+// output element one chain of fused multiply-adds. Weights are stored as S, all else is C. It knows neither cells nor
+// the purpose of the product: sums come from memory and go to memory, so that one set of kernels serves every cell.
 #pragma once
 
 #include <cstdint>
 #include <utility>
 
-#include "../problem.hpp"
-#include "vec.hpp"
+#include "storage.hpp"
 
 namespace {
 
@@ -16,15 +15,15 @@ using fusedrnn::kMaxGates;
 constexpr int kCacheLine = 64;
 
 // Which R and NT are compiled for G gates.
-struct Plan {
+struct Shapes {
   static constexpr int main_tiles(int gates) { return gates >= 3 ? 1 : gates == 2 ? 2 : 4; }
   static constexpr int max_rows(int gates) {
     const int rows = kAccumulators / (gates * main_tiles(gates));
     return rows > 1 ? rows : 1;
   }
 
-  // The most tiles that fit the registers beside so many rows. One row alone needs about 8 chains to hide the latency
-  // of its multiply-adds; more than 8 streams of weights help nobody.
+  // The most tiles whose sums fit the registers, given the rows. One row alone needs about 8 chains to hide the latency
+  // of its multiply-adds; more than 8 streams of weights do not help.
   static constexpr int max_tiles(int gates, int rows) {
     int tiles = 1;
     const int limit = rows > 1 || gates > 2 ? 4 : 8;
@@ -33,25 +32,25 @@ struct Plan {
   }
 };
 
-constexpr int kMostRows = 8;  // of any plan
-static_assert(Plan::max_rows(1) <= kMostRows && Plan::max_rows(2) <= kMostRows && Plan::max_rows(3) <= kMostRows);
+constexpr int kMostRows = 8;  // of any shape
+static_assert(Shapes::max_rows(1) <= kMostRows && Shapes::max_rows(2) <= kMostRows && Shapes::max_rows(3) <= kMostRows);
 
 // The same as tables, for callers that know gates and rows only when they run.
-struct PlanTables {
+struct ShapeTables {
   int max_rows[kMaxGates + 1] = {};
   int log_tiles[kMaxGates + 1][kMostRows + 1] = {};  // log2 of max_tiles
-  constexpr PlanTables() {
+  constexpr ShapeTables() {
     for (int gates = 1; gates <= kMaxGates; ++gates) {
-      max_rows[gates] = Plan::max_rows(gates);
+      max_rows[gates] = Shapes::max_rows(gates);
       for (int rows = 1; rows <= kMostRows; ++rows) {
-        while (2 << log_tiles[gates][rows] <= Plan::max_tiles(gates, rows)) ++log_tiles[gates][rows];
+        while (2 << log_tiles[gates][rows] <= Shapes::max_tiles(gates, rows)) ++log_tiles[gates][rows];
       }
     }
   }
 };
-constexpr PlanTables kPlans;
+constexpr ShapeTables kShapes;
 
-// Sums in memory: those of row r and tile t at `at + r * row + t * tile`.
+// Sums in memory. Those of row r and tile t are at `at + r * row + t * tile`.
 template <class T>
 struct Sums {
   T* at;
@@ -66,43 +65,44 @@ struct Sums {
 //
 // Everything that differs from kernel to kernel is plain arithmetic here, no loop or branch of the caller's: after a
 // long loop over k the branch predictor remembers nothing of what went before.
-template <class T>
+template <class S, class C>
 struct Part {
-  const T* weights;  // [tile][k][gate][lane], from the first tile and k on
-  std::int64_t tile_stride, depth;
-  const T* const* sources;  // the first row's
+  PackedMatrix<S> weights;  // from the first tile and k on
+  std::int64_t depth;
+  const C* const* sources;  // the first row's
   std::int64_t source_stride, source_offset;
-  const T* columns;
+  const C* columns;
   std::int64_t column_stride;
-  const Sums<const T>* from;  // where the sums of each gate begin,
+  const Sums<const C>* from;  // where the sums of each gate begin,
   std::int64_t from_row, from_tile;
-  Sums<T> to;  // and where they go, gate after gate
+  Sums<C> to;  // and where they go, gate after gate
   std::int64_t to_row, to_tile;
-  const T* next;
+  const S* next;
 };
 
-template <class T, int G, int R, int NT, bool kColumns, bool kFetch>
-void micro_kernel(const Part<T>& part) {
-  using V = Vec<T>;
+template <class S, class C, int G, int R, int NT, bool kColumns, bool kFetch>
+void micro_kernel(const Part<S, C>& part) {
+  using V = Vec<C>;
   constexpr int N = NT * G;
-  constexpr std::int64_t kLine = kCacheLine / sizeof(T);  // elements
+  constexpr std::int64_t kLine = kCacheLine / sizeof(S);  // elements
 
   V acc[R * N];
   RNN_UNROLL for (int g = 0; g < G; ++g) {
-    const Sums<const T> from = part.from[g];
-    const T* const at = from.of(part.from_row, part.from_tile);
+    const Sums<const C> from = part.from[g];
+    const C* const at = from.of(part.from_row, part.from_tile);
     RNN_UNROLL for (int j = 0; j < R * NT; ++j) acc[j * G + g] = V::load(at + j / NT * from.row + j % NT * from.tile);
   }
 
-  const std::int64_t stride = part.tile_stride, depth = part.depth, column_stride = part.column_stride;
-  const T* w = part.weights;
-  const T* next = part.next;
-  const T* column = part.columns;
-  const T* source[R];
+  const WeightReader<V, S> weights(part.weights);
+  const std::int64_t stride = part.weights.tile_stride, depth = part.depth, column_stride = part.column_stride;
+  const S* line = part.weights.first;
+  const S* next = part.next;
+  const C* column = part.columns;
+  const C* source[R];
   if constexpr (!kColumns) {
     RNN_UNROLL for (int r = 0; r < R; ++r) {
       const char* const entry = reinterpret_cast<const char*>(part.sources) + r * part.source_stride;
-      source[r] = *reinterpret_cast<const T* const*>(entry) + part.source_offset;
+      source[r] = *reinterpret_cast<const C* const*>(entry) + part.source_offset;
     }
   }
 
@@ -111,18 +111,19 @@ void micro_kernel(const Part<T>& part) {
       V a[R];
       RNN_UNROLL for (int r = 0; r < R; ++r) a[r] = V(kColumns ? column[r] : source[r][k]);
       RNN_UNROLL for (int j = 0; j < N; ++j) {
-        const V b = V::load(w + (j / G) * stride + (j % G) * V::width);
+        const V b = weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G);
         RNN_UNROLL for (int r = 0; r < R; ++r) acc[r * N + j] = fma(a[r], b, acc[r * N + j]);
       }
     } else {
       V b[N];
-      RNN_UNROLL for (int j = 0; j < N; ++j) b[j] = V::load(w + (j / G) * stride + (j % G) * V::width);
+      RNN_UNROLL for (int j = 0; j < N; ++j) b[j] =
+          weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G);
       RNN_UNROLL for (int r = 0; r < R; ++r) {
         const V a(kColumns ? column[r] : source[r][k]);
         RNN_UNROLL for (int j = 0; j < N; ++j) acc[r * N + j] = fma(a, b[j], acc[r * N + j]);
       }
     }
-    w += G * V::width;
+    line += G * V::width;
     if (kColumns) column += column_stride;
     if (kFetch) {
       __builtin_prefetch(next, 0, 2);
@@ -130,55 +131,56 @@ void micro_kernel(const Part<T>& part) {
     }
   }
 
-  const Sums<T> to = part.to;
-  T* const at = to.of(part.to_row, part.to_tile);
+  const Sums<C> to = part.to;
+  C* const at = to.of(part.to_row, part.to_tile);
   RNN_UNROLL for (int j = 0; j < R * N; ++j) {
     acc[j].store(at + j / N * to.row + (j % N) / G * to.tile + j % G * V::width);
   }
 }
 
-template <class T>
-using MicroKernel = void (*)(const Part<T>&);
+template <class S, class C>
+using MicroKernel = void (*)(const Part<S, C>&);
 
-template <class T, int G, int R, int NT, bool kColumns, bool kFetch>
-constexpr MicroKernel<T> micro_kernel_or_null() {
-  if constexpr (R <= Plan::max_rows(G) && NT <= Plan::max_tiles(G, R) && (!kColumns || G == 1))
-    return micro_kernel<T, G, R, NT, kColumns, kFetch>;
+template <class S, class C, int G, int R, int NT, bool kColumns, bool kFetch>
+constexpr MicroKernel<S, C> micro_kernel_or_null() {
+  if constexpr (R <= Shapes::max_rows(G) && NT <= Shapes::max_tiles(G, R) && (!kColumns || G == 1))
+    return micro_kernel<S, C, G, R, NT, kColumns, kFetch>;
   else
     return nullptr;
 }
 
 // Kernels by [fetch][log2 of tiles]; max_tiles is at most 8.
-template <class T>
+template <class S, class C>
 struct KernelRow {
-  MicroKernel<T> by_tiles[2][4];
+  MicroKernel<S, C> by_tiles[2][4];
 };
 
-template <class T, int G, int R, bool kColumns>
-constexpr KernelRow<T> kernel_row() {
-  return {{{micro_kernel_or_null<T, G, R, 1, kColumns, false>(), micro_kernel_or_null<T, G, R, 2, kColumns, false>(),
-            micro_kernel_or_null<T, G, R, 4, kColumns, false>(), micro_kernel_or_null<T, G, R, 8, kColumns, false>()},
-           {micro_kernel_or_null<T, G, R, 1, kColumns, true>(), micro_kernel_or_null<T, G, R, 2, kColumns, true>(),
-            micro_kernel_or_null<T, G, R, 4, kColumns, true>(), micro_kernel_or_null<T, G, R, 8, kColumns, true>()}}};
+template <class S, class C, int G, int R, bool kColumns>
+constexpr KernelRow<S, C> kernel_row() {
+  return {
+      {{micro_kernel_or_null<S, C, G, R, 1, kColumns, false>(), micro_kernel_or_null<S, C, G, R, 2, kColumns, false>(),
+        micro_kernel_or_null<S, C, G, R, 4, kColumns, false>(), micro_kernel_or_null<S, C, G, R, 8, kColumns, false>()},
+       {micro_kernel_or_null<S, C, G, R, 1, kColumns, true>(), micro_kernel_or_null<S, C, G, R, 2, kColumns, true>(),
+        micro_kernel_or_null<S, C, G, R, 4, kColumns, true>(), micro_kernel_or_null<S, C, G, R, 8, kColumns, true>()}}};
 }
 
-template <class T, int G, bool kColumns, class Rows = std::make_integer_sequence<int, kMostRows>>
+template <class S, class C, int G, bool kColumns, class Rows = std::make_integer_sequence<int, kMostRows>>
 struct GateKernels;
 
-template <class T, int G, bool kColumns, int... R>
-struct GateKernels<T, G, kColumns, std::integer_sequence<int, R...>> {
-  static constexpr KernelRow<T> rows[] = {kernel_row<T, G, R + 1, kColumns>()...};
+template <class S, class C, int G, bool kColumns, int... R>
+struct GateKernels<S, C, G, kColumns, std::integer_sequence<int, R...>> {
+  static constexpr KernelRow<S, C> rows[] = {kernel_row<S, C, G, R + 1, kColumns>()...};
 };
 
-// The kernels for so many gates, by [rows - 1].
-template <class T, bool kColumns>
-const KernelRow<T>* kernels_of(int gates) {
+// The kernels for this number of gates, by [rows - 1].
+template <class S, class C, bool kColumns>
+const KernelRow<S, C>* kernels_of(int gates) {
   if constexpr (kColumns) {
-    return GateKernels<T, 1, true>::rows;
+    return GateKernels<S, C, 1, true>::rows;
   } else {
-    static constexpr const KernelRow<T>* by_gates[] = {GateKernels<T, 1, false>::rows, GateKernels<T, 2, false>::rows,
-                                                       GateKernels<T, 3, false>::rows, GateKernels<T, 4, false>::rows,
-                                                       GateKernels<T, 5, false>::rows};
+    static constexpr const KernelRow<S, C>* by_gates[] = {
+        GateKernels<S, C, 1, false>::rows, GateKernels<S, C, 2, false>::rows, GateKernels<S, C, 3, false>::rows,
+        GateKernels<S, C, 4, false>::rows, GateKernels<S, C, 5, false>::rows};
     static_assert(sizeof by_gates / sizeof *by_gates == kMaxGates);
     return by_gates[gates - 1];
   }

@@ -12,211 +12,179 @@
 
 namespace {
 
+using fusedrnn::ComputeKernels;
+using fusedrnn::facts_of;
+using fusedrnn::FormatKernels;
+using fusedrnn::gradients_of;
 using fusedrnn::Kernels;
 using fusedrnn::kMaxPhases;
-using fusedrnn::SequenceKernels;
-
-template <class Cell>
-constexpr CellFacts cell_facts(const char* name) {
-  CellFacts f{};
-  f.name = name;
-  f.gates = Cell::kGates;
-  f.recurrent_gates = Cell::kRecurrentGates;
-  f.states = Cell::kStates;
-  f.slots = Cell::kSlots;
-  f.phases = Cell::kPhases;
-  f.products = Cell::kProducts;
-  f.matrices = Cell::kMatrices;
-  f.vectors = Cell::kVectors;
-  f.state_slot = Cell::kStateSlot;
-  f.direct = Cell::kDirect;
-  f.below = Cell::kBelow;
-  f.clocked = Cell::kClocked;
-  for (int i = 0; i < Cell::kPhases; ++i) f.reduces = f.reduces || Cell::sums(false, i, 0) > 0;
-  f.input_column = Cell::kInputColumn;
-  f.scratch_slots = Cell::kPhases > 1;
-  for (int s = 0; s < Cell::kStates; ++s) f.state_units[s] = 1;
-  for (int gate = 0; gate < Cell::kGates; ++gate) {
-    f.split[gate] = Cell::split(gate);
-    f.user_gate[gate] = Cell::user_gate(gate);
-    f.input_gates[gate] = Cell::input_gate(gate);
-  }
-  for (int i = 0; i < Cell::kProducts; ++i) {
-    const fusedrnn::Product product = Cell::product(i);
-    f.product[i] = product;
-    if (product.from != fusedrnn::From::h_prev) f.scratch_slots = true;
-    if (product.from == fusedrnn::From::slots_prev) f.state_units[2] = product.depth;
-  }
-  for (int m = 0; m < Cell::kMatrices; ++m) {
-    f.matrix_gates[m] = Cell::matrix_gates(m);
-    f.matrix_depth[m] = Cell::matrix_depth(m);
-  }
-  for (int i = 0; i < Cell::kVectors; ++i) f.vector[i] = Cell::vector_gradient(i);
-  return f;
-}
 
 // A cell's pointwise steps.
-template <class T>
+template <class C>
 struct Pointwise {
-  ForwardPointwise<T> infer[kMaxPhases], train[kMaxPhases];
-  BackwardPointwise<T> backward[kMaxPhases];
-  ForwardReduce<T> forward_sums[kMaxPhases];
-  BackwardReduce<T> backward_sums[kMaxPhases];
+  ForwardPointwise<C> infer[kMaxPhases], train[kMaxPhases];
+  BackwardPointwise<C> backward[kMaxPhases];
+  ForwardReduce<C> forward_sums[kMaxPhases];
+  BackwardReduce<C> backward_sums[kMaxPhases];
 };
 
-template <class Cell, class T, int Index>
-constexpr void add_phase(Pointwise<T>& steps) {
+template <class Cell, class C, int Index>
+constexpr void add_phase(Pointwise<C>& steps) {
   if constexpr (Index < Cell::kPhases) {
-    steps.infer[Index] = forward_pointwise<Cell, T, Index, false>;
-    steps.train[Index] = forward_pointwise<Cell, T, Index, true>;
-    steps.backward[Index] = backward_pointwise<Cell, T, Index>;
-    if constexpr (Cell::sums(false, Index, 0) > 0) steps.forward_sums[Index] = forward_reduce<Cell, T, Index>;
-    if constexpr (Cell::sums(true, Index, 0) > 0) steps.backward_sums[Index] = backward_reduce<Cell, T, Index>;
-    add_phase<Cell, T, Index + 1>(steps);
+    steps.infer[Index] = forward_pointwise<Cell, C, Index, false>;
+    steps.train[Index] = forward_pointwise<Cell, C, Index, true>;
+    steps.backward[Index] = backward_pointwise<Cell, C, Index>;
+    if constexpr (Cell::sums(false, Index, 0) > 0) steps.forward_sums[Index] = forward_reduce<Cell, C, Index>;
+    if constexpr (Cell::sums(true, Index, 0) > 0) steps.backward_sums[Index] = backward_reduce<Cell, C, Index>;
+    add_phase<Cell, C, Index + 1>(steps);
   }
 }
 
-template <class Cell, class T>
-constexpr Pointwise<T> pointwise() {
-  Pointwise<T> steps{};
-  add_phase<Cell, T, 0>(steps);
+template <class Cell, class C>
+constexpr Pointwise<C> pointwise() {
+  Pointwise<C> steps{};
+  add_phase<Cell, C, 0>(steps);
   return steps;
 }
 
-#define RNN_FACTS(name, Cell) cell_facts<Cell>(#name),
-#define RNN_POINTWISE(name, Cell) pointwise<Cell, T>(),
+#define RNN_POINTWISE(name, Cell) pointwise<Cell, C>(),
+template <class C>
+constexpr Pointwise<C> kPointwise[] = {RNN_CELLS(RNN_POINTWISE)};
+#undef RNN_POINTWISE
 
-constexpr CellFacts kFacts[] = {RNN_CELLS(RNN_FACTS)};
+// The arguments of a kernel (SequenceKernels), and the facts and steps of its cell.
+template <class F>
+struct Given {
+  using C = typename F::Compute;
+  const Problem<C>& p;
+  const PackedWeights<F>& weights;
+  const Worker& worker;
+  const CellFacts& facts;
+  const Pointwise<C>& steps;
 
-template <class T>
-constexpr Pointwise<T> kPointwise[] = {RNN_CELLS(RNN_POINTWISE)};
+  Given(const Problem<C>& problem, const PackedWeights<F>& packed, const Worker& mine)
+      : p(problem),
+        weights(packed),
+        worker(mine),
+        facts(facts_of(problem.cell)),
+        steps(kPointwise<C>[static_cast<int>(problem.cell)]) {}
 
-template <class T>
-Forward<T> forward_of(const Problem<T>& p, const Worker& w) {
-  const int cell = static_cast<int>(p.cell);
-  const Pointwise<T>& steps = kPointwise<T>[cell];
-  return {p, w, kFacts[cell], p.slots ? steps.train : steps.infer, steps.forward_sums};
-}
+  Forward<F> forward() const {
+    return {p, weights, worker, facts, {p.slots ? steps.train : steps.infer, steps.forward_sums}};
+  }
+  Backward<F> backward(const Gradients<C>& g) const {
+    return {p, weights, g, worker, facts, {steps.backward, steps.backward_sums}};
+  }
+  Batched<F> batched(const Gradients<C>& g) const { return {p, weights, g, worker, facts, gradients_of(p.cell)}; }
 
-template <class T>
-Backward<T> backward_of(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
-  const int cell = static_cast<int>(p.cell);
-  const Pointwise<T>& steps = kPointwise<T>[cell];
-  return {p, g, w, kFacts[cell], steps.backward, steps.backward_sums};
-}
+  // run(driver), with the driver that the cell needs.
+  template <class Run>
+  void with_forward(Run&& run) const {
+    if (facts.clocked)
+      run(ClockworkForward<F>(forward()));
+    else
+      run(forward());
+  }
+  template <class Run>
+  void with_backward(const Gradients<C>& g, Run&& run) const {
+    if (facts.clocked)
+      run(ClockworkBackward<F>(backward(g)), ClockworkBatched<F>(batched(g)));
+    else
+      run(backward(g), batched(g));
+  }
+};
 
-template <class T>
-Batched<T> batched_of(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
-  return {p, g, w, kFacts[static_cast<int>(p.cell)]};
-}
-
-// run(driver), with the driver that the cell needs.
-template <class T, class Run>
-void with_forward(const Problem<T>& p, const Worker& w, Run&& run) {
-  if (kFacts[static_cast<int>(p.cell)].clocked)
-    run(ClockworkForward<T>{forward_of(p, w)});
-  else
-    run(forward_of(p, w));
-}
-
-template <class T, class Run>
-void with_backward(const Problem<T>& p, const Gradients<T>& g, const Worker& w, Run&& run) {
-  if (kFacts[static_cast<int>(p.cell)].clocked)
-    run(ClockworkBackward<T>{backward_of(p, g, w)}, ClockworkBatched<T>{batched_of(p, g, w)});
-  else
-    run(backward_of(p, g, w), batched_of(p, g, w));
-}
-
-// Someone with so much work, for the size of scratch.
-inline Worker anyone(int64_t rows, int64_t tiles) {
+// A worker with these numbers of rows and tiles, for the size of its scratch.
+inline Worker worker_of(int64_t rows, int64_t tiles) {
   return {0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr, 0};
 }
 
-template <class T>
-std::size_t forward_local_bytes(const Problem<T>& p, int64_t rows, int64_t tiles) {
-  const Worker w = anyone(rows, tiles);
-  Arena arena{nullptr};
-  with_forward(p, w, [&](auto&& driver) { driver.layout(arena); });
+template <class F>
+std::size_t forward_local_bytes(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights, int64_t rows,
+                                int64_t tiles) {
+  const Worker worker = worker_of(rows, tiles);
+  Arena arena(nullptr);
+  Given<F>(p, weights, worker).with_forward([&](auto&& driver) { driver.layout(arena); });
   return arena.used;
 }
 
-template <class T>
-std::size_t forward_shared_bytes(const Problem<T>& p) {
-  const Worker w = anyone(0, 0);
-  Arena arena{nullptr};
-  forward_of(p, w).shared_layout(arena);
+template <class F>
+std::size_t forward_shared_bytes(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights) {
+  const Worker worker = worker_of(0, 0);
+  Arena arena(nullptr);
+  Given<F>(p, weights, worker).forward().shared_layout(arena);
   return arena.used;
 }
 
-template <class T>
-void run_forward(const Problem<T>& p, const Worker& w) {
-  with_forward(p, w, [](auto&& driver) { driver.run(); });
+template <class F>
+void forward_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights, const Worker& worker) {
+  Given<F>(p, weights, worker).with_forward([](auto&& driver) { driver.run(); });
 }
 
-template <class T>
-std::size_t backward_local_bytes(const Problem<T>& p, int64_t rows, int64_t tiles) {
-  const Gradients<T> g{};
-  const Worker w = anyone(rows, tiles);
-  Arena recurrent{nullptr}, batched{nullptr};
-  with_backward(p, g, w, [&](auto&& steps, auto&& all) {
+template <class F>
+std::size_t backward_local_bytes(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights, int64_t rows,
+                                 int64_t tiles) {
+  const Gradients<typename F::Compute> g{};
+  const Worker worker = worker_of(rows, tiles);
+  Arena recurrent(nullptr), batched(nullptr);
+  Given<F>(p, weights, worker).with_backward(g, [&](auto&& steps, auto&& all) {
     steps.layout(recurrent);
     all.layout(batched);
   });
   return recurrent.used > batched.used ? recurrent.used : batched.used;
 }
 
-template <class T>
-void run_backward(const Problem<T>& p, const Gradients<T>& g, const Worker& w) {
-  with_backward(p, g, w, [&](auto&& steps, auto&& all) {
+template <class F>
+void backward_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights,
+                    const Gradients<typename F::Compute>& g, const Worker& worker) {
+  Given<F>(p, weights, worker).with_backward(g, [&](auto&& steps, auto&& all) {
     steps.run();
-    meet(w.all_barrier);
+    meet(worker.all_barrier);
     all.run();
   });
 }
 
-template <class T>
-constexpr SequenceKernels<T> sequence_kernels() {
-  return {forward_local_bytes<T>, forward_shared_bytes<T>, run_forward<T>, backward_local_bytes<T>, run_backward<T>};
-}
-
 // Tails go through the same vector arithmetic as whole vectors.
-template <class T, class F>
-RNN_INLINE void map(const T* x, T* y, int64_t n, F&& f) {
-  using V = Vec<T>;
+template <class C, class Function>
+RNN_INLINE void map(const C* x, C* y, int64_t n, Function&& function) {
+  using V = Vec<C>;
   for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {
     const auto lanes = lanes_of<V>(tile, n);
-    f(V::load(x + tile * V::width, lanes)).store(y + tile * V::width, lanes);
+    function(V::load(x + tile * V::width, lanes)).store(y + tile * V::width, lanes);
   }
 }
 
-template <class T>
-void map_sigmoid(const T* x, T* y, int64_t n) {
-  map(x, y, n, [](Vec<T> v) { return sigmoid(v); });
+template <class C>
+void map_sigmoid(const C* x, C* y, int64_t n) {
+  map(x, y, n, [](Vec<C> v) { return sigmoid(v); });
 }
 
-template <class T>
-void map_tanh(const T* x, T* y, int64_t n) {
-  map(x, y, n, [](Vec<T> v) { return tanh(v); });
+template <class C>
+void map_tanh(const C* x, C* y, int64_t n) {
+  map(x, y, n, [](Vec<C> v) { return tanh(v); });
+}
+
+template <class F>
+constexpr FormatKernels<F> format_kernels() {
+  return {
+      Vec<typename F::Compute>::width,
+      {forward_local_bytes<F>, forward_shared_bytes<F>, forward_share<F>, backward_local_bytes<F>, backward_share<F>},
+      {packed_bytes<F>, packed_at<F>, pack_gates<F>, pack_transposed<F>}};
+}
+
+template <class C>
+constexpr ComputeKernels<C> compute_kernels() {
+  return {{map_sigmoid<C>, map_tanh<C>}, {probe_fma<C>, probe_read<C>}};
 }
 
 }  // namespace
 
 namespace fusedrnn {
 
+#define RNN_FORMAT_KERNELS(Format, ...) format_kernels<Format>(),
+#define RNN_COMPUTE_KERNELS(Type) compute_kernels<Type>(),
 extern const Kernels RNN_KERNELS_NAME;
 const Kernels RNN_KERNELS_NAME = {
-    kIsaName,
-    {RNN_CELLS(RNN_FACTS)},
-    Vec<float>::width,
-    Vec<double>::width,
-    sequence_kernels<float>(),
-    sequence_kernels<double>(),
-    {pack_gates<float>, pack_transposed<float>},
-    {pack_gates<double>, pack_transposed<double>},
-    {map_sigmoid<float>, map_tanh<float>},
-    {map_sigmoid<double>, map_tanh<double>},
-    {probe_fma<float>, probe_read<float>},
-    {probe_fma<double>, probe_read<double>},
-};
+    kIsaName, {RNN_FORMATS(RNN_FORMAT_KERNELS)}, {RNN_COMPUTE_TYPES(RNN_COMPUTE_KERNELS)}};
 
 }  // namespace fusedrnn

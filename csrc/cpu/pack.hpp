@@ -20,31 +20,48 @@ RNN_INLINE void transpose(V* rows) {
   }
 }
 
-template <class T>
-void pack_gates(T* to, const T* from, const int* block_of, int gates, int64_t hidden, int64_t depth, int64_t tile0,
-                int64_t tile1) {
-  using V = Vec<T>;
+template <class F>
+std::size_t packed_bytes(int64_t tiles, int64_t depth, int gates) {
+  constexpr std::size_t kEach = Vec<typename F::Compute>::width * sizeof(typename F::Storage);
+  return static_cast<std::size_t>(tiles * depth * gates) * kEach;
+}
+
+template <class F>
+PackedMatrix<typename F::Storage> packed_at(const char* memory, int64_t, int64_t depth, int gates) {
+  return {reinterpret_cast<const typename F::Storage*>(memory), depth * gates * Vec<typename F::Compute>::width};
+}
+
+template <class F>
+void pack_gates(char* memory, const typename F::Compute* from, const int* block, int gates, int64_t hidden,
+                int64_t depth, int64_t tile0, int64_t tile1) {
+  using C = typename F::Compute;
+  using S = typename F::Storage;
+  using V = Vec<C>;
+  S* const to = reinterpret_cast<S*>(memory);
   for (int64_t tile = tile0; tile < tile1; ++tile) {
     const int64_t unit0 = tile * V::width, used = hidden - unit0 < V::width ? hidden - unit0 : V::width;
     for (int64_t k0 = 0; k0 < depth; k0 += V::width) {
       const int64_t count = depth - k0 < V::width ? depth - k0 : V::width;
       const auto lanes = lanes_of<V>(k0 / V::width, depth);
       for (int gate = 0; gate < gates; ++gate) {
-        const T* rows = from + (block_of[gate] * hidden + unit0) * depth + k0;
-        V block[V::width];
-        for (int64_t j = 0; j < V::width; ++j) block[j] = j < used ? V::load(rows + j * depth, lanes) : V(0);
-        transpose(block);
-        T* target = to + ((tile * depth + k0) * gates + gate) * V::width;
-        for (int64_t k = 0; k < count; ++k) block[k].store(target + k * gates * V::width);
+        const C* rows = from + (block[gate] * hidden + unit0) * depth + k0;
+        V square[V::width];
+        for (int64_t j = 0; j < V::width; ++j) square[j] = j < used ? V::load(rows + j * depth, lanes) : V(0);
+        transpose(square);
+        S* target = to + ((tile * depth + k0) * gates + gate) * V::width;
+        for (int64_t k = 0; k < count; ++k) store_stored(square[k], target + k * gates * V::width);
       }
     }
   }
 }
 
-template <class T>
-void pack_transposed(T* to, const T* from, const int* block_of, int gates, int64_t hidden, int64_t width,
-                     int64_t stride, int64_t tile0, int64_t tile1) {
-  using V = Vec<T>;
+template <class F>
+void pack_transposed(char* memory, const typename F::Compute* from, const int* block, int gates, int64_t hidden,
+                     int64_t width, int64_t stride, int64_t tile0, int64_t tile1) {
+  using C = typename F::Compute;
+  using S = typename F::Storage;
+  using V = Vec<C>;
+  S* const to = reinterpret_cast<S*>(memory);
   constexpr int64_t kRows = 16;
   const int64_t depth = gates * hidden;
   for (int j = 0; j < gates; ++j) {
@@ -52,10 +69,10 @@ void pack_transposed(T* to, const T* from, const int* block_of, int gates, int64
       const int64_t unit1 = unit0 + kRows < hidden ? unit0 + kRows : hidden;
       for (int64_t tile = tile0; tile < tile1; ++tile) {
         const auto lanes = lanes_of<V>(tile, width);
-        const T* row = from + (block_of[j] * hidden + unit0) * stride + tile * V::width;
-        T* target = to + (tile * depth + j * hidden + unit0) * V::width;
+        const C* row = from + (block[j] * hidden + unit0) * stride + tile * V::width;
+        S* target = to + (tile * depth + j * hidden + unit0) * V::width;
         for (int64_t unit = unit0; unit < unit1; ++unit, row += stride, target += V::width) {
-          V::load(row, lanes).store(target);
+          store_stored(V::load(row, lanes), target);
         }
       }
     }

@@ -5,8 +5,8 @@
 // come in *octets* (8 units); an octet and a gate make a *half* of 8 rows of weights, as two halves fill the 16 rows of
 // a tensor core's instruction. K comes in *chunks* of 64 bytes. Rows of the batch come in eights, up to 32 at a time.
 //
-// Blocks stand in a rectangle: `unit_blocks` of them share the units of the same rows, and meet in every phase;
-// `batch_groups` of those share the batch, and never meet.
+// Thread blocks stand in a rectangle: `unit_blocks` of them share the units of the same rows, and meet in every phase;
+// there are `batch_groups` such sets, which share the batch and never meet. In a plan, a block is a thread block.
 #pragma once
 
 #include "../cells/facts.hpp"
@@ -42,15 +42,31 @@ struct Plan {
   int shared_bytes;
 };
 
-// Whether blocks wait for each other: those of a cell without products give each other nothing.
+// Whether thread blocks wait for each other. Without products, they give each other nothing.
 constexpr bool blocks_meet(const Plan& plan) { return plan.unit_blocks > 1 && plan.product[0].chunks > 0; }
+
+// Whether the kernels can run a cell: its phases have one product each, of h_prev and then of a slot.
+constexpr bool runs(const CellFacts& f) {
+  if (f.products != f.phases || f.phases > kMaxCudaProducts || f.states > 2) return false;
+  if (f.below || f.clocked || f.reduces) return false;
+  for (int g = 0; g < f.gates; ++g) {
+    if (f.user_gate[g] != g) return false;
+  }
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    if (p.phase != i || p.matrix > 0 || p.gates > kMaxHalves || p.depth > 1) return false;
+    if (p.from != (i == 0 ? From::h_prev : From::slots)) return false;
+  }
+  return true;
+}
 
 // Arrays are C-contiguous, in the storage type of the format (float for tf32) unless said. Gates are stacked as users
 // stack them.
 struct Arguments {
   Plan plan;
-  // The cell, and those of its facts that its own code would only repeat.
-  int cell, gates, slot_count, state_slot;
+  // The cell, and facts that the code of each cell would only repeat.
+  CellId cell;
+  int gates, slot_count, state_slot;
   unsigned split;  // bit g: gate g's input part and recurrent part stay apart
   int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts];
   int64_t seq_len, batch, hidden;
@@ -88,7 +104,7 @@ struct PackArguments {
   void* to;
   int64_t hidden;
   int octets, chunks, gates, transposed;
-  int block[kMaxGates];
+  int block[kMaxGates];  // of H rows
 };
 
 }  // namespace cuda

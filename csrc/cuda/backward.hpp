@@ -2,13 +2,13 @@
 // reserve, and of the initial states. The products over all steps at once are the array library's.
 #pragma once
 
-#include "block.hpp"
+#include "thread_block.hpp"
 
 namespace {
 
 template <class Format>
-struct Backward : Block<Format> {
-  using Base = Block<Format>;
+struct Backward : ThreadBlock<Format> {
+  using Base = ThreadBlock<Format>;
   using Storage = typename Base::Storage;
   using Base::a;
 
@@ -36,7 +36,8 @@ struct Backward : Block<Format> {
     }
     RNN_DEVICE Scalar c_prev() const {
       if (is_first()) return Scalar(block.optional(block.a.state0[1], here()));
-      const int64_t from = block.slot_place(before(), e.row) + Cell::kStateSlot * block.a.hidden;
+      constexpr int kSlot = Cell::state(1).slot;
+      const int64_t from = block.slot_place(before(), e.row) + kSlot * block.a.hidden;
       return Scalar(load_element<Storage>(block.a.slots, from + e.unit));
     }
     RNN_DEVICE Scalar vector(int k) const {
@@ -125,7 +126,7 @@ struct Backward : Block<Format> {
       this->multiply(product, round % 2, group, row);
       this->for_each_element(group, row,
                              [&](const Element& e) { element(stage, e, this->sum(product, e, 0), t, round); });
-      meet_block();  // the sums have been read
+      meet_thread_block();  // the sums have been read
     });
   }
 
@@ -136,7 +137,7 @@ struct Backward : Block<Format> {
       const int64_t here = e.row * a.hidden + e.unit;
       for (int s = 0; s < states; ++s) a.run[s][here] = this->optional(a.dstate_n[s], here);
     });
-    meet_block();  // the weights are there
+    meet_thread_block();  // the weights are there
     for (int64_t round = 0; round <= a.seq_len; ++round) {
       const int stages = round < a.seq_len ? a.plan.products : 1;
       for (int i = 0; i < stages; ++i) {

@@ -24,17 +24,19 @@ struct alignas(16) Words {
 
 RNN_DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 RNN_DEVICE int thread_count() { return static_cast<int>(blockDim.x); }
-RNN_DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
-RNN_DEVICE int block_count() { return static_cast<int>(gridDim.x); }
+RNN_DEVICE int thread_block_index() { return static_cast<int>(blockIdx.x); }
+RNN_DEVICE int thread_block_count() { return static_cast<int>(gridDim.x); }
 RNN_DEVICE char* shared_memory() {
   extern __shared__ __align__(16) char memory[];
   return memory;
 }
-RNN_DEVICE void meet_block() { __syncthreads(); }
+RNN_DEVICE void meet_thread_block() { __syncthreads(); }
 RNN_DEVICE void meet_warp() { __syncwarp(); }
+// Ends the launch with an error.
+RNN_DEVICE void trap() { __trap(); }
 RNN_DEVICE bool any_lane(bool mine) { return __any_sync(0xffffffffu, mine) != 0; }
 
-// What other blocks wrote during this launch: not from the first cache, which is not kept coherent.
+// Memory that other thread blocks wrote during this launch: not from the first cache, which is not kept coherent.
 RNN_DEVICE Words load_fresh(const void* p) {
   Words r;
   asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
@@ -43,7 +45,7 @@ RNN_DEVICE Words load_fresh(const void* p) {
                : "memory");
   return r;
 }
-// What nobody writes during this launch.
+// Memory that no thread writes during this launch.
 RNN_DEVICE Words load_constant(const void* p) {
   const uint4 v = __ldg(static_cast<const uint4*>(p));
   return {{v.x, v.y, v.z, v.w}};
@@ -52,7 +54,7 @@ RNN_DEVICE Words load_shared(const void* p) { return *static_cast<const Words*>(
 // Brings what will be read in the next step as near as L2.
 RNN_DEVICE void fetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
-// Arrives at a counter, with all that this thread has seen written; and waits until so many have.
+// Arrives at a counter, with all that this thread has seen written; and waits until `target` arrivals are counted.
 RNN_DEVICE void arrive(unsigned* counter) {
   __threadfence();
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");

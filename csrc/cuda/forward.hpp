@@ -1,13 +1,13 @@
 // Forward through a whole sequence, inference or training, in one launch.
 #pragma once
 
-#include "block.hpp"
+#include "thread_block.hpp"
 
 namespace {
 
 template <class Format>
-struct Forward : Block<Format> {
-  using Base = Block<Format>;
+struct Forward : ThreadBlock<Format> {
+  using Base = ThreadBlock<Format>;
   using Storage = typename Base::Storage;
   using Base::a;
 
@@ -39,7 +39,8 @@ struct Forward : Block<Format> {
     }
     RNN_DEVICE void set_c(Scalar v) const {
       block.a.run[1][here()] = v.v;
-      save(Cell::kStateSlot, v);
+      constexpr int kSlot = Cell::state(1).slot;
+      save(kSlot, v);
     }
     RNN_DEVICE void set_h(Scalar v) const {
       block.a.run[0][here()] = v.v;
@@ -102,7 +103,7 @@ struct Forward : Block<Format> {
     this->for_each_part([&](int group, int64_t row) {
       if (this->any_active(t, row)) this->multiply(phase, round % 2, group, row);
       this->for_each_element(group, row, [&](const Element& e) { element(phase, e, t, round); });
-      meet_block();  // the sums have been read
+      meet_thread_block();  // the sums have been read
     });
   }
 

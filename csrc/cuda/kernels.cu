@@ -7,10 +7,10 @@
 
 namespace {
 
-// Only meets, so many times: what synchronisation alone costs.
+// Only meets, seq_len times: the cost of synchronisation alone.
 template <class Format>
 RNN_DEVICE void meet(const Arguments& a) {
-  Block<Format> block(a);
+  ThreadBlock<Format> block(a);
   for (int64_t i = 0; i < a.seq_len; ++i) block.meet_group();
 }
 

@@ -15,8 +15,8 @@ void zero(const Driver& driver, void* p, std::size_t bytes, void* stream) {
   driver.check(driver.calls().cuMemsetD8Async(reinterpret_cast<std::uint64_t>(p), 0, bytes, stream), "cuMemsetD8Async");
 }
 
-// Blocks that wait for each other must all be there at once: the driver is asked, and then launches them together or
-// not at all.
+// Thread blocks that wait for each other must all be there at once: the driver is asked, and then launches them
+// together or not at all.
 void require_room(const Driver& driver, const Device& device, void* kernel, const Plan& plan, unsigned blocks) {
   int each = 0;
   driver.check(driver.calls().cuOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, 32 * plan.warps,
@@ -32,6 +32,8 @@ void require_room(const Driver& driver, const Device& device, void* kernel, cons
 }  // namespace
 
 void run(const Driver& driver, const Device& device, Kind kind, Format format, Arguments a, void* stream) {
+  const CellFacts& facts = facts_of(a.cell);
+  if (!runs(facts)) throw std::invalid_argument(std::string("CUDA: no kernel runs cell '") + facts.name + "'");
   const Plan& plan = a.plan;
   void* const kernel = device.kernel[static_cast<int>(kind)][static_cast<int>(format)];
   for (int p = 0; p < plan.products; ++p) zero(driver, a.exchange[p], exchange_bytes(plan, p), stream);

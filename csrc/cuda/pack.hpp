@@ -23,8 +23,9 @@ RNN_DEVICE void pack(const PackArguments& p) {
   constexpr int kEach = 16 / static_cast<int>(sizeof(Operand));
   const int gates = p.transposed ? 1 : p.gates;
   const int64_t pieces = static_cast<int64_t>(p.octets) * p.chunks * gates * 32;
-  const int64_t stride = static_cast<int64_t>(block_count()) * thread_count();
-  for (int64_t i = static_cast<int64_t>(block_index()) * thread_count() + thread_index(); i < pieces; i += stride) {
+  const int64_t stride = static_cast<int64_t>(thread_block_count()) * thread_count();
+  for (int64_t i = static_cast<int64_t>(thread_block_index()) * thread_count() + thread_index(); i < pieces;
+       i += stride) {
     const int piece = static_cast<int>(i % 4), row = static_cast<int>(i / 4 % kOctet);
     const int64_t half = i / 32, chunk = half / gates % p.chunks, octet = half / gates / p.chunks;
     const int gate = static_cast<int>(half % gates);

@@ -27,7 +27,7 @@ int64_t group_bytes(const Plan& plan) {
   return bytes;
 }
 
-// Shares groups and rows out, so many groups to a block.
+// Shares groups and rows out: groups_per_block to each thread block.
 void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocessors) {
   plan.groups_per_block = static_cast<int>(groups_per_block);
   plan.unit_blocks = static_cast<int>(divide_up(plan.groups, groups_per_block));
@@ -41,7 +41,7 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
 // A step's time, as bytes that shared memory moves meanwhile (128 in a cycle). From the data sheets, not measured:
 // weights pass once for 32 rows, or, in float32, at the rate of the multiply-adds; operands, and weights that do not
 // fit, come from L2 at half that rate; an element takes a thread some 200 cycles, in which others work on theirs; and a
-// meeting of blocks takes what 256 KB take, about a microsecond.
+// meeting of thread blocks takes what 256 KB take, about a microsecond.
 int64_t step_cost(const Plan& plan, Format format, int64_t budget) {
   constexpr int64_t kMeeting = 256 * 1024, kElement = 24 * 1024;
   const int64_t eights = plan.rows_per_group / kOctet, weights = plan.groups_per_block * group_bytes(plan);
@@ -74,22 +74,9 @@ int power_of_two_below(int64_t n) {
 
 }  // namespace
 
-bool knows(const CellFacts& f) {
-  if (f.products != f.phases || f.phases > kMaxCudaProducts || f.states > 2) return false;
-  if (f.below || f.clocked || f.reduces) return false;
-  for (int g = 0; g < f.gates; ++g) {
-    if (f.user_gate[g] != g) return false;
-  }
-  for (int i = 0; i < f.products; ++i) {
-    const Product& p = f.product[i];
-    if (p.phase != i || p.matrix > 0 || p.gates > kMaxHalves || p.depth > 1) return false;
-    if (p.from != (i == 0 ? From::h_prev : From::slots)) return false;
-  }
-  return true;
-}
-
 Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hidden, bool backward,
-               const Machine& machine) {
+               const Limits& limits) {
+  if (!runs(facts)) throw std::invalid_argument(std::string("CUDA: no kernel runs cell '") + facts.name + "'");
   Plan plan{};
   plan.products = facts.products;
   int gates = 1, chunks = 1;
@@ -98,12 +85,12 @@ Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hid
     gates = std::max(gates, plan.product[p].gates);
     chunks = std::max(chunks, plan.product[p].chunks);
   }
-  plan.warps = power_of_two_below(std::min(8, machine.most_threads / 32));
+  plan.warps = power_of_two_below(std::min(8, limits.most_threads / 32));
   plan.shared_bytes = plan.warps * kMaxHalves * kHalfSums * static_cast<int>(sizeof(float));
-  const int64_t budget = machine.shared_bytes - plan.shared_bytes;
-  if (budget < 0 || machine.most_threads < 32) {
+  const int64_t budget = limits.shared_bytes - plan.shared_bytes;
+  if (budget < 0 || limits.most_threads < 32) {
     throw std::runtime_error("CUDA: expected a GPU with " + std::to_string(plan.shared_bytes) +
-                             " bytes of shared memory for a block, got " + std::to_string(machine.shared_bytes));
+                             " bytes of shared memory for a block, got " + std::to_string(limits.shared_bytes));
   }
 
   Plan best{};
@@ -112,11 +99,11 @@ Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hid
   for (plan.octets_per_group = 1; plan.octets_per_group * gates <= 2 || plan.octets_per_group == 1;
        plan.octets_per_group *= 2) {
     plan.groups = static_cast<int>(divide_up(divide_up(hidden, kOctet), plan.octets_per_group));
-    const int64_t each = group_bytes(plan), least = divide_up(plan.groups, machine.multiprocessors);
+    const int64_t each = group_bytes(plan), least = divide_up(plan.groups, limits.multiprocessors);
     for (int64_t groups_per_block = least; groups_per_block <= plan.groups; ++groups_per_block) {
       if (groups_per_block > least && groups_per_block * each > budget) break;
       Plan candidate = plan;
-      share(candidate, groups_per_block, batch, machine.multiprocessors);
+      share(candidate, groups_per_block, batch, limits.multiprocessors);
       const int64_t cost = step_cost(candidate, format, budget);
       if (best_cost == 0 || cost < best_cost) best = candidate, best_cost = cost;
     }
@@ -137,7 +124,7 @@ PackArguments make_pack(const CellFacts& f, Format format, int64_t hidden, bool 
   pack.chunks = product_of(f, format, hidden, backward, product).chunks;
   pack.gates = p.gates;
   pack.transposed = backward ? 1 : 0;
-  for (int j = 0; j < p.gates && p.depth > 0; ++j) pack.block[j] = f.block(p, j);
+  for (int j = 0; j < p.gates && p.depth > 0; ++j) pack.block[j] = block_of(f, p, j);
   return pack;
 }
 

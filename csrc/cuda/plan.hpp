@@ -1,4 +1,4 @@
-// How a launch is cut up for a GPU: which blocks have which units and rows, and which weights stay on chip.
+// How a launch is cut up for a GPU: which thread blocks have which units and rows, and which weights stay on chip.
 #pragma once
 
 #include <cstddef>
@@ -8,22 +8,20 @@
 namespace fusedrnn {
 namespace cuda {
 
-struct Machine {
-  int multiprocessors, shared_bytes, most_threads;  // shared memory and threads that one block may have
+struct Limits {
+  int multiprocessors, shared_bytes, most_threads;  // shared memory and threads that one thread block may have
 };
 
-// Whether the kernels know such a cell: its phases have one product each, of h_prev and then of a slot.
-bool knows(const CellFacts& facts);
-
-// Throws std::runtime_error if a block can have too little shared memory.
+// Throws std::invalid_argument for a cell that the kernels do not run, and std::runtime_error if a thread block
+// can have too little shared memory.
 Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hidden, bool backward,
-               const Machine& machine);
+               const Limits& limits);
 
 // Packed weights of a product, the same for all plans.
 PackArguments make_pack(const CellFacts& facts, Format format, int64_t hidden, bool backward, int product);
 std::size_t packed_bytes(const PackArguments& pack);
 
-// Operands of a product that blocks give to each other.
+// Operands of a product that thread blocks give to each other.
 std::size_t exchange_bytes(const Plan& plan, int product);
 
 }  // namespace cuda

@@ -24,8 +24,8 @@ constexpr int kTiles = kRowsAtOnce / kOctet;
 // A warp's sums: [pair of halves][eight of rows][place in the pair as tensor cores lay it out].
 using WarpSums = float[kMaxHalves / 2][kTiles][4];
 
-// Operands of one chunk: lane 4*g + q has the q-th 16 bytes of row g of each eight rows. Those of so many chunks are
-// loaded at once, as each load waits long for L2.
+// Operands of one chunk: lane 4*g + q has the q-th 16 bytes of row g of each eight rows. kChunksAhead
+// chunks are loaded at once, as each load waits long for L2.
 using Operands = Words[kTiles];
 constexpr int kChunksAhead = 4;
 

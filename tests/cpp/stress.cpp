@@ -42,9 +42,9 @@ Array<T> unwritten(int64_t n) {
 }
 
 // All outputs of inference, training forward and backward, one after another.
-template <class T>
-Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, bool with_lengths) {
-  const CellFacts& f = current_isa().kernels->facts[static_cast<int>(cell)];
+template <class F, class T = typename F::Compute>
+Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, bool with_lengths) {
+  const CellFacts& f = facts_of(cell);
   std::mt19937 rng(1);
   const auto x = random<T>(rng, n.T * n.B * n.I), dy = random<T>(rng, n.T * n.B * n.H);
   const auto below = random<T>(rng, n.T * n.B * n.H);
@@ -69,7 +69,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   auto c = unwritten<T>(n.T * n.B * n.H), dbelow = c;
   if (f.below) p.below = below.data(), p.c = c.data();
   for (int s = 0; s < f.states; ++s) {
-    const int64_t size = n.B * f.state_units[s] * n.H;
+    const int64_t size = n.B * f.state[s].units * n.H;
     state0[s] = random<T>(rng, size);
     state_n[s] = unwritten<T>(size);
     dstate0[s] = unwritten<T>(size);
@@ -100,7 +100,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   if (f.below) g.dc = dy.data(), g.dbelow = dbelow.data();
   for (int s = 0; s < f.states; ++s) g.dstate0[s] = dstate0[s].data();
   for (int m = 0; m < f.matrices; ++m) {
-    dmatrix[m] = unwritten<T>(f.matrix_gates[m] * n.H * f.matrix_depth[m] * n.H);
+    dmatrix[m] = unwritten<T>(f.matrix[m].blocks * n.H * f.matrix[m].depth * n.H);
     g.dmatrix[m] = dmatrix[m].data();
   }
   run_backward(w, p, g);
@@ -117,10 +117,10 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<T>& w, bool reverse, boo
   return all;
 }
 
-template <class T>
-Weights<T> make_weights(CellId cell, const Sizes& n) {
+template <class F, class T = typename F::Compute>
+Weights<F> make_weights(CellId cell, const Sizes& n) {
   std::mt19937 rng(2);
-  const CellFacts& f = current_isa().kernels->facts[static_cast<int>(cell)];
+  const CellFacts& f = facts_of(cell);
   const auto w_ih = random<T>(rng, f.gates * n.H * n.I), b = random<T>(rng, f.gates * n.H);
   const auto vectors = random<T>(rng, f.vectors * n.H);
   Array<T> matrix[kMaxMatrices];
@@ -128,10 +128,10 @@ Weights<T> make_weights(CellId cell, const Sizes& n) {
   periods.resize(!f.clocked ? 0 : n.H % 4 == 0 ? 4 : n.H % 3 == 0 ? 3 : 1);
   WeightArrays<T> arrays{w_ih.data(), {}, b.data(), b.data(), vectors.data(), T(0.1), clocks_of(periods, n.H)};
   for (int m = 0; m < f.matrices; ++m) {
-    matrix[m] = random<T>(rng, f.matrix_gates[m] * n.H * f.matrix_depth[m] * n.H);
+    matrix[m] = random<T>(rng, f.matrix[m].blocks * n.H * f.matrix[m].depth * n.H);
     arrays.matrix[m] = matrix[m].data();
   }
-  return Weights<T>(cell, n.I, n.H, arrays);
+  return Weights<F>(cell, n.I, n.H, arrays);
 }
 
 template <class T>
@@ -141,22 +141,22 @@ void same(const Array<T>& a, const Array<T>& b, const char* what, CellId cell) {
   std::exit(1);
 }
 
-template <class T>
+template <class F>
 int check(CellId cell, const Sizes& n) {
   int runs = 0;
-  const Weights<T> w = make_weights<T>(cell, n);
+  const Weights<F> w = make_weights<F>(cell, n);
   for (const bool reverse : {false, true}) {
     for (const bool with_lengths : {false, true}) {
       set_isa(available_isas().back());
       set_schedule("one");
-      const auto want = run<T>(cell, n, w, reverse, with_lengths);
+      const auto want = run(cell, n, w, reverse, with_lengths);
       for (const std::string& isa : available_isas()) {
         set_isa(isa);
         for (const std::string schedule : {"one", "rows", "units"}) {
           // Threads are the same for all ISAs: the best one shows what they do.
           if (schedule != (reverse ? "units" : "rows") && isa != available_isas().front()) continue;
           set_schedule(schedule);
-          same(run<T>(cell, n, w, reverse, with_lengths), want, (isa + ", " + schedule).c_str(), cell);
+          same(run(cell, n, w, reverse, with_lengths), want, (isa + ", " + schedule).c_str(), cell);
           ++runs;
         }
       }
@@ -166,28 +166,39 @@ int check(CellId cell, const Sizes& n) {
 }
 
 // Callers at once, on weights that nobody has packed yet.
-template <class T>
+template <class F>
 void callers(CellId cell, const Sizes& n) {
   set_schedule("units");
-  const auto want = run<T>(cell, n, make_weights<T>(cell, n), false, false);
-  const Weights<T> fresh = make_weights<T>(cell, n);
+  const auto want = run(cell, n, make_weights<F>(cell, n), false, false);
+  const Weights<F> fresh = make_weights<F>(cell, n);
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
-      for (int j = 0; j < 3; ++j) same(run<T>(cell, n, fresh, false, false), want, "another caller", cell);
+      for (int j = 0; j < 3; ++j) same(run(cell, n, fresh, false, false), want, "another caller", cell);
     });
   }
   for (std::thread& t : threads) t.join();
 }
 
+// Sizes that 64 bits can count, and sizes that they cannot. That packing and calls ask for no more is asserted there.
+void check_sizes(CellId cell) {
+  const CellFacts& f = facts_of(cell);
+  constexpr int64_t kHuge = int64_t{1} << 61;
+  const bool small = sizes_fit(f, 1024, 1024) && call_fits(f, 1024, 1024, 1000, 1000) && call_fits(f, 1, 1, 0, 0);
+  const bool large = sizes_fit(f, kHuge, 1) || sizes_fit(f, 1, kHuge) || call_fits(f, 64, 64, kHuge, 1) ||
+                     call_fits(f, 64, 64, 0, kHuge) || call_fits(f, 64, 64, kHuge >> 30, kHuge >> 30);
+  if (small && !large) return;
+  std::printf("%s: sizes that fit are refused, or sizes that do not are accepted\n", f.name);
+  std::exit(1);
+}
+
 // Whether drivers go another way for this cell than for those before it.
 bool is_distinct(int cell) {
-  const CellFacts* const facts = current_isa().kernels->facts;
   const auto key = [&](int i) {
-    const CellFacts& f = facts[i];
+    const CellFacts& f = facts_of(static_cast<CellId>(i));
     const auto depth = f.products > 0 ? f.product[0].depth : 0;
-    return std::make_tuple(f.gates, f.states, f.slots, f.phases, f.products, f.matrices, f.vectors > 0, f.direct,
-                           f.clocked, depth);
+    return std::make_tuple(f.gates, f.states, f.slots, f.phases, f.products, f.matrices, f.vectors > 0,
+                           f.state[0].carries, f.clocked, depth);
   };
   for (int i = 0; i < cell; ++i) {
     if (key(i) == key(cell)) return false;
@@ -203,13 +214,14 @@ int main() {
   int runs = 0, distinct = 0;
   for (int i = 0; i < kCells; ++i) {
     const auto cell = static_cast<CellId>(i);
+    check_sizes(cell);
     distinct += is_distinct(i);
     for (const Sizes& n : sizes) {
       if (&n >= sizes + 2 && !is_distinct(i)) break;
-      runs += check<float>(cell, n);
-      if (n.T < 5) runs += check<double>(cell, n);
+      runs += check<Float32>(cell, n);
+      if (n.T < 5) runs += check<Float64>(cell, n);
     }
-    callers<float>(cell, {12, 6, 32, 150});
+    callers<Float32>(cell, {12, 6, 32, 150});
   }
   std::printf("%d cells, %d of them distinct\n", kCells, distinct);
   std::printf("%d passed, 0 failed\n", runs);

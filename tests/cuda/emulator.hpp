@@ -43,7 +43,7 @@ struct Warp {
   int sleeps = 0;  // rounds for which it does not run
 };
 
-struct Block {
+struct ThreadBlock {
   Meeting meeting;
   std::vector<Warp> warps;
   std::unique_ptr<Words[]> shared;
@@ -60,13 +60,14 @@ struct Fiber {
 
 struct Machine {
   std::vector<Fiber> fibers;
-  std::vector<Block> blocks;
+  std::vector<ThreadBlock> blocks;
   int threads = 0;
   Fiber* current = nullptr;
   ucontext_t scheduler;
   const void* scheduler_stack = nullptr;
   std::size_t scheduler_bytes = 0;
   std::function<void()> kernel;
+  bool trapped = false;
 };
 
 inline Machine* machine = nullptr;
@@ -74,7 +75,7 @@ inline std::mt19937 shuffler(1);
 
 // One warp in eight falls asleep in a round, for up to eight rounds.
 inline void send_to_sleep(Machine& m) {
-  for (Block& block : m.blocks) {
+  for (ThreadBlock& block : m.blocks) {
     for (Warp& warp : block.warps) {
       if (warp.sleeps > 0)
         --warp.sleeps;
@@ -126,14 +127,17 @@ inline void start_fiber() {
   yield();
 }
 
-// Runs a launch to its end. False if nothing moves any more.
-inline bool run(int blocks, int threads, std::size_t shared_bytes, std::function<void()> kernel) {
+// How a launch ends.
+enum class End { done, stuck, trapped };
+
+// Runs a launch to its end, which also comes if nothing moves any more.
+inline End run(int blocks, int threads, std::size_t shared_bytes, std::function<void()> kernel) {
   Machine m;
   machine = &m;
   m.threads = threads;
   m.kernel = std::move(kernel);
   m.blocks.resize(static_cast<std::size_t>(blocks));
-  for (Block& block : m.blocks) {
+  for (ThreadBlock& block : m.blocks) {
     block.meeting.expected = threads;
     block.warps.resize(static_cast<std::size_t>(threads / 32));
     block.shared.reset(new Words[shared_bytes / sizeof(Words) + 1]);
@@ -154,12 +158,12 @@ inline bool run(int blocks, int threads, std::size_t shared_bytes, std::function
   }
   std::shuffle(order.begin(), order.end(), shuffler);
   int idle_rounds = 0;
-  while (!order.empty() && idle_rounds < 100) {
+  while (!order.empty() && idle_rounds < 100 && !m.trapped) {
     // A fiber that spins on a counter of the grid moves nothing; one that meets, or ends, does.
     send_to_sleep(m);
     bool moved = false;
     for (Fiber* fiber : order) {
-      const Block& block = m.blocks[static_cast<std::size_t>(fiber->block)];
+      const ThreadBlock& block = m.blocks[static_cast<std::size_t>(fiber->block)];
       if (block.warps[static_cast<std::size_t>(fiber->thread / 32)].sleeps > 0) continue;
       if (fiber->waits_for && *fiber->waits_for == fiber->generation) continue;
       const bool spun = fiber->waits_for == nullptr;
@@ -171,7 +175,7 @@ inline bool run(int blocks, int threads, std::size_t shared_bytes, std::function
     idle_rounds = moved ? 0 : idle_rounds + 1;
   }
   machine = nullptr;
-  return order.empty();
+  return m.trapped ? End::trapped : order.empty() ? End::done : End::stuck;
 }
 
 }  // namespace emulator
@@ -189,13 +193,19 @@ using float16 = _Float16;
 
 int thread_index() { return emulator::machine->current->thread; }
 int thread_count() { return emulator::machine->threads; }
-int block_index() { return emulator::machine->current->block; }
-int block_count() { return static_cast<int>(emulator::machine->blocks.size()); }
-emulator::Block& this_block() { return emulator::machine->blocks[static_cast<std::size_t>(block_index())]; }
-emulator::Warp& this_warp() { return this_block().warps[static_cast<std::size_t>(thread_index() / 32)]; }
-char* shared_memory() { return reinterpret_cast<char*>(this_block().shared.get()); }
-void meet_block() { emulator::meet(this_block().meeting); }
+int thread_block_index() { return emulator::machine->current->block; }
+int thread_block_count() { return static_cast<int>(emulator::machine->blocks.size()); }
+emulator::ThreadBlock& this_thread_block() {
+  return emulator::machine->blocks[static_cast<std::size_t>(thread_block_index())];
+}
+emulator::Warp& this_warp() { return this_thread_block().warps[static_cast<std::size_t>(thread_index() / 32)]; }
+char* shared_memory() { return reinterpret_cast<char*>(this_thread_block().shared.get()); }
+void meet_thread_block() { emulator::meet(this_thread_block().meeting); }
 void meet_warp() { emulator::meet(this_warp().meeting); }
+void trap() {
+  emulator::machine->trapped = true;
+  while (true) emulator::yield();
+}
 bool any_lane(bool mine) {
   emulator::Warp& warp = this_warp();
   warp.votes += mine;

@@ -54,9 +54,9 @@ int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* st
   ++launches;
   last_stream = stream;
   const Kernel& kernel = *static_cast<const Kernel*>(f);
-  const bool ended =
+  const emulator::End end =
       emulator::run(static_cast<int>(blocks), static_cast<int>(threads), shared, [&] { kernel.run(parameters); });
-  return ended ? 0 : 702;  // launch timeout
+  return end == emulator::End::done ? 0 : end == emulator::End::stuck ? 702 : 719;  // launch timeout, launch failed
 }
 
 }  // namespace

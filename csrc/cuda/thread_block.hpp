@@ -1,8 +1,9 @@
-// One block of a persistent kernel: the weights that it keeps, its share of a product, its elements, and how it meets
-// the blocks that share its rows.
+// One thread block of a persistent kernel: the weights that it keeps, its share of a product, its elements, and how it
+// meets the thread blocks that share its rows.
 #pragma once
 
 #include "../cells/cells.hpp"
+#include "../cells/facts_of_cell.hpp"
 #include "product.hpp"
 
 namespace {
@@ -20,7 +21,7 @@ struct Element {
 };
 
 template <class Format>
-struct Block {
+struct ThreadBlock {
   using Storage = typename Format::Storage;
   using Operand = decltype(Format::operand(0.0f));
 
@@ -31,12 +32,12 @@ struct Block {
   const int64_t row0, row1;
   unsigned target = 0;
 
-  RNN_DEVICE explicit Block(const Arguments& arguments)
+  RNN_DEVICE explicit ThreadBlock(const Arguments& arguments)
       : a(arguments),
         partial(reinterpret_cast<float*>(shared_memory())),
         weights(shared_memory() + a.plan.warps * kMaxHalves * kHalfSums * static_cast<int>(sizeof(float))),
-        unit_block(block_index() % a.plan.unit_blocks),
-        batch_group(block_index() / a.plan.unit_blocks),
+        unit_block(thread_block_index() % a.plan.unit_blocks),
+        batch_group(thread_block_index() / a.plan.unit_blocks),
         row0(static_cast<int64_t>(batch_group) * a.plan.rows_per_group),
         row1(row0 + a.plan.rows_per_group < a.batch ? row0 + a.plan.rows_per_group : a.batch) {}
 
@@ -79,16 +80,16 @@ struct Block {
     }
   }
 
-  // All that blocks of the same rows wrote before is there for all of them afterwards.
+  // All that thread blocks of the same rows wrote before is there for all of them afterwards.
   RNN_DEVICE void meet_group() {
-    meet_block();
+    meet_thread_block();
     if (!fusedrnn::cuda::blocks_meet(a.plan)) return;
     target += static_cast<unsigned>(a.plan.unit_blocks);
     if (thread_index() == 0) {
       arrive(a.counters + batch_group);
       wait_for(a.counters + batch_group, target);
     }
-    meet_block();
+    meet_thread_block();
   }
 
   RNN_DEVICE int64_t row_bytes(int product) const {
@@ -148,7 +149,7 @@ struct Block {
         }
       }
     }
-    meet_block();
+    meet_thread_block();
   }
   // The sum of a gate of a product, after `multiply`: always in the same order.
   RNN_DEVICE float sum(int product, const Element& e, int gate) const {
@@ -201,37 +202,20 @@ struct Block {
   }
 };
 
-// Cells whose phases have one product each: of h_prev, then of a slot.
-template <class Cell>
-constexpr bool runs_here() {
-  bool fits = Cell::kProducts == Cell::kPhases && Cell::kPhases <= fusedrnn::cuda::kMaxCudaProducts &&
-              Cell::kStates <= 2 && !Cell::kBelow && !Cell::kClocked;
-  for (int i = 0; i < Cell::kProducts; ++i) {
-    const Product p = Cell::product(i);
-    fits = fits && p.phase == i && p.matrix <= 0 && p.gates <= kMaxHalves && p.depth <= 1;
-    fits = fits && p.from == (i == 0 ? From::h_prev : From::slots);
-  }
-  for (int i = 0; i < Cell::kPhases; ++i) fits = fits && Cell::sums(false, i, 0) + Cell::sums(true, i, 0) == 0;
-  return fits;
-}
-
-enum class CellNumber : int {
-#define RNN_CELL_NUMBER(name, Cell) name,
-  RNN_CELLS(RNN_CELL_NUMBER)
-#undef RNN_CELL_NUMBER
-};
-
-// run(Cell()) with the cell of that number.
+// run(Cell()) with this cell. The host launches no other than those that run here (launch.cpp).
 template <class Run>
-RNN_DEVICE void with_cell(int cell, Run&& run) {
-  switch (static_cast<CellNumber>(cell)) {
-#define RNN_RUN_CELL(name, Cell)                  \
-  case CellNumber::name:                          \
-    if constexpr (runs_here<Cell>()) run(Cell()); \
+RNN_DEVICE void with_cell(fusedrnn::CellId cell, Run&& run) {
+  switch (cell) {
+#define RNN_RUN_CELL(name, Cell)                                           \
+  case fusedrnn::CellId::name:                                             \
+    if constexpr (fusedrnn::cuda::runs(facts<Cell>())) return run(Cell()); \
     break;
     RNN_CELLS(RNN_RUN_CELL)
 #undef RNN_RUN_CELL
+    case fusedrnn::CellId::count:
+      break;
   }
+  trap();
 }
 
 }  // namespace

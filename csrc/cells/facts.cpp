@@ -1,0 +1,288 @@
+#include "facts.hpp"
+
+#include "cells.hpp"
+#include "facts_of_cell.hpp"
+#include "gradients.hpp"
+
+namespace fusedrnn {
+namespace {
+
+constexpr CellFacts with_name(CellFacts f, const char* name) {
+  f.name = name;
+  return f;
+}
+
+#define RNN_FACTS(name, Cell) with_name(facts<Cell>(), #name),
+constexpr CellFacts kFacts[] = {RNN_CELLS(RNN_FACTS)};
+#undef RNN_FACTS
+static_assert(sizeof kFacts / sizeof *kFacts == kCells);
+
+#define RNN_GRADIENTS(name, Cell) gradient_plan(facts<Cell>()),
+constexpr GradientPlan kGradients[] = {RNN_CELLS(RNN_GRADIENTS)};
+#undef RNN_GRADIENTS
+
+// The rules that drivers and hosts rely on. Each takes the facts of one cell.
+
+constexpr bool is_within(int first, int count, int limit) { return first >= 0 && count >= 0 && first + count <= limit; }
+
+constexpr bool counts_fit_their_arrays(const CellFacts& f) {
+  return f.gates >= 1 && f.gates <= kMaxGates && f.states >= 1 && f.states <= kMaxStates && f.slots >= 1 &&
+         f.slots <= kMaxSlots && f.phases >= 1 && f.phases <= kMaxPhases && f.products <= kMaxProducts &&
+         f.matrices <= kMaxMatrices && f.vectors <= kMaxVectors;
+}
+
+constexpr bool is_last_of_its_phase(const CellFacts& f, int product) {
+  return product + 1 == f.products || f.product[product + 1].phase != f.product[product].phase;
+}
+
+// Phases are 0, 1, ... in the order of products, with at least one product each.
+constexpr bool each_phase_has_a_product(const CellFacts& f) {
+  int phase = -1;
+  for (int i = 0; i < f.products; ++i) {
+    if (f.product[i].phase != phase && f.product[i].phase != phase + 1) return false;
+    phase = f.product[i].phase;
+  }
+  return phase + 1 == f.phases;
+}
+
+constexpr bool last_products_cover_their_phase(const CellFacts& f) {
+  for (int i = 0; i < f.products; ++i) {
+    int last = i;
+    while (!is_last_of_its_phase(f, last)) ++last;
+    const Product &p = f.product[i], &whole = f.product[last];
+    if (p.first_gate < whole.first_gate || p.first_gate + p.gates > whole.first_gate + whole.gates) return false;
+  }
+  return true;
+}
+
+// Backward takes the gradient of h from the last product of phase 0, gradients of operands in slots from the last
+// products of later phases, and gradients of other states from all other products.
+constexpr bool products_read_what_backward_expects(const CellFacts& f) {
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    if (p.depth == 0) continue;
+    const bool other_state = state_of(p.from) >= 1;
+    if (!is_last_of_its_phase(f, i) ? !other_state : p.from != (p.phase == 0 ? From::h_prev : From::slots))
+      return false;
+  }
+  return true;
+}
+
+// An operand in slots lies within them; one that is a state is a whole one.
+constexpr bool operands_exist(const CellFacts& f) {
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    const int s = state_of(p.from);
+    if (p.depth > kMaxDepth || s >= f.states) return false;
+    if (p.from == From::slots && !is_within(p.slot, p.depth, f.slots)) return false;
+    if (s >= 0 && p.depth > 0 && p.depth != f.state[s].units) return false;
+    if (s == 2 && p.slot != f.state[s].slot) return false;
+    if (p.from == From::x || p.from == From::below || p.from == From::one) return false;
+  }
+  for (int k = 0; k < f.vectors; ++k) {
+    const VectorGradient& v = f.vector[k];
+    if (v.from == From::x || state_of(v.from) >= f.states || state_of(v.from) == 2) return false;
+    if (v.from == From::slots && !is_within(v.slot, 1, f.slots)) return false;
+    if (v.from == From::below && !f.below) return false;
+  }
+  return true;
+}
+
+constexpr bool is_state_slot(const CellFacts& f, int slot) {
+  for (int s = 1; s < f.states; ++s) {
+    if (slot >= f.state[s].slot && slot < f.state[s].slot + f.state[s].units) return true;
+  }
+  return false;
+}
+
+// h is in y; all other states lie in slots.
+constexpr bool states_have_their_places(const CellFacts& f) {
+  if (f.state[0].slot != -1 || f.state[0].units != 1) return false;
+  for (int s = 1; s < f.states; ++s) {
+    if (f.state[s].units < 1 || !is_within(f.state[s].slot, f.state[s].units, f.slots)) return false;
+    if (s == 1 && f.state[s].units != 1) return false;  // at.c_prev and at.dc see one vector
+  }
+  return true;
+}
+
+// Backward still needs a state and the operands in slots when the step's gradients have been written.
+constexpr bool is_overwritten(const CellFacts& f, int slot) {
+  bool found = slot >= f.input_column && slot < f.input_column + f.gates;
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    found = found || (p.depth > 0 && slot >= p.column && slot < p.column + p.gates);
+  }
+  for (int k = 0; k < f.vectors; ++k) found = found || slot == f.vector[k].column;
+  return found;
+}
+constexpr bool gradients_spare_operands(const CellFacts& f) {
+  for (int slot = 0; slot < f.slots; ++slot) {
+    if (!is_overwritten(f, slot)) continue;
+    if (is_state_slot(f, slot)) return false;
+    for (int i = 0; i < f.products; ++i) {
+      const Product& p = f.product[i];
+      if (p.from == From::slots && slot >= p.slot && slot < p.slot + p.depth) return false;
+    }
+    for (int k = 0; k < f.vectors; ++k) {
+      if (f.vector[k].from == From::slots && f.vector[k].slot == slot) return false;
+    }
+  }
+  return true;
+}
+
+constexpr bool columns_are_slots(const CellFacts& f) {
+  if (!is_within(f.input_column, f.gates, f.slots)) return false;
+  for (int i = 0; i < f.products; ++i) {
+    if (!is_within(f.product[i].column, f.product[i].gates, f.slots)) return false;
+    if (!is_within(f.product[i].first_gate, f.product[i].gates, f.gates) || f.product[i].gates < 1) return false;
+  }
+  for (int k = 0; k < f.vectors; ++k) {
+    if (!is_within(f.vector[k].column, 1, f.slots)) return false;
+  }
+  return true;
+}
+
+// Each block of each matrix has one product, as deep as the matrix; a product without a matrix has no depth.
+constexpr bool blocks_have_one_product(const CellFacts& f) {
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    if ((p.matrix < 0) != (p.depth == 0) || p.matrix >= f.matrices) return false;
+  }
+  for (int m = 0; m < f.matrices; ++m) {
+    bool taken[kMaxGates] = {};
+    int count = 0;
+    for (int i = 0; i < f.products; ++i) {
+      const Product& p = f.product[i];
+      if (p.matrix != m) continue;
+      if (p.depth != f.matrix[m].depth) return false;
+      for (int j = 0; j < p.gates; ++j, ++count) {
+        const int block = block_of(f, p, j);
+        if (!is_within(block, 1, f.matrix[m].blocks) || taken[block]) return false;
+        taken[block] = true;
+      }
+    }
+    if (count != f.matrix[m].blocks) return false;
+  }
+  return true;
+}
+
+// weight_hh comes first; it is as high as bias_hh is long.
+constexpr bool weight_hh_comes_first(const CellFacts& f) {
+  if (f.recurrent_gates > f.gates) return false;
+  if (f.matrices == 0) return f.recurrent_gates == 0;
+  return f.matrix[0].blocks == f.recurrent_gates && f.matrix[0].depth == 1;
+}
+
+constexpr bool is_permutation(const int* of, int count) {
+  bool seen[kMaxGates] = {};
+  for (int i = 0; i < count; ++i) {
+    if (!is_within(of[i], 1, count) || seen[of[i]]) return false;
+    seen[of[i]] = true;
+  }
+  return true;
+}
+constexpr bool gates_have_one_place(const CellFacts& f) {
+  return is_permutation(f.user_gate, f.gates) && is_permutation(f.input_gate, f.gates);
+}
+
+constexpr bool sums_fit(const CellFacts& f) {
+  for (int i = 0; i < f.phases; ++i) {
+    if (f.forward_sums[i] > kMaxSums || f.backward_sums[i] > kMaxSums) return false;
+    if (i == 0 && f.backward_sums[i] > 0) return false;  // stage 0 begins with its product
+  }
+  return true;
+}
+
+// What the drivers of cells with clocks can do.
+constexpr bool clocked_cells_are_simple(const CellFacts& f) {
+  return !f.clocked || (f.phases == 1 && f.states == 1 && f.products == 1 && f.slots == 1 && f.gates == 1 &&
+                        f.vectors == 0 && f.matrices == 1 && !f.reduces && !f.below && !f.state[0].carries &&
+                        !f.split[0] && f.input_column == 0 && f.product[0].column == 0);
+}
+
+// The operands of their gradients, in the order that these drivers expect.
+constexpr bool clocked_cells_sum_over_x_and_h(const CellFacts& f) {
+  const GradientPlan plan = gradient_plan(f);
+  return !f.clocked || (plan.operands == 2 && plan.operand[0].from == From::x && plan.operand[1].from == From::h_prev);
+}
+
+// c of every step is state 1's.
+constexpr bool cells_above_others_have_c(const CellFacts& f) { return !f.below || f.states >= 2; }
+
+constexpr int count_terms(const GradientPlan& plan, GradientTerm::Of of, int index, int block) {
+  int count = 0;
+  for (int i = 0; i < plan.terms; ++i) {
+    const GradientTerm& t = plan.term[i];
+    count += t.of == of && t.index == index && t.block == block;
+  }
+  return count;
+}
+
+// Backward writes each block of each gradient, and writes it once.
+constexpr bool gradients_have_one_term(const CellFacts& f) {
+  using Of = GradientTerm::Of;
+  const GradientPlan plan = gradient_plan(f);
+  bool one = true;
+  for (int block = 0; block < f.gates; ++block) {
+    one = one && count_terms(plan, Of::weight_ih, 0, block) == 1 && count_terms(plan, Of::bias_ih, 0, block) == 1;
+  }
+  for (int block = 0; block < f.recurrent_gates; ++block) one = one && count_terms(plan, Of::bias_hh, 0, block) == 1;
+  for (int m = 0; m < f.matrices; ++m) {
+    for (int block = 0; block < f.matrix[m].blocks; ++block) one = one && count_terms(plan, Of::matrix, m, block) == 1;
+  }
+  for (int k = 0; k < f.vectors; ++k) one = one && count_terms(plan, Of::vector, k, 0) == 1;
+  return one;
+}
+
+// Inference keeps only some slots. It must keep the slots that a later phase's product or the next step reads; at.set_c
+// keeps c.
+template <class Cell>
+constexpr bool carries_its_operands() {
+  constexpr CellFacts f = facts<Cell>();
+  for (int s = 2; s < f.states; ++s) {
+    for (int i = 0; i < f.state[s].units; ++i) {
+      if (!Cell::carried(f.state[s].slot + i)) return false;
+    }
+  }
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    for (int part = 0; p.from == From::slots && part < p.depth; ++part) {
+      if (!is_state_slot(f, p.slot + part) && !Cell::carried(p.slot + part)) return false;
+    }
+  }
+  return true;
+}
+
+constexpr bool all_cells(bool (*holds)(const CellFacts&)) {
+  for (const CellFacts& f : kFacts) {
+    if (!holds(f)) return false;
+  }
+  return true;
+}
+
+static_assert(all_cells(counts_fit_their_arrays));
+static_assert(all_cells(each_phase_has_a_product));
+static_assert(all_cells(last_products_cover_their_phase));
+static_assert(all_cells(products_read_what_backward_expects));
+static_assert(all_cells(operands_exist));
+static_assert(all_cells(states_have_their_places));
+static_assert(all_cells(gradients_spare_operands));
+static_assert(all_cells(columns_are_slots));
+static_assert(all_cells(blocks_have_one_product));
+static_assert(all_cells(weight_hh_comes_first));
+static_assert(all_cells(gates_have_one_place));
+static_assert(all_cells(sums_fit));
+static_assert(all_cells(clocked_cells_are_simple));
+static_assert(all_cells(clocked_cells_sum_over_x_and_h));
+static_assert(all_cells(cells_above_others_have_c));
+static_assert(all_cells(gradients_have_one_term));
+#define RNN_CARRIES(name, Cell) static_assert(carries_its_operands<Cell>());
+RNN_CELLS(RNN_CARRIES)
+#undef RNN_CARRIES
+
+}  // namespace
+
+const CellFacts& facts_of(CellId cell) { return kFacts[static_cast<int>(cell)]; }
+const GradientPlan& gradients_of(CellId cell) { return kGradients[static_cast<int>(cell)]; }
+
+}  // namespace fusedrnn

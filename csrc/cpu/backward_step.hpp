@@ -1,0 +1,212 @@
+// The steps of backward, for any cell: where a row's operands lie, what pointwise functions see, and the products.
+#pragma once
+
+#include "driver.hpp"
+#include "reduce.hpp"
+
+namespace {
+
+// Where one active row finds its operands at one step of backward; pointers are to unit 0.
+template <class C>
+struct BackwardRow {
+  const C* dy;        // null: zeros
+  const C* dc_given;  // null: zeros
+  const C* below;
+  C* dbelow;                    // or null
+  const C* before[kMaxStates];  // the states before the step
+  C* carried[kMaxStates];       // rows of dstate0: gradients of states, carried from the step after
+  C* slots;
+  const C* source;  // slots of the step after, which hold its gradients by now; not read in a row's last step
+};
+
+// One step of one worker, as pointwise functions see it. `extras` is [extra][row][tile of this worker][lane].
+template <class C>
+struct BackwardStep {
+  const BackwardRow<C>* rows;
+  int64_t hidden;
+  int64_t units;  // only units before this one are written
+  const C* vectors;
+  C* extras;
+  int64_t extra_stride, row_stride, tile0;
+  C epsilon;
+  C* sums;  // [row][kMaxSums], for cells that need them
+
+  // Without extras and sums.
+  template <class F>
+  BackwardStep(const Problem<C>& p, const PackedWeights<F>& weights, const Worker& worker,
+               const BackwardRow<C>* step_rows, int64_t units_end)
+      : rows(step_rows),
+        hidden(p.hidden),
+        units(units_end),
+        vectors(weights.vectors),
+        extras(nullptr),
+        extra_stride(0),
+        row_stride(0),
+        tile0(worker.tile0),
+        epsilon(weights.epsilon),
+        sums(nullptr) {}
+
+  RNN_INLINE C* extra_at(int64_t extra, int64_t row, int64_t tile) const {
+    return extras + extra * extra_stride + row * row_stride + (tile - tile0) * Vec<C>::width;
+  }
+};
+
+// Runs a stage's pointwise step on the sums [row][tile][lane] of its product.
+template <class C>
+using BackwardPointwise = void (*)(const BackwardStep<C>&, Span rows, Span tiles, const C* sums);
+
+// Makes step.sums of the first `rows` rows, before a stage.
+template <class C>
+using BackwardReduce = void (*)(const BackwardStep<C>& step, int64_t rows);
+
+// The `at` of cell.hpp.
+template <class C>
+struct BackwardAt {
+  using V = Vec<C>;
+  const BackwardRow<C>& row;
+  const BackwardStep<C>& step;
+  int64_t index, tile, unit, hidden;
+  typename V::Lanes lanes;
+
+  RNN_INLINE V load(const C* p) const { return V::load(p + unit, lanes); }
+  RNN_INLINE V h_prev() const { return load(row.before[0]); }
+  RNN_INLINE V c_prev() const { return load(row.before[1]); }
+  RNN_INLINE V slot(int k) const { return load(row.slots + k * hidden); }
+  RNN_INLINE V vector(int k) const { return load(step.vectors + k * hidden); }
+  RNN_INLINE V sum(int j) const { return V(step.sums[index * kMaxSums + j]); }
+  RNN_INLINE V extra(int j) const { return V::load(step.extra_at(j, index, tile)); }
+  RNN_INLINE V dc() const { return load(row.carried[1]); }
+  RNN_INLINE V dc_given() const { return row.dc_given ? load(row.dc_given) : V(0); }
+  RNN_INLINE V below() const { return load(row.below); }
+  RNN_INLINE void set_dbelow(V v) const {
+    if (row.dbelow) v.store(row.dbelow + unit, lanes);
+  }
+  RNN_INLINE void set_dc(V v) const { v.store(row.carried[1] + unit, lanes); }
+  RNN_INLINE V direct() const { return load(row.carried[0]); }
+  RNN_INLINE void set_direct(V v) const { v.store(row.carried[0] + unit, lanes); }
+  RNN_INLINE void grad(int column, V v) const { v.store(row.slots + column * hidden + unit, lanes); }
+};
+
+template <class Cell, class C, int Stage>
+void backward_pointwise(const BackwardStep<C>& step, Span span, Span tiles, const C* sums) {
+  using V = Vec<C>;
+  const int64_t hidden = step.hidden;
+  for (int64_t r = span.first; r < span.last; ++r) {
+    const BackwardRow<C> row = step.rows[r];
+    for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += V::width) {
+      Cell::template backward<Stage>(
+          V::load(sums), BackwardAt<C>{row, step, r, tile, tile * V::width, hidden, lanes_of<V>(tile, step.units)});
+    }
+  }
+}
+
+template <class Cell, class C, int Stage>
+void backward_reduce(const BackwardStep<C>& step, int64_t rows) {
+  using V = Vec<C>;
+  for (int64_t r = 0; r < rows; ++r) {
+    const BackwardRow<C> row = step.rows[r];
+    reduce_row<Cell, C, true, Stage>(step.hidden, step.epsilon, step.sums + r * kMaxSums,
+                                     [&](int64_t tile, typename V::Lanes lanes) {
+                                       return BackwardAt<C>{row, step, r, tile, tile * V::width, step.hidden, lanes};
+                                     });
+  }
+}
+
+// One product of a stage: U^T times the gradients in some slots, of the step after (stage 0) or of this one. The sums
+// go to the stage's pointwise step, if the product is the stage's main one, else to `extra`.
+template <class F>
+struct StageProduct {
+  using C = typename F::Compute;
+  PackedMatrix<typename F::Storage> weights;
+  int64_t depth;                   // 0: the sums stay as they begin
+  int64_t source_offset;           // where the gradients begin among the slots
+  bool first_stage;                // the gradients are those of the step after
+  BackwardPointwise<C> pointwise;  // of the main product; else null,
+  int extra;                       // and this is the number of the extra
+  bool add_carried;                // sums of h's gradient begin with dy and, if this is set, with what is carried
+  int carried_state;               // sums of an extra begin with what is carried of this state, or with zeros for -1;
+  int64_t carried_offset;          // from this element on
+};
+
+// A slice of k of it. The sums of all slices but the last go to `partial`, [row][tile of this worker][lane].
+template <class F>
+struct StageOp {
+  using Storage = typename F::Storage;
+  using Compute = typename F::Compute;
+  using C = Compute;
+  using V = Vec<C>;
+  static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = true;
+  static constexpr int64_t gates = 1, source_stride = sizeof(BackwardRow<C>);
+  const BackwardStep<C>& step;
+  const CellFacts& facts;
+  const StageProduct<F> product;
+  PackedMatrix<Storage> weights;
+  int64_t depth, source_offset;
+  bool continues, last;  // not the first slice; the last one
+  C* partial;
+
+  StageOp(const BackwardStep<C>& at, const CellFacts& f, const StageProduct<F>& whole, C* sums_so_far, int64_t k0,
+          int64_t count)
+      : step(at),
+        facts(f),
+        product(whole),
+        weights(moved(whole.weights, 0, k0 * V::width)),
+        depth(count),
+        source_offset(whole.source_offset + k0),
+        continues(k0 > 0),
+        last(k0 + count == whole.depth),
+        partial(sums_so_far) {}
+
+  RNN_INLINE bool is_dh() const { return product.first_stage && product.pointwise; }
+  RNN_INLINE C* partial_at(int64_t row, int64_t tile) const {
+    return partial + row * step.row_stride + (tile - step.tile0) * V::width;
+  }
+  RNN_INLINE const C* const* sources(int64_t row) const {
+    const BackwardRow<C>& at = step.rows[row];
+    return product.first_stage ? &at.source : &at.slots;
+  }
+  RNN_INLINE V initial(const BackwardRow<C>& row, int64_t r, int64_t tile) const {
+    if (continues) return V::load(partial_at(r, tile));
+    const auto lanes = lanes_of<V>(tile, step.hidden);
+    const int64_t unit = tile * V::width;
+    if (product.carried_state >= 0) {
+      return V::load(row.carried[product.carried_state] + product.carried_offset + unit, lanes);
+    }
+    if (!is_dh()) return V(0);
+    const V dy = row.dy ? V::load(row.dy + unit, lanes) : V(0);
+    return product.add_carried ? dy + V::load(row.carried[0] + unit, lanes) : dy;
+  }
+  RNN_INLINE void fill(const Area& area, C* sums) const {
+    for_each_tile(
+        area, [&](int64_t row) { return step.rows[row]; },
+        [&](const BackwardRow<C>& at, int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+          initial(at, row, tile).store(sums);
+          sums += V::width;
+        });
+  }
+  RNN_INLINE void fetch_start(const Area& area) const {
+    if (continues || !is_dh()) return;
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      if (step.rows[row].dy) __builtin_prefetch(step.rows[row].dy + tile * V::width);
+    });
+  }
+  RNN_INLINE void fetch_end(const Area& area) const {
+    if (!last || !product.pointwise) return;
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      const BackwardRow<C>& at = step.rows[row];
+      if (facts.states > 1) __builtin_prefetch(at.before[1] + tile * V::width);
+      for (int k = 0; k < facts.slots; ++k) prefetch_write(at.slots + k * step.hidden + tile * V::width);
+    });
+  }
+  RNN_INLINE void end(const Area& area, const C* sums) const {
+    if (last && product.pointwise) {
+      return product.pointwise(step, {area.row, area.row + area.rows}, {area.tile, area.tile + area.tiles}, sums);
+    }
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      V::load(sums).store(last ? step.extra_at(product.extra, row, tile) : partial_at(row, tile));
+      sums += V::width;
+    });
+  }
+};
+
+}  // namespace

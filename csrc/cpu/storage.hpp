@@ -1,0 +1,37 @@
+// What packed weights are in memory: how elements of a storage type become vectors of the type of computation, and
+// back. A new storage type is an overload of both; one that keeps more than elements (a scale for each row) also a
+// PackedMatrix (problem.hpp) and specialisations of `moved` and WeightReader.
+#pragma once
+
+#include <cstdint>
+
+#include "../problem.hpp"
+#include "vec.hpp"
+
+namespace {
+
+using fusedrnn::PackedMatrix;
+
+template <class V>
+RNN_INLINE V load_stored(const typename V::value_type* from) {
+  return V::load(from);
+}
+template <class V>
+RNN_INLINE void store_stored(V v, typename V::value_type* to) {
+  v.store(to);
+}
+
+// The matrix from this tile on, without the first `elements` elements of each tile.
+template <class S>
+RNN_INLINE PackedMatrix<S> moved(const PackedMatrix<S>& from, std::int64_t tile, std::int64_t elements) {
+  return {from.first + tile * from.tile_stride + elements, from.tile_stride};
+}
+
+// What a micro-kernel reads a few tiles through: the vector of this tile and gate, of which the elements lie at `from`.
+template <class V, class S>
+struct WeightReader {
+  RNN_INLINE explicit WeightReader(const PackedMatrix<S>&) {}
+  RNN_INLINE V load(const S* from, int /* tile */, int /* gate */) const { return load_stored<V>(from); }
+};
+
+}  // namespace

@@ -1,0 +1,70 @@
+#include "sizes.hpp"
+
+#include "cells/gradients.hpp"
+#include "format.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+using std::int64_t;
+
+// A size, or none where 64 bits cannot count it.
+class Counted {
+ public:
+  Counted(int64_t value) : value_(value) {}
+  friend Counted operator+(const Counted& a, const Counted& b) {
+    int64_t sum = 0;
+    if (!a.value_ || !b.value_ || __builtin_add_overflow(*a.value_, *b.value_, &sum)) return {};
+    return sum;
+  }
+  friend Counted operator*(const Counted& a, const Counted& b) {
+    int64_t product = 0;
+    if (!a.value_ || !b.value_ || __builtin_mul_overflow(*a.value_, *b.value_, &product)) return {};
+    return product;
+  }
+  std::optional<int64_t> value() const { return value_; }
+
+ private:
+  Counted() = default;
+  std::optional<int64_t> value_;
+};
+
+constexpr int64_t kMostLanes = 16;          // of any ISA's vectors
+constexpr int64_t kMostThreads = 1024;      // as in cpu/threads.cpp
+constexpr int64_t kStretch = 256;           // as in cpu/batched.hpp
+constexpr int64_t kPerWorker = 1 << 24;     // more than the parts of a worker's scratch whose size is constant
+constexpr int64_t kPerRow = kMaxSums + 64;  // more than a worker keeps for a row: sums over units, pointers
+constexpr int64_t kRounding = 64 * (4 + kMaxProducts * kMaxDepth);  // as arrays begin at multiples of 64 bytes
+constexpr int64_t kLargestElement = sizeof(double);
+#define RNN_IS_COUNTED(Format, text, storage, compute) \
+  static_assert(sizeof(storage) <= kLargestElement && sizeof(compute) <= kLargestElement);
+RNN_FORMATS(RNN_IS_COUNTED)
+#undef RNN_IS_COUNTED
+
+}  // namespace
+
+std::optional<int64_t> most_weight_bytes(const CellFacts& f, int64_t hidden, int64_t input) {
+  const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
+  int64_t recurrent = 0;  // vectors of H elements that a unit has in all recurrent matrices
+  for (int i = 0; i < f.products; ++i) recurrent += static_cast<int64_t>(f.product[i].gates) * f.product[i].depth;
+  const Counted of_unit = inputs * f.gates + units * recurrent + 2 * f.gates + f.vectors;
+  return (units * of_unit * kLargestElement + kRounding).value();
+}
+
+std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64_t input, int64_t seq_len,
+                                       int64_t batch) {
+  const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
+  // Of a step of a row: x, dx; y, dy, c, dc, c_below, dc_below; the reserve.
+  const Counted step = inputs * 2 + units * (6 + f.slots);
+  // Of a row: states and their gradients; the slots of two steps; sums and extras of a stage; pre-activations of a
+  // step, with a tile more for each clock. There are no more workers than units where each of them has all rows.
+  const Counted clocks = f.clocked ? Counted(hidden) : Counted(0);
+  const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) +
+                      units * kPerRow + (units + clocks * kMostLanes) * f.gates;
+  // Of a worker: zeros, a stretch of operands.
+  const Counted worker = units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * kStretch + kPerWorker;
+  return (((Counted(seq_len) * step + row) * batch + worker * kMostThreads) * kLargestElement).value();
+}
+
+}  // namespace fusedrnn
