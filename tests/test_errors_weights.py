@@ -250,7 +250,7 @@ def native_cell(cell: str, *more: tuple[Any, ...], gates: int = 4) -> _core.Cell
 
 def native(cell: str, gates: int, **options: Any) -> _core.Weights:
     arrays = {"weight_ih": array(gates * H, I), "weight_hh": array(gates * H, H)}
-    return _core.make_weights(native_cell(cell, gates=gates), arrays, **options)
+    return _core.make_weights(native_cell(cell, gates=gates), arrays, options, None)
 
 
 def test_native_clocks() -> None:
@@ -295,15 +295,17 @@ def test_native_cells(cell: str, more: list[tuple[Any, ...]], text: str) -> None
         native_cell(cell, *more)
 
 
-def test_native_arrays() -> None:
-    """The raw layer refuses an array that it would ignore, and a name that it does not know."""
-    cell = backends.native_cell(fusedrnn.LSTMWeights(array(4 * H, I), array(4 * H, H)).spec)
+def test_native_arguments() -> None:
+    cell: Any = backends.native_cell(fusedrnn.LSTMWeights(array(4 * H, I), array(4 * H, H)).spec)
     arrays = {"weight_ih": array(4 * H, I), "weight_hh": array(4 * H, H)}
-    with pytest.raises(ValueError, match="peephole_i: expected None for cell 'lstm', got numpy.ndarray"):
-        _core.make_weights(cell, arrays | {"peephole_i": array(H)})
     with pytest.raises(TypeError, match="weight_ih: expected a numpy.ndarray, got NoneType"):
-        _core.make_weights(cell, {})
-    w = _core.make_weights(cell, arrays | {"peephole_i": None})
+        _core.make_weights(cell, {}, {}, None)
+    with pytest.raises(ValueError, match="format: expected that of weights on the CPU, got 'tf32'"):
+        _core.make_weights(cell, arrays, {}, "tf32")
+    for bad in ((None, arrays, {}, None), (cell, None, {}, None), (cell, arrays, (), None), (cell, arrays, {}), ()):
+        with pytest.raises(TypeError):
+            _core.make_weights(*bad)
+    w = _core.make_weights(cell, arrays, {}, "float32")
     with pytest.raises(ValueError, match="name: expected that of a parameter, got 'weight'"):
         w.array("weight")
     assert w.array("bias_ih") is None

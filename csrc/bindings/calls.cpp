@@ -9,6 +9,7 @@
 
 #include "../run.hpp"
 #include "arguments.hpp"
+#include "fastcall.hpp"
 #include "gil.hpp"
 #include "register.hpp"
 
@@ -271,70 +272,41 @@ py::tuple step(const PyWeights& w, const Weights<F>& weights, py::handle x, cons
   return results;
 }
 
-// An argument of a method, of the Python type that it must have.
-template <class Object>
-Object argument(PyObject* o, const char* expected) {
-  if (!Object::check_(o)) throw py::type_error(std::string("expected a ") + expected + ", got " + type_name(o));
-  return py::reinterpret_borrow<Object>(o);
-}
-py::tuple tuple_of(PyObject* o) { return argument<py::tuple>(o, "tuple"); }
-py::dict dict_of(PyObject* o) { return argument<py::dict>(o, "dict"); }
-
-using Arguments = PyObject* const*;
-
-py::object infer_method(const PyWeights& w, Arguments a) {
+py::object infer_method(const PyWeights& w, FastArguments a) {
   return w.with([&](const auto& weights) -> py::object {
     return infer(w, weights, a[0], tuple_of(a[1]), a[2], a[3], dict_of(a[4]));
   });
 }
-py::object forward_method(const PyWeights& w, Arguments a) {
+py::object forward_method(const PyWeights& w, FastArguments a) {
   return w.with([&](const auto& weights) -> py::object {
     return forward(w, weights, a[0], tuple_of(a[1]), a[2], a[3], dict_of(a[4]));
   });
 }
-py::object backward_method(const PyWeights& w, Arguments a) {
+py::object backward_method(const PyWeights& w, FastArguments a) {
   return w.with([&](const auto& weights) -> py::object {
     return backward(w, weights, tuple_of(a[0]), a[1], tuple_of(a[2]), a[3]);
   });
 }
-py::object step_method(const PyWeights& w, Arguments a) {
+py::object step_method(const PyWeights& w, FastArguments a) {
   return w.with([&](const auto& weights) -> py::object {
     return step(w, weights, a[0], tuple_of(a[1]), tuple_of(a[2]), dict_of(a[3]));
   });
 }
 
-// A method that Python calls by its own protocol for a fixed number of arguments, as pybind11's dispatcher costs 0.2
-// us. Python has checked that `self` is an object of the class, which is final: so it holds one PyWeights.
-template <py::object (*kMethod)(const PyWeights&, Arguments), int kCount>
-PyObject* called(PyObject* self, Arguments arguments, Py_ssize_t count) {
-  if (count != kCount) return PyErr_Format(PyExc_TypeError, "expected %d arguments, got %zd", kCount, count);
-  try {
-    const auto* const instance = reinterpret_cast<const py::detail::instance*>(self);
-    return kMethod(*static_cast<const PyWeights*>(instance->simple_value_holder[0]), arguments).release().ptr();
-  } catch (py::error_already_set& e) {
-    e.restore();
-  } catch (...) {
-    py::detail::try_translate_exceptions();
-  }
-  return nullptr;
-}
-
-template <py::object (*kMethod)(const PyWeights&, Arguments), int kCount>
-PyMethodDef definition(const char* name, const char* signature) {
-  return {name, reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(called<kMethod, kCount>)), METH_FASTCALL,
-          signature};
-}
+template <py::object (*kBody)(const PyWeights&, FastArguments), int kCount>
+constexpr FastCall method = fast_method<PyWeights, kBody, kCount>;
 
 PyMethodDef kMethods[] = {
-    definition<infer_method, 5>(
-        "infer",
+    fast_definition(
+        "infer", method<infer_method, 5>,
         "infer(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> dict"),
-    definition<forward_method, 5>(
-        "forward",
+    fast_definition(
+        "forward", method<forward_method, 5>,
         "forward(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> tuple"),
-    definition<backward_method, 4>(
-        "backward", "backward(kept: tuple, dy: ndarray | None, dstates: tuple, dabove: ndarray | None) -> dict"),
-    definition<step_method, 4>("step", "step(x: ndarray, states: tuple, out: tuple, inputs: dict) -> tuple"),
+    fast_definition("backward", method<backward_method, 4>,
+                    "backward(kept: tuple, dy: ndarray | None, dstates: tuple, dabove: ndarray | None) -> dict"),
+    fast_definition("step", method<step_method, 4>,
+                    "step(x: ndarray, states: tuple, out: tuple, inputs: dict) -> tuple"),
 };
 
 }  // namespace
@@ -362,12 +334,7 @@ const char* format_name(const PyWeights& w) {
 void register_calls(py::module_& m, py::class_<PyWeights>& weights) {
   py::class_<PyMemory>(m, "Memory", py::custom_type_setup(refuse_new), py::is_final(), "The memory of a reserve.")
       .def_property_readonly("nbytes", [](const PyMemory& memory) { return memory.buffer.bytes(); });
-  for (PyMethodDef& method : kMethods) {
-    const auto descriptor =
-        py::reinterpret_steal<py::object>(PyDescr_NewMethod(reinterpret_cast<PyTypeObject*>(weights.ptr()), &method));
-    if (!descriptor) throw py::error_already_set();
-    weights.attr(method.ml_name) = descriptor;
-  }
+  for (PyMethodDef& definition : kMethods) add_method(weights, definition);
   weights.def(
       "schedule",
       [](const PyWeights& w, int64_t seq_len, int64_t batch) {

@@ -2,12 +2,12 @@
 
 #include <pybind11/stl.h>
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "../cpu/float_environment.hpp"
 #include "calls.hpp"
+#include "fastcall.hpp"
 #include "integers.hpp"
 #include "register.hpp"
 
@@ -68,6 +68,7 @@ class Parts {
   explicit Parts(const PyWeights& w)
       : w_(w), arrays_{}, vectors_(static_cast<std::size_t>(w.facts().vectors * w.hidden)) {
     if (!vectors_.empty()) arrays_.vectors = vectors_.data();
+    inputs_.reserve(w.cell->parameters.size());
   }
 
   void read(const Parameter& p, py::handle array) {
@@ -125,29 +126,16 @@ py::handle item(const py::dict& arrays, const Name& name) {
   return found ? found : py::handle(Py_None);
 }
 
-// Refuses an array that the cell has no parameter for.
-void check_names(const PyCell& cell, const py::dict& arrays) {
-  for (const auto& [key, value] : arrays) {
-    if (value.is_none()) continue;
-    const auto has_this_name = [&, wanted = key](const Parameter& p) {
-      return wanted.equal(py::handle(p.name.object));
-    };
-    if (std::any_of(cell.parameters.begin(), cell.parameters.end(), has_this_name)) continue;
-    throw py::value_error(text_of(key) + ": expected None for cell '" + cell.facts().name + "', got " +
-                          type_name(value));
-  }
-}
-
 template <class F>
 void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
   using T = typename F::Compute;
   Parts<T> parts(w);
+  w.given.reserve(w.cell->parameters.size());
   for (const Parameter& p : w.cell->parameters) {
     const py::handle array = item(arrays, p.name);
     w.given.push_back(!array.is_none());
     parts.read(p, array);
   }
-  check_names(*w.cell, arrays);
   check_periods(w);
   WeightArrays<T>& all = parts.arrays();
   all.epsilon = rounded<T>(epsilon);
@@ -174,13 +162,31 @@ py::object view(py::handle self, const T* data, std::vector<py::ssize_t> shape) 
   return std::move(array);
 }
 
+// The value of an option, or the one that stands for none.
+template <class Value>
+Value value_or(const py::dict& values, const char* name, Value otherwise) {
+  return values.empty() || !values.contains(name) ? otherwise : values[name].cast<Value>();
+}
+
+py::object make_weights_function(FastArguments a) {
+  const py::handle cell(a[0]), format(a[3]);
+  if (!py::isinstance<PyCell>(cell)) throw py::type_error(wrong_type("cell", "a Cell", type_name(cell)));
+  return py::cast(make_weights(cell.cast<std::shared_ptr<PyCell>>(), dict_of(a[1]), dict_of(a[2]),
+                               format.is_none() ? std::nullopt : std::optional(format.cast<std::string>())));
+}
+
+PyMethodDef kMakeWeights =
+    fast_definition("make_weights", fast_function<make_weights_function, 4>,
+                    "make_weights(cell: Cell, arrays: dict, values: dict, format: str | None) -> Weights");
+
 }  // namespace
 
-std::unique_ptr<PyWeights> make_weights(std::shared_ptr<PyCell> cell, const py::dict& arrays, double epsilon,
-                                        std::vector<int64_t> periods, std::optional<std::string> format) {
+std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, const py::dict& arrays,
+                                        const py::dict& values, const std::optional<std::string>& format) {
+  const double epsilon = value_or(values, "epsilon", 0.0);
   auto w = std::make_unique<PyWeights>();
   w->cell = std::move(cell);
-  w->periods = std::move(periods);
+  w->periods = value_or(values, "periods", std::vector<int64_t>());
   const Parameter& first = w->cell->parameters.at(0);
   const py::handle weight_ih = item(arrays, first.name);
   require_array(first.name.c_str(), weight_ih);
@@ -253,8 +259,7 @@ void register_weights(py::module_& m) {
       .def_property_readonly("format", [](const PyWeights& w) { return format_name(w); })
       .def_property_readonly("dtype", [](const PyWeights& w) { return py::dtype(dtype_name(w)); })
       .def("array", &parameter_view, py::arg("name"));
-  m.def("make_weights", &make_weights, py::arg("cell"), py::arg("arrays"), py::arg("epsilon") = 0.0,
-        py::arg("periods") = std::vector<int64_t>(), py::arg("format") = py::none());
+  add_function(m, kMakeWeights);
   register_calls(m, weights);
 }
 

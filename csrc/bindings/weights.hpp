@@ -44,10 +44,10 @@ struct PyWeights {
   }
 };
 
-// `arrays` are the parameters by name; `periods` are those of a cell with clocks; without a format, it is the dtype of
-// the arrays. Copies everything.
-std::unique_ptr<PyWeights> make_weights(std::shared_ptr<PyCell> cell, const py::dict& arrays, double epsilon,
-                                        std::vector<std::int64_t> periods, std::optional<std::string> format);
+// `arrays` are the parameters by name, among others that are ignored; `values` are the cell's further options, epsilon
+// or periods; without a format, it is the dtype of the arrays. Copies everything.
+std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, const py::dict& arrays,
+                                        const py::dict& values, const std::optional<std::string>& format);
 
 // A parameter: a read-only view of the copy, which lives as long as the view does; None for one that was not given.
 py::object parameter_view(py::handle self, const std::string& name);

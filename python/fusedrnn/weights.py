@@ -42,6 +42,7 @@ class Weights:
 
     spec: CellSpec[Any, Any]
     _names: tuple[str, ...] = ()  # of the parameters that any cell of the family has
+    _initialised = False
     _loaded: Loaded
     _values: dict[str, Any]
 
@@ -63,14 +64,15 @@ class Weights:
         backend: Callable[..., Loaded] = load,
     ) -> None:
         """`arguments` has the spec's parameters and values by name; others are ignored."""
-        if "_loaded" in self.__dict__:
+        if self._initialised:
             raise RuntimeError(f"{type(self).__name__}: weights are a snapshot, and cannot be initialised again")
         self.spec = spec
-        self._values = {name: arguments[name] for name in spec.values}
-        self._loaded = backend(spec, {name: arguments[name] for name in spec.names}, self._values)
+        self._values = {name: arguments[name] for name in spec.values} if spec.values else {}
+        self._loaded = backend(spec, arguments, self._values)
+        self._initialised = True
 
     def __getattr__(self, name: str) -> Any:
-        if "_loaded" not in self.__dict__ and not name.startswith("__"):
+        if not self._initialised and not name.startswith("__"):
             raise AttributeError(f"{type(self).__name__}: these weights have not been initialised")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -114,7 +116,7 @@ class Weights:
         return other
 
     def __repr__(self) -> str:
-        if "_loaded" not in self.__dict__:
+        if not self._initialised:
             return f"<fusedrnn.{type(self).__name__}, not initialised>"
         options = [f"{name}={value!r}" for name, value in self._options.items()]
         given = [name for name, a in self.arrays().items() if a is not None]

@@ -1,7 +1,7 @@
 """Where kernels run. A backend takes a cell's weights, and makes its calls.
 
 Weights choose their backend once, by where their arrays are. A backend is a class, or a function, that is called with
-the spec, the arrays by name, the values of further options, and a format; it returns `Loaded`.
+the spec, its parameters by name (among other arguments), the values of further options, and a format; it returns `Loaded`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def load(
     """The weights on the backend that their arrays choose: the GPU where they are, or the CPU."""
     library = library_of(arrays["weight_ih"])
     if library is None:
-        return _core.make_weights(native_cell(spec), arrays, **values)
+        return _core.make_weights(native_cell(spec), arrays, values, format)
     from .cuda import CudaWeights  # loaded with the first CUDA array
 
     return CudaWeights(library, spec, arrays, format)

@@ -110,8 +110,9 @@ class LSTMWeights(Weights, specs=SPECS):
         peephole_o: Maybe = None,
     ) -> None:
         one_of("variant", variant, VARIANTS)
+        arguments = locals()
         plain = peephole_i is peephole_f is peephole_o is None
-        super().__init__(BY_VARIANT[variant] if plain else _with_peepholes(variant, locals()), locals())
+        super().__init__(BY_VARIANT[variant] if plain else _with_peepholes(variant, arguments), arguments)
 
 
 def _with_peepholes(variant: str, arguments: dict[str, Any]) -> CellSpec[LSTMOutput, LSTMGradients]:
