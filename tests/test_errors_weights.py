@@ -302,7 +302,8 @@ def test_native_arguments() -> None:
         _core.make_weights(cell, {}, {}, None)
     with pytest.raises(ValueError, match="format: expected that of weights on the CPU, got 'tf32'"):
         _core.make_weights(cell, arrays, {}, "tf32")
-    for bad in ((None, arrays, {}, None), (cell, None, {}, None), (cell, arrays, (), None), (cell, arrays, {}), ()):
+    every: list[Any] = [(None, arrays, {}, None), (cell, None, {}, None), (cell, arrays, (), None), (cell, arrays, {})]
+    for bad in every:
         with pytest.raises(TypeError):
             _core.make_weights(*bad)
     w = _core.make_weights(cell, arrays, {}, "float32")

@@ -1,7 +1,8 @@
 """Where kernels run. A backend takes a cell's weights, and makes its calls.
 
 Weights choose their backend once, by where their arrays are. A backend is a class, or a function, that is called with
-the spec, its parameters by name (among other arguments), the values of further options, and a format; it returns `Loaded`.
+the spec, its parameters by name (among other arguments), the values of further options, and a format. It returns
+`Loaded`.
 """
 
 from __future__ import annotations
