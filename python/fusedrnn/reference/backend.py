@@ -44,7 +44,7 @@ class ReferenceWeights(CheckedWeights):
         self.dtype, self.format = np.dtype(self.dtype), self.dtype
         others = {name: None for s in SPECS.values() if s.family == spec.family for name in s.names}
         given = {**others, **self.arrays, **spec.options, **values}
-        self.w = SimpleNamespace(**given, gates=spec.gates, hidden_size=self.hidden_size)
+        self.w = SimpleNamespace(**given, gates=spec.gates, hidden_size=self.hidden_size, dtype=self.dtype)
         self.equations = EQUATIONS[spec.family]
 
     def infer(self, *arguments: Any) -> Results:
