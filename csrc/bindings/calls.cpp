@@ -1,5 +1,3 @@
-#include "calls.hpp"
-
 #include <pybind11/stl.h>
 
 #include <memory>
@@ -311,29 +309,10 @@ PyMethodDef kMethods[] = {
 
 }  // namespace
 
-namespace {
-
-template <class F>
-constexpr const char* dtype_of(const Weights<F>&) {
-  return DType<typename F::Compute>::name;
-}
-template <class F>
-constexpr const char* format_of(const Weights<F>&) {
-  return F::name;
-}
-
-}  // namespace
-
-const char* dtype_name(const PyWeights& w) {
-  return w.with([](const auto& weights) { return dtype_of(weights); });
-}
-const char* format_name(const PyWeights& w) {
-  return w.with([](const auto& weights) { return format_of(weights); });
-}
-
-void register_calls(py::module_& m, py::class_<PyWeights>& weights) {
+void register_calls(py::module_& m) {
   py::class_<PyMemory>(m, "Memory", py::custom_type_setup(refuse_new), py::is_final(), "The memory of a reserve.")
       .def_property_readonly("nbytes", [](const PyMemory& memory) { return memory.buffer.bytes(); });
+  auto weights = py::reinterpret_borrow<py::class_<PyWeights>>(m.attr("Weights"));
   for (PyMethodDef& definition : kMethods) add_method(weights, definition);
   weights.def(
       "schedule",

@@ -8,5 +8,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   fusedrnn::register_config(m);
   fusedrnn::register_probes(m);
   fusedrnn::register_weights(m);
+  fusedrnn::register_calls(m);
   fusedrnn::register_cuda(m);
 }

@@ -9,6 +9,7 @@ void register_errors(pybind11::module_& m);
 void register_config(pybind11::module_& m);
 void register_probes(pybind11::module_& m);
 void register_weights(pybind11::module_& m);
+void register_calls(pybind11::module_& m);  // of the class of weights
 void register_cuda(pybind11::module_& m);
 
 // For classes whose objects are made by functions alone: __new__ would give objects that hold nothing.

@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "../cpu/float_environment.hpp"
-#include "calls.hpp"
 #include "fastcall.hpp"
 #include "integers.hpp"
 #include "register.hpp"
@@ -236,6 +235,26 @@ py::object parameter_view(py::handle self, const std::string& name) {
   });
 }
 
+namespace {
+
+template <class F>
+constexpr const char* dtype_of(const Weights<F>&) {
+  return DType<typename F::Compute>::name;
+}
+template <class F>
+constexpr const char* format_of(const Weights<F>&) {
+  return F::name;
+}
+
+}  // namespace
+
+const char* dtype_name(const PyWeights& w) {
+  return w.with([](const auto& weights) { return dtype_of(weights); });
+}
+const char* format_name(const PyWeights& w) {
+  return w.with([](const auto& weights) { return format_of(weights); });
+}
+
 void register_weights(py::module_& m) {
   py::class_<PyCell, std::shared_ptr<PyCell>>(m, "Cell", py::custom_type_setup(refuse_new), py::is_final(),
                                               "A native cell with the names of its parameters.")
@@ -252,15 +271,14 @@ void register_weights(py::module_& m) {
     for (int i = 0; i < kCells; ++i) names.append(facts_of(static_cast<CellId>(i)).name);
     return names;
   });
-  py::class_<PyWeights> weights(m, "Weights", py::custom_type_setup(refuse_new), py::is_final(),
-                                "Weights of any cell; the package has a class for each family.");
-  weights.def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
+  py::class_<PyWeights>(m, "Weights", py::custom_type_setup(refuse_new), py::is_final(),
+                        "Weights of any cell; the package has a class for each family.")
+      .def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
       .def_property_readonly("hidden_size", [](const PyWeights& w) { return w.hidden; })
       .def_property_readonly("format", [](const PyWeights& w) { return format_name(w); })
       .def_property_readonly("dtype", [](const PyWeights& w) { return py::dtype(dtype_name(w)); })
       .def("array", &parameter_view, py::arg("name"));
   add_function(m, kMakeWeights);
-  register_calls(m, weights);
 }
 
 }  // namespace fusedrnn

@@ -52,4 +52,7 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
 // A parameter: a read-only view of the copy, which lives as long as the view does; None for one that was not given.
 py::object parameter_view(py::handle self, const std::string& name);
 
+const char* dtype_name(const PyWeights& w);   // of arrays
+const char* format_name(const PyWeights& w);  // of weights
+
 }  // namespace fusedrnn

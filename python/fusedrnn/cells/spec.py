@@ -103,16 +103,15 @@ class CellSpec(Generic[Output, Gradients]):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """A known spec is pickled by its name, so that the pickle of weights does not depend on what a spec holds."""
-        from .families import SPECS
-
-        return (_known, (self.cell,)) if SPECS.get(self.cell) is self else super().__reduce_ex__(protocol)
+        return (_known, (self.cell,)) if KNOWN.get(self.cell) is self else super().__reduce_ex__(protocol)
 
     def variant(self, cell: str, **changes: Any) -> CellSpec[Output, Gradients]:
         """Another cell of the family."""
         return replace(self, cell=cell, **changes)
 
 
-def _known(cell: str) -> Any:
-    from .families import SPECS
+KNOWN: dict[str, CellSpec[Any, Any]] = {}  # the specs of the package by the names of their cells, from `families`
 
-    return SPECS[cell]
+
+def _known(cell: str) -> CellSpec[Any, Any]:
+    return KNOWN[cell]
