@@ -32,7 +32,8 @@ constexpr bool counts_fit_their_arrays(const CellFacts& f) {
 }
 
 constexpr bool is_last_of_its_phase(const CellFacts& f, int product) {
-  return product + 1 == f.products || f.product[product + 1].phase != f.product[product].phase;
+  return product + 1 >= f.products || product + 1 >= kMaxProducts ||
+         f.product[product + 1].phase != f.product[product].phase;
 }
 
 // Phases are 0, 1, ... in the order of products, with at least one product each.
@@ -239,7 +240,7 @@ constexpr bool gradients_have_one_term(const CellFacts& f) {
 template <class Cell>
 constexpr bool carries_its_operands() {
   constexpr CellFacts f = facts<Cell>();
-  for (int s = 2; s < f.states; ++s) {
+  for (int s = 2; s < f.states && s < kMaxStates; ++s) {
     for (int i = 0; i < f.state[s].units; ++i) {
       if (!Cell::carried(f.state[s].slot + i)) return false;
     }
