@@ -1,4 +1,4 @@
-// The data that drivers work on: sizes, plain pointers, and who may touch what. No Python, no SIMD.
+// The data that drivers work on: sizes, plain pointers, and the rules for touching memory. No Python, no SIMD.
 //
 // Letters: T seq_len, B batch_size, I input_size, H hidden_size, G gates, S slots, VL lanes of a vector.
 // Arrays are C-contiguous; nothing needs to be aligned beyond its element, unless said.
@@ -37,7 +37,7 @@ struct PackedWeights {
   // then over units. A product has one for each vector of H elements of its operand.
   Matrix ih_t, hh_t[kMaxProducts][kMaxDepth];
   const Compute* vectors;  // (vectors, H), not packed
-  Compute epsilon;         // what normalisation adds to a variance
+  Compute epsilon;         // added to a variance before its root is taken
   const Clock* clocks;     // of cells that have them, from the first unit to the last
   int clock_count;
 };
@@ -66,7 +66,7 @@ struct Gradients {
   C* dbelow;                      // (T, B, H), zeros past a row's length; null where p.below is
   const C* dstate_n[kMaxStates];  // as state_n, or null for zeros
   C* dx;                          // (T, B, I), zeros past a row's length
-  C* dstate0[kMaxStates];         // as state0; also holds what is carried from step to step
+  C* dstate0[kMaxStates];         // as state0; meanwhile the gradients that are carried from step to step
   C* dweight_ih;                  // (G*H, I)
   C* dmatrix[kMaxMatrices];       // (blocks*H, depth*H) each; the first is weight_hh's
   C* dbias_ih;                    // (G*H,) or null
@@ -89,8 +89,8 @@ struct Worker {
   std::size_t local_bytes;
 };
 
-// What an ISA's object file gives for one format: the work of one worker, and the scratch that it needs for its
-// rows and tiles. p.cell says which cell. Training if p.slots is set.
+// The part of an ISA's kernels that depends on the format: the work of one worker, and the scratch that it needs for
+// its rows and tiles. p.cell says which cell. Training if p.slots is set.
 template <class F>
 struct SequenceKernels {
   using P = Problem<typename F::Compute>;
@@ -112,8 +112,8 @@ struct PackKernels {
   PackedMatrix<typename F::Storage> (*at)(const char* memory, std::int64_t tiles, std::int64_t depth, int gates);
   // Packs tiles [tile0, tile1): element [tile][k][gate][lane] is from[block[gate] * hidden + unit][k]; `from` has rows
   // of `depth` elements.
-  void (*gates)(char* memory, const Compute* from, const int* block, int gates, std::int64_t hidden, std::int64_t depth,
-                std::int64_t tile0, std::int64_t tile1);
+  void (*interleaved)(char* memory, const Compute* from, const int* block, int gates, std::int64_t hidden,
+                      std::int64_t depth, std::int64_t tile0, std::int64_t tile1);
   // Likewise: element [tile][k][lane] is from[block[j] * hidden + unit][tile * VL + lane], with k over j, then units;
   // `from` has rows of `stride` elements, of which the first `width` are packed.
   void (*transposed)(char* memory, const Compute* from, const int* block, int gates, std::int64_t hidden,

@@ -26,22 +26,22 @@ std::atomic<int> asked_schedule{0};
 
 // Where one schedule overtakes another, by bench/schedules.py on two cores with 2 MB of L2 each.
 struct Thresholds {
-  static constexpr double kTinyCall = 4e6;          // multiply-adds of a call that is over before others have woken up
+  static constexpr double kTinyCall = 4e6;          // multiply-adds of a call that ends before other threads are awake
   static constexpr double kTinyStep = 20e3;         // multiply-adds of a step that costs less than a meeting of threads
-  static constexpr double kSmallWeights = 256e3;    // bytes that any thread can pass over for a single row
+  static constexpr double kSmallWeights = 256e3;    // bytes that are worth a thread's pass for a single row
   static constexpr double kPrivateWeights = 1.5e6;  // bytes that one core keeps to itself
-  static constexpr int64_t kSomeRows = 4;           // rows that pay for passing over private weights
-  static constexpr int64_t kManyRows = 24;          // rows that pay for fetching weights from the shared cache
+  static constexpr int64_t kSomeRows = 4;           // rows that make a pass over private weights worthwhile
+  static constexpr int64_t kManyRows = 24;  // rows that make it worthwhile to fetch weights from the shared cache
 };
 
-// Of all recurrent products of a step, for one row.
+// Multiply-adds of all recurrent products of a step, for one row.
 double recurrent_weights(const CellFacts& f, int64_t hidden) {
   double sum = 0;
   for (int i = 0; i < f.products; ++i) sum += static_cast<double>(f.product[i].gates) * f.product[i].depth;
   return sum * static_cast<double>(hidden) * static_cast<double>(hidden);
 }
 
-// Of one forward pass.
+// Multiply-adds of one forward pass.
 template <class C>
 double multiply_adds(const Problem<C>& p, const CellFacts& f) {
   const double input = static_cast<double>(f.gates) * p.hidden * p.input;
@@ -49,7 +49,7 @@ double multiply_adds(const Problem<C>& p, const CellFacts& f) {
 }
 
 // The three schedules, all of which give the same bits: one thread for tiny problems; batch-parallel, where each thread
-// has its own rows and never waits, if there are rows enough to make each pass over the weights worth its while;
+// has its own rows and never waits, if there are rows enough to make each pass over the weights worthwhile;
 // else unit-parallel, where each thread keeps its part of the weights in its own cache and all meet in every step.
 template <class F>
 Schedule choose(const Problem<typename F::Compute>& p, const CellFacts& f, int64_t tiles, int threads) {
@@ -201,7 +201,7 @@ void set_schedule(const std::string& name) {
 
 namespace {
 
-// What a problem runs on.
+// The kernels and threads that a problem runs on.
 template <class F>
 struct Resources {
   const FormatKernels<F>& kernels;

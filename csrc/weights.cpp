@@ -113,7 +113,7 @@ auto Weights<F>::pack_forward(const FormatKernels<F>& kernels) const -> Pack {
     const std::size_t size = kernel.bytes(tiles, depth, gates);
     char* const memory = places.take(size);
     over_tiles(tiles, size, [&](int64_t tile0, int64_t tile1) {
-      kernel.gates(memory, from, blocks, gates, hidden_, depth, tile0, tile1);
+      kernel.interleaved(memory, from, blocks, gates, hidden_, depth, tile0, tile1);
     });
     return kernel.at(memory, tiles, depth, gates);
   };

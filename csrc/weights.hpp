@@ -1,4 +1,4 @@
-// The weights of one cell: a snapshot of what the user gave, and its packed forms, made when an ISA first needs them.
+// The weights of one cell: a snapshot of the user's arrays, and its packed forms, made when an ISA first needs them.
 #pragma once
 
 #include <atomic>
@@ -13,7 +13,7 @@
 
 namespace fusedrnn {
 
-// What a cell is given, all contiguous; facts.hpp says which shapes. Null where there is none: biases, or all vectors
+// The arrays of a cell, all contiguous, in shapes that its facts give. Null where there is none: biases, or all vectors
 // or matrices of a cell that has none.
 template <class C>
 struct WeightArrays {
@@ -21,7 +21,7 @@ struct WeightArrays {
   const C* matrix[kMaxMatrices];  // (blocks*H, depth*H) each; the first is weight_hh
   const C *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
   const C* vectors;               // (vectors, H)
-  C epsilon;                      // what normalisation adds to a variance
+  C epsilon;                      // added to a variance before its root is taken
   std::vector<Clock> clocks;      // of cells that have them; weights between a unit and a faster clock are not read
 };
 
@@ -45,9 +45,9 @@ class Weights {
   std::int64_t hidden() const { return hidden_; }
   const WeightArrays<Compute>& arrays() const { return arrays_; }
 
-  // The weights packed for forward, or for backward, which is done when they are first asked for. Any thread may ask at
-  // any time. Packing holds no lock, as the child of a fork could wait for it for ever: of threads that pack at the
-  // same time, one keeps its result.
+  // The weights packed for forward, or for backward. The first call packs. Any thread may call at any time. Packing
+  // holds no lock, as the child of a fork might then wait for ever: of threads that pack at the same time, one keeps
+  // its result.
   const PackedWeights<F>& packed(const Isa& isa, bool with_backward) const;
 
  private:

@@ -95,7 +95,7 @@ RNN_INLINE V sigmoid(V x) {
 }
 
 // With m = expm1(2|x|) / 2: h = m / (m + 1), which damps the error of a growing m. n = 0 keeps small x exact; rounding
-// n down by a quarter more keeps 2^n (p + 1/2) - 1/2 from losing bits where n = 1. r is half of what is left of 2|x|,
+// n down by a quarter more keeps 2^n (p + 1/2) - 1/2 from losing bits where n = 1. r is half of the rest of 2|x|,
 // and p half of its expm1. The rounding of m + 1 alone would cost an ulp where m is small, so the quotient's residual
 // is added back, over m + 1 = 1 / (1 - h); one more 1 - h takes it out where m is large, and the residual nothing but
 // the rounding of m - h.

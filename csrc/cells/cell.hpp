@@ -23,7 +23,7 @@
 //
 // A phase or stage may need sums over all units of a row, in up to three rounds; each may use the sums of the rounds
 // before:
-//     terms<Backward, Index, Round>(to, at)      what these units add to the sums of a round
+//     terms<Backward, Index, Round>(to, at)      the terms of these units in the sums of a round
 //     finish<Backward, Index, Round>(sums, H, epsilon)   turns all sums into what at.sum(j) then gives, j counting on
 //                                                through the rounds
 //

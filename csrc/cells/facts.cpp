@@ -31,8 +31,10 @@ constexpr bool counts_fit_their_arrays(const CellFacts& f) {
          f.matrices <= kMaxMatrices && f.vectors <= kMaxVectors;
 }
 
-constexpr bool is_last_of_its_phase(const CellFacts& f, int product) {
-  return product + 1 == f.products || f.product[product + 1].phase != f.product[product].phase;
+constexpr int last_of_phase(const CellFacts& f, int phase) {
+  int last = 0;
+  for (int i = 0; i < f.products; ++i) last = f.product[i].phase == phase ? i : last;
+  return last;
 }
 
 // Phases are 0, 1, ... in the order of products, with at least one product each.
@@ -47,9 +49,7 @@ constexpr bool each_phase_has_a_product(const CellFacts& f) {
 
 constexpr bool last_products_cover_their_phase(const CellFacts& f) {
   for (int i = 0; i < f.products; ++i) {
-    int last = i;
-    while (!is_last_of_its_phase(f, last)) ++last;
-    const Product &p = f.product[i], &whole = f.product[last];
+    const Product &p = f.product[i], &whole = f.product[last_of_phase(f, p.phase)];
     if (p.first_gate < whole.first_gate || p.first_gate + p.gates > whole.first_gate + whole.gates) return false;
   }
   return true;
@@ -62,7 +62,7 @@ constexpr bool products_read_what_backward_expects(const CellFacts& f) {
     const Product& p = f.product[i];
     if (p.depth == 0) continue;
     const bool other_state = state_of(p.from) >= 1;
-    if (!is_last_of_its_phase(f, i) ? !other_state : p.from != (p.phase == 0 ? From::h_prev : From::slots))
+    if (i != last_of_phase(f, p.phase) ? !other_state : p.from != (p.phase == 0 ? From::h_prev : From::slots))
       return false;
   }
   return true;
@@ -236,19 +236,20 @@ constexpr bool gradients_have_one_term(const CellFacts& f) {
 
 // Inference keeps only some slots. It must keep the slots that a later phase's product or the next step reads; at.set_c
 // keeps c.
+constexpr bool is_read_later(const CellFacts& f, int slot) {
+  bool found = is_state_slot(f, slot);
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    found = found || (p.from == From::slots && slot >= p.slot && slot < p.slot + p.depth);
+  }
+  return found;
+}
 template <class Cell>
 constexpr bool carries_its_operands() {
   constexpr CellFacts f = facts<Cell>();
-  for (int s = 2; s < f.states; ++s) {
-    for (int i = 0; i < f.state[s].units; ++i) {
-      if (!Cell::carried(f.state[s].slot + i)) return false;
-    }
-  }
-  for (int i = 0; i < f.products; ++i) {
-    const Product& p = f.product[i];
-    for (int part = 0; p.from == From::slots && part < p.depth; ++part) {
-      if (!is_state_slot(f, p.slot + part) && !Cell::carried(p.slot + part)) return false;
-    }
+  for (int slot = 0; slot < f.slots; ++slot) {
+    const bool is_c = f.states > 1 && slot == f.state[1].slot;
+    if (is_read_later(f, slot) && !is_c && !Cell::carried(slot)) return false;
   }
   return true;
 }

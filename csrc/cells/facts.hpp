@@ -1,5 +1,5 @@
 // The facts about a cell that let drivers and hosts run it without knowing it by name. cell.hpp says how a cell gives
-// them, and what the words mean; facts.cpp holds all cells to the rules between them.
+// them, and explains the words; facts.cpp holds all cells to the rules between them.
 #pragma once
 
 #include <cstdint>
@@ -67,7 +67,7 @@ struct Clock {
 
 struct CellFacts {
   const char* name;
-  int gates;            // all of which see the input
+  int gates;            // all of them see the input
   int recurrent_gates;  // blocks of weight_hh and bias_hh
   int states, slots, phases, products, matrices, vectors;
   bool reduces;        // some phase needs sums over the units of a row
@@ -79,7 +79,7 @@ struct CellFacts {
   bool split[kMaxGates];
   int user_gate[kMaxGates];   // where users stack gate g
   int input_column;           // the slots that hold the gradients which the input sees begin here,
-  int input_gate[kMaxGates];  // and the j-th of them holds that of this gate
+  int input_gate[kMaxGates];  // and the j-th of them holds the gradient of this gate
   Product product[kMaxProducts];
   Matrix matrix[kMaxMatrices];
   VectorGradient vector[kMaxVectors];

@@ -1,4 +1,4 @@
-// Collects what a cell says of itself (cell.hpp) into its facts, for facts.cpp and for code that is compiled for a
+// Collects the constants of a cell (cell.hpp) into its facts, for facts.cpp and for code that is compiled for a
 // cell.
 #pragma once
 

@@ -1,5 +1,5 @@
-// The gradients of weights and biases, as sums over all steps and rows. Derived from a cell's
-// facts; backends follow it, in C++ and in Python.
+// The gradients of weights and biases, as sums over all steps and rows. The plan of these sums is derived from a cell's
+// facts; all backends follow it, in C++ and in Python.
 #pragma once
 
 #include "facts.hpp"
@@ -22,6 +22,8 @@ struct GradientTerm {
   int depth;    // and its length in vectors of H elements; 0 for x and one
   int operand;  // its place in the plan's list of operands; -1 for one
 };
+
+constexpr const char* kTermNames[] = {"weight_ih", "bias_ih", "matrix", "bias_hh", "vector"};  // by Of
 
 struct Operand {
   From from;

@@ -28,7 +28,7 @@ struct BlendGradients {
 };
 
 // n's recurrent part stays apart, as r multiplies it. The slots are ordered so that the gradients that the input sees
-// (n, r, z) and those that the recurrent product sees (r, z, r * dn) are both contiguous.
+// (n, r, z) are contiguous, and so are the gradients that the recurrent product sees (r, z, r * dn).
 template <bool kZWeighsNew>
 struct GruResetAfter : OnePhaseCell<3, 4> {
   enum Gate { R, Z, N };

@@ -21,7 +21,7 @@ template <int N>
 struct Normalisation {
   static constexpr int sums(bool backward, int round) { return round < 2 ? N : backward && round == 2 ? 2 * N : 0; }
 
-  // What a unit adds to the sums of a round: of `raw`, and in round 2 of `e_gain`.
+  // The terms of a unit in the sums of a round: from `raw`, and in round 2 from `e_gain`.
   template <int Round, class V, class At>
   static RNN_INLINE void terms(int j, V raw, V e_gain, V* to, const At& at) {
     if constexpr (Round == 0) to[j] = raw;
@@ -50,7 +50,7 @@ struct Normalisation {
   }
 };
 
-// What both cells share: G gates, each with W x and U h_prev in slots of their own.
+// The part that both cells share: G gates, each with W x and U h_prev in slots of their own.
 //     vectors: gain_ih, gain_hh, bias_ih, bias_hh, G each
 template <int G>
 struct NormalisedGates {
@@ -84,7 +84,7 @@ struct NormalisedGates {
                                   at);
     }
   }
-  // Leaves the gradients of raw products, and at P_HH and P_IH what the gains' gradients are sums of.
+  // Leaves the gradients of raw products, and at P_HH and P_IH the terms of the gains' gradients.
   template <int P_HH, int P_IH, class V, class At, class Ehh, class Eih>
   static RNN_INLINE void gradients(const At& at, Ehh&& e_hh, Eih&& e_ih) {
     RNN_UNROLL for (int g = 0; g < G; ++g) {

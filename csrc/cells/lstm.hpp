@@ -1,7 +1,8 @@
 // LSTM (Hochreiter & Schmidhuber 1997; forget gate: Gers, Schmidhuber & Cummins 2000), gates i, f, g, o:
 //     c = f * c_prev + i * g        h = o * tanh(c)
-// and what "LSTM: A Search Space Odyssey" (Greff et al. 2015) leaves out of it or ties together, each with or without
-// the diagonal peepholes of Gers & Schmidhuber (2000). A gate that is left out counts as 1.
+// and the variants of "LSTM: A Search Space Odyssey" (Greff et al. 2015), which leave out a gate or an activation or
+// couple two gates, each with or without the diagonal peepholes of Gers & Schmidhuber (2000). A gate that is left out
+// counts as 1.
 #pragma once
 
 #include "cell.hpp"

@@ -65,7 +65,7 @@ struct LstmMatrixPeepholes : OnePhaseCell<4, 5> {
         at.set_dc(dc);
       else
         input_gradients(dc, at);
-    } else {  // d = what o's product gives c
+    } else {  // d: the part of dc that comes through o's product
       input_gradients(at.dc() + d, at);
     }
   }
@@ -78,7 +78,7 @@ using LstmMatrixPeepholesO = LstmMatrixPeepholes<false, true>;
 // Full gate recurrence (Greff et al. 2015): i, f and o also see R [i_prev, f_prev, o_prev], the nine matrices as one of
 // (3*H, 3*H), and diagonal peepholes. The gates of the step before are a third state.
 struct LstmGateRecurrence : OnePhaseCell<4, 8> {
-  enum Gate { GI, GF, GO, GG };  // o before g, so that the three lie together
+  enum Gate { GI, GF, GO, GG };  // o before g, so that i, f and o lie together
   enum Slot { I, F, O, C, DI, DF, DO, DG, G = DG };
   static constexpr int kStates = 3, kProducts = 2, kMatrices = 2, kVectors = 3, kInputColumn = DI;
   static constexpr Product product(int i) {

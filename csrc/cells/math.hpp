@@ -1,4 +1,4 @@
-// The math policy: what a cell may ask of a vector of units.
+// The math policy: the operations that a cell may use on a vector of units.
 //
 // A cell is written over a type V that holds one or more units (a SIMD register on the CPU, one float on a GPU). V has
 //   value_type           float or double
@@ -11,8 +11,8 @@
 //   V(t)                 t in every lane
 //   V::exp2_int(m)       2^n for m = n + kRoundMagic (activations.hpp), exact; 0 for the n below the smallest exponent
 // Subnormal operands and results count as zeros (cpu/float_environment.hpp).
-// Every one of them gives the same bits on every machine; so does whatever is composed of them, as long as the compiler
-// contracts and reorders nothing (-ffp-contract=off, no -ffast-math).
+// Each of them gives the same bits on every machine, and so do all formulas that are made of them, as long as the
+// compiler contracts and reorders nothing (-ffp-contract=off, no -ffast-math).
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@
 #define RNN_INLINE inline __attribute__((always_inline))
 #endif
 
-// gcc keeps an array of vectors in registers only if every index into it is a constant by the time it looks; this
-// pragma before a loop of constant length sees to that. RNN_ROLLED keeps a loop short that nvcc would unroll.
+// gcc keeps an array of vectors in registers only if every index into it is a constant early enough. RNN_UNROLL before
+// a loop of constant length makes it so. RNN_ROLLED keeps a loop short that nvcc would unroll.
 #if defined(__CUDACC__)
 #define RNN_UNROLL _Pragma("unroll")
 #define RNN_ROLLED _Pragma("unroll 1")

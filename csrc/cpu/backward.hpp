@@ -53,6 +53,7 @@ struct Backward {
     const int64_t H = p.hidden, here = t * p.batch + row;
     const bool first = t == first_time(p, row);
     const int64_t before = time_before(p, t);
+    assert(f.states >= 1 && f.states <= kMaxStates);
     BackwardRow<C> r{};
     r.dy = g.dy ? g.dy + here * H : nullptr;
     r.slots = states.slots_at(t, row);
@@ -170,6 +171,7 @@ struct Backward {
   // step's gradients.
   void initial_state_gradient(int product, int part) {
     const int state = state_of(f.product[product].from);
+    assert(state >= 0 && state < f.states && f.states <= kMaxStates);
     int64_t n = 0;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
       if (length_of(p, row) == 0) continue;
@@ -193,6 +195,7 @@ struct Backward {
   void run() {
     lay_out(*this, worker);
     const Span units = units_of<V>(p, worker);
+    assert(f.states <= kMaxStates);
     for (int s = 0; s < f.states; ++s) {
       copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, worker, units);
     }

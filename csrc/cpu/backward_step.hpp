@@ -123,12 +123,12 @@ struct StageProduct {
   bool first_stage;                // the gradients are those of the step after
   BackwardPointwise<C> pointwise;  // of the main product; else null,
   int extra;                       // and this is the number of the extra
-  bool add_carried;                // sums of h's gradient begin with dy and, if this is set, with what is carried
-  int carried_state;               // sums of an extra begin with what is carried of this state, or with zeros for -1;
+  bool add_carried;                // sums of h's gradient begin with dy; if this is set, with the carried gradient too
+  int carried_state;               // sums of an extra begin with the carried gradient of this state, with zeros if -1;
   int64_t carried_offset;          // from this element on
 };
 
-// A slice of k of it. The sums of all slices but the last go to `partial`, [row][tile of this worker][lane].
+// A slice of the product's k. The sums of all slices but the last go to `partial`, [row][tile of this worker][lane].
 template <class F>
 struct StageOp {
   using Storage = typename F::Storage;

@@ -1,4 +1,4 @@
-// The floating-point environment that kernels run in, whatever the caller's is: round to nearest, no traps, and
+// The floating-point environment of kernels, which does not depend on the caller's: round to nearest, no traps, and
 // subnormal operands and results count as zeros. States and gradients that decay would otherwise take a detour
 // through microcode in each operation below 2^-126. The caller's environment, flags included, is put back.
 #pragma once

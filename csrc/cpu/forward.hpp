@@ -164,6 +164,7 @@ struct Forward {
 
   // The states of this worker's units after the last step of each row. Without slots, only h has to be copied.
   void last_states() const {
+    assert(f.states <= kMaxStates);
     const Span units = units_of<V>(p, worker);
     const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(C);
     for (int s = 0; s < (has_slots ? f.states : 1); ++s) {
@@ -180,6 +181,7 @@ struct Forward {
     Arena shared(worker.shared);
     lay_out(*this, worker);
     shared_layout(shared);
+    assert(f.states <= kMaxStates);
     for (int s = 1; s < f.states && !has_slots; ++s) {
       copy_or_zero(p.state_n[s], p.state0[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
     }

@@ -169,7 +169,7 @@ constexpr FormatKernels<F> format_kernels() {
   return {
       Vec<typename F::Compute>::width,
       {forward_local_bytes<F>, forward_shared_bytes<F>, forward_share<F>, backward_local_bytes<F>, backward_share<F>},
-      {packed_bytes<F>, packed_at<F>, pack_gates<F>, pack_transposed<F>}};
+      {packed_bytes<F>, packed_at<F>, pack_interleaved<F>, pack_transposed<F>}};
 }
 
 template <class C>

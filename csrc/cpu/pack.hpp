@@ -32,8 +32,8 @@ PackedMatrix<typename F::Storage> packed_at(const char* memory, int64_t, int64_t
 }
 
 template <class F>
-void pack_gates(char* memory, const typename F::Compute* from, const int* block, int gates, int64_t hidden,
-                int64_t depth, int64_t tile0, int64_t tile1) {
+void pack_interleaved(char* memory, const typename F::Compute* from, const int* block, int gates, int64_t hidden,
+                      int64_t depth, int64_t tile0, int64_t tile1) {
   using C = typename F::Compute;
   using S = typename F::Storage;
   using V = Vec<C>;

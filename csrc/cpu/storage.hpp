@@ -1,6 +1,6 @@
-// What packed weights are in memory: how elements of a storage type become vectors of the type of computation, and
-// back. A new storage type is an overload of both; one that keeps more than elements (a scale for each row) also a
-// PackedMatrix (problem.hpp) and specialisations of `moved` and WeightReader.
+// Packed weights in memory: how elements of a storage type become vectors of the type of computation, and back. A new
+// storage type is an overload of both. One that keeps more than elements (a scale for each row) also has its own
+// PackedMatrix (problem.hpp), packing (pack.hpp), `moved` and WeightReader.
 #pragma once
 
 #include <cstdint>

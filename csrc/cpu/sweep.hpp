@@ -1,4 +1,4 @@
-// The order in which a product passes over rows and tiles, and what it asks of an Op, the product that a driver wants.
+// The order in which a product passes over rows and tiles, and the interface of an Op, which describes the product.
 //
 // An Op has
 //   Storage, Compute, kColumns (gemm.hpp)

@@ -121,7 +121,7 @@ int num_threads() {
                                   "'");
     }
   } else if (const char* omp = std::getenv("OMP_NUM_THREADS")) {
-    n = parse_count(omp);  // OpenMP also allows lists here; those say nothing to us
+    n = parse_count(omp);  // OpenMP also allows lists here, which are ignored
   }
   if (n == 0) n = usable_cpus();
   chosen_threads.store(n, std::memory_order_relaxed);
@@ -169,7 +169,7 @@ class Pool {
   bool try_enter() { return busy_.try_lock(); }
   void leave() { busy_.unlock(); }
 
-  // Makes workers until there are `wanted`; the number there are.
+  // Makes workers until there are `wanted`; returns their number.
   int grow(int wanted) {
     if (count() >= wanted) return wanted;
     const SignalsBlocked inherited;
@@ -188,7 +188,7 @@ class Pool {
     return count() < wanted ? count() : wanted;
   }
 
-  // Runs task(context, 0..size-1); index 0 here. Workers beyond those are left asleep.
+  // Runs task(context, 0..size-1); index 0 here. Further workers are left asleep.
   void run(int size, void (*task)(void*, int), void* context) {
     if (size == 1) return task(context, 0);
     task_ = task;

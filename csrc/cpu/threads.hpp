@@ -20,7 +20,7 @@ class BarrierHandle {
 };
 
 // The pool, held by one caller. Where another caller has it, or threads cannot be made, the team is smaller, down to
-// the calling thread alone; results do not depend on that.
+// the calling thread alone; results do not depend on its size.
 class Team {
  public:
   explicit Team(int wanted);
@@ -42,7 +42,8 @@ class Team {
 // Throws std::invalid_argument where FUSEDRNN_NUM_THREADS is set to anything but a positive integer.
 int num_threads();
 void set_num_threads(int n);  // n >= 1
-// What a call uses: no more than there are CPUs for, as threads that share one wait for each other in every step.
+// The threads that a call uses: no more than there are CPUs, as threads that share a CPU wait for each other in every
+// step.
 int useful_threads();
 
 }  // namespace fusedrnn

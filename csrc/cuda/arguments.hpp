@@ -1,4 +1,4 @@
-// What the host hands to the kernels: how a launch is cut up, and where everything lies. Plain data, the same for host
+// The arguments of the kernels: how a launch is cut up, and where everything lies. Plain data, the same for host
 // and device.
 //
 // A step's product gives, for each unit, the sums of its gates: weights (gates*H, K) times operands (rows, K). Units
@@ -22,7 +22,7 @@ constexpr int kRowsAtOnce = 32;
 constexpr int kOctet = 8;
 constexpr int kChunkBytes = 64;
 constexpr int kHalfBytes = kOctet * kChunkBytes;  // of weights, for one chunk
-constexpr int kHalfSums = kOctet * kRowsAtOnce;   // that a warp makes of a half
+constexpr int kHalfSums = kOctet * kRowsAtOnce;   // of a half, in a warp
 
 enum class Format : int { float32, tf32, bfloat16, float16 };  // of products; sums and states are float32
 constexpr int kFormats = 4;

@@ -1,5 +1,5 @@
-// Backward through a whole sequence, what the recurrence needs of it: gradients of pre-activations, which overwrite the
-// reserve, and of the initial states. The products over all steps at once are the array library's.
+// The recurrent part of backward through a whole sequence: gradients of pre-activations, which overwrite the reserve,
+// and of the initial states. The products over all steps at once are the array library's.
 #pragma once
 
 #include "thread_block.hpp"
@@ -62,7 +62,7 @@ struct Backward : ThreadBlock<Format> {
     }
   };
 
-  // What the next round reads: its slots, dy, and the states before it.
+  // Fetches the operands of the next round: its slots, dy, and the states before it.
   RNN_DEVICE void fetch_inputs(const Element& e, int64_t next_round) const {
     if (next_round >= a.seq_len) return;
     const int64_t step = a.seq_len - 1 - next_round, t = this->time_of(step), H = a.hidden;
@@ -77,7 +77,7 @@ struct Backward : ThreadBlock<Format> {
     }
   }
 
-  // A step past the row's end, or before its beginning: what is carried stays, all gradients are zeros.
+  // A step past the row's end, or before its beginning: carried gradients stay, all others are zeros.
   RNN_DEVICE void pass(const Element& e, float carried, int64_t t, int64_t round) const {
     a.run[0][e.row * a.hidden + e.unit] = carried;
     const int64_t slots = this->slot_place(t, e.row) + e.unit;

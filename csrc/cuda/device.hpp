@@ -51,7 +51,7 @@ RNN_DEVICE Words load_constant(const void* p) {
   return {{v.x, v.y, v.z, v.w}};
 }
 RNN_DEVICE Words load_shared(const void* p) { return *static_cast<const Words*>(p); }
-// Brings what will be read in the next step as near as L2.
+// Brings memory that the next step will read as near as L2.
 RNN_DEVICE void fetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 // Arrives at a counter, with all that this thread has seen written; and waits until `target` arrivals are counted.

@@ -72,7 +72,7 @@ class Driver {
   // One sentence for users, whether something is missing or not.
   std::string status() const;
 
-  // The device, its kernels loaded. Throws std::runtime_error with `problem`, or what the driver says.
+  // The device, its kernels loaded. Throws std::runtime_error with `problem`, or the driver's own error.
   const Device& device(int ordinal);
 
   const DriverCalls& calls() const { return calls_; }
@@ -89,7 +89,7 @@ class Driver {
   const std::string library_path_, image_path_;
   DriverCalls calls_;
   std::string missing_;
-  std::string refused_;  // what went wrong when kernels were loaded
+  std::string refused_;  // the problem with loading the kernels
   std::string found_;
   std::vector<char> image_;
   int version_ = 0, device_count_ = 0;

@@ -41,7 +41,7 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
 // A step's time, as bytes that shared memory moves meanwhile (128 in a cycle). From the data sheets, not measured:
 // weights pass once for 32 rows, or, in float32, at the rate of the multiply-adds; operands, and weights that do not
 // fit, come from L2 at half that rate; an element takes a thread some 200 cycles, in which others work on theirs; and a
-// meeting of thread blocks takes what 256 KB take, about a microsecond.
+// meeting of thread blocks takes as long as 256 KB, about a microsecond.
 int64_t step_cost(const Plan& plan, Format format, int64_t budget) {
   constexpr int64_t kMeeting = 256 * 1024, kElement = 24 * 1024;
   const int64_t eights = plan.rows_per_group / kOctet, weights = plan.groups_per_block * group_bytes(plan);
