@@ -5,6 +5,7 @@ from __future__ import annotations
 import decimal
 import enum
 import itertools
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
@@ -61,6 +62,15 @@ class RaisesEverywhere:
     __index__ = __int__ = __float__ = __complex__ = __len__ = __iter__ = __bool__ = __array__ = _refuse
     __getitem__ = __eq__ = __hash__ = __repr__ = __str__ = __format__ = __contains__ = __call__ = _refuse
     __fspath__ = __buffer__ = __array_finalize__ = __getstate__ = _refuse
+
+
+class Obstinate:
+    """A key of a dict that raises whatever else it is asked for."""
+
+    def __hash__(self) -> int:
+        return hash("bias_hh")
+
+    __eq__ = __str__ = __repr__ = _refuse
 
 
 class Liar:
@@ -283,7 +293,8 @@ def a_buffer(rng: Rng) -> Any:
 
 
 def a_dict(rng: Rng) -> Any:
-    return [{}, {"x": 1}, {1: None}, {"weight_ih": an_array(rng)}][rng.integers(4)]
+    dicts: list[Any] = [{}, {"x": 1}, {1: None}, {"weight_ih": an_array(rng)}, {"start": 1}, {"c_below": an_array(rng)}]
+    return [*dicts, {Text("start"): None}, {Obstinate(): 1}][rng.integers(len(dicts) + 2)]
 
 
 # Those that depend on nothing but random numbers; `garbage.py` adds weights and reserves.
@@ -366,5 +377,9 @@ def _nearly(value: Any, rng: Rng) -> Any:
     elif type(value) is list:
         values = [value[1:], [*value, None], tuple(value), iter(value), value * 2]
     elif isinstance(value, dict):
-        values = [dict(itertools.islice(value.items(), 1, None))]
+        values = [dict(itertools.islice(value.items(), 1, None)), OrderedDict(value)]
+        values += [value | {"unknown": 1}, value | {1: None}]
+        named = {k: v for k, v in value.items() if type(k) is str}
+        values += [{k: v for k, v in named.items() if k != "bias_hh"} | {Obstinate(): 1}]
+        values += [{Text(k): v for k, v in named.items()}, {f"{k}x": v for k, v in named.items()}]
     return values[rng.integers(len(values))]
