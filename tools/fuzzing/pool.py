@@ -114,7 +114,7 @@ def emptied(value: dict[Any, Any], rng: Rng) -> dict[Any, Any]:
     a = copied[name]
     if isinstance(a, np.ndarray) and a.ndim > 0 and rng.random() < 0.7:
         pages = np.frombuffer(mmap.mmap(-1, 2 * a.nbytes + 1), a.dtype, 2 * a.size)  # which free memory is without
-        wide = pages.reshape(*a.shape, 2).view(EmptyingArray)[..., 0]
+        wide: Any = pages.reshape(*a.shape, 2).view(EmptyingArray)[..., 0]
         wide[...] = a
         wide.home = copied
         copied[name] = wide
