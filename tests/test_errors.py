@@ -14,6 +14,7 @@ from agreement import named
 from arguments import B, Bad, H, I, T, array, clockwork_weights, lstm_weights
 from cases import CELLS, Cell, make_problem
 from fusedrnn import _core
+from fusedrnn.backends import native_cell
 
 f32 = np.float32
 huge = np.lib.stride_tricks.as_strided(array(1, 1, I), (1 << 30, 1 << 28, I), (0, 0, 4))
@@ -180,7 +181,7 @@ def test_native_methods_take_the_right_types() -> None:
         ((memory, y), TypeError),
         ((memory, y, ()), TypeError),
         ((memory, y, (*arguments[:4], None)), TypeError),
-        ((y, y, arguments), RuntimeError),
+        ((y, y, arguments), TypeError),
         ((memory, None, arguments), TypeError),
         ((memory, y, others[2]), ValueError),
         ((others[0], y, arguments), ValueError),
@@ -188,6 +189,59 @@ def test_native_methods_take_the_right_types() -> None:
         with pytest.raises(error):
             w.backward(bad, None, states, None)
     assert w.backward(kept, None, states, None)["dx"].shape == x.shape
+
+
+class Emptying:
+    """An integer, a text, or a number's equal that empties a container when it is asked."""
+
+    def __init__(self, container: Any) -> None:
+        self.container = container
+
+    def __index__(self) -> int:
+        self.container.clear()
+        return -1
+
+    def __str__(self) -> str:
+        self.container.clear()
+        return "start"
+
+
+class EmptyingArray(np.ndarray):
+    container: Any = None
+
+    def __array_finalize__(self, _: Any) -> None:
+        if EmptyingArray.container is not None:
+            EmptyingArray.container.clear()
+
+
+def test_containers_that_change_while_they_are_read() -> None:
+    x, w = array(T, B, I), clockwork_weights()._loaded
+    inputs: dict[Any, Any] = {}
+    inputs["start"] = Emptying(inputs)
+    with pytest.raises(ValueError, match="start: expected values in 0..2\\*\\*62, got"):
+        w.infer(x, (None,), None, False, inputs)
+    inputs[Emptying(inputs)] = 3
+    w.infer(x, (None,), None, False, inputs)
+    lengths: list[Any] = [1, 2]
+    lengths.append(Emptying(lengths))
+    with pytest.raises(ValueError, match="lengths: expected values in 0..seq_len = 0..4, got -1 at index 2"):
+        fusedrnn.lstm(x, lstm_weights(), lengths=lengths)
+    arrays = {"weight_ih": array(I, 4 * H).T.view(EmptyingArray), "weight_hh": array(4 * H, H)}
+    EmptyingArray.container = arrays
+    try:
+        with pytest.raises(TypeError, match="weight_hh: expected a numpy.ndarray, got NoneType"):
+            _core.make_weights(native_cell(lstm_weights().spec), arrays, {}, None)
+    finally:
+        EmptyingArray.container = None
+
+
+def test_native_objects_keep_their_class() -> None:
+    w: Any = lstm_weights()._loaded
+    memory = w.forward(array(T, B, I), (None, None), None, False, {})[1][0]
+    with pytest.raises(TypeError, match="object layout differs"):
+        memory.__class__ = _core.Weights
+    with pytest.raises(TypeError, match="self: expected Weights, got"):
+        _core.Weights.array(memory, "weight_ih")
 
 
 def with_flag(a: Any, **flags: bool) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import dataclasses
 import gc
 import pickle
 import subprocess
@@ -18,7 +19,7 @@ import pytest
 import fakegpu
 import fusedrnn
 from agreement import assert_same_bits
-from arguments import B, H, I, T, array, lstm_weights
+from arguments import B, H, I, T, array, clockwork_weights, lstm_weights
 from cases import CELLS, Cell, make_problem
 from fusedrnn import _core
 
@@ -148,14 +149,37 @@ def test_copies_and_pickles_are_whole(cell: Cell, rng: np.random.Generator) -> N
 def test_a_subclass_with_a_constructor_of_its_own_is_copied() -> None:
     for w in round_trips(Sized(H)):
         assert isinstance(w, Sized)
-        assert w.size == H
+        assert (w.size, w.place) == (H, "in a slot")
         assert w.weight_hh.shape == (H, H)
 
 
 class Sized(fusedrnn.RNNWeights):
+    __slots__ = ("place",)
+
     def __init__(self, size: int) -> None:
-        self.size = size
+        self.size, self.place = size, "in a slot"
         super().__init__(array(size, I), array(size, size))
+
+
+def test_the_base_of_all_weights() -> None:
+    """It takes a spec, and the parameters by name."""
+    spec, arrays = lstm_weights().spec, lstm_weights().arrays()
+    w = fusedrnn.Weights(spec, arrays)
+    assert w.weight_ih.shape == (4 * H, I)
+    np.testing.assert_array_equal(fusedrnn.lstm(array(T, B, I), w).y, fusedrnn.lstm(array(T, B, I), lstm_weights()).y)  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match="spec"):
+        w.spec = spec  # type: ignore[misc]
+    with pytest.raises(TypeError, match="spec: expected a CellSpec, got int"):
+        fusedrnn.Weights(5, arrays)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="weight_ih: expected a numpy.ndarray, got NoneType"):
+        fusedrnn.Weights(spec, {})
+    with pytest.raises(TypeError, match="arguments: expected a dict of parameters and no values, got ndarray"):
+        fusedrnn.Weights(spec, array(3))
+    clockwork = clockwork_weights()
+    with pytest.raises(TypeError, match="arguments: expected a dict of parameters and periods, got dict"):
+        fusedrnn.Weights(clockwork.spec, clockwork.arrays())
+    other = dataclasses.replace(spec, parameters=spec.parameters[:2])  # another spec of the same native cell
+    assert list(fusedrnn.Weights(other, arrays).arrays()) == ["weight_ih", "weight_hh"]
 
 
 def test_another_process_reads_a_pickle(tmp_path: Path) -> None:

@@ -69,12 +69,7 @@ def run_part(part: str, args: argparse.Namespace) -> Tally:
     if args.only:
         begin, _, end = args.only.partition("-")
         first, last = int(begin), int(end or begin)
-    tally = make_calls(Plan(part, args.seed, first, last, args.hang), args.seconds * args.share[part])
-    if part == "garbage":
-        from tools.fuzzing.garbage import KNOWN
-
-        tally.notes += [f"garbage: not drawn, as it is known to crash: {name}, {why}" for name, why in KNOWN.items()]
-    return tally
+    return make_calls(Plan(part, args.seed, first, last, args.hang), args.seconds * args.share[part])
 
 
 def arguments() -> argparse.Namespace:

@@ -42,11 +42,12 @@ gates depth                     width stride
 weight_ih weight_hh             bias_ih bias_hh
 ih hh                           ih_t hh_t
 b_ih b_hh                       bias_pre bias_rec
-pre rec                         has_bias_ih has_bias_hh
+pre rec                         gradient_first gradient_last
 dbias_ih dbias_hh               dweight_ih dmatrix
 dy dc                           state0 state_n
 dstate0 dstate_n                time_before time_after
 is_first is_last                here prev next before
+take_matrix take_vector         in_dy in_dc
 from to                         source slots
 from_row to_row                 from_tile to_tile
 panel_x panel_h                 step_barrier all_barrier
@@ -74,6 +75,7 @@ SPEED_LINES = re.compile(
     r"|k(Ahead|SpinTime|WorthSharing|Keep)\b|k(\w+Bytes|RowBlock|ColumnBlock|BlockGroups|Rows|Run) ="
 )
 SPEED_BODIES = ("Machine", "fetch_start", "fetch_end", "pause", "cost")
+GPU_BODIES = ("describe_cell",)  # and nothing but the code for GPUs on these
 NEAR = 1500  # characters around a name, in which another must stand to take its place: else it would hardly compile
 PARAMETER = re.compile(r"(const |auto|[\w:]+[*&]* \w+$|(bool|int)$|.*;)", re.DOTALL)
 KEYWORDS = re.compile("return|using|const|static|throw|case|default|delete|if|else|for|while|do|switch|break|new|auto")
@@ -171,7 +173,7 @@ class Source:
                 skipped.update(range(i, next(j for j in range(i, len(self.tokens)) if self[j] in (";", ""))))
             if self.opens_template(i):
                 skipped.update(range(i, self.partner.get(i, i) + 1))
-            if token.text in SPEED_BODIES:
+            if token.text in SPEED_BODIES + GPU_BODIES:
                 body = next((j for j in range(i, len(self.tokens)) if self[j] in ("{", ";", "")), i)
                 skipped.update(range(i, self.partner.get(body, body) + 1))
             if SPEED_LINES.search(self.line(i)):

@@ -28,7 +28,7 @@ inline std::vector<int64_t> read_lengths(py::handle h, int64_t batch, int64_t se
   for (std::size_t i = 0; i < lengths.size(); ++i) {
     if (lengths[i] < 0 || lengths[i] > seq_len) {
       throw py::value_error("lengths: expected values in 0..seq_len = 0.." + std::to_string(seq_len) + ", got " +
-                            item_text(h, i) + " at index " + std::to_string(i));
+                            item_text(h, i, lengths[i]) + " at index " + std::to_string(i));
     }
   }
   return lengths;
@@ -41,23 +41,26 @@ inline std::vector<int64_t> read_start(py::handle h, int64_t batch) {
                                        : read_integers("start", kBatchSymbols, batch, h);
   for (std::size_t i = 0; i < start.size(); ++i) {
     if (start[i] < 0 || start[i] > kMostSteps) {
-      throw py::value_error("start: expected values in 0..2**62, got " + (for_all ? text_of(h) : item_text(h, i)));
+      throw py::value_error("start: expected values in 0..2**62, got " +
+                            (for_all ? text_of(h) : item_text(h, i, start[i])));
     }
   }
   return start;
 }
 
-// The cell's further inputs, by name; a name that the cell does not know is refused.
+// The cell's further inputs, by name; a name that the cell does not know is refused. It holds copies of references, as
+// the dict may change: Python code runs where a key gives its text, and a value its integers.
 struct FurtherInputs {
-  py::handle below = Py_None, start = Py_None;
+  py::object below = py::none(), start = py::none();
 
   FurtherInputs(const PyWeights& w, const py::dict& inputs) {
-    for (const auto& [key, value] : inputs) {
+    if (inputs.empty()) return;
+    for (const auto& [key, value] : copied(inputs)) {
       const std::string name = text_of(key);
       if (name == "c_below" && w.facts().below) {
-        below = value;
+        below = py::reinterpret_borrow<py::object>(value);
       } else if (name == "start" && w.facts().clocked) {
-        start = value;
+        start = py::reinterpret_borrow<py::object>(value);
       } else if (!value.is_none()) {
         throw py::value_error(name + ": expected None for cell '" + w.facts().name + "', got " + type_name(value));
       }

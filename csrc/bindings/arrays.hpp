@@ -160,6 +160,12 @@ T* write_output(const char* name, const char* symbols, std::initializer_list<std
   return reinterpret_cast<T*>(proxy(h)->data);
 }
 
+inline py::dict copied(const py::dict& from) {
+  PyObject* const copy = PyDict_Copy(from.ptr());
+  if (!copy) throw py::error_already_set();
+  return py::reinterpret_steal<py::dict>(copy);
+}
+
 // The addresses from the array's first byte to its last.
 struct Extent {
   const char *first, *last;

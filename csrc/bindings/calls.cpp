@@ -163,7 +163,7 @@ class WeightGradients {
 template <class Object>
 Object kept_item(const py::tuple& kept, std::size_t size, std::size_t i) {
   if (kept.size() == size && py::isinstance<Object>(kept[i])) return py::reinterpret_borrow<Object>(kept[i]);
-  throw py::type_error("kept: expected what forward returned");
+  throw py::type_error("kept: expected the second result of forward");
 }
 
 template <class F, class T = typename F::Compute>
@@ -174,8 +174,10 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
                                   arguments[2], arguments[3], kept_item<py::dict>(arguments, 5, 4));
   const Sizes& n = call.n;
   const auto in_y = read_input<T>("y", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, kept[1], false);
+  if (!py::isinstance<PyMemory>(kept[0])) throw py::type_error("kept: expected the second result of forward");
   const Buffer& memory = kept[0].cast<const PyMemory&>().buffer;
-  if (memory.bytes() != reserve_bytes(w, n, sizeof(T))) throw py::value_error("kept: expected what forward returned");
+  if (memory.bytes() != reserve_bytes(w, n, sizeof(T)))
+    throw py::value_error("kept: expected the second result of forward");
   const auto in_dy = read_input<T>("dy", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dy, true);
   const auto in_dc = read_input<T>("dc", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dc, true);
   if (in_dc.data && !w.facts().below) {
@@ -310,7 +312,7 @@ PyMethodDef kMethods[] = {
 }  // namespace
 
 void register_calls(py::module_& m) {
-  py::class_<PyMemory>(m, "Memory", py::custom_type_setup(refuse_new), py::is_final(), "The memory of a reserve.")
+  py::class_<PyMemory>(m, "Memory", py::custom_type_setup(refuse_new<3>), py::is_final(), "The memory of a reserve.")
       .def_property_readonly("nbytes", [](const PyMemory& memory) { return memory.buffer.bytes(); });
   auto weights = py::reinterpret_borrow<py::class_<PyWeights>>(m.attr("Weights"));
   for (PyMethodDef& definition : kMethods) add_method(weights, definition);

@@ -190,14 +190,14 @@ void register_cuda(py::module_& m) {
     const cuda::Driver& driver = cuda::driver(library, image);
     return py::make_tuple(driver.problem().empty(), py::bytes(driver.status()));  // paths may be no UTF-8
   });
-  py::class_<CudaCell, std::shared_ptr<CudaCell>>(m, "CudaCell", py::custom_type_setup(refuse_new), py::is_final())
+  py::class_<CudaCell, std::shared_ptr<CudaCell>>(m, "CudaCell", py::custom_type_setup(refuse_new<4>), py::is_final())
       .def("packed_sizes", on_object(&CudaCell::packed_sizes))
       .def("pack", on_object(&CudaCell::pack));
   m.def("make_cuda_cell", [](const std::string& library, const std::string& image, int device, const std::string& cell,
                              const std::string& format, int64_t hidden_size) {
     return std::make_shared<CudaCell>(library, image, device, cell, format, hidden_size);
   });
-  py::class_<CudaRun>(m, "CudaRun", py::custom_type_setup(refuse_new), py::is_final())
+  py::class_<CudaRun>(m, "CudaRun", py::custom_type_setup(refuse_new<5>), py::is_final())
       .def("set", on_object(&CudaRun::set))
       .def("exchange_sizes", on_object(&CudaRun::exchange_sizes))
       .def_property_readonly("batch_groups", [](const CudaRun& r) { return r.a.plan.batch_groups; })

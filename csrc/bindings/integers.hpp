@@ -18,7 +18,14 @@ using std::int64_t;
 }
 
 inline std::string text_of(py::handle h) { return py::str(h).cast<std::string>(); }
-inline std::string item_text(py::handle h, std::size_t i) { return text_of(py::object(h[py::int_(i)])); }
+// The i-th of a sequence's integers as the caller wrote it, or its value if the sequence has changed since.
+inline std::string item_text(py::handle h, std::size_t i, int64_t value) {
+  try {
+    return text_of(py::object(h[py::int_(i)]));
+  } catch (const py::error_already_set&) {
+    return std::to_string(value);
+  }
+}
 
 // The value of an int, or of an object that has one (__index__), clamped to what 64 bits hold.
 inline int64_t integer_of(const char* name, py::handle h, const std::string& where = "") {

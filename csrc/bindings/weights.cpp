@@ -119,10 +119,11 @@ class Parts {
   std::vector<Input<T>> inputs_;
 };
 
-py::handle item(const py::dict& arrays, const Name& name) {
-  const py::handle found = PyDict_GetItemWithError(arrays.ptr(), name.object);
+// An item of the dict, which may change while the item is read; None if there is none.
+py::object item(const py::dict& arrays, const Name& name) {
+  const auto found = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(arrays.ptr(), name.object));
   if (!found && PyErr_Occurred()) throw py::error_already_set();
-  return found ? found : py::handle(Py_None);
+  return found ? found : py::none();
 }
 
 template <class F>
@@ -131,7 +132,7 @@ void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
   Parts<T> parts(w);
   w.given.reserve(w.cell->parameters.size());
   for (const Parameter& p : w.cell->parameters) {
-    const py::handle array = item(arrays, p.name);
+    const py::object array = item(arrays, p.name);
     w.given.push_back(!array.is_none());
     parts.read(p, array);
   }
@@ -164,7 +165,12 @@ py::object view(py::handle self, const T* data, std::vector<py::ssize_t> shape) 
 // The value of an option, or the one that stands for none.
 template <class Value>
 Value value_or(const py::dict& values, const char* name, Value otherwise) {
-  return values.empty() || !values.contains(name) ? otherwise : values[name].cast<Value>();
+  if (values.empty() || !values.contains(name)) return otherwise;
+  try {
+    return py::object(values[name]).cast<Value>();
+  } catch (const py::cast_error&) {
+    throw py::type_error(wrong_type(name, "a number, or a sequence of integers", "another value"));
+  }
 }
 
 py::object make_weights_function(FastArguments a) {
@@ -187,7 +193,7 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
   w->cell = std::move(cell);
   w->periods = value_or(values, "periods", std::vector<int64_t>());
   const Parameter& first = w->cell->parameters.at(0);
-  const py::handle weight_ih = item(arrays, first.name);
+  const py::object weight_ih = item(arrays, first.name);
   require_array(first.name.c_str(), weight_ih);
   if (!has_dtype(weight_ih, DType<float>::number) && !has_dtype(weight_ih, DType<double>::number)) {
     fail_dtype(first.name.c_str(), "float32 or float64", weight_ih);
@@ -210,6 +216,7 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
 }
 
 py::object parameter_view(py::handle self, const std::string& name) {
+  if (!py::isinstance<PyWeights>(self)) throw py::type_error(wrong_type("self", "Weights", type_name(self)));
   const auto& w = self.cast<const PyWeights&>();
   const auto& parameters = w.cell->parameters;
   std::size_t i = 0;
@@ -256,7 +263,7 @@ const char* format_name(const PyWeights& w) {
 }
 
 void register_weights(py::module_& m) {
-  py::class_<PyCell, std::shared_ptr<PyCell>>(m, "Cell", py::custom_type_setup(refuse_new), py::is_final(),
+  py::class_<PyCell, std::shared_ptr<PyCell>>(m, "Cell", py::custom_type_setup(refuse_new<1>), py::is_final(),
                                               "A native cell with the names of its parameters.")
       .def_property_readonly("name", [](const PyCell& c) { return c.facts().name; });
   m.def(
@@ -271,7 +278,7 @@ void register_weights(py::module_& m) {
     for (int i = 0; i < kCells; ++i) names.append(facts_of(static_cast<CellId>(i)).name);
     return names;
   });
-  py::class_<PyWeights>(m, "Weights", py::custom_type_setup(refuse_new), py::is_final(),
+  py::class_<PyWeights>(m, "Weights", py::custom_type_setup(refuse_new<2>), py::is_final(),
                         "Weights of any cell; the package has a class for each family.")
       .def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
       .def_property_readonly("hidden_size", [](const PyWeights& w) { return w.hidden; })

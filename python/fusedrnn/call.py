@@ -68,7 +68,7 @@ class Reserve:
 
 
 def _loaded(spec: CellSpec[Any, Any], w: Weights) -> Loaded:
-    if isinstance(w, Weights) and w.spec.family == spec.family:
+    if isinstance(w, Weights) and w._spec.family == spec.family:
         return w._loaded
     expected = CLASSES.get(spec.family, f"Weights of {spec.family}")
     raise TypeError(f"w: expected {expected}, got {type(w).__name__}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import copyreg
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .backends import Loaded, load
@@ -40,10 +41,10 @@ class Weights:
     calls on them run there; cells that cannot raise NotImplementedError. Weights can be copied and pickled.
     """
 
-    spec: CellSpec[Any, Any]
     _names: tuple[str, ...] = ()  # of the parameters that any cell of the family has
     _initialised = False
     _loaded: Loaded
+    _spec: CellSpec[Any, Any]
     _values: dict[str, Any]
 
     def __init_subclass__(cls, specs: tuple[CellSpec[Any, Any], ...] = ()) -> None:
@@ -60,13 +61,18 @@ class Weights:
     def __init__(
         self,
         spec: CellSpec[Any, Any],
-        arguments: Mapping[str, Any],
+        arguments: dict[str, Any],
         backend: Callable[..., Loaded] = load,
     ) -> None:
         """`arguments` has the spec's parameters and values by name; others are ignored."""
         if self._initialised:
             raise RuntimeError(f"{type(self).__name__}: weights are a snapshot, and cannot be initialised again")
-        self.spec = spec
+        if not isinstance(spec, CellSpec):
+            raise TypeError(f"spec: expected a CellSpec, got {type(spec).__name__}")
+        if not isinstance(arguments, dict) or (spec.values and not arguments.keys() >= set(spec.values)):
+            expected = f"a dict of parameters and {', '.join(spec.values) or 'no values'}"
+            raise TypeError(f"arguments: expected {expected}, got {type(arguments).__name__}")
+        self._spec = spec
         self._values = {name: arguments[name] for name in spec.values} if spec.values else {}
         self._loaded = backend(spec, arguments, self._values)
         self._initialised = True
@@ -74,17 +80,23 @@ class Weights:
     def __getattr__(self, name: str) -> Any:
         if not self._initialised and not name.startswith("__"):
             raise AttributeError(f"{type(self).__name__}: these weights have not been initialised")
+        if self._initialised and name in self._spec.names:
+            return self._array(name)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def spec(self) -> CellSpec[Any, Any]:
+        return self._spec
 
     @property
     def cell(self) -> str:
         """The name of the cell."""
-        return self.spec.cell
+        return self._spec.cell
 
     @property
     def gates(self) -> str:
         """The gates in the order in which they are stacked, one letter each."""
-        return self.spec.gates
+        return self._spec.gates
 
     @property
     def input_size(self) -> int:
@@ -100,19 +112,19 @@ class Weights:
 
     @property
     def _options(self) -> dict[str, Any]:
-        return {**self.spec.options, **self._values}
+        return {**self._spec.options, **self._values}
 
     def _array(self, name: str) -> Any:
-        return self._loaded.array(name) if name in self.spec.names else None
+        return self._loaded.array(name) if name in self._spec.names else None
 
     def arrays(self) -> dict[str, Array | None]:
         """The arrays by the names of the arguments that gave them; None for an argument that was None."""
-        return {name: self._array(name) for name in self._names or self.spec.names}
+        return {name: self._array(name) for name in self._names or self._spec.names}
 
     def on(self, backend: Callable[..., Loaded]) -> Weights:
         """The same weights on another backend."""
         other = self.__copy__()
-        other._loaded = backend(self.spec, {name: self._array(name) for name in self.spec.names}, self._values)
+        other._loaded = backend(self._spec, {name: self._array(name) for name in self._spec.names}, self._values)
         return other
 
     def __repr__(self) -> str:
@@ -123,19 +135,35 @@ class Weights:
         sizes = f"input_size={self.input_size}, hidden_size={self.hidden_size}, {self._loaded.format}"
         return f"<fusedrnn.{type(self).__name__} of {self.cell}, {', '.join([sizes, *options, *given])}>"
 
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Attributes, and those in slots of subclasses."""
+        state = object.__reduce_ex__(self, 2)[2]
+        attributes, slots = state if isinstance(state, tuple) else (state, None)
+        return dict(attributes or {}), slots or {}
+
+    def _set_state(self, attributes: dict[str, Any], slots: dict[str, Any]) -> None:
+        self.__dict__.update(attributes)
+        for name, value in slots.items():
+            setattr(self, name, value)
+
     def __copy__(self) -> Weights:
         other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
+        other._set_state(*self._state())
         return other
 
-    def __getstate__(self) -> dict[str, Any]:
-        arrays = {name: self._array(name) for name in self.spec.names}
-        own = {name: value for name, value in self.__dict__.items() if name != "_loaded"}
-        return {"own": own, "arrays": arrays, "format": self._loaded.format}
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """By arrays, options and format, so that a copy is packed anew where it is made."""
+        attributes, slots = self._state()
+        loaded = attributes.pop("_loaded", None)
+        if loaded is None:
+            raise AttributeError(f"{type(self).__name__}: these weights have not been initialised")
+        arrays = {name: self._array(name) for name in self._spec.names}
+        return copyreg.__newobj__, (type(self),), (attributes, slots, arrays, loaded.format)  # type: ignore[attr-defined]
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state["own"])
-        self._loaded = load(self.spec, state["arrays"], self._values, state["format"])
+    def __setstate__(self, state: tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]) -> None:
+        attributes, slots, arrays, form = state
+        self._set_state(attributes, slots)
+        self._loaded = load(self._spec, arrays, self._values, form)
 
 
 def one_of(name: str, value: Any, valid: Iterable[str]) -> None:

@@ -91,22 +91,31 @@ class Package:
 
 
 class Native:
-    """The calls of the native layer, which are alike for all cells."""
+    """The methods of the native layer's weights, which are alike for all cells."""
+
+    def _inputs(self, below: Array | None, start: Any) -> dict[str, Any]:
+        """All there are, for every cell: None stands for an input that it does not have."""
+        return {"c_below": below, "start": start}
 
     def infer(self, i: Inputs) -> list[Array]:
-        return list(_core.infer(i.w, i.x, i.states, i.lengths, i.reverse, i.below, i.start))
+        results = i.w._loaded.infer(i.x, i.states, i.lengths, i.reverse, self._inputs(i.below, i.start))
+        return list(results.values())
 
     def forward(self, i: Inputs) -> tuple[list[Array], Any]:
-        *out, reserve = _core.forward(i.w, i.x, i.states, i.lengths, i.reverse, i.below, i.start)
-        return out, reserve
+        inputs = self._inputs(i.below, i.start)
+        results, kept, nbytes = i.w._loaded.forward(i.x, i.states, i.lengths, i.reverse, inputs)
+        if nbytes != kept[0].nbytes:
+            raise AssertionError(f"forward says that it keeps {nbytes} bytes, and keeps {kept[0].nbytes}")
+        return list(results.values()), (i.w, kept)
 
     def backward(self, i: Inputs, reserve: Any) -> list[Array | None]:
-        return list(_core.backward(reserve, i.dy, i.dstates, i.dc))
+        w, kept = reserve
+        return list(w._loaded.backward(kept, i.dy, i.dstates, i.dc).values())
 
     def step(self, i: Inputs, t: int, states: tuple[Array | None, ...], start: Any, out: Any) -> tuple[Array, ...]:
-        below = None if i.below is None else i.below[t]
-        new = _core.step(i.w, i.x[t], states, out or (None,) * len(states), below, start)
-        return new if isinstance(new, tuple) else (new,)
+        inputs = self._inputs(None if i.below is None else i.below[t], start)
+        new: tuple[Array, ...] = i.w._loaded.step(i.x[t], states, out or (None,) * len(states), inputs)
+        return new
 
 
 Calls = Package | Native

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -56,12 +57,13 @@ def native_calls(problem: Problem) -> list[tuple[str, Callable[[], object]]]:
     x = p.x[..., : w.input_size]  # the cell's own input, and nothing of the layer below
     states, none = tuple(p.states), (None,) * len(p.states)
     dy, dstates = np.ascontiguousarray(p.dy[..., : w.hidden_size]), tuple(p.dstates)
-    reserve = _core.forward(fresh(problem).w, x, states, None, False, None)[-1]
+    native, trained, inputs = w._loaded, fresh(problem).w._loaded, dict[str, Any]()
+    _, kept, _ = trained.forward(x, states, None, False, inputs)
     return [
-        ("infer", lambda: _core.infer(w, x, states, None, False, None)),
-        ("forward", lambda: _core.forward(w, x, states, None, False, None)),
-        ("backward", lambda: _core.backward(reserve, dy, dstates, None)),
-        ("step", lambda: _core.step(w, x[0], states, none, None)),
+        ("infer", lambda: native.infer(x, states, None, False, inputs)),
+        ("forward", lambda: native.forward(x, states, None, False, inputs)),
+        ("backward", lambda: trained.backward(kept, dy, dstates, None)),
+        ("step", lambda: native.step(x[0], states, none, inputs)),
     ]
 
 

@@ -136,6 +136,7 @@ class Child:
             stdout=subprocess.DEVNULL,
             stderr=self.errors,
             pass_fds=[write],
+            env=os.environ | {"PYTHONMALLOC": "debug"},  # objects that have been freed are full of 0xDD
         )
         os.close(write)
         self.pipe = read

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -16,26 +17,27 @@ import numpy as np
 
 import fusedrnn
 from cases import CELLS, Cell, make_problem
-from fusedrnn import _core
+from fusedrnn import _core, backends
 
 from . import pool
 from .follow import Log, shape_of
 from .known import Known, known
 from .memory import growth
 from .pool import POOL, Rng, nearly
-from .targets import Target, callers, native_classes, parameters, problem_of, targets, valid_arguments
+from .targets import (
+    Target,
+    callers,
+    parameters,
+    problem_of,
+    targets,
+    uninitialised_classes,
+    valid_arguments,
+)
 
 EXPECTED = (ValueError, TypeError, MemoryError, NotImplementedError, OverflowError)
 MOST_MEMORY = 4 << 30
 LEAK_CHECK_EVERY = 200  # calls
 
-# What is known to crash, by the native class, with the reason; delete a line to have it drawn.
-KNOWN = {
-    "Weights": "an object from __new__ alone, or used before super().__init__, holds nothing native",
-    "Reserve": "an object from __new__ alone holds nothing native",
-    "CudaCell": "an object from __new__ alone holds nothing native",
-    "CudaRun": "an object from __new__ alone holds nothing native",
-}
 # As long as they are asked to be: larger integers than this one are left out where they are valid.
 PROBES, MOST_ROUNDS = ("probe_fma", "probe_read"), 2**16
 
@@ -56,34 +58,68 @@ def reserve(rng: Rng, used: bool = False) -> Any:
     return kept
 
 
-def native_base(cls: type) -> str:
-    return next(c.__name__ for c in cls.__mro__ if c.__module__ == _core.__name__)
+def constructor_of(cls: Any) -> Target:
+    return next(t for t in targets() if t.function is cls)
 
 
-def uninitialised(rng: Rng) -> Any:
-    """An object that no constructor has seen."""
-    classes = [c for c in native_classes() if native_base(c) not in KNOWN]
+@cache
+def early(cls: Any) -> Any:
+    """A subclass whose objects read what they can before the constructor of the class has run."""
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        for name in dir(cls):
+            with suppress(AttributeError):
+                getattr(self, name)
+        cls.__init__(self, *args, **kwargs)
+
+    name = f"Early{cls.__name__}"
+    globals()[name] = type(name, (cls,), {"__init__": __init__, "__module__": __name__})  # where pickle finds it
+    return globals()[name]
+
+
+def uninitialised(rng: Rng, base: type) -> Any:
+    """An object that no constructor has seen, or one that its constructor has refused."""
+    classes = [c for c in uninitialised_classes() if issubclass(c, base)]
     cls = classes[rng.integers(len(classes))]
-    return cls.__new__(cls)  # type: ignore[call-overload]
+    made = cls if rng.random() < 0.7 else early(cls)
+    w = made.__new__(made)
+    if rng.random() < 0.5 and (arguments := valid_arguments(constructor_of(cls), rng)):
+        with suppress(*EXPECTED):
+            w.__init__(*arguments[0], **arguments[1] | {"weight_hh": None})
+    return w
+
+
+def early_weights(rng: Rng) -> Any:
+    cls: Any = type(weights(rng))
+    arguments = valid_arguments(constructor_of(cls), rng)
+    return weights(rng) if arguments is None else early(cls)(*arguments[0], **arguments[1])
+
+
+def kept(rng: Rng) -> Any:
+    """What the native layer's forward gives for backward."""
+    return reserve(rng)._kept[0]
 
 
 NATIVE: dict[str, Callable[[Rng], Any]] = {
     "weights": weights,
     "reserve": reserve,
     "used reserve": lambda rng: reserve(rng, used=True),
-    "uninitialised": uninitialised,
+    "uninitialised weights": lambda rng: uninitialised(rng, fusedrnn.Weights),
+    "uninitialised reserve": lambda rng: uninitialised(rng, fusedrnn.Reserve),
+    "early weights": early_weights,
+    "native weights": lambda rng: weights(rng)._loaded,
+    "native cell": lambda rng: backends.native_cell(weights(rng).spec),
+    "spec": lambda rng: weights(rng).spec,
+    "kept": kept,
+    "memory": lambda rng: kept(rng)[0],
 }
 KINDS = POOL | NATIVE
-
-
-@cache
-def drawn_kinds() -> list[str]:
-    all_known = all(native_base(c) in KNOWN for c in native_classes())
-    return [kind for kind in KINDS if not (all_known and kind == "uninitialised")]
+# Native classes whose objects there are without a GPU.
+NATIVE_OBJECTS = {_core.Weights: "native weights", _core.Cell: "native cell", _core.Memory: "memory"}
 
 
 def draw_kind(rng: Rng) -> tuple[str, Any]:
-    kind = drawn_kinds()[rng.integers(len(drawn_kinds()))]
+    kind = list(KINDS)[rng.integers(len(KINDS))]
     return kind, KINDS[kind](rng)
 
 
@@ -128,13 +164,17 @@ class Call:
         return self.target.function(*self.args, **self.kwargs)
 
     def places(self) -> Iterator[tuple[Path, Any]]:
-        """Where values stand, in tuples and lists too."""
+        """Where values stand, in tuples, lists and dicts too."""
 
         def inside(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
             yield path, value
             if type(value) in (tuple, list) and len(path) < 4:
                 for i, v in enumerate(value):
                     yield from inside((*path, i), v)
+            if type(value) is dict and len(path) < 4:
+                for key, v in value.items():
+                    if type(key) is str:
+                        yield from inside((*path, key), v)
 
         for i, value in enumerate(self.args):
             yield from inside((i,), value)
@@ -145,6 +185,8 @@ class Call:
         def within(value: Any, rest: Path) -> Any:
             if not rest:
                 return new
+            if type(value) is dict:
+                return {key: within(v, rest[1:]) if key is rest[0] else v for key, v in value.items()}
             return type(value)(within(v, rest[1:]) if i == rest[0] else v for i, v in enumerate(value))
 
         first, *rest = path
@@ -155,8 +197,9 @@ class Call:
 
 
 # The kind of values by words in the type that a parameter has; the first that is found counts.
-KIND_OF_TYPE = {"Sequence": "list", "Iterable": "list", "tuple": "tuple", "bool": "bool", "str": "str"}
-KIND_OF_TYPE |= {"Weights": "weights", "Reserve": "reserve", "int": "int", "Int": "int", "Array": "array"}
+KIND_OF_TYPE = {"Sequence": "list", "Iterable": "list", "tuple": "tuple", "dict": "dict", "Mapping": "dict"}
+KIND_OF_TYPE |= {"bool": "bool", "str": "str", "Weights": "weights", "Reserve": "reserve", "CellSpec": "spec"}
+KIND_OF_TYPE |= {"Cell": "native cell", "int": "int", "Int": "int", "Array": "array", "ndarray": "array"}
 
 
 def plausible(annotation: str, rng: Rng) -> tuple[str, Any]:
@@ -174,15 +217,26 @@ def instances_of(owner: Any) -> list[Cell]:
     return [c for c in CELLS if isinstance(make_problem(c, (1, 1, 1, 1), "float32", rng).w, owner)]
 
 
+# What protocols are asked of.
+HOLDERS = [kind for kind in NATIVE if kind != "spec"]
+
+
 def draw_self(target: Target, rng: Rng) -> tuple[str, Any]:
     """An object to call a method of; where the native layer looks at it first, also one of another class."""
+    owner, kind = target.owner, ""
     if target.is_native and rng.random() < 0.3:
         return draw_kind(rng)
-    if issubclass(target.owner, fusedrnn.Reserve) or (target.home is None and rng.random() < 0.3):
-        return "reserve", reserve(rng, used=bool(rng.integers(2)))
-    if cells := instances_of(target.owner):
+    if target.home is None:
+        kind = HOLDERS[rng.integers(len(HOLDERS))]
+    elif owner in NATIVE_OBJECTS:
+        kind = NATIVE_OBJECTS[owner]
+    elif rng.random() < (0.5 if target.name == "__init__" else 0.2) and owner in uninitialised_classes():
+        return f"uninitialised {owner.__name__}", uninitialised(rng, owner)
+    elif issubclass(owner, fusedrnn.Reserve):
+        kind = ["reserve", "used reserve"][rng.integers(2)]
+    elif cells := instances_of(owner):
         return "weights", problem_of(cells[rng.integers(len(cells))], rng).w
-    return draw_kind(rng)
+    return (kind, KINDS[kind](rng)) if kind else draw_kind(rng)
 
 
 def another(value: Any, rng: Rng) -> tuple[str, Any]:
@@ -240,7 +294,7 @@ def draw_target(rng: Rng) -> Target:
 @cache
 def reached_targets(native: bool) -> list[Target]:
     reached = [t for t in targets() if t.path in callers() and t.path.startswith("fusedrnn._core.") == native]
-    return [t for t in reached if t.owner is None or t.name == "__init__"]  # others have hardly an argument
+    return [t for t in reached if t.owner is None or parameters(t, np.random.default_rng(0))]
 
 
 def draw_call(rng: Rng) -> Call:
@@ -268,17 +322,21 @@ def draw_call(rng: Rng) -> Call:
     return call
 
 
-def fingerprints(call: Call) -> list[tuple[Path, int]]:
-    """Of all arrays that are given, but for those that may be written to; of huge ones, of the few bytes behind."""
-    found = []
+def fingerprints(call: Call) -> dict[Path, int]:
+    """Of all arrays that are given, but for those that may be written to; of huge ones, of the few bytes behind. And of
+    weights, from when they have been made: nothing changes them."""
+    found = {}
     for path, value in call.places():
+        if isinstance(value, fusedrnn.Weights) and "_loaded" in vars(value):
+            arrays = [b"" if a is None else a.tobytes() for a in value.arrays().values()]
+            found[path] = zlib.crc32(b"|".join([repr(value).encode(), *arrays]))
         if not isinstance(value, np.ndarray) or path[0] in call.outputs:
             continue
         plain = np.ndarray.view(value, np.ndarray)
         while plain.size > 2**20 and isinstance(plain.base, np.ndarray):
             plain = plain.base
         if not plain.dtype.hasobject and plain.size <= 2**20:
-            found.append((path, zlib.crc32(plain.tobytes())))
+            found[path] = zlib.crc32(plain.tobytes())
     return found
 
 
@@ -314,6 +372,22 @@ def known_good() -> list[Known]:
     return [known(cell, (3, 2, 3, 9), rng) for cell in CELLS]
 
 
+def is_of_uninitialised(call: Call, e: AttributeError) -> bool:
+    """Whether an object was given that has not been initialised, and it is one of its attributes that is missing."""
+    kinds, text = " ".join(call.kinds).lower(), str(e)
+    if "uninitialised reserve" in kinds and any(name in text for name in fusedrnn.Reserve.__slots__):
+        return True
+    name = re.search(r"no attribute '(\w+)'", text)
+    own = text.endswith("these weights have not been initialised") or (name and name.group(1) in weights_attributes())
+    return "uninitialised" in kinds and bool(own)
+
+
+@cache
+def weights_attributes() -> set[str]:
+    """The attributes of the weights of any cell."""
+    return {name for cls in uninitialised_classes() if issubclass(cls, fusedrnn.Weights) for name in dir(cls)}
+
+
 def kind_of(e: Exception) -> str:
     return next(t.__name__ for t in EXPECTED if isinstance(e, t))
 
@@ -325,8 +399,12 @@ def attempt(call: Call) -> tuple[str, str | None]:
     except EXPECTED as e:
         wrong = call.target.path == "fusedrnn.cuda.is_available" and not call.args and not call.kwargs
         return kind_of(e), f"expected never to raise, raised {type(e).__name__}: {e}" if wrong else None
+    except AttributeError as e:
+        return type(e).__name__, None if is_of_uninitialised(call, e) else f"raised {type(e).__name__}: {e}"
     except RuntimeError as e:
-        return type(e).__name__, None if str(e).startswith("CUDA") else f"raised {type(e).__name__}: {e}"
+        second = call.target.name == "__init__" and str(e).endswith("and cannot be initialised again")
+        known = second or str(e).startswith("CUDA")
+        return type(e).__name__, None if known else f"raised {type(e).__name__}: {e}"
     except Exception as e:
         return type(e).__name__, f"raised {type(e).__name__}: {e}"
     return "answer", None
@@ -360,7 +438,8 @@ def check(call: Call, index: int, log: Log) -> None:
     log.count("calls", outcome)
     if wrong:
         log.failure(f"{outcome}: {shape_of(wrong)}", wrong[:400])
-    if changed := [where for (where, a), (_, b) in zip(before, fingerprints(call), strict=True) if a != b]:
+    after = fingerprints(call)
+    if changed := [where for where, a in before.items() if after.get(where, a) != a]:  # some dicts empty themselves
         log.failure(f"{path}: inputs changed", f"inputs changed: arguments {changed}")
     good = known_good()[index % len(CELLS)]
     if not good.holds():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -30,10 +32,13 @@ class Known:
         if not self.holds():
             raise AssertionError(f"{self.problem.cell.name} gives other bits than before: {context}")
 
+    def with_weights(self, change: Callable[[Any], Any]) -> Known:
+        """With what becomes of the weights."""
+        return Known(Problem(**vars(self.problem) | {"w": change(self.problem.w)}), self.want)
+
     def fresh(self) -> Known:
         """With weights that nobody has packed yet."""
-        problem = Problem(**vars(self.problem) | {"w": remade(self.problem.cell, self.problem.w)})
-        return Known(problem, self.want)
+        return self.with_weights(lambda w: remade(self.problem.cell, w))
 
 
 def known(cell: Cell, shape: tuple[int, int, int, int], rng: Rng, dtype: str = "float32") -> Known:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import decimal
 import enum
 import itertools
+import mmap
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import cache
@@ -61,6 +63,64 @@ class RaisesEverywhere:
     __index__ = __int__ = __float__ = __complex__ = __len__ = __iter__ = __bool__ = __array__ = _refuse
     __getitem__ = __eq__ = __hash__ = __repr__ = __str__ = __format__ = __contains__ = __call__ = _refuse
     __fspath__ = __buffer__ = __array_finalize__ = __getstate__ = _refuse
+
+
+class Obstinate:
+    """A key of a dict that raises whatever else it is asked for."""
+
+    def __hash__(self) -> int:
+        return hash("bias_hh")
+
+    __eq__ = __str__ = __repr__ = _refuse
+
+
+class Emptier:
+    """Empties the dict that it stands in, whatever it is asked: what asks next, of what it has from there, asks memory
+    that is free."""
+
+    def __init__(self, home: dict[Any, Any]) -> None:
+        self.home = home
+
+    def _empty(self, *args: Any) -> Any:
+        self.home.clear()
+        return -1
+
+    __index__ = __len__ = __iter__ = __getitem__ = __array__ = __eq__ = _empty
+    __hash__ = object.__hash__
+
+    def __str__(self) -> str:
+        self.home.clear()
+        return "x"
+
+
+class EmptyingArray(np.ndarray[Any, Any]):
+    """An array that does so when it is copied."""
+
+    home: dict[Any, Any] | None = None
+
+    def __array_finalize__(self, obj: Any) -> None:
+        if isinstance(obj, EmptyingArray) and obj.home is not None:
+            obj.home.clear()
+
+
+def emptied(value: dict[Any, Any], rng: Rng) -> dict[Any, Any]:
+    """A dict of which a value, or a key of an object that is nowhere else, empties it."""
+    copied = dict(value)
+    names = [name for name in copied if type(name) is str]
+    if not names or rng.random() < 0.4:
+        copied[Emptier(copied)] = Anything()
+        return copied
+    name = names[rng.integers(len(names))]
+    a = copied[name]
+    if isinstance(a, np.ndarray) and a.ndim > 0 and rng.random() < 0.7:
+        pages = np.frombuffer(mmap.mmap(-1, 2 * a.nbytes + 1), a.dtype, 2 * a.size)  # which free memory is without
+        wide: Any = pages.reshape(*a.shape, 2).view(EmptyingArray)[..., 0]
+        wide[...] = a
+        wide.home = copied
+        copied[name] = wide
+    else:
+        copied[name] = Emptier(copied)
+    return copied
 
 
 class Liar:
@@ -283,7 +343,9 @@ def a_buffer(rng: Rng) -> Any:
 
 
 def a_dict(rng: Rng) -> Any:
-    return [{}, {"x": 1}, {1: None}, {"weight_ih": an_array(rng)}][rng.integers(4)]
+    dicts: list[Any] = [{}, {"x": 1}, {1: None}, {"weight_ih": an_array(rng)}, {"start": 1}, {"c_below": an_array(rng)}]
+    dicts += [emptied({"start": 1}, rng)]
+    return [*dicts, {Text("start"): None}, {Obstinate(): 1}][rng.integers(len(dicts) + 2)]
 
 
 # Those that depend on nothing but random numbers; `garbage.py` adds weights and reserves.
@@ -348,6 +410,8 @@ def changed_array(a: Any, rng: Rng) -> tuple[str, Any]:
 
 def nearly(value: Any, rng: Rng) -> tuple[str, Any]:
     """A value that is almost the one that was right, and its kind."""
+    if type(value) is dict and rng.random() < 0.3:
+        return "emptied dict", emptied(value, rng)
     if type(value) is np.ndarray and 0 < value.ndim < 4 and 0 < value.size < 1000 and str(value.dtype) in NUMBERS:
         return changed_array(value, rng)
     return f"nearly {type(value).__name__}", _nearly(value, rng)
@@ -366,5 +430,9 @@ def _nearly(value: Any, rng: Rng) -> Any:
     elif type(value) is list:
         values = [value[1:], [*value, None], tuple(value), iter(value), value * 2]
     elif isinstance(value, dict):
-        values = [dict(itertools.islice(value.items(), 1, None))]
+        values = [dict(itertools.islice(value.items(), 1, None)), OrderedDict(value)]
+        values += [value | {"unknown": 1}, value | {1: None}]
+        named = {k: v for k, v in value.items() if type(k) is str}
+        values += [{k: v for k, v in named.items() if k != "bias_hh"} | {Obstinate(): 1}]
+        values += [{Text(k): v for k, v in named.items()}, {f"{k}x": v for k, v in named.items()}]
     return values[rng.integers(len(values))]

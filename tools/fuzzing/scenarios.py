@@ -4,8 +4,10 @@ least; it raises where something is wrong, and the process must end by itself af
 from __future__ import annotations
 
 import atexit
+import copy
 import faulthandler
 import os
+import pickle
 import resource
 import select
 import shutil
@@ -16,6 +18,7 @@ import time
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +29,7 @@ from fusedrnn import _core
 
 from . import floats, scarcity
 from .drawn import SCHEDULES
-from .known import Rng, known, require_all, some_known
+from .known import Known, Rng, known, require_all, some_known
 from .playing import LARGE, MEDIUM, PACKING, Skipped, daemons, in_a_fork, many_threads, no_warning_of_forks, until
 
 Scenario = Callable[[Rng, float], None]
@@ -247,6 +250,34 @@ def one_reserve_for_many(rng: Rng, seconds: float) -> None:
             raise AssertionError(f"{p.cell.name}: one reserve gave {got}")
 
 
+def copies_beside_calls(rng: Rng, seconds: float) -> None:
+    """Weights are copied and pickled while other threads call on them, or pack them; a fork unpickles them."""
+    many_threads(rng)
+    shared = some_known(rng, 6, MEDIUM)
+    ways: list[Callable[[Any], Any]] = [copy.copy, copy.deepcopy, lambda w: pickle.loads(pickle.dumps(w))]
+
+    def call(i: int) -> None:
+        k = shared[i]
+        if rng_of[i].random() < 0.3:
+            shared[i] = k = k.fresh()
+        k.require("beside copies")
+
+    def unpickle(k: Known, pickled: bytes) -> None:
+        k.with_weights(lambda w: pickle.loads(pickled)).require("unpickled in a fork")
+
+    rng_of = [np.random.default_rng(int(n)) for n in rng.integers(2**32, size=3)]  # one for each thread
+    with no_warning_of_forks(), daemons(*(lambda i=i: call(i) for i in range(3))) as raised:
+        for count in until(seconds, 6):
+            k = shared[count % 6].with_weights(ways[rng.integers(len(ways))])
+            k.require("with weights that were copied beside calls")
+            if rng.random() < 0.3:
+                shared[count % 6] = k
+            if count % 10 == 0:
+                in_a_fork(partial(unpickle, k, pickle.dumps(k.problem.w)), "weights that were pickled")
+            if raised:
+                break
+
+
 def one_cpu(rng: Rng, seconds: float) -> None:
     """Many threads of the library on one CPU, then on all, then on one again."""
     cpus = os.sched_getaffinity(0)
@@ -304,6 +335,7 @@ SCENARIOS: dict[str, Scenario] = {
         stopped_and_continued,
         settings_change_beneath,
         one_reserve_for_many,
+        copies_beside_calls,
         one_cpu,
         small_stacks,
         no_rows,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -173,6 +175,33 @@ def check_snapshot(case: Case, out: list[Any]) -> None:
     require_same(case.calls.infer(replace(case.inputs, w=w)), out, "weights whose arrays were changed")
 
 
+def copies(w: Any, rng: Rng) -> Iterator[tuple[str, Any]]:
+    """Weights that were copied, and how; of a pickle, by any protocol."""
+    protocol = int(rng.integers(pickle.HIGHEST_PROTOCOL + 1))
+    yield "copy", copy.copy(w)
+    yield "deepcopy", copy.deepcopy(w)
+    yield f"pickle by protocol {protocol}", pickle.loads(pickle.dumps(w, protocol))
+    yield "copy of a deepcopy of a copy", copy.copy(copy.deepcopy(copy.copy(w)))
+
+
+def check_copies(case: Case, out: list[Any], rng: Rng) -> None:
+    """Weights that were copied or pickled, before or after calls packed them, are the same in all that can be seen, and
+    outlive what they were copied from."""
+    w = case.inputs.w if rng.random() < 0.5 else case.cell.weights(**case.arrays, **case.options)
+    text, made = repr(w), list(copies(w, rng))
+    del w
+    for way, other in made:
+        if repr(other) != text:
+            raise Wrong(f"weights by {way}: {other!r} in place of {text}")
+        for name, a in other.arrays().items():
+            if a is not None and (a.flags.writeable or a.tobytes() != case.arrays[name].tobytes()):
+                raise Wrong(f"weights by {way}: {name} has other bits, or can be written to")
+        if given(other).keys() != case.arrays.keys():
+            raise Wrong(f"weights by {way}: they have {', '.join(given(other))}")
+    way, other = made[rng.integers(len(made))]
+    require_same(case.calls.infer(replace(case.inputs, w=other)), out, f"weights by {way}")
+
+
 def check_activations(case: Case, rng: Rng) -> None:
     """The same bits on every ISA, wherever the numbers lie."""
     a = with_special_values(rng.standard_normal(log_uniform(rng, 1, 500)).astype(case.dtype) * 3, rng)
@@ -213,6 +242,7 @@ def checks_of(case: Case, rng: Rng, with_leaks: bool) -> Iterator[Callable[[], N
         yield lambda: check_steps(case, out, rng)
         yield lambda: check_cut(case, out, rng)
         yield lambda: check_snapshot(case, out)
+        yield lambda: check_copies(case, out, rng)
     if with_leaks:
         yield lambda: check_leaks(case, rng)
 

@@ -47,15 +47,16 @@ class Loaded(Protocol):
         """The new states, in `out` where that is not None."""
 
 
-_native_cells: dict[str, _core.Cell] = {}
+_native_cells: dict[str, tuple[CellSpec[Any, Any], _core.Cell]] = {}
 
 
 def native_cell(spec: CellSpec[Any, Any]) -> _core.Cell:
     """The native cell of a spec. Raises ValueError if there is none, or if it is another cell than the spec says."""
-    cell = _native_cells.get(spec.cell)
-    if cell is None:
+    known, cell = _native_cells.get(spec.cell, (None, None))
+    if cell is None or known is not spec:
         parameters = [(p.name, p.role, p.gates, p.depth, p.required, p.symbols) for p in spec.parameters]
-        cell = _native_cells[spec.cell] = _core.make_cell(spec.cell, parameters)
+        cell = _core.make_cell(spec.cell, parameters)
+        _native_cells[spec.cell] = spec, cell
     return cell
 
 
@@ -63,7 +64,7 @@ def load(
     spec: CellSpec[Any, Any], arrays: Mapping[str, Any], values: Mapping[str, Any], format: str | None = None
 ) -> Loaded:
     """The weights on the backend that their arrays choose: the GPU where they are, or the CPU."""
-    library = library_of(arrays["weight_ih"])
+    library = library_of(arrays.get("weight_ih"))
     if library is None:
         return _core.make_weights(native_cell(spec), arrays, values, format)
     from .cuda import CudaWeights  # loaded with the first CUDA array

@@ -21,7 +21,8 @@ class CheckedWeights:
         self, library: Library, spec: CellSpec[Any, Any], arrays: Mapping[str, Any], dtypes: tuple[str, ...]
     ) -> None:
         self.library, self.spec = library, spec
-        first, given = spec.parameters[0], arrays["weight_ih"]
+        first = spec.parameters[0]
+        given: Any = arrays.get(first.name)
         if not library.owns(given):
             raise TypeError(_core.wrong_type(first.name, library.kind, type(given).__name__))
         self.device = library.device(given)
