@@ -180,7 +180,7 @@ def test_native_methods_take_the_right_types() -> None:
         ((), TypeError),
         ((memory, y), TypeError),
         ((memory, y, ()), TypeError),
-        ((memory, y, (*arguments[:4], None)), TypeError),
+        ((memory, y, (*arguments[:4], 1)), TypeError),
         ((y, y, arguments), TypeError),
         ((memory, None, arguments), TypeError),
         ((memory, y, others[2]), ValueError),

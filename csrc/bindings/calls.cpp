@@ -85,9 +85,12 @@ template <class T>
 py::tuple kept_arguments(const SequenceArguments<T>& call, const py::tuple& states) {
   py::tuple kept(states.size());
   for (std::size_t s = 0; s < states.size(); ++s) kept[s] = or_none(call.states[s].owner);
-  py::dict inputs;
-  if (call.below.owner) inputs[names().c_below.c_str()] = call.below.owner;
-  if (!call.start.empty()) inputs[names().start.c_str()] = integers(call.start);
+  py::object inputs = py::none();
+  if (call.below.owner || !call.start.empty()) {
+    inputs = py::dict();
+    if (call.below.owner) inputs[names().c_below.c_str()] = call.below.owner;
+    if (!call.start.empty()) inputs[names().start.c_str()] = integers(call.start);
+  }
   return py::make_tuple(call.x.owner, kept, call.has_lengths ? integers(call.lengths) : py::object(py::none()),
                         py::bool_(call.reverse), inputs);
 }
@@ -166,12 +169,18 @@ Object kept_item(const py::tuple& kept, std::size_t size, std::size_t i) {
   throw py::type_error("kept: expected the second result of forward");
 }
 
+py::dict kept_inputs(const py::object& inputs) {
+  if (inputs.is_none()) return py::dict();
+  if (py::isinstance<py::dict>(inputs)) return py::reinterpret_borrow<py::dict>(inputs);
+  throw py::type_error("kept: expected the second result of forward");
+}
+
 template <class F, class T = typename F::Compute>
 py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple& kept, py::handle dy,
                   const py::tuple& dstates, py::handle dc) {
   const auto arguments = kept_item<py::tuple>(kept, 3, 2);
   const SequenceArguments<T> call(w, kept_item<py::object>(arguments, 5, 0), kept_item<py::tuple>(arguments, 5, 1),
-                                  arguments[2], arguments[3], kept_item<py::dict>(arguments, 5, 4));
+                                  arguments[2], arguments[3], kept_inputs(arguments[4]));
   const Sizes& n = call.n;
   const auto in_y = read_input<T>("y", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, kept[1], false);
   if (!py::isinstance<PyMemory>(kept[0])) throw py::type_error("kept: expected the second result of forward");
@@ -296,6 +305,22 @@ py::object step_method(const PyWeights& w, FastArguments a) {
 template <py::object (*kBody)(const PyWeights&, FastArguments), int kCount>
 constexpr FastCall method = fast_method<PyWeights, kBody, kCount>;
 
+// The values of a dict by a tuple of names; None where it has none.
+py::object by_names(FastArguments a) {
+  const py::tuple names = tuple_of(a[0]);
+  const py::dict results = dict_of(a[1]);
+  py::tuple values(names.size());
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const auto value = py::reinterpret_borrow<py::object>(
+        PyDict_GetItemWithError(results.ptr(), PyTuple_GET_ITEM(names.ptr(), static_cast<Py_ssize_t>(i))));
+    if (!value && PyErr_Occurred()) throw py::error_already_set();
+    values[i] = value ? value : py::none();
+  }
+  return std::move(values);
+}
+PyMethodDef kByNames =
+    fast_definition("by_names", fast_function<by_names, 2>, "by_names(names: tuple, results: dict) -> tuple");
+
 PyMethodDef kMethods[] = {
     fast_definition(
         "infer", method<infer_method, 5>,
@@ -324,6 +349,7 @@ void register_calls(py::module_& m) {
         return w.with([&](const auto& weights) { return forward_schedule(weights, seq_len, batch); });
       },
       py::arg("seq_len"), py::arg("batch_size"));
+  add_function(m, kByNames);
   m.def("read_lengths", [](py::handle lengths, int64_t batch, int64_t seq_len) {
     return integers(read_lengths(lengths, batch, seq_len));
   });

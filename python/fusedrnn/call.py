@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import _core
 from .backends import Loaded
 from .cells.spec import CellSpec, Gradients, Output
 from .types import Array, Lengths
@@ -27,11 +28,10 @@ States = tuple[Array | None, ...]
 class Reserve:
     """What forward keeps for backward. Backward uses it up: its memory becomes gradients."""
 
-    __slots__ = ("__weakref__", "_kept", "batch_size", "nbytes", "seq_len", "weights")
+    __slots__ = ("__weakref__", "_kept", "_shape", "nbytes", "weights")
 
-    def __init__(self, weights: Weights, kept: Any, nbytes: int, seq_len: int, batch_size: int) -> None:
-        self.weights, self.nbytes = weights, nbytes
-        self.seq_len, self.batch_size = seq_len, batch_size
+    def __init__(self, weights: Weights, kept: Any, nbytes: int, shape: tuple[int, ...]) -> None:
+        self.weights, self.nbytes, self._shape = weights, nbytes, shape
         self._kept = [kept]  # a list, from which one thread alone can take it; empty once it has been used
 
     @property
@@ -47,24 +47,16 @@ class Reserve:
     def used(self) -> bool:
         return not self._kept
 
-    def backward(self, dy: Array | None, dstates: States, dabove: Array | None) -> dict[str, Any]:
-        """The gradients by name."""
-        try:
-            kept = self._kept.pop()
-        except IndexError:
-            text = "reserve: expected one that no backward has used, got one that has been used"
-            raise ValueError(text) from None
-        try:
-            return self.weights._loaded.backward(kept, dy, dstates, dabove)
-        except BaseException:
-            if not getattr(kept, "overwritten", False):
-                self._kept.append(kept)
-            raise
-
     def __repr__(self) -> str:
-        sizes = f"seq_len={self.seq_len}, batch_size={self.batch_size}, hidden_size={self.weights.hidden_size}"
+        seq_len, batch_size, _ = self._shape
+        sizes = f"seq_len={seq_len}, batch_size={batch_size}, hidden_size={self.weights.hidden_size}"
         used = ", used" if self.used else ""
         return f"<fusedrnn.Reserve of {self.cell}, {sizes}, {self.dtype}, {self.nbytes} bytes{used}>"
+
+
+def _named(result: Any, results: dict[str, Any]) -> Any:
+    """The named tuple `result` of results by name; None for a field without one."""
+    return tuple.__new__(result, _core.by_names(result._fields, results))
 
 
 def _loaded(spec: CellSpec[Any, Any], w: Weights) -> Loaded:
@@ -77,14 +69,15 @@ def _loaded(spec: CellSpec[Any, Any], w: Weights) -> Loaded:
 def infer(
     spec: CellSpec[Output, Any], x: Any, w: Weights, states: States, lengths: Lengths, reverse: bool, **inputs: Any
 ) -> Output:
-    return spec.output(**_loaded(spec, w).infer(x, states, lengths, reverse, inputs))
+    result: Output = _named(spec.output, _loaded(spec, w).infer(x, states, lengths, reverse, inputs))
+    return result
 
 
 def forward(
     spec: CellSpec[Output, Any], x: Any, w: Weights, states: States, lengths: Lengths, reverse: bool, **inputs: Any
 ) -> tuple[Output, Reserve]:
     results, kept, nbytes = _loaded(spec, w).forward(x, states, lengths, reverse, inputs)
-    return spec.output(**results), Reserve(w, kept, nbytes, x.shape[0], x.shape[1])
+    return _named(spec.output, results), Reserve(w, kept, nbytes, x.shape)
 
 
 def backward(
@@ -93,9 +86,19 @@ def backward(
     if not isinstance(reserve, Reserve):
         expected = f"a Reserve, as {spec.family}_forward returns it"
         raise TypeError(f"reserve: expected {expected}, got {type(reserve).__name__}")
-    if reserve.weights.spec.family != spec.family:
+    if reserve.weights._spec.family != spec.family:
         raise TypeError(f"reserve: expected one of {spec.family}_forward, got one of cell {reserve.cell!r}")
-    return spec.gradients(**reserve.backward(dy, dstates, dabove))
+    try:
+        kept = reserve._kept.pop()
+    except IndexError:
+        raise ValueError("reserve: expected one that no backward has used, got one that has been used") from None
+    try:
+        result: Gradients = _named(spec.gradients, reserve.weights._loaded.backward(kept, dy, dstates, dabove))
+        return result
+    except BaseException:
+        if not getattr(kept, "overwritten", False):
+            reserve._kept.append(kept)
+        raise
 
 
 def step(spec: CellSpec[Any, Any], x: Any, w: Weights, states: States, out: Any, **inputs: Any) -> Any:
