@@ -85,6 +85,21 @@ def test_the_schedule_that_a_size_gets(cell: Cell, schedule: str, dtype: str, rn
         assert_same_bits(a, b, schedule)
 
 
+@pytest.mark.parametrize("cell", [c for c in DISTINCT if c.op in ("rnn", "lstm")][:2], ids=str)
+def test_more_rows_than_a_step_of_backward_keeps_near(cell: Cell, rng: np.random.Generator) -> None:
+    """Gradients of one thread's rows are taken in slices of a fixed size in bytes; a slice has at least some of k."""
+    B = 140_000
+    fusedrnn.set_num_threads(1)
+    problem = make_problem(cell, (2, B, 1, 3), "float32", rng)
+    grads = problem.run()[1]
+    few = type(problem)(**vars(problem))
+    few.x, few.dy = problem.x[:, -5:], problem.dy[:, -5:]
+    few.states, few.dstates = [s[-5:] for s in problem.states], [d[-5:] for d in problem.dstates]
+    want = few.run()[1]
+    np.testing.assert_array_equal(grads.dx[:, -5:], want.dx)
+    np.testing.assert_array_equal(grads.dh0[-5:], want.dh0)
+
+
 def test_the_best_isa_runs_unless_another_is_asked_for() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "FUSEDRNN_ISA"}
     code = "import fusedrnn; print(fusedrnn.isa() == fusedrnn.available_isas()[0])"

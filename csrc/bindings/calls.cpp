@@ -162,29 +162,42 @@ class WeightGradients {
   py::object vectors_, matrices_[kMaxMatrices];
 };
 
-// An item of what forward kept.
+[[noreturn]] void fail_kept() { throw py::type_error("kept: expected the second result of forward"); }
+
 template <class Object>
-Object kept_item(const py::tuple& kept, std::size_t size, std::size_t i) {
-  if (kept.size() == size && py::isinstance<Object>(kept[i])) return py::reinterpret_borrow<Object>(kept[i]);
-  throw py::type_error("kept: expected the second result of forward");
+Object checked(const py::object& o) {
+  if (!py::isinstance<Object>(o)) fail_kept();
+  return py::reinterpret_borrow<Object>(o);
 }
 
-py::dict kept_inputs(const py::object& inputs) {
-  if (inputs.is_none()) return py::dict();
-  if (py::isinstance<py::dict>(inputs)) return py::reinterpret_borrow<py::dict>(inputs);
-  throw py::type_error("kept: expected the second result of forward");
-}
+// What forward returned for backward.
+struct Kept {
+  py::object memory, y, x, lengths, reverse;
+  py::tuple states;
+  py::dict inputs;
+
+  explicit Kept(const py::tuple& kept) {
+    if (kept.size() != 3) fail_kept();
+    memory = kept[0];
+    y = kept[1];
+    const auto arguments = checked<py::tuple>(kept[2]);
+    if (arguments.size() != 5 || !py::isinstance<PyMemory>(memory)) fail_kept();
+    x = arguments[0];
+    states = checked<py::tuple>(arguments[1]);
+    lengths = arguments[2];
+    reverse = arguments[3];
+    if (!py::object(arguments[4]).is_none()) inputs = checked<py::dict>(arguments[4]);
+  }
+};
 
 template <class F, class T = typename F::Compute>
 py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple& kept, py::handle dy,
                   const py::tuple& dstates, py::handle dc) {
-  const auto arguments = kept_item<py::tuple>(kept, 3, 2);
-  const SequenceArguments<T> call(w, kept_item<py::object>(arguments, 5, 0), kept_item<py::tuple>(arguments, 5, 1),
-                                  arguments[2], arguments[3], kept_inputs(arguments[4]));
+  const Kept from(kept);
+  const SequenceArguments<T> call(w, from.x, from.states, from.lengths, from.reverse, from.inputs);
   const Sizes& n = call.n;
-  const auto in_y = read_input<T>("y", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, kept[1], false);
-  if (!py::isinstance<PyMemory>(kept[0])) throw py::type_error("kept: expected the second result of forward");
-  const Buffer& memory = kept[0].cast<const PyMemory&>().buffer;
+  const auto in_y = read_input<T>("y", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, from.y, false);
+  const Buffer& memory = from.memory.cast<const PyMemory&>().buffer;
   if (memory.bytes() != reserve_bytes(w, n, sizeof(T)))
     throw py::value_error("kept: expected the second result of forward");
   const auto in_dy = read_input<T>("dy", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dy, true);
