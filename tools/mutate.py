@@ -41,8 +41,8 @@ from tools.mutations import Edit, edits
 ROOT = Path(__file__).resolve().parent.parent
 AREAS = {
     "cells": ["csrc/cells/*.hpp"],  # facts.cpp is held by the compiler
-    "drivers": [f"csrc/cpu/{name}.hpp" for name in ("forward*", "driver", "sweep", "gemm", "storage", "carry", "clockwork")],
-    "packing": ["csrc/cpu/pack.hpp", "csrc/weights.cpp", "csrc/sizes.cpp"],
+    "drivers": [f"csrc/cpu/{name}.hpp" for name in ("forward*", "driver", "sweep", "gemm", "carry", "clockwork")],
+    "packing": ["csrc/cpu/pack.hpp", "csrc/cpu/storage.hpp", "csrc/weights.cpp", "csrc/sizes.cpp"],
     "gradients": [f"csrc/cpu/{name}.hpp" for name in ("backward*", "batched", "reduce")],
     "schedules": ["csrc/run.cpp", "csrc/buffer.cpp", "csrc/cpu/threads.cpp", "csrc/cpu/float_environment.hpp"],
     "dispatch": ["csrc/cpu/dispatch.cpp", "csrc/cpu/kernels.cpp"],
