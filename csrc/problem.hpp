@@ -23,8 +23,8 @@ struct PackedMatrix {
   std::int64_t tile_stride;
 };
 
-// Each array begins at a multiple of 64 bytes. No pointer of a pass that was packed for is null; a product without a
-// matrix has one of no rows.
+// Each array begins at a multiple of 64 bytes. No matrix and no bias of a pass that was packed for is null: a product
+// without a matrix points to the input's weights, of which it reads nothing.
 template <class F>
 struct PackedWeights {
   using Compute = typename F::Compute;
@@ -103,7 +103,7 @@ struct SequenceKernels {
   void (*backward)(const P&, const W&, const G&, const Worker&);
 };
 
-// Packing (cpu/pack.hpp). A packed matrix has its tiles of its gates, and its k runs up to `depth`.
+// Packing (cpu/pack.hpp). A packed matrix has `tiles` tiles of `gates` gates; k runs from 0 to depth - 1.
 template <class F>
 struct PackKernels {
   using Compute = typename F::Compute;

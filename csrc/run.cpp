@@ -8,6 +8,7 @@
 
 #include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
+#include "sizes.hpp"
 
 namespace fusedrnn {
 

@@ -30,10 +30,11 @@ class Counted {
   std::optional<int64_t> value_;
 };
 
-constexpr int64_t kMostLanes = 16;          // of any ISA's vectors
-constexpr int64_t kMostThreads = 1024;      // as in cpu/threads.cpp
-constexpr int64_t kStretch = 256;           // as in cpu/batched.hpp
-constexpr int64_t kPerWorker = 1 << 24;     // more than the parts of a worker's scratch whose size is constant
+// More than the parts of a worker's scratch whose size is constant, in elements. Clocks may make a chunk larger by
+// kMostLanes times.
+constexpr int64_t kPerWorker = 1 << 24;
+static_assert(kChunkBytes * (1 + kMostLanes) <= (kPerWorker / 2) * static_cast<int64_t>(sizeof(float)));
+constexpr int64_t kPerClock = 8;            // more than a clock's place in time and its pointers
 constexpr int64_t kPerRow = kMaxSums + 64;  // more than a worker keeps for a row: sums over units, pointers
 constexpr int64_t kRounding = 64 * (4 + kMaxProducts * kMaxDepth);  // as arrays begin at multiples of 64 bytes
 constexpr int64_t kLargestElement = sizeof(double);
@@ -58,12 +59,14 @@ std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64
   // Of a step of a row: x, dx; y, dy, c, dc, c_below, dc_below; the reserve.
   const Counted step = inputs * 2 + units * (6 + f.slots);
   // Of a row: states and their gradients; the slots of two steps; sums and extras of a stage; pre-activations of a
-  // step, with a tile more for each clock. There are no more workers than units where each of them has all rows.
+  // step, with a tile more for each clock that a worker has units of; and, for each worker that has all rows, two
+  // pointers for each clock. There are no more workers than units where each of them has all rows.
   const Counted clocks = f.clocked ? Counted(hidden) : Counted(0);
   const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) +
-                      units * kPerRow + (units + clocks * kMostLanes) * f.gates;
-  // Of a worker: zeros, a stretch of operands.
-  const Counted worker = units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * kStretch + kPerWorker;
+                      units * kPerRow + units * (f.clocked ? 1 + kMostLanes : 1) * f.gates + clocks * 2 * kMostThreads;
+  // Of a worker: zeros, a stretch of operands, what it keeps for each clock.
+  const Counted worker =
+      units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * kStretch + clocks * kPerClock + kPerWorker;
   return (((Counted(seq_len) * step + row) * batch + worker * kMostThreads) * kLargestElement).value();
 }
 

@@ -41,6 +41,13 @@ class Places {
   char* next_;
 };
 
+// The matrix of a product that has none: a valid place, from which nothing is read.
+template <class Storage>
+PackedMatrix<Storage> unread(PackedMatrix<Storage> valid) {
+  valid.tile_stride = 0;
+  return valid;
+}
+
 // Runs pack(tile0, tile1) over all tiles, on more than one thread where there are bytes enough to share.
 template <class Pack>
 void over_tiles(int64_t tiles, std::size_t bytes, Pack&& pack) {
@@ -53,6 +60,7 @@ void over_tiles(int64_t tiles, std::size_t bytes, Pack&& pack) {
   } job{pack, tiles, team.size()};
   team.run(
       [](void* context, int index) {
+        const FloatEnvironment environment;  // for formats that round
         Job& j = *static_cast<Job*>(context);
         j.pack(j.tiles * index / j.size, j.tiles * (index + 1) / j.size);
       },
@@ -120,7 +128,7 @@ auto Weights<F>::pack_forward(const FormatKernels<F>& kernels) const -> Pack {
   pack.view.ih = pack_one(arrays_.weight_ih, f.user_gate, f.gates, input_);
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
-    pack.view.hh[i] = {pack.view.ih.first, 0};
+    pack.view.hh[i] = unread(pack.view.ih);
     if (product.depth == 0) continue;
     int blocks[kMaxGates];
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
@@ -185,7 +193,7 @@ auto Weights<F>::pack_backward(const FormatKernels<F>& kernels) const -> Pack {
     const Product& product = f.product[i];
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
     const int64_t stride = product.depth * hidden_;
-    pack.view.hh_t[i][0] = {pack.view.ih_t.first, 0};
+    pack.view.hh_t[i][0] = unread(pack.view.ih_t);
     for (int part = 0; part < product.depth; ++part) {
       const Compute* const from = arrays_.matrix[product.matrix] + part * hidden_;
       pack.view.hh_t[i][part] = pack_one(from, blocks, product.gates, hidden_, stride, high);

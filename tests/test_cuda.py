@@ -243,6 +243,17 @@ def test_what_does_not_fit_is_refused(roomy: ctypes.CDLL) -> None:
         fusedrnn.lstm(x, w, lengths=zeros_on(2, dtype="int64", device=1))
     with pytest.raises(NotImplementedError, match="cell 'layer_norm_gru' does not run on CUDA"):
         fusedrnn.LayerNormGRUWeights(zeros_on(6, 3), zeros_on(6, 2), gain_ih=zeros_on(6), gain_hh=zeros_on(6))
+    with pytest.raises(ValueError, match=r"x: expected shape \(batch_size, input_size\) = \(4, 3\), got \(4, 5\)"):
+        fusedrnn.lstm_cell(zeros_on(4, 5), w)
+    with pytest.raises(ValueError, match=r"x: expected 2 dimensions \(batch_size, input_size\), got shape \(4,\)"):
+        fusedrnn.lstm_cell(zeros_on(4), w)
+    with pytest.raises(TypeError, match="x: expected a CUDA array of fakegpu, got list"):
+        fusedrnn.lstm_cell([1.0], w)  # type: ignore[arg-type]
+    for cell in ("layer_norm_gru", "depth_gated_lstm", "fgr_lstm", "clockwork_rnn_tanh", "lstm_matrix_peephole"):
+        with pytest.raises(ValueError, match=f"CUDA: no kernel runs cell '{cell}'"):
+            _core.make_cuda_cell(*fusedrnn.cuda.paths(), 0, cell, "float32", 8)
+    with pytest.raises(ValueError, match="format: expected one of float32, tf32, bfloat16, float16, got 'int8'"):
+        _core.make_cuda_cell(*fusedrnn.cuda.paths(), 0, "lstm", "int8", 8)
     with pytest.raises(ValueError, match="precision: expected one of 'float32', 'tf32', got 'fast'"):
         fusedrnn.cuda.set_float32_products("fast")
 

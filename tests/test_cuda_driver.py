@@ -131,12 +131,12 @@ def test_out_of_memory_where_a_context_is_made(driver: Path, kernels: Path) -> N
 def test_blocks_that_cannot_run_at_once_are_not_launched(driver: Path, kernels: Path) -> None:
     got = run(RUN + "attempt()", driver, kernels, FAKE_CUDA_OCCUPANCY="0")
     assert got.startswith("RuntimeError CUDA: ")
-    assert got.endswith("blocks must run at once, and Emulated GPU has room for 0")
+    assert got.endswith("thread blocks must run at once, and Emulated GPU has room for 0")
 
 
 def test_too_little_shared_memory(driver: Path, kernels: Path) -> None:
     got = run(RUN + "attempt()", driver, kernels, FAKE_CUDA_SHARED="4096")
-    assert got == "RuntimeError CUDA: expected a GPU with 8192 bytes of shared memory for a block, got 4096"
+    assert got == "RuntimeError CUDA: expected a GPU with 8192 bytes of shared memory for a thread block, got 4096"
 
 
 def test_after_a_fork(driver: Path, kernels: Path) -> None:

@@ -70,6 +70,7 @@ BAD_VARIANTS: list[Bad] = [
         "'no_input_activation', 'no_output_activation', 'coupled', got 'cifg'",
     ),
     ({"variant": None}, ValueError, "variant: expected one of 'plain', "),
+    ({"variant": ["plain"]}, ValueError, "variant: expected one of 'plain', "),
     (
         {"variant": "coupled"},
         ValueError,
@@ -245,7 +246,9 @@ def test_first_steps_of_clocks(start: Any, error: type[Exception], text: str) ->
 def native_cell(cell: str, *more: tuple[Any, ...], gates: int = 4) -> _core.Cell:
     """A cell with weight_ih, weight_hh and the parameters `more`."""
     affine = [("weight_ih", "weight_ih", gates, 1, True, ""), ("weight_hh", "matrix", gates, 1, True, "")]
-    return _core.make_cell(cell, [*affine, *((*p, False, "") for p in more)])
+    states = [("h", 1), ("c", 1)] if cell.startswith("lstm") else [("h", 1)]
+    further = False, cell.startswith("clockwork")
+    return _core.make_cell(cell, [*affine, *((*p, False, "") for p in more)], gates, states, *further)
 
 
 def native(cell: str, gates: int, **options: Any) -> _core.Weights:
@@ -302,6 +305,8 @@ def test_native_arguments() -> None:
         _core.make_weights(cell, {}, {}, None)
     with pytest.raises(ValueError, match="format: expected that of weights on the CPU, got 'tf32'"):
         _core.make_weights(cell, arrays, {}, "tf32")
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        _core.make_weights(cell, arrays, {}, "\ud800")
     every: list[Any] = [(None, arrays, {}, None), (cell, None, {}, None), (cell, arrays, (), None), (cell, arrays, {})]
     for bad in every:
         with pytest.raises(TypeError):

@@ -75,7 +75,7 @@ inline void require_count(const char* name, const py::tuple& states, const PyWei
                         "', got " + std::to_string(states.size()));
 }
 
-// State s of a batch; its name among those of a state says which argument it is.
+// State s of a batch, as the argument of this name.
 template <class T>
 Input<T> read_state(const PyWeights& w, int s, Name StateNames::* name, int64_t batch, py::handle h) {
   if (h.is_none()) return {};

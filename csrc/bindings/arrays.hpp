@@ -126,7 +126,7 @@ inline std::size_t checked_bytes(const char* name, std::initializer_list<std::in
   return empty ? 0 : static_cast<std::size_t>(total);
 }
 
-// All but small ones are Buffers, as theirs is memory that needs no fresh pages.
+// Large arrays are in Buffers, whose memory is used again and needs no fresh pages.
 template <class T>
 py::array_t<T> new_array(const char* name, std::initializer_list<std::int64_t> dims) {
   const std::size_t bytes = checked_bytes(name, dims, sizeof(T));
@@ -151,13 +151,26 @@ T* write_output(const char* name, const char* symbols, std::initializer_list<std
   require_dtype<T>(name, h);
   require_shape(name, symbols, dims, h);
   const int flags = proxy(h)->flags;
-  const auto fail = [&](const char* what, const char* got) {
-    throw py::value_error(std::string(name) + ": expected a " + what + " array, got a " + got + " one");
+  const auto fail = [&](const char* wanted, const char* got) {
+    throw py::value_error(wrong_layout(name, wanted, got));
   };
   if (!(flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_)) fail("writeable", "read-only");
   if (!(flags & py::detail::npy_api::NPY_ARRAY_C_CONTIGUOUS_)) fail("C-contiguous", "strided");
   if (!(flags & py::detail::npy_api::NPY_ARRAY_ALIGNED_)) fail("aligned", "misaligned");
   return reinterpret_cast<T*>(proxy(h)->data);
+}
+
+// An item of the dict, which others may change meanwhile; None if there is none.
+inline py::object item_or_none(const py::dict& dict, PyObject* key) {
+#if PY_VERSION_HEX >= 0x030D0000
+  PyObject* found = nullptr;
+  if (PyDict_GetItemRef(dict.ptr(), key, &found) < 0) throw py::error_already_set();
+  const auto item = py::reinterpret_steal<py::object>(found);
+#else
+  const auto item = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(dict.ptr(), key));
+  if (!item && PyErr_Occurred()) throw py::error_already_set();
+#endif
+  return item ? item : py::none();
 }
 
 inline py::dict copied(const py::dict& from) {

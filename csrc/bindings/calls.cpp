@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
@@ -18,6 +19,7 @@ namespace {
 // The memory of a reserve.
 struct PyMemory {
   Buffer buffer;
+  std::atomic<bool> overwritten{false};  // by backward
 };
 
 struct Names {
@@ -197,7 +199,8 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   const SequenceArguments<T> call(w, from.x, from.states, from.lengths, from.reverse, from.inputs);
   const Sizes& n = call.n;
   const auto in_y = read_input<T>("y", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, from.y, false);
-  const Buffer& memory = from.memory.cast<const PyMemory&>().buffer;
+  auto& taken = from.memory.cast<PyMemory&>();
+  const Buffer& memory = taken.buffer;
   if (memory.bytes() != reserve_bytes(w, n, sizeof(T)))
     throw py::value_error("kept: expected the second result of forward");
   const auto in_dy = read_input<T>("dy", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dy, true);
@@ -228,7 +231,13 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   Problem<T> p = call.problem();
   p.slots = memory.template as<T>();
   p.h = in_y.data;
-  without_gil([&] { run_backward(weights, p, g); });
+  if (taken.overwritten.exchange(true)) throw py::value_error("kept: expected one that no backward has used");
+  try {
+    without_gil([&] { run_backward(weights, p, g); });
+  } catch (...) {
+    taken.overwritten = false;  // run_backward throws before it writes
+    throw;
+  }
   return results.take();
 }
 
@@ -324,15 +333,17 @@ py::object by_names(FastArguments a) {
   const py::dict results = dict_of(a[1]);
   py::tuple values(names.size());
   for (std::size_t i = 0; i < names.size(); ++i) {
-    const auto value = py::reinterpret_borrow<py::object>(
-        PyDict_GetItemWithError(results.ptr(), PyTuple_GET_ITEM(names.ptr(), static_cast<Py_ssize_t>(i))));
-    if (!value && PyErr_Occurred()) throw py::error_already_set();
-    values[i] = value ? value : py::none();
+    values[i] = item_or_none(results, PyTuple_GET_ITEM(names.ptr(), static_cast<Py_ssize_t>(i)));
   }
   return std::move(values);
 }
 PyMethodDef kByNames =
     fast_definition("by_names", fast_function<by_names, 2>, "by_names(names: tuple, results: dict) -> tuple");
+
+py::object overwritten_method(const PyWeights&, FastArguments a) {
+  const auto memory = Kept(tuple_of(a[0])).memory;
+  return py::bool_(memory.cast<const PyMemory&>().overwritten.load());
+}
 
 PyMethodDef kMethods[] = {
     fast_definition(
@@ -343,6 +354,7 @@ PyMethodDef kMethods[] = {
         "forward(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> tuple"),
     fast_definition("backward", method<backward_method, 4>,
                     "backward(kept: tuple, dy: ndarray | None, dstates: tuple, dabove: ndarray | None) -> dict"),
+    fast_definition("overwritten", method<overwritten_method, 1>, "overwritten(kept: tuple) -> bool"),
     fast_definition("step", method<step_method, 4>,
                     "step(x: ndarray, states: tuple, out: tuple, inputs: dict) -> tuple"),
 };

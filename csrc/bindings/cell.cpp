@@ -97,12 +97,21 @@ CellId cell_by_name(const std::string& name) {
   throw py::value_error("cell: expected one of " + valid + ", got '" + name + "'");
 }
 
-PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& parameters) {
+PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& parameters, int gates,
+                 const std::vector<StateTuple>& states, bool below, bool numbered) {
   PyCell cell{cell_by_name(name), {}, {}};
   const CellFacts& f = cell.facts();
+  if (gates != f.gates) fail("gates", f, std::to_string(f.gates));
+  bool same_states = static_cast<int>(states.size()) == f.states;
+  for (int s = 0; same_states && s < f.states; ++s) {
+    same_states = states[static_cast<std::size_t>(s)] == StateTuple(f.state[s].name, f.state[s].units);
+  }
+  if (!same_states) fail("states", f, "other states");
+  if (below != f.below) fail("below", f, f.below ? "a further input" : "no further input");
+  if (numbered != f.clocked) fail("numbered", f, f.clocked ? "numbered steps" : "no numbered steps");
   Places places{f};
-  for (const auto& [parameter, role, gates, depth, required, symbols] : parameters) {
-    Parameter p{parameter, "d" + parameter, role_by_name(role), gates, depth, required, symbols};
+  for (const auto& [parameter, role, rows, depth, required, symbols] : parameters) {
+    Parameter p{parameter, "d" + parameter, role_by_name(role), rows, depth, required, symbols};
     const bool is_first = cell.parameters.empty();
     if ((p.role == Role::weight_ih) != is_first) fail(p.name.text, f, "weight_ih first, and once,");
     place(p, places);

@@ -55,8 +55,12 @@ struct PyCell {
 using ParameterTuple = std::tuple<std::string, std::string, std::int64_t, std::int64_t, bool, std::string>;
 
 // (name, role, gates, depth, required, symbols) of each parameter: weight_ih first, matrices and vectors in the order
-// of the cell's. Throws py::value_error if they are not what the cell has.
-PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& parameters);
+// of the cell's.
+using StateTuple = std::tuple<std::string, int>;  // name, units
+
+// The parameters, states and further inputs of a spec. Throws py::value_error unless the native cell has just these.
+PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& parameters, int gates,
+                 const std::vector<StateTuple>& states, bool below, bool numbered);
 
 CellId cell_by_name(const std::string& name);
 

@@ -22,7 +22,9 @@ cuda::Format format_by_name(const std::string& name) {
   for (int i = 0; i < cuda::kFormats; ++i) {
     if (name == cuda::kFormatNames[i]) return static_cast<cuda::Format>(i);
   }
-  throw py::value_error("format: expected one of float32, tf32, bfloat16, float16, got '" + name + "'");
+  std::string valid;
+  for (const char* const known : cuda::kFormatNames) valid += (valid.empty() ? "" : ", ") + std::string(known);
+  throw py::value_error("format: expected one of " + valid + ", got '" + name + "'");
 }
 
 // The kernels for one cell and format on one device.
@@ -40,7 +42,7 @@ struct CudaCell {
         cell(cell_by_name(name)),
         format(format_by_name(format_name)),
         hidden(hidden_size) {
-    if (!cuda::runs(facts_of(cell))) throw py::value_error("cell: '" + name + "' does not run on CUDA");
+    cuda::require_runs(facts_of(cell));
   }
 
   cuda::PackArguments pack_of(bool backward, int product) const {
@@ -150,7 +152,7 @@ struct CudaRun {
     const cuda::Current current(kernels.driver, kernels.device);
     cuda::run(kernels.driver, kernels.device, kind, kernels.format, a, reinterpret_cast<void*>(stream));
   }
-  // Lets the blocks of this launch meet so many times, and do nothing else: for the benchmark.
+  // Lets the thread blocks of this launch meet this number of times, and do nothing else: for the benchmark.
   void launch_meetings(int64_t times, std::uintptr_t stream) const {
     cuda::Arguments meetings = a;
     meetings.seq_len = times;

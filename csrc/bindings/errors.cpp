@@ -32,6 +32,10 @@ std::string wrong_size(const std::string& name, const std::string& symbols, cons
   return name + ": expected shape " + symbols + " with hidden_size and input_size at least 1, got " + shape_text(got);
 }
 
+std::string wrong_layout(const std::string& name, const std::string& expected, const std::string& got) {
+  return name + ": expected a " + expected + " array, got a " + got + " one";
+}
+
 std::string too_large(const std::string& name, const Dims& dims) {
   return name + ": shape " + shape_text(dims) + " needs more bytes than 64 bits can count";
 }
@@ -42,6 +46,7 @@ void register_errors(pybind11::module_& m) {
   m.def("wrong_shape", &wrong_shape);
   m.def("wrong_rank", &wrong_rank);
   m.def("wrong_size", &wrong_size);
+  m.def("wrong_layout", &wrong_layout);
 }
 
 }  // namespace fusedrnn

@@ -18,6 +18,7 @@ std::string wrong_shape(const std::string& name, const std::string& symbols, con
 std::string wrong_rank(const std::string& name, const std::string& symbols, int rank, const Dims& got);
 // Of the array whose shape gives the sizes.
 std::string wrong_size(const std::string& name, const std::string& symbols, const Dims& got);
+std::string wrong_layout(const std::string& name, const std::string& expected, const std::string& got);
 std::string too_large(const std::string& name, const Dims& dims);
 
 }  // namespace fusedrnn

@@ -2,7 +2,9 @@
 // costs 0.2 us. Arguments come as they are: a body checks the type of each.
 #pragma once
 
+#include <cxxabi.h>
 #include <pybind11/pybind11.h>
+#include <unistd.h>
 
 #include <string>
 
@@ -14,13 +16,19 @@ namespace py = pybind11;
 
 using FastArguments = PyObject* const*;
 
-// body(), whose exceptions become Python's.
+// body(), whose exceptions become Python's. An interpreter that is shutting down ends a thread that asks for its GIL by
+// unwinding the stack (see gil.hpp): such a thread, which NumPy may have been copying in, waits for the end of the
+// process.
 template <class Body>
 PyObject* translated(Body&& body) {
   try {
     return body().release().ptr();
   } catch (py::error_already_set& e) {
     e.restore();
+#if defined(__GLIBCXX__)
+  } catch (abi::__forced_unwind&) {
+    for (;;) ::pause();
+#endif
   } catch (...) {
     py::detail::try_translate_exceptions();
   }

@@ -18,7 +18,7 @@ namespace {
 
 using std::int64_t;
 
-// Runs probe(index) on so many threads at once and returns the rate of all together, in units of 1e9 a second.
+// Runs probe(index) on all of these threads at once, and returns the rate of all together, in units of 1e9 a second.
 template <class Probe>
 double rate(int threads, Probe&& probe) {
   Team team(threads);

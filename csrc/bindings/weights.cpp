@@ -119,20 +119,13 @@ class Parts {
   std::vector<Input<T>> inputs_;
 };
 
-// An item of the dict, which may change while the item is read; None if there is none.
-py::object item(const py::dict& arrays, const Name& name) {
-  const auto found = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(arrays.ptr(), name.object));
-  if (!found && PyErr_Occurred()) throw py::error_already_set();
-  return found ? found : py::none();
-}
-
 template <class F>
 void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
   using T = typename F::Compute;
   Parts<T> parts(w);
   w.given.reserve(w.cell->parameters.size());
   for (const Parameter& p : w.cell->parameters) {
-    const py::object array = item(arrays, p.name);
+    const py::object array = item_or_none(arrays, p.name.object);
     w.given.push_back(!array.is_none());
     parts.read(p, array);
   }
@@ -176,8 +169,13 @@ Value value_or(const py::dict& values, const char* name, Value otherwise) {
 py::object make_weights_function(FastArguments a) {
   const py::handle cell(a[0]), format(a[3]);
   if (!py::isinstance<PyCell>(cell)) throw py::type_error(wrong_type("cell", "a Cell", type_name(cell)));
-  return py::cast(make_weights(cell.cast<std::shared_ptr<PyCell>>(), dict_of(a[1]), dict_of(a[2]),
-                               format.is_none() ? std::nullopt : std::optional(format.cast<std::string>())));
+  std::optional<std::string> wanted;
+  if (!format.is_none()) {
+    const char* const text = PyUnicode_AsUTF8(argument<py::str>(a[3], "str").ptr());
+    if (!text) throw py::error_already_set();
+    wanted = text;
+  }
+  return py::cast(make_weights(cell.cast<std::shared_ptr<PyCell>>(), dict_of(a[1]), dict_of(a[2]), wanted));
 }
 
 PyMethodDef kMakeWeights =
@@ -193,7 +191,7 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
   w->cell = std::move(cell);
   w->periods = value_or(values, "periods", std::vector<int64_t>());
   const Parameter& first = w->cell->parameters.at(0);
-  const py::object weight_ih = item(arrays, first.name);
+  const py::object weight_ih = item_or_none(arrays, first.name.object);
   require_array(first.name.c_str(), weight_ih);
   if (!has_dtype(weight_ih, DType<float>::number) && !has_dtype(weight_ih, DType<double>::number)) {
     fail_dtype(first.name.c_str(), "float32 or float64", weight_ih);
@@ -268,10 +266,12 @@ void register_weights(py::module_& m) {
       .def_property_readonly("name", [](const PyCell& c) { return c.facts().name; });
   m.def(
       "make_cell",
-      [](const std::string& name, const std::vector<ParameterTuple>& parameters) {
-        return std::make_shared<PyCell>(make_cell(name, parameters));
+      [](const std::string& name, const std::vector<ParameterTuple>& parameters, int gates,
+         const std::vector<StateTuple>& states, bool below, bool numbered) {
+        return std::make_shared<PyCell>(make_cell(name, parameters, gates, states, below, numbered));
       },
-      py::arg("cell"), py::arg("parameters"));
+      py::arg("cell"), py::arg("parameters"), py::arg("gates"), py::arg("states"), py::arg("below"),
+      py::arg("numbered"));
   m.def("describe_cell", &describe_cell, py::arg("cell"));
   m.def("cell_names", [] {
     py::list names;

@@ -60,12 +60,36 @@ constexpr bool last_products_cover_their_phase(const CellFacts& f) {
 constexpr bool products_read_what_backward_expects(const CellFacts& f) {
   for (int i = 0; i < f.products; ++i) {
     const Product& p = f.product[i];
-    if (p.depth == 0) continue;
-    const bool other_state = state_of(p.from) >= 1;
-    if (i != last_of_phase(f, p.phase) ? !other_state : p.from != (p.phase == 0 ? From::h_prev : From::slots))
+    if (i == last_of_phase(f, p.phase)) {
+      if (p.depth > 1) return false;  // its operand is one vector
+      if (p.phase == 0 && p.from != From::h_prev) return false;
+      if (p.phase > 0 && p.depth > 0 && p.from != From::slots) return false;
+    } else if (p.depth > 0 && state_of(p.from) < 1) {
       return false;
+    }
   }
   return true;
+}
+
+// A gate whose parts stay apart has its recurrent part in its phase's last product, whose sums no other adds to.
+constexpr bool split_gates_have_one_product(const CellFacts& f) {
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    for (int j = 0; j < p.gates; ++j) {
+      if (f.split[p.first_gate + j] && i != last_of_phase(f, p.phase)) return false;
+    }
+  }
+  return true;
+}
+
+// State 2 lies in slots, some product reads it, and its whole gradient goes through that product.
+constexpr bool third_state_is_an_operand(const CellFacts& f) {
+  if (f.states < 3) return true;
+  bool is_read = false;
+  for (int i = 0; i < f.products; ++i) {
+    is_read = is_read || (f.product[i].depth > 0 && state_of(f.product[i].from) == 2);
+  }
+  return f.scratch_slots && is_read && !f.state[2].carries;
 }
 
 // An operand in slots lies within them; one that is a state is a whole one.
@@ -254,6 +278,18 @@ constexpr bool carries_its_operands() {
   return true;
 }
 
+// Rounds of sums are 0, 1, ...: drivers stop at the first that has none.
+template <class Cell>
+constexpr bool rounds_are_in_a_row() {
+  for (int phase = 0; phase < Cell::kPhases; ++phase) {
+    for (int round = 1; round < kMaxRounds; ++round) {
+      if (Cell::sums(false, phase, round) > 0 && Cell::sums(false, phase, round - 1) == 0) return false;
+      if (Cell::sums(true, phase, round) > 0 && Cell::sums(true, phase, round - 1) == 0) return false;
+    }
+  }
+  return true;
+}
+
 constexpr bool all_cells(bool (*holds)(const CellFacts&)) {
   for (const CellFacts& f : kFacts) {
     if (!holds(f)) return false;
@@ -265,6 +301,8 @@ static_assert(all_cells(counts_fit_their_arrays));
 static_assert(all_cells(each_phase_has_a_product));
 static_assert(all_cells(last_products_cover_their_phase));
 static_assert(all_cells(products_read_what_backward_expects));
+static_assert(all_cells(split_gates_have_one_product));
+static_assert(all_cells(third_state_is_an_operand));
 static_assert(all_cells(operands_exist));
 static_assert(all_cells(states_have_their_places));
 static_assert(all_cells(gradients_spare_operands));
@@ -277,9 +315,9 @@ static_assert(all_cells(clocked_cells_are_simple));
 static_assert(all_cells(clocked_cells_sum_over_x_and_h));
 static_assert(all_cells(cells_above_others_have_c));
 static_assert(all_cells(gradients_have_one_term));
-#define RNN_CARRIES(name, Cell) static_assert(carries_its_operands<Cell>());
-RNN_CELLS(RNN_CARRIES)
-#undef RNN_CARRIES
+#define RNN_HOLDS(name, Cell) static_assert(carries_its_operands<Cell>() && rounds_are_in_a_row<Cell>());
+RNN_CELLS(RNN_HOLDS)
+#undef RNN_HOLDS
 
 }  // namespace
 

@@ -23,8 +23,6 @@ struct GradientTerm {
   int operand;  // its place in the plan's list of operands; -1 for one
 };
 
-constexpr const char* kTermNames[] = {"weight_ih", "bias_ih", "matrix", "bias_hh", "vector"};  // by Of
-
 struct Operand {
   From from;
   int slot, depth;

@@ -13,7 +13,7 @@ using fusedrnn::GradientPlan;
 using fusedrnn::GradientTerm;
 using fusedrnn::Operand;
 
-constexpr int64_t kStretch = 256;
+using fusedrnn::kStretch;
 constexpr int64_t kStrip = 96;  // units whose gradients in a stretch stay in L2 while the operands pass over them
 
 // to = W^T d.

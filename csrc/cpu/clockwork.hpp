@@ -75,7 +75,9 @@ struct ClockworkForward {
 
   void layout(Arena& arena) {
     const int64_t clocks = weights.clock_count;
-    all.layout(arena, clocks);  // a tile may belong to two
+    // A tile may belong to two clocks; a worker has units of no more clocks than it has units.
+    const int64_t units = (worker.tile1 - worker.tile0) * V::width;
+    all.layout(arena, clocks < units ? clocks : units);
     ticking = arena.take<ForwardRow<C>>(all.row_count);
     pre_rows = arena.take<C*>(clocks);
     ticks = all_ticks(p, weights, arena);

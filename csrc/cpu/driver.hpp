@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../problem.hpp"
+#include "../sizes.hpp"
 #include "sweep.hpp"
 
 namespace {

@@ -19,7 +19,7 @@ struct Forward {
   using C = typename F::Compute;
   using V = Vec<C>;
   // The projection of a chunk of steps waits in cache until the recurrence takes it: half of a private L2.
-  static constexpr int64_t kChunkBytes = 512 * 1024;
+  static constexpr int64_t kChunkBytes = fusedrnn::kChunkBytes;
 
   const Problem<C>& p;
   const PackedWeights<F>& weights;

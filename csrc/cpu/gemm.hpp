@@ -111,13 +111,13 @@ void micro_kernel(const Part<S, C>& part) {
       V a[R];
       RNN_UNROLL for (int r = 0; r < R; ++r) a[r] = V(kColumns ? column[r] : source[r][k]);
       RNN_UNROLL for (int j = 0; j < N; ++j) {
-        const V b = weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G);
+        const V b = weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G, k);
         RNN_UNROLL for (int r = 0; r < R; ++r) acc[r * N + j] = fma(a[r], b, acc[r * N + j]);
       }
     } else {
       V b[N];
       RNN_UNROLL for (int j = 0; j < N; ++j) b[j] =
-          weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G);
+          weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G, k);
       RNN_UNROLL for (int r = 0; r < R; ++r) {
         const V a(kColumns ? column[r] : source[r][k]);
         RNN_UNROLL for (int j = 0; j < N; ++j) acc[r * N + j] = fma(a, b[j], acc[r * N + j]);

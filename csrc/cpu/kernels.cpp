@@ -12,6 +12,8 @@
 
 namespace {
 
+static_assert(Vec<float>::width <= fusedrnn::kMostLanes);
+
 using fusedrnn::ComputeKernels;
 using fusedrnn::facts_of;
 using fusedrnn::FormatKernels;

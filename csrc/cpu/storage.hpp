@@ -27,11 +27,14 @@ RNN_INLINE PackedMatrix<S> moved(const PackedMatrix<S>& from, std::int64_t tile,
   return {from.first + tile * from.tile_stride + elements, from.tile_stride};
 }
 
-// What a micro-kernel reads a few tiles through: the vector of this tile and gate, of which the elements lie at `from`.
+// What a micro-kernel reads a few tiles through: the vector of this tile, gate and k, of which the elements lie at
+// `from`.
 template <class V, class S>
 struct WeightReader {
   RNN_INLINE explicit WeightReader(const PackedMatrix<S>&) {}
-  RNN_INLINE V load(const S* from, int /* tile */, int /* gate */) const { return load_stored<V>(from); }
+  RNN_INLINE V load(const S* from, int /* tile */, int /* gate */, std::int64_t /* k */) const {
+    return load_stored<V>(from);
+  }
 };
 
 }  // namespace

@@ -22,12 +22,12 @@
 #include <vector>
 
 #include "../problem.hpp"
+#include "../sizes.hpp"
 
 namespace fusedrnn {
 
 namespace {
 
-constexpr int kMaxThreads = 1024;
 constexpr auto kSpinTime = std::chrono::microseconds(50);
 
 inline void pause() {
@@ -55,13 +55,13 @@ int cgroup_cpus() {
   }
   if (quota <= 0 || period <= 0) return 0;
   const long long cpus = quota / period + (quota % period != 0);
-  return cpus < kMaxThreads ? static_cast<int>(cpus) : kMaxThreads;
+  return cpus < kMostThreads ? static_cast<int>(cpus) : kMostThreads;
 }
 
 int count_usable_cpus() {
   const int affinity = affinity_cpus(), quota = cgroup_cpus();
   const int n = quota > 0 && quota < affinity ? quota : affinity;
-  return n < 1 ? 1 : n > kMaxThreads ? kMaxThreads : n;
+  return n < 1 ? 1 : n > kMostThreads ? kMostThreads : n;
 }
 
 std::atomic<int> known_cpus{0};
@@ -76,7 +76,7 @@ int usable_cpus() {
 int parse_count(const char* text) {
   char* end = nullptr;
   const long n = std::strtol(text, &end, 10);
-  return end != text && *end == '\0' && n >= 1 && n <= kMaxThreads ? static_cast<int>(n) : 0;
+  return end != text && *end == '\0' && n >= 1 && n <= kMostThreads ? static_cast<int>(n) : 0;
 }
 
 std::atomic<int> chosen_threads{0};
@@ -129,7 +129,7 @@ int num_threads() {
 }
 
 void set_num_threads(int n) {
-  if (n < 1 || n > kMaxThreads) {
+  if (n < 1 || n > kMostThreads) {
     throw std::invalid_argument("n: expected an integer in 1..1024, got " + std::to_string(n));
   }
   known_cpus.store(count_usable_cpus(), std::memory_order_relaxed);

@@ -24,8 +24,13 @@ constexpr int kChunkBytes = 64;
 constexpr int kHalfBytes = kOctet * kChunkBytes;  // of weights, for one chunk
 constexpr int kHalfSums = kOctet * kRowsAtOnce;   // of a half, in a warp
 
-enum class Format : int { float32, tf32, bfloat16, float16 };  // of products; sums and states are float32
-constexpr int kFormats = 4;
+// Formats of products, and the bytes of an operand; sums and states are float32.
+#define RNN_CUDA_FORMATS(X) X(float32, 4) X(tf32, 4) X(bfloat16, 2) X(float16, 2)
+
+#define RNN_CUDA_FORMAT(name, bytes) name,
+enum class Format : int { RNN_CUDA_FORMATS(RNN_CUDA_FORMAT) count };
+#undef RNN_CUDA_FORMAT
+constexpr int kFormats = static_cast<int>(Format::count);
 
 struct ProductPlan {
   int gates;     // halves of an octet
@@ -45,8 +50,11 @@ struct Plan {
 // Whether thread blocks wait for each other. Without products, they give each other nothing.
 constexpr bool blocks_meet(const Plan& plan) { return plan.unit_blocks > 1 && plan.product[0].chunks > 0; }
 
-// Whether the kernels can run a cell: its phases have one product each, of h_prev and then of a slot.
+// Whether the kernels can run a cell: its phases have one product each, of h_prev and then of a slot; bias_hh has all
+// gates or none; and the gradient of c is kept by pointwise steps.
 constexpr bool runs(const CellFacts& f) {
+  if (f.recurrent_gates != 0 && f.recurrent_gates != f.gates) return false;
+  if (f.states == 2 && !f.state[1].carries) return false;
   if (f.products != f.phases || f.phases > kMaxCudaProducts || f.states > 2) return false;
   if (f.below || f.clocked || f.reduces) return false;
   for (int g = 0; g < f.gates; ++g) {

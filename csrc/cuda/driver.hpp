@@ -47,17 +47,19 @@ struct DriverCalls {
 
 enum class Kind : int { forward, backward, meet, pack };
 constexpr int kKinds = 4;
-constexpr const char* kFormatNames[kFormats] = {"float32", "tf32", "bfloat16", "float16"};
+#define RNN_CUDA_FORMAT_NAME(name, bytes) #name,
+constexpr const char* kFormatNames[kFormats] = {RNN_CUDA_FORMATS(RNN_CUDA_FORMAT_NAME)};
+#undef RNN_CUDA_FORMAT_NAME
 
 // A GPU with its primary context, which other libraries of this process share, and the kernels in it.
 struct Device {
   int ordinal = 0;
   std::string name;
   int multiprocessors = 0;
-  int shared_bytes = 0;  // that one block may have
+  int shared_bytes = 0;  // of one thread block
   void* context = nullptr;
   void* kernel[kKinds][kFormats] = {};      // by kind and format
-  int most_threads[kKinds][kFormats] = {};  // in a block
+  int most_threads[kKinds][kFormats] = {};  // in a thread block
 };
 
 class Driver {

@@ -16,15 +16,13 @@ RNN_DEVICE void meet(const Arguments& a) {
 
 }  // namespace
 
-#define RNN_CUDA_FORMATS(X)       \
-  X(float32, FormatFloat32)       \
-  X(tf32, FormatTF32)             \
-  X(bfloat16, Format16<bfloat16>) \
-  X(float16, Format16<float16>)
-
-#define RNN_CUDA_KERNELS(name, Format)                                                                        \
-  RNN_KERNEL fusedrnn_forward_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { Forward<Format>(a).run(); }   \
-  RNN_KERNEL fusedrnn_backward_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { Backward<Format>(a).run(); } \
-  RNN_KERNEL fusedrnn_meet_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { meet<Format>(a); }               \
-  RNN_KERNEL fusedrnn_pack_##name(const RNN_CONSTANT_ARGUMENT PackArguments p) { pack<Format>(p); }
+#define RNN_CUDA_KERNELS(name, bytes)                                                                           \
+  RNN_KERNEL fusedrnn_forward_##name(const RNN_CONSTANT_ARGUMENT Arguments a) {                                 \
+    Forward<FormatOf<Format::name>>(a).run();                                                                   \
+  }                                                                                                             \
+  RNN_KERNEL fusedrnn_backward_##name(const RNN_CONSTANT_ARGUMENT Arguments a) {                                \
+    Backward<FormatOf<Format::name>>(a).run();                                                                  \
+  }                                                                                                             \
+  RNN_KERNEL fusedrnn_meet_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { meet<FormatOf<Format::name>>(a); } \
+  RNN_KERNEL fusedrnn_pack_##name(const RNN_CONSTANT_ARGUMENT PackArguments p) { pack<FormatOf<Format::name>>(p); }
 RNN_CUDA_FORMATS(RNN_CUDA_KERNELS)

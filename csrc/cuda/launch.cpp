@@ -24,7 +24,7 @@ void require_room(const Driver& driver, const Device& device, void* kernel, cons
                "cuOccupancyMaxActiveBlocksPerMultiprocessor");
   const int64_t room = static_cast<int64_t>(each) * device.multiprocessors;
   if (room < blocks) {
-    throw std::runtime_error("CUDA: " + std::to_string(blocks) + " blocks must run at once, and " + device.name +
+    throw std::runtime_error("CUDA: " + std::to_string(blocks) + " thread blocks must run at once, and " + device.name +
                              " has room for " + std::to_string(room));
   }
 }
@@ -32,8 +32,7 @@ void require_room(const Driver& driver, const Device& device, void* kernel, cons
 }  // namespace
 
 void run(const Driver& driver, const Device& device, Kind kind, Format format, Arguments a, void* stream) {
-  const CellFacts& facts = facts_of(a.cell);
-  if (!runs(facts)) throw std::invalid_argument(std::string("CUDA: no kernel runs cell '") + facts.name + "'");
+  require_runs(facts_of(a.cell));
   const Plan& plan = a.plan;
   void* const kernel = device.kernel[static_cast<int>(kind)][static_cast<int>(format)];
   for (int p = 0; p < plan.products; ++p) zero(driver, a.exchange[p], exchange_bytes(plan, p), stream);

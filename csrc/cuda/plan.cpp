@@ -10,7 +10,10 @@ namespace {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-int operand_bytes(Format format) { return format == Format::float32 || format == Format::tf32 ? 4 : 2; }
+#define RNN_CUDA_FORMAT_BYTES(name, bytes) bytes,
+constexpr int kOperandBytes[kFormats] = {RNN_CUDA_FORMATS(RNN_CUDA_FORMAT_BYTES)};
+#undef RNN_CUDA_FORMAT_BYTES
+int operand_bytes(Format format) { return kOperandBytes[static_cast<int>(format)]; }
 
 // Gates and K of a product.
 ProductPlan product_of(const CellFacts& f, Format format, int64_t hidden, bool backward, int index) {
@@ -74,9 +77,13 @@ int power_of_two_below(int64_t n) {
 
 }  // namespace
 
+void require_runs(const CellFacts& facts) {
+  if (!runs(facts)) throw std::invalid_argument(std::string("CUDA: no kernel runs cell '") + facts.name + "'");
+}
+
 Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hidden, bool backward,
                const Limits& limits) {
-  if (!runs(facts)) throw std::invalid_argument(std::string("CUDA: no kernel runs cell '") + facts.name + "'");
+  require_runs(facts);
   Plan plan{};
   plan.products = facts.products;
   int gates = 1, chunks = 1;
@@ -90,7 +97,7 @@ Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hid
   const int64_t budget = limits.shared_bytes - plan.shared_bytes;
   if (budget < 0 || limits.most_threads < 32) {
     throw std::runtime_error("CUDA: expected a GPU with " + std::to_string(plan.shared_bytes) +
-                             " bytes of shared memory for a block, got " + std::to_string(limits.shared_bytes));
+                             " bytes of shared memory for a thread block, got " + std::to_string(limits.shared_bytes));
   }
 
   Plan best{};
@@ -116,6 +123,7 @@ Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hid
 }
 
 PackArguments make_pack(const CellFacts& f, Format format, int64_t hidden, bool backward, int product) {
+  require_runs(f);
   const Product& p = f.product[product];
   PackArguments pack{};
   pack.hidden = hidden;

@@ -12,6 +12,9 @@ struct Limits {
   int multiprocessors, shared_bytes, most_threads;  // shared memory and threads that one thread block may have
 };
 
+// Throws std::invalid_argument for a cell that the kernels do not run.
+void require_runs(const CellFacts& facts);
+
 // Throws std::invalid_argument for a cell that the kernels do not run, and std::runtime_error if a thread block
 // can have too little shared memory.
 Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hidden, bool backward,

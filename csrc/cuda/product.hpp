@@ -118,6 +118,30 @@ struct Format16 : Tensor<T> {
   }
 };
 
+using fusedrnn::cuda::Format;
+
+// The format of a name.
+template <Format kFormat>
+struct NamedFormat;
+template <>
+struct NamedFormat<Format::float32> {
+  using type = FormatFloat32;
+};
+template <>
+struct NamedFormat<Format::tf32> {
+  using type = FormatTF32;
+};
+template <>
+struct NamedFormat<Format::bfloat16> {
+  using type = Format16<bfloat16>;
+};
+template <>
+struct NamedFormat<Format::float16> {
+  using type = Format16<float16>;
+};
+template <Format kFormat>
+using FormatOf = typename NamedFormat<kFormat>::type;
+
 template <class Storage>
 RNN_DEVICE float load_element(const void* from, int64_t i) {
   return widen(static_cast<const Storage*>(from)[i]);

@@ -51,3 +51,7 @@ def __getattr__(name: str) -> _Any:
     if name == "reference":  # which most programs never need
         return _import_module(".reference", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "reference"]

@@ -17,41 +17,54 @@ from __future__ import annotations
 from typing import Any
 
 from . import _core
+from .aliases import Array, Lengths
 from .backends import Loaded
 from .cells.spec import CellSpec, Gradients, Output
-from .types import Array, Lengths
 from .weights import CLASSES, Weights
 
 States = tuple[Array | None, ...]
 
 
 class Reserve:
-    """What forward keeps for backward. Backward uses it up: its memory becomes gradients."""
+    """What forward keeps for backward, which runs on the same backend. Backward uses it up: its memory becomes
+    gradients."""
 
-    __slots__ = ("__weakref__", "_kept", "_shape", "nbytes", "weights")
+    __slots__ = ("__weakref__", "_kept", "_nbytes", "_shape", "_weights")
 
     def __init__(self, weights: Weights, kept: Any, nbytes: int, shape: tuple[int, ...]) -> None:
-        self.weights, self.nbytes, self._shape = weights, nbytes, shape
+        self._weights, self._nbytes, self._shape = weights, nbytes, shape
         self._kept = [kept]  # a list, from which one thread alone can take it; empty once it has been used
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of forward."""
+        return self._weights
 
     @property
     def cell(self) -> str:
         """The name of the cell."""
-        return self.weights.cell
+        return self._weights.cell
 
     @property
     def dtype(self) -> Any:
-        return self.weights.dtype
+        return self._weights.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return self._nbytes
 
     @property
     def used(self) -> bool:
         return not self._kept
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a Reserve serves one backward: it cannot be copied or pickled")
+
     def __repr__(self) -> str:
         seq_len, batch_size, _ = self._shape
-        sizes = f"seq_len={seq_len}, batch_size={batch_size}, hidden_size={self.weights.hidden_size}"
+        sizes = f"seq_len={seq_len}, batch_size={batch_size}, hidden_size={self._weights.hidden_size}"
         used = ", used" if self.used else ""
-        return f"<fusedrnn.Reserve of {self.cell}, {sizes}, {self.dtype}, {self.nbytes} bytes{used}>"
+        return f"<fusedrnn.Reserve of {self.cell}, {sizes}, {self.dtype}, {self._nbytes} bytes{used}>"
 
 
 def _named(result: Any, results: dict[str, Any]) -> Any:
@@ -86,17 +99,18 @@ def backward(
     if not isinstance(reserve, Reserve):
         expected = f"a Reserve, as {spec.family}_forward returns it"
         raise TypeError(f"reserve: expected {expected}, got {type(reserve).__name__}")
-    if reserve.weights._spec.family != spec.family:
+    w = reserve._weights
+    if w._spec.family != spec.family:
         raise TypeError(f"reserve: expected one of {spec.family}_forward, got one of cell {reserve.cell!r}")
     try:
         kept = reserve._kept.pop()
     except IndexError:
         raise ValueError("reserve: expected one that no backward has used, got one that has been used") from None
     try:
-        result: Gradients = _named(spec.gradients, reserve.weights._loaded.backward(kept, dy, dstates, dabove))
+        result: Gradients = _named(spec.gradients, w._loaded.backward(kept, dy, dstates, dabove))
         return result
     except BaseException:
-        if not getattr(kept, "overwritten", False):
+        if not w._loaded.overwritten(kept):
             reserve._kept.append(kept)
         raise
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copyreg
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from .aliases import Array, Maybe
 from .backends import Loaded, load
 from .cells.spec import CellSpec
-from .types import Array
 
-CLASSES: dict[str, str] = {}  # the names of weights classes by family
+CLASSES: dict[str, str] = {}  # the names of weights classes, by the names of their functions
 
 
 class _Array:
@@ -41,13 +41,21 @@ class Weights:
     calls on them run there; cells that cannot raise NotImplementedError. Weights can be copied and pickled.
     """
 
+    if TYPE_CHECKING:
+        weight_ih: Array
+        weight_hh: Array
+        bias_ih: Maybe
+        bias_hh: Maybe
+    else:  # PyTorch's four; None where a cell has no such parameter
+        weight_ih, weight_hh, bias_ih, bias_hh = _Array(), _Array(), _Array(), _Array()
     _names: tuple[str, ...] = ()  # of the parameters that any cell of the family has
     _initialised = False
     _loaded: Loaded
     _spec: CellSpec[Any, Any]
     _values: dict[str, Any]
 
-    def __init_subclass__(cls, specs: tuple[CellSpec[Any, Any], ...] = ()) -> None:
+    def __init_subclass__(cls, specs: tuple[CellSpec[Any, Any], ...] = (), **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
         for spec in specs:
             CLASSES[spec.family] = cls.__name__
             cls._names += tuple(name for name in spec.names if name not in cls._names)
@@ -69,20 +77,26 @@ class Weights:
             raise RuntimeError(f"{type(self).__name__}: weights are a snapshot, and cannot be initialised again")
         if not isinstance(spec, CellSpec):
             raise TypeError(f"spec: expected a CellSpec, got {type(spec).__name__}")
-        if not isinstance(arguments, dict) or (spec.values and not arguments.keys() >= set(spec.values)):
-            expected = f"a dict of parameters and {', '.join(spec.values) or 'no values'}"
-            raise TypeError(f"arguments: expected {expected}, got {type(arguments).__name__}")
+        if not isinstance(arguments, dict):
+            raise TypeError(f"arguments: expected a dict, got {type(arguments).__name__}")
+        for name in spec.values:
+            if name not in arguments:
+                raise TypeError(f"{name}: expected a value among the arguments, got none")
         self._spec = spec
         self._values = {name: arguments[name] for name in spec.values} if spec.values else {}
         self._loaded = backend(spec, arguments, self._values)
         self._initialised = True
 
-    def __getattr__(self, name: str) -> Any:
-        if not self._initialised and not name.startswith("__"):
-            raise AttributeError(f"{type(self).__name__}: these weights have not been initialised")
-        if self._initialised and name in self._spec.names:
-            return self._array(name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if not self._initialised and not name.startswith("__"):
+                raise AttributeError(f"{type(self).__name__}: these weights have not been initialised")
+            if self._initialised and name in self._spec.names:
+                return self._array(name)
+            if self._initialised and name in self._options:
+                return self._options[name]
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def spec(self) -> CellSpec[Any, Any]:
@@ -135,25 +149,17 @@ class Weights:
         sizes = f"input_size={self.input_size}, hidden_size={self.hidden_size}, {self._loaded.format}"
         return f"<fusedrnn.{type(self).__name__} of {self.cell}, {', '.join([sizes, *options, *given])}>"
 
-    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Attributes, and those in slots of subclasses."""
-        state = object.__reduce_ex__(self, 2)[2]
-        attributes, slots = state if isinstance(state, tuple) else (state, None)
-        return dict(attributes or {}), slots or {}
-
-    def _set_state(self, attributes: dict[str, Any], slots: dict[str, Any]) -> None:
-        self.__dict__.update(attributes)
-        for name, value in slots.items():
-            setattr(self, name, value)
-
     def __copy__(self) -> Weights:
         other = object.__new__(type(self))
-        other._set_state(*self._state())
+        _set_state(other, *_state(self))
         return other
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """By arrays, options and format, so that a copy is packed anew where it is made."""
-        attributes, slots = self._state()
+        """By arrays, options and format, so that a copy is packed anew where it is made. A subclass may have a
+        `__reduce__` of its own."""
+        if type(self).__reduce__ is not object.__reduce__:
+            return self.__reduce__()
+        attributes, slots = _state(self)
         loaded = attributes.pop("_loaded", None)
         if loaded is None:
             raise AttributeError(f"{type(self).__name__}: these weights have not been initialised")
@@ -162,11 +168,27 @@ class Weights:
 
     def __setstate__(self, state: tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]) -> None:
         attributes, slots, arrays, form = state
-        self._set_state(attributes, slots)
+        _set_state(self, attributes, slots)
         self._loaded = load(self._spec, arrays, self._values, form)
+
+
+def _state(w: Weights) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Attributes, and those in slots of subclasses."""
+    slots = copyreg._slotnames(type(w))  # type: ignore[attr-defined]
+    return dict(w.__dict__), {name: getattr(w, name) for name in slots if hasattr(w, name)}
+
+
+def _set_state(w: Weights, attributes: dict[str, Any], slots: dict[str, Any]) -> None:
+    w.__dict__.update(attributes)
+    for name, value in slots.items():
+        setattr(w, name, value)
 
 
 def one_of(name: str, value: Any, valid: Iterable[str]) -> None:
     """Raises ValueError, naming the valid ones, if value is none of them."""
-    if value not in valid:
+    try:
+        known = value in valid
+    except TypeError:  # one that cannot be looked up
+        known = False
+    if not known:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, valid))}, got {value!r}")

@@ -40,8 +40,10 @@ class Loaded(Protocol):
         """The results, the object that backward needs, and its size in bytes."""
 
     def backward(self, kept: Any, dy: Any, dstates: States, dabove: Any) -> dict[str, Any]:
-        """The gradients. `kept` serves once; if it has an attribute `overwritten` that is true, a call that raised has
-        used it up."""
+        """The gradients. `kept` serves once."""
+
+    def overwritten(self, kept: Any) -> bool:
+        """Whether a backward that raised has used `kept` up."""
 
     def step(self, x: Any, states: States, out: States, inputs: dict[str, Any]) -> tuple[Any, ...]:
         """The new states, in `out` where that is not None."""
@@ -55,7 +57,9 @@ def native_cell(spec: CellSpec[Any, Any]) -> _core.Cell:
     known, cell = _native_cells.get(spec.cell, (None, None))
     if cell is None or known is not spec:
         parameters = [(p.name, p.role, p.gates, p.depth, p.required, p.symbols) for p in spec.parameters]
-        cell = _core.make_cell(spec.cell, parameters)
+        states = [(s.name, s.units) for s in spec.states]
+        further = spec.below is not None, spec.numbered is not None
+        cell = _core.make_cell(spec.cell, parameters, len(spec.gates), states, *further)
         _native_cells[spec.cell] = spec, cell
     return cell
 

@@ -67,6 +67,13 @@ class CheckedWeights:
             raise ValueError(_core.wrong_shape(name, symbols, shape, tuple(a.shape)))
         return self.library.contiguous(a)
 
+    def one_step(self, x: Any) -> Any:
+        """The input of one step, ``(B, I)``, as a sequence of one."""
+        symbols = "(batch_size, input_size)"
+        if self.library.owns(x):
+            self.require_rank("x", symbols, 2, x)
+        return self.checked("x", symbols, (*getattr(x, "shape", ())[:1], self.input_size), x)[None]
+
     def states(self, form: str, batch_size: int, states: tuple[Any, ...]) -> list[Any]:
         """The states, or gradients of states, whose names are `form` of the states' own; None where they are None."""
         return [
@@ -89,7 +96,7 @@ class CheckedWeights:
             name, shape = f"out ({s.name})", (batch_size, s.units * self.hidden_size)
             self.checked(name, s.symbols, shape, a)
             if not self.library.is_contiguous(a):
-                raise ValueError(f"{name}: expected a C-contiguous array, got a strided one")
+                raise ValueError(_core.wrong_layout(name, "C-contiguous", "strided"))
         return out
 
 
@@ -122,7 +129,8 @@ class Arguments:
             if value is not None and name not in spec.further_inputs:
                 raise ValueError(_core.wrong_type(name, f"None for cell {spec.cell!r}", type(value).__name__))
         self.below = w.sequence(spec.below, T, B, inputs[spec.below]) if spec.below else None
-        self.start = _core.read_start(inputs[spec.numbered], B) if spec.numbered else None
+        start = inputs[spec.numbered] if spec.numbered else None
+        self.start = _core.read_start(0 if start is None else start, B)
 
     def _checked_lengths(self, lengths: Any) -> Any:
         """In the library's memory, int64 in 0..T. Lengths from the CPU are checked. To read lengths on a GPU would mean
@@ -134,7 +142,7 @@ class Arguments:
             return library.from_numpy(_core.read_lengths(lengths, self.B, self.T), w.device)
         w.require_device("lengths", lengths)
         if library.dtype(lengths) not in INTEGERS:
-            raise TypeError(f"lengths: expected integers, got dtype {library.dtype(lengths)}")
+            raise TypeError(_core.wrong_type("lengths", "integers", f"dtype {library.dtype(lengths)}"))
         if tuple(lengths.shape) != (self.B,):
             raise ValueError(_core.wrong_shape("lengths", "(batch_size,)", (self.B,), tuple(lengths.shape)))
         return library.contiguous(library.cast(lengths, "int64").clip(0, self.T))

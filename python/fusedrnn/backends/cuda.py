@@ -90,9 +90,11 @@ class CudaWeights(CheckedWeights):
             raise ValueError(_core.wrong_type("dc", f"None for cell {self.spec.cell!r}", type(dabove).__name__))
         return kept.backward(dy, dstates)
 
+    def overwritten(self, kept: Kept) -> bool:
+        return kept.overwritten
+
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
-        self.require_rank("x", "(batch_size, input_size)", 2, x)
-        call = Arguments(self, x[None], states, None, False, inputs, form="{}")
+        call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
         results = self._run(call, None, self.outputs(call.B, out))
         h = results["y"][0] if out[0] is None else out[0]
         return (h, *(results[f"{s.name}_n"] for s in self.spec.states[1:]))

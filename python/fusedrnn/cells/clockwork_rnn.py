@@ -8,8 +8,8 @@ from collections.abc import Iterable
 import numpy as np
 import numpy.typing as npt
 
+from ..aliases import Array, Lengths, Maybe, Start
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, Maybe, Start
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
@@ -63,6 +63,9 @@ class ClockworkRNNWeights(Weights, specs=SPECS):
             hidden_size; weight_hh other than zero where a unit would see a shorter period; an unknown nonlinearity.
         TypeError: not arrays, or another dtype; periods that are no integers.
     """
+
+    periods: tuple[int, ...]
+    nonlinearity: str
 
     def __init__(
         self,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, Maybe
 from ..weights import Weights
 from .spec import C, CellSpec, H, affine, vectors
 
@@ -81,6 +81,12 @@ class DepthGatedLSTMWeights(Weights, specs=SPECS):
         ValueError: shapes do not fit.
         TypeError: not arrays, or another dtype.
     """
+
+    peephole_i: Maybe
+    peephole_f: Maybe
+    peephole_o: Maybe
+    peephole_d: Maybe
+    peephole_below: Maybe
 
     def __init__(
         self,

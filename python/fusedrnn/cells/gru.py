@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, Maybe
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
@@ -44,6 +44,9 @@ class GRUWeights(Weights, specs=SPECS):
         ValueError: shapes do not fit; an unknown z_weighs.
         TypeError: not arrays, or another dtype; reset_after is no bool.
     """
+
+    reset_after: bool
+    z_weighs: str
 
     def __init__(
         self,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, Maybe
 from ..weights import Weights, one_of
 from .results import Output
 from .spec import CellSpec, Parameter, vectors
@@ -50,6 +50,8 @@ class IndRNNWeights(Weights, specs=SPECS):
         ValueError: shapes do not fit, or an unknown nonlinearity.
         TypeError: not arrays, or another dtype.
     """
+
+    nonlinearity: str
 
     def __init__(
         self, weight_ih: Array, weight_hh: Array, bias_ih: Maybe = None, *, nonlinearity: str = "relu"

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, Maybe
 from ..weights import Weights
 from .results import LSTMOutput, Output
 from .spec import C, CellSpec, H, Parameter, vectors
@@ -87,6 +87,10 @@ SPECS = (LAYER_NORM_LSTM, LAYER_NORM_GRU)
 class _LayerNormWeights(Weights):
     """What the layer-normalised cells have in common."""
 
+    epsilon: float
+    gain_ih: Array
+    gain_hh: Array
+
     def __init__(self, spec: CellSpec[Any, Any], arguments: dict[str, Any]) -> None:
         epsilon, dtype = arguments["epsilon"], getattr(arguments["weight_ih"], "dtype", None)
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)):
@@ -115,6 +119,9 @@ class LayerNormLSTMWeights(_LayerNormWeights, specs=(LAYER_NORM_LSTM,)):
         ValueError: shapes do not fit; epsilon is not positive.
         TypeError: not arrays, or another dtype; a gain is missing; epsilon is no number.
     """
+
+    gain_c: Array
+    bias_c: Maybe
 
     def __init__(
         self,

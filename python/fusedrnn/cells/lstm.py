@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, Maybe
 from ..weights import Weights, one_of
 from .results import LSTMOutput
 from .spec import C, CellSpec, H, Parameter, affine, vectors
@@ -96,6 +96,11 @@ class LSTMWeights(Weights, specs=SPECS):
         ValueError: shapes do not fit; an unknown variant; a peephole of a gate that the variant lacks.
         TypeError: not arrays, or another dtype.
     """
+
+    variant: str
+    peephole_i: Maybe
+    peephole_f: Maybe
+    peephole_o: Maybe
 
     def __init__(
         self,

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..types import Array, Maybe
-
-__all__ = ["Gradients", "LSTMOutput", "Output"]
+from ..aliases import Array, Maybe
 
 __all__ = ["Gradients", "LSTMOutput", "Output"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
-from ..types import Array, Lengths, Maybe
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
@@ -27,6 +27,8 @@ class RNNWeights(Weights, specs=SPECS):
         ValueError: shapes do not fit, or an unknown nonlinearity.
         TypeError: not arrays, or another dtype.
     """
+
+    nonlinearity: str
 
     def __init__(
         self,

@@ -77,7 +77,8 @@ H, C = StateSpec("h"), StateSpec("c")
 
 @dataclass(frozen=True)
 class CellSpec(Generic[Output, Gradients]):
-    """One cell of a family. The cells of a family differ in parameters, gates and options, and share all else."""
+    """One cell of a family. The cells of a family differ in parameters, gates and options, and share all else. Raises
+    ValueError if results are not named after states and parameters."""
 
     family: str  # the name of the public functions
     output: type[Output]  # of inference and forward: a NamedTuple
@@ -86,7 +87,9 @@ class CellSpec(Generic[Output, Gradients]):
     gates: str  # in the order in which they are stacked, one letter each
     states: tuple[StateSpec, ...] = (H,)
     cell: str = ""  # its name in the native list; by default the family's
-    options: Mapping[str, Any] = field(default_factory=dict)  # the arguments of the weights that choose this cell
+    options: Mapping[str, Any] = field(
+        default_factory=dict, hash=False
+    )  # the arguments of the weights that choose this cell
     values: tuple[str, ...] = ()  # the names of further arguments of the weights, which belong to each object
     below: str | None = None  # a further input (T, B, H): a state of the layer below
     above: str | None = None  # the state of every step, (T, B, H), which is a further output
@@ -96,6 +99,12 @@ class CellSpec(Generic[Output, Gradients]):
     def __post_init__(self) -> None:
         object.__setattr__(self, "cell", self.cell or self.family)
         object.__setattr__(self, "names", tuple(p.name for p in self.parameters))
+        results = ["y", *(f"{s.name}_n" for s in self.states), *([self.above] if self.above else [])]
+        if list(self.output._fields) != results:  # type: ignore[attr-defined]
+            raise ValueError(f"output: expected the fields {', '.join(results)} of {self.cell}")
+        names = {f"d{name}" for name in ("x", *(f"{s.name}0" for s in self.states), *self.names)}
+        if missing := names - set(self.gradients._fields):  # type: ignore[attr-defined]
+            raise ValueError(f"gradients: expected the fields {', '.join(sorted(missing))} of {self.cell}")
 
     @property
     def further_inputs(self) -> tuple[str, ...]:

@@ -46,13 +46,18 @@ def _on_reference(function: Callable[..., Any]) -> Callable[..., Any]:
             raise TypeError("reserve: expected one of fusedrnn.reference, got one of fusedrnn")
         return function(*bound.args, **bound.kwargs)
 
+    run.__module__ = __name__  # where it is found, by pickle too
     return run
 
 
 EQUATIONS.update(
     (family, import_module(f"{__name__}.{family}")) for family in dict.fromkeys(s.family for s in SPECS.values())
 )
-__all__ = [name for family in FAMILIES for name in family.__all__ if name.islower()]
-globals().update(
-    {name: _on_reference(getattr(family, name)) for family in FAMILIES for name in family.__all__ if name.islower()}
-)
+FUNCTIONS = {
+    name: function
+    for module in FAMILIES
+    for name, function in vars(module).items()
+    if name in module.__all__ and inspect.isfunction(function)
+}
+globals().update({name: _on_reference(function) for name, function in FUNCTIONS.items()})
+__all__ = list(FUNCTIONS)

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..aliases import Array
 from ..backends.arrays import NumPy
 from ..backends.checked import Arguments, CheckedWeights
 from ..cells.families import SPECS
 from ..cells.spec import CellSpec
-from ..types import Array
 
 Results = dict[str, Any]
 EQUATIONS: dict[str, Any] = {}  # by the names of families: an object with `step` and `step_backward`
@@ -101,13 +101,18 @@ class ReferenceWeights(CheckedWeights):
         gradients |= {f"d{s.name}0": value for s, value in zip(spec.states, d, strict=True)}
         return {"dx": dx} | gradients | ({f"d{spec.below}": dbelow} if spec.below else {})
 
+    def overwritten(self, kept: Any) -> bool:
+        return False
+
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
-        below = self.spec.below
+        x, below = self.one_step(x), self.spec.below
         if below and inputs[below] is not None:
-            inputs = inputs | {below: inputs[below][None]}
-        results = self.forward(x[None], states, None, False, inputs, "{}")[0]
+            shape = (x.shape[1], self.hidden_size)
+            one = self.checked(below, "(batch_size, hidden_size)", shape, inputs[below])
+            inputs = inputs | {below: one[None]}
+        results = self.forward(x, states, None, False, inputs, "{}")[0]
         new = [results[f"{s.name}_n"] for s in self.spec.states]
-        for target, value in zip(self.outputs(len(x), out), new, strict=True):
+        for target, value in zip(self.outputs(x.shape[1], out), new, strict=True):
             if target is not None:
                 target[...] = value
         return tuple(value if target is None else target for target, value in zip(out, new, strict=True))

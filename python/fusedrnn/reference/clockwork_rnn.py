@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ..aliases import Array
 from ..cells.clockwork_rnn import ClockworkRNNWeights
-from ..types import Array
 from .common import Arrays, States
 from .rnn import step as rnn_step
 from .rnn import step_backward as rnn_step_backward

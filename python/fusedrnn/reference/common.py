@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..types import Array
+from ..aliases import Array
 
 States = tuple[Array, ...]
 Arrays = dict[str, Array]  # by name: what a step saves for backward; gradients of parameters

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..types import Array
+from ..aliases import Array
 from .common import Arrays, States, bias, sigmoid
 from .lstm import peep, peep_backward
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..types import Array
+from ..aliases import Array
 
 
 def normalise(v: Array, gates: int, epsilon: float) -> tuple[Array, Array]:

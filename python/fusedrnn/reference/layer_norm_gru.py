@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..types import Array
+from ..aliases import Array
 from .common import Arrays, States, sigmoid
 from .layer_norm import layer_norm, layer_norm_backward
 

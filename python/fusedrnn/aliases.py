@@ -1,4 +1,4 @@
-"""The types in signatures."""
+"""Aliases of types, for signatures."""
 
 from __future__ import annotations
 
