@@ -112,7 +112,7 @@ def emptied(value: dict[Any, Any], rng: Rng) -> dict[Any, Any]:
         return copied
     name = names[rng.integers(len(names))]
     a = copied[name]
-    if isinstance(a, np.ndarray) and a.ndim > 0 and rng.random() < 0.7:
+    if type(a) is np.ndarray and a.ndim > 0 and not a.dtype.hasobject and rng.random() < 0.7:
         pages = np.frombuffer(mmap.mmap(-1, 2 * a.nbytes + 1), a.dtype, 2 * a.size)  # which free memory is without
         wide: Any = pages.reshape(*a.shape, 2).view(EmptyingArray)[..., 0]
         wide[...] = a
