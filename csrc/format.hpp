@@ -1,4 +1,4 @@
-// The formats of weights: in what type they are stored, and in what type everything is computed. Packing and
+// The formats of weights: the type in which they are stored, and the type in which everything is computed. Packing and
 // micro-kernels see the storage; problems, pointwise steps and reserves see the type of computation.
 //
 // A new format is a line here, its storage's load and store (cpu/storage.hpp) and, if it keeps more than elements, its

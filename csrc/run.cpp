@@ -98,8 +98,8 @@ struct EvenCuts {
   int64_t operator()(int64_t tiles, int64_t part, int64_t parts) const { return tiles * part / parts; }
 };
 
-// The same, of parts in which forward of units with clocks takes equal time: a tile costs what each clock costs that
-// has units in it.
+// The same, for a cell with clocks: parts whose forward steps cost the same. A tile costs the sum, over the clocks that
+// have units in it, of the inputs of such a unit divided by the clock's period.
 template <class F>
 struct ClockCuts {
   const Problem<typename F::Compute>& p;

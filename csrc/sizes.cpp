@@ -33,7 +33,7 @@ class Counted {
 // More than the parts of a worker's scratch whose size is constant, in elements. Clocks may make a chunk larger by
 // kMostLanes times.
 constexpr int64_t kPerWorker = 1 << 24;
-static_assert(kChunkBytes * (1 + kMostLanes) <= (kPerWorker / 2) * static_cast<int64_t>(sizeof(float)));
+static_assert(kProjectionBytes * (1 + kMostLanes) <= (kPerWorker / 2) * static_cast<int64_t>(sizeof(float)));
 constexpr int64_t kPerClock = 8;            // more than a clock's place in time and its pointers
 constexpr int64_t kPerRow = kMaxSums + 64;  // more than a worker keeps for a row: sums over units, pointers
 constexpr int64_t kRounding = 64 * (4 + kMaxProducts * kMaxDepth);  // as arrays begin at multiples of 64 bytes
@@ -64,7 +64,7 @@ std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64
   const Counted clocks = f.clocked ? Counted(hidden) : Counted(0);
   const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) +
                       units * kPerRow + units * (f.clocked ? 1 + kMostLanes : 1) * f.gates + clocks * 2 * kMostThreads;
-  // Of a worker: zeros, a stretch of operands, what it keeps for each clock.
+  // Of a worker: zeros, a stretch of operands, the state of each clock.
   const Counted worker =
       units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * kStretch + clocks * kPerClock + kPerWorker;
   return (((Counted(seq_len) * step + row) * batch + worker * kMostThreads) * kLargestElement).value();

@@ -8,10 +8,10 @@
 
 namespace fusedrnn {
 
-constexpr int kMostThreads = 1024;                // of a call
-constexpr int kMostLanes = 16;                    // of any ISA's vectors
-constexpr std::int64_t kStretch = 256;            // of a sum over steps and rows (cpu/batched.hpp)
-constexpr std::int64_t kChunkBytes = 512 * 1024;  // of a projection that waits for the recurrence (cpu/forward.hpp)
+constexpr int kMostThreads = 1024;                     // of a call
+constexpr int kMostLanes = 16;                         // of any ISA's vectors
+constexpr std::int64_t kStretch = 256;                 // of a sum over steps and rows (cpu/batched.hpp)
+constexpr std::int64_t kProjectionBytes = 512 * 1024;  // of steps that wait for the recurrence (cpu/forward.hpp)
 
 // At least the bytes of all arrays of weights of this size, or of one of their packed forms; none if 64 bits cannot
 // count them. Sizes are at least 1.

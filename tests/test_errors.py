@@ -192,7 +192,7 @@ def test_native_methods_take_the_right_types() -> None:
 
 
 class Emptying:
-    """An integer, a text, or a number's equal that empties a container when it is asked."""
+    """An integer and a text that empty a container when they are read."""
 
     def __init__(self, container: Any) -> None:
         self.container = container

@@ -1,4 +1,4 @@
-// What every call is given: sizes, states, lengths, further inputs; checked, and kept for as long as the call needs it.
+// The arguments of every call: sizes, states, lengths, further inputs; checked, and alive as long as the call.
 // States come as tuples in the cell's order, each an array or None for zeros.
 #pragma once
 
@@ -34,6 +34,15 @@ inline std::vector<int64_t> read_lengths(py::handle h, int64_t batch, int64_t se
   return lengths;
 }
 
+// The names of further inputs and outputs of cells, and of their gradients.
+struct Names {
+  Name y{"y"}, c{"c"}, c_below{"c_below"}, start{"start"}, dx{"dx"}, dc{"dc"}, dc_below{"dc_below"};
+};
+inline const Names& names() {
+  static const Names all;
+  return all;
+}
+
 // How many steps each row's clocks have counted: an integer for all rows, or one for each.
 inline std::vector<int64_t> read_start(py::handle h, int64_t batch) {
   const bool for_all = !PySequence_Check(h.ptr()) && PyIndex_Check(h.ptr());
@@ -57,12 +66,12 @@ struct FurtherInputs {
     if (inputs.empty()) return;
     for (const auto& [key, value] : copied(inputs)) {
       const std::string name = text_of(key);
-      if (name == "c_below" && w.facts().below) {
+      if (name == names().c_below.text && w.facts().below) {
         below = py::reinterpret_borrow<py::object>(value);
-      } else if (name == "start" && w.facts().clocked) {
+      } else if (name == names().start.text && w.facts().clocked) {
         start = py::reinterpret_borrow<py::object>(value);
       } else if (!value.is_none()) {
-        throw py::value_error(name + ": expected None for cell '" + w.facts().name + "', got " + type_name(value));
+        throw py::value_error(not_taken(name, w.facts().name, type_name(value)));
       }
     }
   }
@@ -110,7 +119,8 @@ struct SequenceArguments {
     if (has_lengths) lengths = read_lengths(lengths_array, n.batch, n.seq_len);
     reverse = read_bool("reverse", is_reverse);
     const FurtherInputs further(w, inputs);
-    below = read_input<T>("c_below", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, further.below, true);
+    below =
+        read_input<T>(names().c_below.c_str(), kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, further.below, true);
     if (!further.start.is_none()) start = read_start(further.start, n.batch);
     x = contiguous<T>(x_array);
   }

@@ -22,14 +22,6 @@ struct PyMemory {
   std::atomic<bool> overwritten{false};  // by backward
 };
 
-struct Names {
-  Name y{"y"}, c{"c"}, c_below{"c_below"}, start{"start"}, dx{"dx"}, dc_below{"dc_below"};
-};
-const Names& names() {
-  static const Names all;
-  return all;
-}
-
 // Results and gradients by name.
 class Results {
  public:
@@ -101,7 +93,8 @@ std::size_t reserve_bytes(const PyWeights& w, const Sizes& n, std::size_t item) 
   return checked_bytes("reserve", {n.seq_len, n.batch, w.facts().slots, n.hidden}, item);
 }
 
-// The results; what backward takes: the reserve's memory, y, and the arguments; and the bytes of that memory.
+// The results; the object for backward, which has the reserve's memory, y and the arguments; and the bytes of the
+// memory.
 template <class F, class T = typename F::Compute>
 py::tuple forward(const PyWeights& w, const Weights<F>& weights, py::handle x, const py::tuple& states,
                   py::handle lengths, py::handle reverse, const py::dict& inputs) {
@@ -164,7 +157,8 @@ class WeightGradients {
   py::object vectors_, matrices_[kMaxMatrices];
 };
 
-[[noreturn]] void fail_kept() { throw py::type_error("kept: expected the second result of forward"); }
+constexpr const char* kBadKept = "kept: expected the second result of forward";
+[[noreturn]] void fail_kept() { throw py::type_error(kBadKept); }
 
 template <class Object>
 Object checked(const py::object& o) {
@@ -172,7 +166,7 @@ Object checked(const py::object& o) {
   return py::reinterpret_borrow<Object>(o);
 }
 
-// What forward returned for backward.
+// The object that forward returned for backward.
 struct Kept {
   py::object memory, y, x, lengths, reverse;
   py::tuple states;
@@ -201,12 +195,11 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   const auto in_y = read_input<T>("y", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, from.y, false);
   auto& taken = from.memory.cast<PyMemory&>();
   const Buffer& memory = taken.buffer;
-  if (memory.bytes() != reserve_bytes(w, n, sizeof(T)))
-    throw py::value_error("kept: expected the second result of forward");
+  if (memory.bytes() != reserve_bytes(w, n, sizeof(T))) throw py::value_error(kBadKept);
   const auto in_dy = read_input<T>("dy", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dy, true);
-  const auto in_dc = read_input<T>("dc", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dc, true);
+  const auto in_dc = read_input<T>(names().dc.c_str(), kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dc, true);
   if (in_dc.data && !w.facts().below) {
-    throw py::value_error(std::string("dc: expected None for cell '") + w.facts().name + "', got " + type_name(dc));
+    throw py::value_error(not_taken(names().dc.text, w.facts().name, type_name(dc)));
   }
   require_count("dstates", dstates, w);
   Results results;
@@ -241,7 +234,7 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   return results.take();
 }
 
-// The states of one step: new arrays, or those of the caller, which must overlap no input and not each other.
+// The states of one step: new arrays, or the caller's arrays, which must overlap no input and not each other.
 template <class T>
 py::tuple step_outputs(const PyWeights& w, int64_t batch, py::handle x, py::handle below, const py::tuple& states,
                        const py::tuple& out, Problem<T>& p) {
@@ -260,7 +253,7 @@ py::tuple step_outputs(const PyWeights& w, int64_t batch, py::handle x, py::hand
     const char* const name = state.out.c_str();
     to = write_output<T>(name, state.symbols.c_str(), {batch, units}, given);
     require_apart(name, given, "x", x);
-    require_apart(name, given, "c_below", below);
+    require_apart(name, given, names().c_below.c_str(), below);
     for (std::size_t i = 0; i < states.size(); ++i) {
       require_apart(name, given, w.cell->states[i].now.c_str(), states[i]);
     }
@@ -288,7 +281,8 @@ py::tuple step(const PyWeights& w, const Weights<F>& weights, py::handle x, cons
   p.hidden = w.hidden;
   p.x = in_x.data;
   const FurtherInputs further(w, inputs);
-  const auto in_below = read_input<T>("c_below", "(batch_size, hidden_size)", {batch, w.hidden}, further.below, true);
+  const auto in_below =
+      read_input<T>(names().c_below.c_str(), "(batch_size, hidden_size)", {batch, w.hidden}, further.below, true);
   p.below = in_below.data;
   std::vector<int64_t> steps_before;
   if (!further.start.is_none()) steps_before = read_start(further.start, batch);
@@ -329,11 +323,11 @@ constexpr FastCall method = fast_method<PyWeights, kBody, kCount>;
 
 // The values of a dict by a tuple of names; None where it has none.
 py::object by_names(FastArguments a) {
-  const py::tuple names = tuple_of(a[0]);
+  const py::tuple fields = tuple_of(a[0]);
   const py::dict results = dict_of(a[1]);
-  py::tuple values(names.size());
-  for (std::size_t i = 0; i < names.size(); ++i) {
-    values[i] = item_or_none(results, PyTuple_GET_ITEM(names.ptr(), static_cast<Py_ssize_t>(i)));
+  py::tuple values(fields.size());
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    values[i] = item_or_none(results, PyTuple_GET_ITEM(fields.ptr(), static_cast<Py_ssize_t>(i)));
   }
   return std::move(values);
 }

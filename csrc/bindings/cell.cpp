@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "../cells/gradients.hpp"
 #include "../cuda/arguments.hpp"
 
 namespace fusedrnn {
@@ -11,33 +10,20 @@ namespace {
 
 using std::int64_t;
 
-constexpr const char* kRoles[] = {"weight_ih", "matrix", "bias_ih", "bias_hh", "vector"};
+constexpr const char* kRoles[] = {"weight_ih", "matrix", "bias_ih", "bias_hh", "vector"};  // by Role
 constexpr int kRoleCount = sizeof kRoles / sizeof *kRoles;
 
 [[noreturn]] void fail(const std::string& name, const CellFacts& f, const std::string& expected) {
   throw py::value_error(name + ": expected " + expected + " in cell '" + f.name + "'");
 }
 
-Role role_of(GradientTerm::Of target) {
-  switch (target) {
-    case GradientTerm::Of::weight_ih:
-      return Role::weight_ih;
-    case GradientTerm::Of::bias_ih:
-      return Role::bias_ih;
-    case GradientTerm::Of::bias_hh:
-      return Role::bias_hh;
-    case GradientTerm::Of::matrix:
-      return Role::matrix;
-    default:
-      return Role::vector;
-  }
-}
-
 Role role_by_name(const std::string& name) {
+  std::string valid;
   for (int i = 0; i < kRoleCount; ++i) {
     if (name == kRoles[i]) return static_cast<Role>(i);
+    valid += (i ? ", " : "") + std::string(kRoles[i]);
   }
-  throw py::value_error("role: expected one of weight_ih, matrix, bias_ih, bias_hh, vector, got '" + name + "'");
+  throw py::value_error("role: expected one of " + valid + ", got '" + name + "'");
 }
 
 // Where the next matrix or vector lies in the native cell.
@@ -75,12 +61,17 @@ void place(Parameter& p, Places& places) {
   if (p.gates != gates) fail(p.name.text, f, std::to_string(gates) + " gates");
 }
 
-std::vector<StateNames> state_names(const CellFacts& f) {
+// The names of the spec's states, which must be the native cell's states.
+std::vector<StateNames> state_names(const CellFacts& f, const std::vector<StateTuple>& spec) {
   std::vector<StateNames> states;
-  for (int s = 0; s < f.states; ++s) {
-    const std::string n = f.state[s].name, units = std::to_string(f.state[s].units) + "*";
-    states.push_back({n, n + "0", n + "_n", "d" + n + "0", "d" + n + "_n", "out (" + n + ")",
-                      "(batch_size, " + (f.state[s].units == 1 ? "" : units) + "hidden_size)"});
+  for (const auto& [n, units, symbols] : spec) {
+    if (states.size() == static_cast<std::size_t>(f.states)) break;
+    const State& state = f.state[states.size()];
+    if (n != state.name || units != state.units) break;
+    states.push_back({n, n + "0", n + "_n", "d" + n + "0", "d" + n + "_n", "out (" + n + ")", symbols});
+  }
+  if (states.size() != spec.size() || states.size() != static_cast<std::size_t>(f.states)) {
+    fail("states", f, "other states");
   }
   return states;
 }
@@ -102,11 +93,7 @@ PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& par
   PyCell cell{cell_by_name(name), {}, {}};
   const CellFacts& f = cell.facts();
   if (gates != f.gates) fail("gates", f, std::to_string(f.gates));
-  bool same_states = static_cast<int>(states.size()) == f.states;
-  for (int s = 0; same_states && s < f.states; ++s) {
-    same_states = states[static_cast<std::size_t>(s)] == StateTuple(f.state[s].name, f.state[s].units);
-  }
-  if (!same_states) fail("states", f, "other states");
+  cell.states = state_names(f, states);
   if (below != f.below) fail("below", f, f.below ? "a further input" : "no further input");
   if (numbered != f.clocked) fail("numbered", f, f.clocked ? "numbered steps" : "no numbered steps");
   Places places{f};
@@ -118,13 +105,11 @@ PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& par
     cell.parameters.push_back(p);
   }
   places.check_all_taken();
-  cell.states = state_names(f);
   return cell;
 }
 
 py::dict describe_cell(const std::string& name) {
   using namespace py::literals;
-  const auto& operands = kFromNames;
   const CellId id = cell_by_name(name);
   const CellFacts& f = facts_of(id);
   const GradientPlan& plan = gradients_of(id);
@@ -132,9 +117,9 @@ py::dict describe_cell(const std::string& name) {
   for (int i = 0; i < plan.terms; ++i) {
     const GradientTerm& term = plan.term[i];
     const int rows = term.of == GradientTerm::Of::vector ? term.index : term.block;
-    gradients.append(py::dict("of"_a = kRoles[static_cast<int>(role_of(term.of))], "index"_a = term.index,
-                              "rows"_a = rows, "column"_a = term.column,
-                              "from"_a = operands[static_cast<int>(term.from)], "slot"_a = term.slot));
+    gradients.append(py::dict("of"_a = kRoles[static_cast<int>(term.of)], "index"_a = term.index, "rows"_a = rows,
+                              "column"_a = term.column, "from"_a = kFromNames[static_cast<int>(term.from)],
+                              "slot"_a = term.slot));
   }
   for (int i = 0; i < f.products; ++i) {
     if (f.product[i].depth > 0) products.append(i);
@@ -142,7 +127,7 @@ py::dict describe_cell(const std::string& name) {
   for (int m = 0; m < f.matrices; ++m) matrices.append(py::make_tuple(f.matrix[m].blocks, f.matrix[m].depth));
   py::dict states, units;
   for (int s = 0; s < f.states; ++s) {
-    states[operands[1 + s]] = py::make_tuple(s, f.state[s].slot);
+    states[kFromNames[static_cast<int>(From::h_prev) + s]] = py::make_tuple(s, f.state[s].slot);
     units[f.state[s].name] = f.state[s].units;
   }
   return py::dict("cuda"_a = cuda::runs(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,

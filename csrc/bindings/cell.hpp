@@ -8,7 +8,7 @@
 #include <tuple>
 #include <vector>
 
-#include "../cells/facts.hpp"
+#include "../cells/gradients.hpp"
 
 namespace fusedrnn {
 
@@ -25,8 +25,8 @@ struct Name {
   const char* c_str() const { return text.c_str(); }
 };
 
-// Which part of the native cell a parameter is.
-enum class Role { weight_ih, matrix, bias_ih, bias_hh, vector };
+// Which part of the native cell a parameter is: the parts that have gradients.
+using Role = GradientTerm::Of;
 
 struct Parameter {
   Name name, gradient;  // the gradient's name
@@ -52,19 +52,18 @@ struct PyCell {
   const CellFacts& facts() const { return facts_of(id); }
 };
 
+// name, role, gates, depth, required, symbols
 using ParameterTuple = std::tuple<std::string, std::string, std::int64_t, std::int64_t, bool, std::string>;
+using StateTuple = std::tuple<std::string, int, std::string>;  // name, units, symbols
 
-// (name, role, gates, depth, required, symbols) of each parameter: weight_ih first, matrices and vectors in the order
-// of the cell's.
-using StateTuple = std::tuple<std::string, int>;  // name, units
-
-// The parameters, states and further inputs of a spec. Throws py::value_error unless the native cell has just these.
+// The parameters, states and further inputs of a spec: weight_ih first, matrices and vectors in the order of the
+// native cell. Throws py::value_error unless the native cell has just these.
 PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& parameters, int gates,
                  const std::vector<StateTuple>& states, bool below, bool numbered);
 
 CellId cell_by_name(const std::string& name);
 
-// What backends and tests written in Python need to know of a cell.
+// The facts that backends and tests written in Python need.
 py::dict describe_cell(const std::string& name);
 
 }  // namespace fusedrnn

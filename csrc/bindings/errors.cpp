@@ -28,6 +28,10 @@ std::string wrong_rank(const std::string& name, const std::string& symbols, int 
   return name + ": expected " + std::to_string(rank) + " dimensions " + symbols + ", got shape " + shape_text(got);
 }
 
+std::string not_taken(const std::string& name, const std::string& cell, const std::string& got) {
+  return wrong_type(name, "None for cell '" + cell + "'", got);
+}
+
 std::string wrong_size(const std::string& name, const std::string& symbols, const Dims& got) {
   return name + ": expected shape " + symbols + " with hidden_size and input_size at least 1, got " + shape_text(got);
 }
@@ -45,6 +49,7 @@ void register_errors(pybind11::module_& m) {
   m.def("wrong_dtype", &wrong_dtype);
   m.def("wrong_shape", &wrong_shape);
   m.def("wrong_rank", &wrong_rank);
+  m.def("not_taken", &not_taken);
   m.def("wrong_size", &wrong_size);
   m.def("wrong_layout", &wrong_layout);
 }

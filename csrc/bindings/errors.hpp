@@ -16,6 +16,8 @@ std::string wrong_dtype(const std::string& name, const std::string& expected, co
 // `symbols` is the expected shape in words, `dims` in numbers.
 std::string wrong_shape(const std::string& name, const std::string& symbols, const Dims& dims, const Dims& got);
 std::string wrong_rank(const std::string& name, const std::string& symbols, int rank, const Dims& got);
+// Of an argument that the cell does not take.
+std::string not_taken(const std::string& name, const std::string& cell, const std::string& got);
 // Of the array whose shape gives the sizes.
 std::string wrong_size(const std::string& name, const std::string& symbols, const Dims& got);
 std::string wrong_layout(const std::string& name, const std::string& expected, const std::string& got);

@@ -27,7 +27,7 @@ inline std::string item_text(py::handle h, std::size_t i, int64_t value) {
   }
 }
 
-// The value of an int, or of an object that has one (__index__), clamped to what 64 bits hold.
+// The value of an int, or of an object with __index__, clamped to the range of int64.
 inline int64_t integer_of(const char* name, py::handle h, const std::string& where = "") {
   if (PyBool_Check(h.ptr()) || !PyIndex_Check(h.ptr())) fail_integers(name, type_name(h) + where);
   const auto index = py::reinterpret_steal<py::object>(PyNumber_Index(h.ptr()));
@@ -38,7 +38,7 @@ inline int64_t integer_of(const char* name, py::handle h, const std::string& whe
   return overflow < 0 ? std::numeric_limits<int64_t>::min() : std::numeric_limits<int64_t>::max();
 }
 
-// An array's integers as those of From, which holds all values of its dtype; clamped to what int64 holds.
+// An array's integers, read as From, which holds all values of its dtype, and clamped to the range of int64.
 template <class From>
 std::vector<int64_t> values_of(py::handle array) {
   const auto in = py::array_t<From, py::array::c_style | py::array::forcecast>::ensure(array);

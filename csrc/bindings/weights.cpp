@@ -100,7 +100,7 @@ class Parts {
   static void copy(const T* from, int64_t count, T* to) {
     if (from) std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(T));
   }
-  // A matrix that several parameters make up is joined, with zeros for those that are None.
+  // A matrix that several parameters make up is joined, with zeros for a parameter that is None.
   void read_rows(const Parameter& p, const T* from) {
     const int64_t row = p.depth * w_.hidden * w_.hidden, gates = w_.facts().matrix[p.matrix].blocks;
     if (p.gates == gates && from) {

@@ -217,7 +217,7 @@ constexpr bool sums_fit(const CellFacts& f) {
   return true;
 }
 
-// What the drivers of cells with clocks can do.
+// The cells that the drivers of clocks can run.
 constexpr bool clocked_cells_are_simple(const CellFacts& f) {
   return !f.clocked || (f.phases == 1 && f.states == 1 && f.products == 1 && f.slots == 1 && f.gates == 1 &&
                         f.vectors == 0 && f.matrices == 1 && !f.reduces && !f.below && !f.state[0].carries &&

@@ -13,7 +13,7 @@ constexpr int kMaxOperands = 6;
 // and rows of the batch, of the gradients in a slot times an operand. For matrices the product is that of each gradient
 // with each element of the operand, for vectors it is by element, and for biases the operand is one.
 struct GradientTerm {
-  enum class Of : int { weight_ih, bias_ih, matrix, bias_hh, vector } of;
+  enum class Of : int { weight_ih, matrix, bias_ih, bias_hh, vector } of;
   int index;    // which matrix or vector
   int block;    // of the target, as users stack gates
   int column;   // the slot that holds the gradients

@@ -1,4 +1,5 @@
-// The steps of backward, for any cell: where a row's operands lie, what pointwise functions see, and the products.
+// The steps of backward, for any cell: where a row's operands lie, the arguments of pointwise functions, and the
+// products.
 #pragma once
 
 #include "driver.hpp"
@@ -120,7 +121,7 @@ struct StageProduct {
   PackedMatrix<typename F::Storage> weights;
   int64_t depth;                   // 0: the sums stay as they begin
   int64_t source_offset;           // where the gradients begin among the slots
-  bool first_stage;                // the gradients are those of the step after
+  bool first_stage;                // the gradients belong to the step after
   BackwardPointwise<C> pointwise;  // of the main product; else null,
   int extra;                       // and this is the number of the extra
   bool add_carried;                // sums of h's gradient begin with dy; if this is set, with the carried gradient too

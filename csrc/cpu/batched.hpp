@@ -116,7 +116,7 @@ struct Batched {
   Pair* pairs = nullptr;                            // the pairs of a stretch
   C* columns = nullptr;                             // gradients of a stretch, [k][kStrip]
   const C** operands[fusedrnn::kMaxOperands] = {};  // kStretch rows of each operand,
-  C* panels[fusedrnn::kMaxOperands] = {};           // and, of those that matrices are multiplied by, [tile][k][lane]
+  C* panels[fusedrnn::kMaxOperands] = {};           // and, of the operands of matrices, [tile][k][lane]
 
   Batched(const Problem<C>& problem, const PackedWeights<F>& packed, const Gradients<C>& gradients, const Worker& mine,
           const CellFacts& facts, const GradientPlan& gradient_plan)

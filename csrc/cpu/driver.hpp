@@ -1,4 +1,4 @@
-// What the forward and backward drivers share: scratch memory, tiles, time, states. Contracts are asserted in builds
+// Common to the forward and backward drivers: scratch memory, tiles, time, states. Contracts are asserted in builds
 // without NDEBUG, such as the builds for sanitizers.
 #pragma once
 

@@ -18,9 +18,6 @@ template <class F>
 struct Forward {
   using C = typename F::Compute;
   using V = Vec<C>;
-  // The projection of a chunk of steps waits in cache until the recurrence takes it: half of a private L2.
-  static constexpr int64_t kChunkBytes = fusedrnn::kChunkBytes;
-
   const Problem<C>& p;
   const PackedWeights<F>& weights;
   const Worker& worker;
@@ -50,10 +47,11 @@ struct Forward {
         pre_stride(chunk * row_count * facts.gates * V::width),
         states{problem, facts, reinterpret_cast<const C*>(mine.shared), problem.y, problem.slots, !train} {}
 
+  // The steps whose projection waits in cache until the recurrence takes it: half of a private L2.
   static int64_t chunk_steps(const Problem<C>& p, const CellFacts& f, const Worker& mine) {
     const int64_t elements = (mine.row1 - mine.row0) * (mine.tile1 - mine.tile0) * f.gates * V::width;
     const int64_t step_bytes = elements * static_cast<int64_t>(sizeof(C));
-    const int64_t fitting = step_bytes > 0 ? kChunkBytes / step_bytes : 1;
+    const int64_t fitting = step_bytes > 0 ? fusedrnn::kProjectionBytes / step_bytes : 1;
     return fitting < 1 ? 1 : fitting < p.seq_len ? fitting : p.seq_len;
   }
 

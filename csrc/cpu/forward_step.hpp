@@ -1,4 +1,5 @@
-// The steps of forward, for any cell: where a row's operands lie, what pointwise functions see, and the products.
+// The steps of forward, for any cell: where a row's operands lie, the arguments of pointwise functions, and the
+// products.
 #pragma once
 
 #include "driver.hpp"
@@ -156,7 +157,7 @@ struct ProjectOp {
   RNN_INLINE void fetch_end(const Area&) const {}
 };
 
-// What the recurrent products of a phase share: where rows lie, and that sums start from the input's part.
+// Common to the recurrent products of a phase: where rows lie, and that sums start from the input's part.
 template <class F>
 struct RecurrentProduct {
   using Storage = typename F::Storage;

@@ -27,8 +27,7 @@ RNN_INLINE PackedMatrix<S> moved(const PackedMatrix<S>& from, std::int64_t tile,
   return {from.first + tile * from.tile_stride + elements, from.tile_stride};
 }
 
-// What a micro-kernel reads a few tiles through: the vector of this tile, gate and k, of which the elements lie at
-// `from`.
+// Reads a few tiles for a micro-kernel: gives the vector of this tile, gate and k, whose elements lie at `from`.
 template <class V, class S>
 struct WeightReader {
   RNN_INLINE explicit WeightReader(const PackedMatrix<S>&) {}

@@ -34,7 +34,7 @@ struct Span {
   RNN_INLINE std::int64_t size() const { return last - first; }
 };
 
-// What one kernel covers.
+// The rows and tiles of one kernel.
 struct Area {
   std::int64_t row, rows, tile, tiles;
 };

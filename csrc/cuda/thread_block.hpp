@@ -202,7 +202,7 @@ struct ThreadBlock {
   }
 };
 
-// run(Cell()) with this cell. The host launches no other than those that run here (launch.cpp).
+// run(Cell()) with this cell. The host launches only cells that run here (launch.cpp).
 template <class Run>
 RNN_DEVICE void with_cell(fusedrnn::CellId cell, Run&& run) {
   switch (cell) {

@@ -54,4 +54,4 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), "reference"]
+    return sorted({*globals(), "reference"})

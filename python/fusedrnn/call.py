@@ -26,8 +26,8 @@ States = tuple[Array | None, ...]
 
 
 class Reserve:
-    """What forward keeps for backward, which runs on the same backend. Backward uses it up: its memory becomes
-    gradients."""
+    """The memory and arrays that forward keeps for backward, which runs on the same backend. Backward uses it up: its
+    memory becomes gradients."""
 
     __slots__ = ("__weakref__", "_kept", "_nbytes", "_shape", "_weights")
 

@@ -34,7 +34,7 @@ class _Option(_Array):
 
 
 class Weights:
-    """What the weights of all cells have in common.
+    """The base of the weights of all cells.
 
     A snapshot: later changes to the arrays have no effect; make a new object after each optimiser step. The arrays can
     be read back, read-only, under their names. Made from CUDA arrays (PyTorch's, CuPy's), they lie on that GPU, and
@@ -159,12 +159,11 @@ class Weights:
         `__reduce__` of its own."""
         if type(self).__reduce__ is not object.__reduce__:
             return self.__reduce__()
-        attributes, slots = _state(self)
-        loaded = attributes.pop("_loaded", None)
-        if loaded is None:
-            raise AttributeError(f"{type(self).__name__}: these weights have not been initialised")
+        form = self._loaded.format
         arrays = {name: self._array(name) for name in self._spec.names}
-        return copyreg.__newobj__, (type(self),), (attributes, slots, arrays, loaded.format)  # type: ignore[attr-defined]
+        attributes, slots = _state(self)
+        del attributes["_loaded"]
+        return copyreg.__newobj__, (type(self),), (attributes, slots, arrays, form)  # type: ignore[attr-defined]
 
     def __setstate__(self, state: tuple[dict[str, Any], dict[str, Any], dict[str, Any], str]) -> None:
         attributes, slots, arrays, form = state
@@ -173,7 +172,7 @@ class Weights:
 
 
 def _state(w: Weights) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Attributes, and those in slots of subclasses."""
+    """Attributes in the dict of the weights, and attributes in slots of subclasses."""
     slots = copyreg._slotnames(type(w))  # type: ignore[attr-defined]
     return dict(w.__dict__), {name: getattr(w, name) for name in slots if hasattr(w, name)}
 

@@ -14,7 +14,7 @@ import numpy as np
 
 
 class Library:
-    """What differs between array libraries. Works by ``__cuda_array_interface__`` and the array API standard."""
+    """The operations that differ between libraries. Needs ``__cuda_array_interface__`` and the array API standard."""
 
     name = ""
     waits = True  # reading a value means to wait for a GPU

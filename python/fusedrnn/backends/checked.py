@@ -127,10 +127,12 @@ class Arguments:
         spec = w.spec
         for name, value in inputs.items():
             if value is not None and name not in spec.further_inputs:
-                raise ValueError(_core.wrong_type(name, f"None for cell {spec.cell!r}", type(value).__name__))
+                raise ValueError(_core.not_taken(name, spec.cell, type(value).__name__))
         self.below = w.sequence(spec.below, T, B, inputs[spec.below]) if spec.below else None
-        start = inputs[spec.numbered] if spec.numbered else None
-        self.start = _core.read_start(0 if start is None else start, B)
+        self.start = None
+        if spec.numbered:
+            start = inputs[spec.numbered]
+            self.start = _core.read_start(0 if start is None else start, B)
 
     def _checked_lengths(self, lengths: Any) -> Any:
         """In the library's memory, int64 in 0..T. Lengths from the CPU are checked. To read lengths on a GPU would mean

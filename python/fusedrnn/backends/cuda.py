@@ -87,7 +87,7 @@ class CudaWeights(CheckedWeights):
 
     def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
         if dabove is not None:
-            raise ValueError(_core.wrong_type("dc", f"None for cell {self.spec.cell!r}", type(dabove).__name__))
+            raise ValueError(_core.not_taken("dc", self.spec.cell, type(dabove).__name__))
         return kept.backward(dy, dstates)
 
     def overwritten(self, kept: Kept) -> bool:
@@ -161,7 +161,7 @@ class Launcher:
 
 
 class Kept:
-    """What forward keeps for backward, on the GPU."""
+    """The call, y and the reserve of forward, on the GPU, for backward."""
 
     def __init__(self, call: Arguments, y: Any, slots: Any) -> None:
         self.call, self.y, self.slots = call, y, slots

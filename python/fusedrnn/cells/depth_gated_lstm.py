@@ -21,7 +21,7 @@ __all__ = [
 
 
 class DepthGatedLSTMOutput(NamedTuple):
-    """What a depth-gated LSTM gives: ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states
+    """Outputs of a depth-gated LSTM: ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states
     after the row's last step; and c of every step, ``c (T, B, H)``, for the layer above, zero past a row's length."""
 
     y: Array
@@ -31,8 +31,8 @@ class DepthGatedLSTMOutput(NamedTuple):
 
 
 class DepthGatedLSTMGradients(NamedTuple):
-    """Gradients of a depth-gated LSTM, each of its argument's shape. The gradient
-    of an argument that is None is None, those of states excepted."""
+    """Gradients of a depth-gated LSTM, each of its argument's shape. The gradient of an argument that is
+    None is None, except the gradients of states."""
 
     dx: Array
     dc_below: Maybe

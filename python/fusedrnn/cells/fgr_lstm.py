@@ -21,7 +21,7 @@ __all__ = [
 
 
 class FGRLSTMOutput(NamedTuple):
-    """What an LSTM with full gate recurrence gives: ``y (T, B, H)``, zero past a row's length; and, after the row's
+    """Outputs of an LSTM with full gate recurrence: ``y (T, B, H)``, zero past a row's length; and, after the row's
     last step, ``h_n``, ``c_n (B, H)`` and the gates i, f, o side by side, ``gates_n (B, 3*H)``."""
 
     y: Array

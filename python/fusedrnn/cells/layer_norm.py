@@ -29,8 +29,8 @@ __all__ = [
 
 
 class LayerNormLSTMGradients(NamedTuple):
-    """Gradients of a layer-normalised LSTM, each of its argument's shape. The
-    gradient of a bias that is None is None."""
+    """Gradients of a layer-normalised LSTM, each of its argument's shape. The gradient of a bias
+    that is None is None."""
 
     dx: Array
     dh0: Array
@@ -46,8 +46,8 @@ class LayerNormLSTMGradients(NamedTuple):
 
 
 class LayerNormGRUGradients(NamedTuple):
-    """Gradients of a layer-normalised GRU, each of its argument's shape. The
-    gradient of a bias that is None is None."""
+    """Gradients of a layer-normalised GRU, each of its argument's shape. The gradient of a bias
+    that is None is None."""
 
     dx: Array
     dh0: Array
@@ -85,7 +85,7 @@ SPECS = (LAYER_NORM_LSTM, LAYER_NORM_GRU)
 
 
 class _LayerNormWeights(Weights):
-    """What the layer-normalised cells have in common."""
+    """Weights of both layer-normalised cells."""
 
     epsilon: float
     gain_ih: Array

@@ -1,4 +1,4 @@
-"""What functions of several families return: named tuples of arrays."""
+"""Results of functions of several cells: named tuples of arrays."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Gradients", "LSTMOutput", "Output"]
 
 
 class Output(NamedTuple):
-    """What a GRU or RNN gives: ``y (T, B, H)``, zero past a row's length, and ``h_n (B, H)``, the state after the row's
+    """Outputs of a GRU or RNN: ``y (T, B, H)``, zero past a row's length, and ``h_n (B, H)``, the state after the row's
     last step."""
 
     y: Array
@@ -18,7 +18,7 @@ class Output(NamedTuple):
 
 
 class LSTMOutput(NamedTuple):
-    """What an LSTM gives: ``y (T, B, H)``, zero past a row's length, and ``h_n``, ``c_n (B, H)``, the states after the
+    """Outputs of an LSTM: ``y (T, B, H)``, zero past a row's length, and ``h_n``, ``c_n (B, H)``, the states after the
     row's last step."""
 
     y: Array

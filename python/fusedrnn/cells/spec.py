@@ -1,4 +1,4 @@
-"""What a cell is, as data. Everything that runs a cell, on any backend, reads its spec, and knows no cell by name.
+"""Cells as data. Everything that runs a cell, on any backend, reads its spec, and knows no cell by name.
 
 Names follow from the names of parameters and states: a state ``c`` is given as ``c0`` (a step: ``c``), returned
 as ``c_n``, and has the gradients ``dc_n`` and ``dc0``; the gradient of a parameter ``bias_ih`` is ``dbias_ih``.
@@ -62,7 +62,7 @@ def vectors(*names: str, gates: int = 1, required: bool = False) -> tuple[Parame
 
 
 class StateSpec(NamedTuple):
-    """What a row carries from step to step: ``(B, units*H)``."""
+    """A state that a row carries from step to step: ``(B, units*H)``."""
 
     name: str
     units: int = 1

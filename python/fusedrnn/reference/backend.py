@@ -24,7 +24,7 @@ EQUATIONS: dict[str, Any] = {}  # by the names of families: an object with `step
 
 
 class Step(NamedTuple):
-    """What one step of forward leaves for backward."""
+    """One step of forward, for backward."""
 
     t: int
     rows: np.ndarray[Any, np.dtype[np.intp]]

@@ -1,4 +1,4 @@
-"""What the cells' equations share: the types of their arguments, the logistic function, biases that may be missing."""
+"""Shared by the equations of all cells: types of arguments, the logistic function, biases that may be missing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ..aliases import Array
 
 States = tuple[Array, ...]
-Arrays = dict[str, Array]  # by name: what a step saves for backward; gradients of parameters
+Arrays = dict[str, Array]  # by name: saved by a step for backward, or gradients of parameters
 
 
 def sigmoid(a: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What the layer-normalised cells share (Ba, Kiros & Hinton 2016)::
+"""Normalisation, for the layer-normalised cells (Ba, Kiros & Hinton 2016)::
 
 norm(v) = (v - mean(v)) / sqrt(variance(v) + epsilon)        over the units of a row, each gate on its own
 y = gain * norm(v) + bias

@@ -26,7 +26,7 @@ from .common import Arrays, States, bias, sigmoid
 
 
 def peep(p: Array | None, c: Array) -> Any:
-    """What a peephole, diagonal or full or none, adds to a pre-activation."""
+    """The term of a peephole, diagonal or full or none, in a pre-activation."""
     if p is None:
         return 0
     return p * c if p.ndim == 1 else c @ p.T
