@@ -1,6 +1,7 @@
 // The data that drivers work on: sizes, plain pointers, and the rules for touching memory. No Python, no SIMD.
 //
-// Letters: T seq_len, B batch_size, I input_size, H hidden_size, G gates, S slots, VL lanes of a vector.
+// Letters: T seq_len, B batch_size, I input_size, H hidden_size, P units of h (proj_size, or H), G gates, S slots, VL
+// lanes of a vector.
 // Arrays are C-contiguous; nothing needs to be aligned beyond its element, unless said.
 #pragma once
 
@@ -46,29 +47,32 @@ template <class C>
 struct Problem {
   CellId cell;
   std::int64_t seq_len, batch, input, hidden;
+  std::int64_t proj;  // P; H in cells that do not project
   bool reverse;
   const std::int64_t* lengths;  // (B,), each in 0..T; null: all T
   const std::int64_t* start;    // (B,): steps that a row's clocks have counted before; null: none
   const C* x;                   // (T, B, I); steps past a row's length are never read
-  const C* state0[kMaxStates];  // (B, units*H) each, in the order of the cell's states; null: zeros
+  const C* state0[kMaxStates];  // (B, units*H) each, h's (B, P), in the order of the cell's states; null: zeros
   const C* below;               // (T, B, H) for cells that read c of the layer below; null: zeros
   C* c;                         // (T, B, H) for the same cells: c of every step, as y; null if it is not asked for
-  C* y;                         // (T, B, H): written by forward (zeros past a row's length), not read by backward
+  C* y;                         // (T, B, P): written by forward (zeros past a row's length), not read by backward
+  std::int64_t y_stride;        // elements from row to row of y, and of h: at least P
   C* state_n[kMaxStates];       // as state0, written by forward; h's may be null, c's may be its running state
   C* slots;                     // (T, B, S, H): the reserve; null in inference. Backward overwrites it.
-  const C* h;                   // (T, B, H): y as forward wrote it; read by backward
+  const C* h;                   // (T, B, P): y as forward wrote it; read by backward
 };
 
 template <class C>
 struct Gradients {
-  const C* dy;                    // (T, B, H) or null for zeros; not read past a row's length
+  const C* dy;                    // (T, B, P) or null for zeros; not read past a row's length
+  std::int64_t dy_stride;         // elements from row to row of dy
   const C* dc;                    // (T, B, H) or null for zeros: the gradient of p.c
   C* dbelow;                      // (T, B, H), zeros past a row's length; null where p.below is
   const C* dstate_n[kMaxStates];  // as state_n, or null for zeros
-  C* dx;                          // (T, B, I), zeros past a row's length
+  C* dx;                          // (T, B, I), zeros past a row's length; null if it is not asked for
   C* dstate0[kMaxStates];         // as state0; meanwhile the gradients that are carried from step to step
   C* dweight_ih;                  // (G*H, I)
-  C* dmatrix[kMaxMatrices];       // (blocks*H, depth*H) each; the first is weight_hh's
+  C* dmatrix[kMaxMatrices];       // (blocks*H, depth*H) each, or as h's units make it; the first is weight_hh's
   C* dbias_ih;                    // (G*H,) or null
   C* dbias_hh;                    // (recurrent_gates*H,) or null
   C* dvectors;                    // (vectors, H)
@@ -82,6 +86,7 @@ void barrier_wait(Barrier* barrier);
 struct Worker {
   int index, count;
   std::int64_t row0, row1, tile0, tile1;
+  std::int64_t h_tile0, h_tile1;  // of h's units; as above in cells that do not project
   Barrier* step_barrier;
   Barrier* all_barrier;  // null where there is one worker
   char* local;           // scratch of this worker, 64-byte aligned
@@ -96,11 +101,14 @@ struct SequenceKernels {
   using P = Problem<typename F::Compute>;
   using G = Gradients<typename F::Compute>;
   using W = PackedWeights<F>;
-  std::size_t (*forward_local_bytes)(const P&, const W&, std::int64_t rows, std::int64_t tiles);
+  // Of a worker that has been given its rows and tiles.
+  std::size_t (*forward_local_bytes)(const P&, const W&, const Worker&);
   std::size_t (*forward_shared_bytes)(const P&, const W&);
   void (*forward)(const P&, const W&, const Worker&);
-  std::size_t (*backward_local_bytes)(const P&, const W&, std::int64_t rows, std::int64_t tiles);
+  std::size_t (*backward_local_bytes)(const P&, const W&, const Worker&);
   void (*backward)(const P&, const W&, const G&, const Worker&);
+  // The worker's share of dx alone, which is added to or written, once all workers' `backward` has run without it.
+  void (*input_gradient)(const P&, const W&, const G&, const Worker&, bool add);
 };
 
 // Packing (cpu/pack.hpp). A packed matrix has `tiles` tiles of `gates` gates; k runs from 0 to depth - 1.

@@ -1,13 +1,13 @@
 #include "run.hpp"
 
 #include <algorithm>
-#include <atomic>
 #include <cassert>
 #include <cstring>
-#include <stdexcept>
+#include <vector>
 
 #include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
+#include "schedule.hpp"
 #include "sizes.hpp"
 
 namespace fusedrnn {
@@ -15,60 +15,6 @@ namespace fusedrnn {
 namespace {
 
 using std::int64_t;
-
-// How the recurrence is shared out: row_parts x tile_parts workers.
-struct Schedule {
-  int row_parts, tile_parts;
-  int workers() const { return row_parts * tile_parts; }
-};
-
-constexpr const char* kScheduleNames[] = {"auto", "one", "rows", "units"};
-std::atomic<int> asked_schedule{0};
-
-// Where one schedule overtakes another, by bench/schedules.py on two cores with 2 MB of L2 each.
-struct Thresholds {
-  static constexpr double kTinyCall = 4e6;          // multiply-adds of a call that ends before other threads are awake
-  static constexpr double kTinyStep = 20e3;         // multiply-adds of a step that costs less than a meeting of threads
-  static constexpr double kSmallWeights = 256e3;    // bytes that are worth a thread's pass for a single row
-  static constexpr double kPrivateWeights = 1.5e6;  // bytes that one core keeps to itself
-  static constexpr int64_t kSomeRows = 4;           // rows that make a pass over private weights worthwhile
-  static constexpr int64_t kManyRows = 24;  // rows that make it worthwhile to fetch weights from the shared cache
-};
-
-// Multiply-adds of all recurrent products of a step, for one row.
-double recurrent_weights(const CellFacts& f, int64_t hidden) {
-  double sum = 0;
-  for (int i = 0; i < f.products; ++i) sum += static_cast<double>(f.product[i].gates) * f.product[i].depth;
-  return sum * static_cast<double>(hidden) * static_cast<double>(hidden);
-}
-
-// Multiply-adds of one forward pass.
-template <class C>
-double multiply_adds(const Problem<C>& p, const CellFacts& f) {
-  const double input = static_cast<double>(f.gates) * p.hidden * p.input;
-  return static_cast<double>(p.seq_len) * p.batch * (input + recurrent_weights(f, p.hidden));
-}
-
-// The three schedules, all of which give the same bits: one thread for tiny problems; batch-parallel, where each thread
-// has its own rows and never waits, if there are rows enough to make each pass over the weights worthwhile;
-// else unit-parallel, where each thread keeps its part of the weights in its own cache and all meet in every step.
-template <class F>
-Schedule choose(const Problem<typename F::Compute>& p, const CellFacts& f, int64_t tiles, int threads) {
-  const double per_row = recurrent_weights(f, p.hidden);
-  const double per_step = per_row * p.batch;
-  const Schedule rows{static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, p.batch))), 1};
-  const Schedule units{1, static_cast<int>(std::min<int64_t>(threads, tiles))};
-  if (const int asked = asked_schedule.load(std::memory_order_relaxed)) {
-    return asked == 1 ? Schedule{1, 1} : asked == 2 ? rows : units;
-  }
-  if (threads <= 1 || multiply_adds(p, f) < Thresholds::kTinyCall) return {1, 1};
-  const int64_t rows_each = p.batch / threads;
-  const double bytes = per_row * sizeof(typename F::Storage);
-  const int64_t enough = bytes <= Thresholds::kSmallWeights     ? 1
-                         : bytes <= Thresholds::kPrivateWeights ? Thresholds::kSomeRows
-                                                                : Thresholds::kManyRows;
-  return rows_each >= enough || per_step < Thresholds::kTinyStep ? rows : units;
-}
 
 // Scratch of up to kKeep bytes is kept by the calling thread between calls.
 class Scratch {
@@ -93,68 +39,15 @@ class Scratch {
 
 std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// The first tile of each of `parts` parts of the tiles.
-struct EvenCuts {
-  int64_t operator()(int64_t tiles, int64_t part, int64_t parts) const { return tiles * part / parts; }
-};
-
-// The same, for a cell with clocks: parts whose forward steps cost the same. A tile costs the sum, over the clocks that
-// have units in it, of the inputs of such a unit divided by the clock's period.
-template <class F>
-struct ClockCuts {
-  const Problem<typename F::Compute>& p;
-  const PackedWeights<F>& weights;
-  int64_t lanes;
-
-  double cost(int64_t tile) const {
-    double sum = 0;
-    for (int i = 0; i < weights.clock_count; ++i) {
-      const Clock& clock = weights.clocks[i];
-      if (clock.first >= (tile + 1) * lanes || clock.last <= tile * lanes) continue;
-      sum += static_cast<double>(p.input + p.hidden - clock.first) / static_cast<double>(clock.period);
-    }
-    return sum;
-  }
-  int64_t operator()(int64_t tiles, int64_t part, int64_t parts) const {
-    if (part == 0 || part == parts) return part == 0 ? 0 : tiles;
-    double all = 0, before = 0;
-    for (int64_t tile = 0; tile < tiles; ++tile) all += cost(tile);
-    int64_t tile = 0;
-    for (; tile < tiles && before * static_cast<double>(parts) < all * static_cast<double>(part); ++tile) {
-      before += cost(tile);
-    }
-    return std::clamp(tile, part, tiles - parts + part);  // so that no part begins past the last tile
-  }
-};
-
-// Lays the schedule's workers out over rows and tiles. Workers beyond the schedule's own get nothing to do in the
-// recurrence.
-template <class Cuts>
-Worker place(const Schedule& s, int index, int count, int64_t batch, int64_t tiles, const Cuts& cuts) {
-  Worker worker{};
-  worker.index = index;
-  worker.count = count;
-  if (index >= s.workers()) return worker;
-  const int64_t row_part = index / s.tile_parts, tile_part = index % s.tile_parts;
-  worker.row0 = batch * row_part / s.row_parts;
-  worker.row1 = batch * (row_part + 1) / s.row_parts;
-  worker.tile0 = cuts(tiles, tile_part, s.tile_parts);
-  worker.tile1 = cuts(tiles, tile_part + 1, s.tile_parts);
-  assert(worker.row0 <= worker.row1 && worker.row1 <= batch && worker.tile0 <= worker.tile1 && worker.tile1 <= tiles);
-  return worker;
-}
-
-// The bytes of zeros with which the scratch of all workers begins.
-template <class C>
-std::size_t zero_bytes(const Problem<C>& p, const CellFacts& f) {
-  return static_cast<std::size_t>(f.longest_state * p.hidden) * sizeof(C);
+void meet(const BarrierHandle& barrier) {
+  if (barrier.get()) barrier_wait(barrier.get());
 }
 
 // The caller's part of the contract in problem.hpp.
 template <class C>
 void check([[maybe_unused]] const Problem<C>& p) {
 #ifndef NDEBUG
-  assert(p.seq_len >= 0 && p.batch >= 0 && p.input > 0 && p.hidden > 0);
+  assert(p.seq_len >= 0 && p.batch >= 0 && p.input > 0 && p.hidden > 0 && p.proj > 0 && p.y_stride >= p.proj);
   for (int64_t row = 0; row < p.batch; ++row) {
     assert(!p.lengths || (p.lengths[row] >= 0 && p.lengths[row] <= p.seq_len));
     assert(!p.start || (p.start[row] >= 0 && p.start[row] <= kMostSteps));
@@ -162,131 +55,254 @@ void check([[maybe_unused]] const Problem<C>& p) {
 #endif
 }
 
-// One job: `kernel(worker)` on every worker of the team, each with its own scratch.
-template <class C, class Cuts, class LocalBytes, class Kernel>
-void launch(const Problem<C>& p, const CellFacts& f, const Schedule& s, int64_t tiles, const Cuts& cuts, Team& team,
-            int count, std::size_t shared_bytes, LocalBytes&& local_bytes, Kernel&& kernel) {
-  std::size_t bytes = round_up(shared_bytes);
-  for (int i = 0; i < count; ++i) bytes += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
-  assert(bytes <= static_cast<std::size_t>(most_call_bytes(f, p.hidden, p.input, p.seq_len, p.batch).value()));
-  Scratch scratch(bytes);
-  BarrierHandle steps(s.tile_parts), all(count);
-  std::memset(scratch.data(), 0, zero_bytes(p, f));
-
-  const auto work = [&](int index) {
-    if (index >= count) return;
-    const FloatEnvironment environment;
-    Worker worker = place(s, index, count, p.batch, tiles, cuts);
-    worker.shared = scratch.data();
-    worker.local = scratch.data() + round_up(shared_bytes);
-    for (int i = 0; i < index; ++i) worker.local += round_up(local_bytes(place(s, i, count, p.batch, tiles, cuts)));
-    worker.local_bytes = local_bytes(worker);
-    assert(worker.local + worker.local_bytes <= scratch.data() + bytes);
-    worker.step_barrier = index < s.workers() ? steps.get() : nullptr;
-    worker.all_barrier = all.get();
-    kernel(worker);
-  };
-  using Work = decltype(work);
-  team.run([](void* context, int index) { (*static_cast<Work*>(context))(index); },
-           const_cast<void*>(static_cast<const void*>(&work)));
-}
-
-}  // namespace
-
-void set_schedule(const std::string& name) {
-  for (int i = 0; i < 4; ++i) {
-    if (name == kScheduleNames[i]) return asked_schedule.store(i, std::memory_order_relaxed);
-  }
-  throw std::invalid_argument("schedule: expected one of 'auto', 'one', 'rows', 'units', got '" + name + "'");
-}
-
-namespace {
-
-// The kernels and threads that a problem runs on.
+// A direction of a layer, ready to run.
 template <class F>
-struct Resources {
-  const FormatKernels<F>& kernels;
-  const CellFacts& facts;
-  int64_t tiles;
-  int threads;  // a schedule that is asked for, in tests, may have more threads than there are CPUs
-
-  Resources(const Isa& isa, const Weights<F>& weights)
-      : kernels(isa.kernels->of_format<F>()),
-        facts(facts_of(weights.cell())),
-        tiles((weights.hidden() + kernels.lanes - 1) / kernels.lanes),
-        threads(asked_schedule.load(std::memory_order_relaxed) ? num_threads() : useful_threads()) {}
+struct Job {
+  Problem<typename F::Compute> p;
+  const PackedWeights<F>* packed;
+  const Gradients<typename F::Compute>* g;
 };
+
+// The jobs of a stack, what they need, and how the team's workers share them: all of them take one job after the other,
+// or, *side by side*, each half of them takes one direction.
+template <class F>
+class Launch {
+ public:
+  using C = typename F::Compute;
+
+  Launch(const Stack<F>& stack, bool backward)
+      : stack_(stack),
+        backward_(backward),
+        isa_(current_isa()),
+        facts_(facts_of(stack.layers[0].direction[0].weights->cell())),
+        kernels_(isa_.kernels->of_format<F>()) {
+    for (const Layer<F>& layer : stack.layers) {
+      for (int d = 0; d < stack.directions; ++d) add(layer.direction[d]);
+    }
+    tiles_ = tiles_of(jobs_[0].p.hidden);
+    h_tiles_ = tiles_of(jobs_[0].p.proj);
+    // A schedule that is asked for, in tests, may have more threads than there are CPUs.
+    threads_ = is_schedule_asked() ? num_threads() : useful_threads();
+  }
+
+  const CellFacts& facts() const { return facts_; }
+  const SequenceKernels<F>& kernels() const { return kernels_.sequence; }
+  int layers() const { return static_cast<int>(stack_.layers.size()); }
+  const Job<F>& job(int layer, int direction) const {
+    return jobs_[static_cast<std::size_t>(layer * stack_.directions + direction)];
+  }
+  int threads() const { return threads_; }
+
+  // Sets the shares of a team of `threads` workers.
+  void share_out(int threads) {
+    const Problem<C>& p = jobs_[0].p;
+    const bool worth_it = is_schedule_asked() || !is_tiny(work_);
+    const bool halves = stack_.directions == 2 && threads % 2 == 0 && worth_it;
+    sides_ = halves ? 2 : 1;
+    s_ = choose(facts_, p.batch, p.hidden, p.proj, work_, tiles_, threads / sides_, sizeof(typename F::Storage));
+    // Products over all steps at once have work for all workers, the recurrence may have less.
+    each_ = backward_ && !(is_tiny(work_) && s_.workers() == 1) ? threads / sides_ : s_.workers();
+  }
+  const Schedule& schedule() const { return s_; }
+  int workers() const { return sides_ * each_; }
+
+  // Runs work(index, side, worker) for all workers: the worker's place in one direction, and in which if there are
+  // sides. `all` is where all workers meet.
+  template <class Work>
+  void run(Team& team, Work&& work) {
+    const std::size_t shared = round_up(shared_bytes());
+    std::vector<std::size_t> local(static_cast<std::size_t>(workers()) + 1);
+    local[0] = shared * static_cast<std::size_t>(stack_.directions);
+    for (int i = 0; i < workers(); ++i) {
+      local[static_cast<std::size_t>(i) + 1] = local[static_cast<std::size_t>(i)] + round_up(local_bytes(i % each_));
+    }
+    Scratch scratch(local.back());
+    const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * jobs_[0].p.hidden) * sizeof(C);
+    for (int d = 0; d < stack_.directions; ++d) {
+      std::memset(scratch.data() + static_cast<std::size_t>(d) * shared, 0, zeros);
+    }
+    BarrierHandle steps0(s_.tile_parts), steps1(sides_ > 1 ? s_.tile_parts : 1), side0(each_),
+        side1(sides_ > 1 ? each_ : 1);
+
+    const auto task = [&](int index) {
+      if (index >= workers()) return;
+      const FloatEnvironment environment;
+      const int side = index / each_, at = index % each_;
+      Seat seat{scratch.data(), shared, scratch.data() + local[static_cast<std::size_t>(index)],
+                local[static_cast<std::size_t>(index) + 1] - local[static_cast<std::size_t>(index)],
+                at < s_.workers() ? (side ? steps1 : steps0).get() : nullptr, (side ? side1 : side0).get()};
+      work(index, side, at, seat);
+    };
+    using Task = decltype(task);
+    team.run([](void* context, int index) { (*static_cast<Task*>(context))(index); },
+             const_cast<void*>(static_cast<const void*>(&task)));
+  }
+
+  // The memory and meetings of one of the team's workers.
+  struct Seat {
+    char* shared;  // of direction 0, and then of direction 1
+    std::size_t shared_bytes;
+    char* local;
+    std::size_t local_bytes;
+    Barrier *steps, *side;
+  };
+
+  Worker worker(const Job<F>& job, int direction, int at, const Seat& seat) const {
+    Worker worker = placed(job, at);
+    worker.shared = seat.shared + static_cast<std::size_t>(direction) * seat.shared_bytes;
+    worker.local = seat.local;
+    worker.local_bytes = seat.local_bytes;
+    worker.step_barrier = seat.steps;
+    worker.all_barrier = seat.side;
+    return worker;
+  }
+  bool takes(int side, int direction) const { return sides_ == 1 || side == direction; }
+
+ private:
+  int64_t tiles_of(int64_t units) const { return (units + kernels_.lanes - 1) / kernels_.lanes; }
+
+  void add(const Direction<F>& from) {
+    const Weights<F>& weights = *from.weights;
+    Job<F> job{from.p, &weights.packed(isa_, backward_), &from.g};
+    Problem<C>& p = job.p;
+    p.cell = weights.cell();
+    p.input = weights.input();
+    p.hidden = weights.hidden();
+    p.proj = weights.proj();
+    if (p.batch == 0) p.seq_len = 0;  // no row has steps
+    check(p);
+    work_ += multiply_adds(facts_, p.seq_len, p.batch, p.input, p.hidden, p.proj);
+    jobs_.push_back(job);
+  }
+
+  Worker placed(const Job<F>& job, int at) const {
+    const Problem<C>& p = job.p;
+    if (facts_.clocked && !backward_) {
+      return place(s_, at, each_, p.batch, tiles_, h_tiles_, ClockCuts<F>{p, *job.packed, kernels_.lanes});
+    }
+    return place(s_, at, each_, p.batch, tiles_, h_tiles_, EvenCuts());
+  }
+
+  // The scratch of the worker at this place, in whichever job.
+  std::size_t local_bytes(int at) const {
+    const auto& bytes = backward_ ? kernels().backward_local_bytes : kernels().forward_local_bytes;
+    std::size_t most = 0;
+    for (const Job<F>& job : jobs_) most = std::max(most, bytes(job.p, *job.packed, placed(job, at)));
+    return most;
+  }
+  std::size_t shared_bytes() const {
+    const Job<F>& job = jobs_[0];  // the same for all
+    return backward_ ? static_cast<std::size_t>(facts_.longest_state * job.p.hidden) * sizeof(C)
+                     : kernels().forward_shared_bytes(job.p, *job.packed);
+  }
+
+  const Stack<F>& stack_;
+  const bool backward_;
+  const Isa isa_;
+  const CellFacts& facts_;
+  const FormatKernels<F>& kernels_;
+  std::vector<Job<F>> jobs_;
+  double work_ = 0;
+  int64_t tiles_ = 0, h_tiles_ = 0;
+  int threads_ = 1, sides_ = 1, each_ = 1;
+  Schedule s_{1, 1};
+};
+
+// This worker's share of the steps that dropout makes of `from`: (T, B, D*P).
+template <class F>
+void drop_share(const Stack<F>& stack, int layer, const Job<F>& job, const typename F::Compute* from,
+                typename F::Compute* to, int index, int count) {
+  const auto& p = job.p;
+  const int64_t rows = p.seq_len * p.batch;
+  for (int64_t at = rows * index / count; at < rows * (index + 1) / count; ++at) {
+    for (int d = 0; d < stack.directions; ++d) {
+      const int64_t first = (at * stack.directions + d) * p.proj;
+      drop(stack.dropout, layer, d, at / p.batch, at % p.batch, from + first, to + first, p.proj);
+    }
+  }
+}
 
 }  // namespace
 
 template <class F>
 std::pair<int, int> forward_schedule(const Weights<F>& weights, int64_t seq_len, int64_t batch) {
   const FloatEnvironment environment;
-  Problem<typename F::Compute> p{};
-  p.seq_len = seq_len;
-  p.batch = batch;
-  p.input = weights.input();
-  p.hidden = weights.hidden();
-  const Resources<F> resources(current_isa(), weights);
-  const Schedule s = choose<F>(p, resources.facts, resources.tiles, resources.threads);
+  const Isa isa = current_isa();
+  const int lanes = isa.kernels->of_format<F>().lanes;
+  const CellFacts& f = facts_of(weights.cell());
+  const double work = multiply_adds(f, seq_len, batch, weights.input(), weights.hidden(), weights.proj());
+  const int threads = is_schedule_asked() ? num_threads() : useful_threads();
+  const Schedule s = choose(f, batch, weights.hidden(), weights.proj(), work, (weights.hidden() + lanes - 1) / lanes,
+                            threads, sizeof(typename F::Storage));
   return {s.row_parts, s.tile_parts};
 }
 
 template <class F>
-void run_forward(const Weights<F>& weights, Problem<typename F::Compute> p) {
+void run_forward(const Stack<F>& stack) {
   const FloatEnvironment environment;  // choosing a schedule is arithmetic too
-  if (p.batch == 0) p.seq_len = 0;     // no row has steps
-  const Isa isa = current_isa();
-  const Resources<F> resources(isa, weights);
-  check(p);
-  p.cell = weights.cell();
-  const PackedWeights<F>& packed = weights.packed(isa, false);
-  const SequenceKernels<F>& kernels = resources.kernels.sequence;
-  const CellFacts& f = resources.facts;
-  Team team(choose<F>(p, f, resources.tiles, resources.threads).workers());
-  const Schedule s = choose<F>(p, f, resources.tiles, team.size());
-  const auto launch_cut = [&](const auto& cuts) {
-    launch(
-        p, f, s, resources.tiles, cuts, team, s.workers(), kernels.forward_shared_bytes(p, packed),
-        [&](const Worker& worker) {
-          return kernels.forward_local_bytes(p, packed, worker.row1 - worker.row0, worker.tile1 - worker.tile0);
-        },
-        [&](const Worker& worker) { kernels.forward(p, packed, worker); });
-  };
-  if (f.clocked)
-    launch_cut(ClockCuts<F>{p, packed, resources.kernels.lanes});
-  else
-    launch_cut(EvenCuts());
+  Launch<F> launch(stack, false);
+  launch.share_out(launch.threads());
+  Team team(launch.workers());
+  if (team.size() < launch.workers()) launch.share_out(team.size());
+  const BarrierHandle all(launch.workers());
+  launch.run(team, [&](int index, int side, int at, const typename Launch<F>::Seat& seat) {
+    for (int layer = 0; layer < launch.layers(); ++layer) {
+      for (int d = 0; d < stack.directions; ++d) {
+        if (!launch.takes(side, d)) continue;
+        const Job<F>& job = launch.job(layer, d);
+        launch.kernels().forward(job.p, *job.packed, launch.worker(job, d, at, seat));
+      }
+      if (layer + 1 == launch.layers()) break;
+      meet(all);
+      if (auto* const dropped = stack.layers[static_cast<std::size_t>(layer)].dropped) {
+        const Job<F>& job = launch.job(layer, 0);
+        drop_share(stack, layer, job, job.p.y, dropped, index, launch.workers());
+        meet(all);
+      }
+    }
+  });
 }
 
 template <class F>
-void run_backward(const Weights<F>& weights, Problem<typename F::Compute> p, const Gradients<typename F::Compute>& g) {
+void run_backward(const Stack<F>& stack) {
   const FloatEnvironment environment;
-  if (p.batch == 0) p.seq_len = 0;
-  const Isa isa = current_isa();
-  const Resources<F> resources(isa, weights);
-  check(p);
-  p.cell = weights.cell();
-  const PackedWeights<F>& packed = weights.packed(isa, true);
-  const SequenceKernels<F>& kernels = resources.kernels.sequence;
-  const CellFacts& f = resources.facts;
-  const bool tiny =
-      multiply_adds(p, f) < Thresholds::kTinyCall && choose<F>(p, f, resources.tiles, resources.threads).workers() == 1;
-  Team team(tiny ? 1 : resources.threads);
-  const Schedule s = choose<F>(p, f, resources.tiles, team.size());
-  launch(
-      p, f, s, resources.tiles, EvenCuts(), team, team.size(), zero_bytes(p, f),
-      [&](const Worker& worker) {
-        return kernels.backward_local_bytes(p, packed, worker.row1 - worker.row0, worker.tile1 - worker.tile0);
-      },
-      [&](const Worker& worker) { kernels.backward(p, packed, g, worker); });
+  Launch<F> launch(stack, true);
+  launch.share_out(launch.threads());
+  Team team(launch.workers());
+  if (team.size() < launch.workers()) launch.share_out(team.size());
+  const BarrierHandle all(launch.workers());
+  launch.run(team, [&](int index, int side, int at, const typename Launch<F>::Seat& seat) {
+    for (int layer = launch.layers() - 1; layer >= 0; --layer) {
+      for (int d = 0; d < stack.directions; ++d) {
+        if (!launch.takes(side, d)) continue;
+        const Job<F>& job = launch.job(layer, d);
+        auto g = *job.g;
+        if (stack.directions > 1) g.dx = nullptr;  // until the gradients of both directions are there
+        launch.kernels().backward(job.p, *job.packed, g, launch.worker(job, d, at, seat));
+      }
+      if (stack.directions > 1) meet(all);
+      for (int d = 0; d < stack.directions && stack.directions > 1; ++d) {
+        const Job<F>& job = launch.job(layer, d);
+        Worker worker = launch.worker(job, d, at, seat);
+        worker.index = index;
+        worker.count = launch.workers();
+        launch.kernels().input_gradient(job.p, *job.packed, *job.g, worker, d > 0);
+      }
+      if (layer == 0) break;
+      meet(all);
+      if (stack.layers[static_cast<std::size_t>(layer) - 1].dropped) {
+        auto* const dx = launch.job(layer, 0).g->dx;
+        drop_share(stack, layer - 1, launch.job(layer - 1, 0), dx, dx, index, launch.workers());
+        meet(all);
+      }
+    }
+  });
 }
 
 #define RNN_INSTANTIATE(Format, ...)                                                               \
   template std::pair<int, int> forward_schedule<Format>(const Weights<Format>&, int64_t, int64_t); \
-  template void run_forward<Format>(const Weights<Format>&, Problem<Format::Compute>);             \
-  template void run_backward<Format>(const Weights<Format>&, Problem<Format::Compute>,             \
-                                     const Gradients<Format::Compute>&);
+  template void run_forward<Format>(const Stack<Format>&);                                         \
+  template void run_backward<Format>(const Stack<Format>&);
 RNN_FORMATS(RNN_INSTANTIATE)
 
 }  // namespace fusedrnn

@@ -1,17 +1,19 @@
-// Runs a problem: chooses the schedule, finds scratch memory and threads, starts the workers.
+// Runs problems: chooses the schedule, finds scratch memory and threads, starts the workers.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "dropout.hpp"
 #include "problem.hpp"
 #include "weights.hpp"
 
 namespace fusedrnn {
 
-// "auto" chooses by size; "one", "rows" and "units" (run.cpp) are for tests, which hold that all give the same bits.
-// Throws std::invalid_argument for any other name.
+// "auto" chooses by size; "one", "rows" and "units" (schedule.cpp) are for tests, which hold that all give the same
+// bits. Throws std::invalid_argument for any other name.
 void set_schedule(const std::string& name);
 
 // How forward of a problem of this size is shared out now, if all threads are free: among how many parts of the rows,
@@ -19,13 +21,53 @@ void set_schedule(const std::string& name);
 template <class F>
 std::pair<int, int> forward_schedule(const Weights<F>& weights, std::int64_t seq_len, std::int64_t batch);
 
-// Forward; training if p.slots is set. p.cell is filled in here. Throws only before anything is written:
-// std::bad_alloc, or std::invalid_argument for environment variables that make no sense.
-template <class F>
-void run_forward(const Weights<F>& weights, Problem<typename F::Compute> p);
+constexpr int kMaxDirections = 2;
 
-// Backward; consumes p.slots. Throws only before anything is written.
+// One direction of one layer. Sizes and the cell are filled in from the weights, but for seq_len and batch.
 template <class F>
-void run_backward(const Weights<F>& weights, Problem<typename F::Compute> p, const Gradients<typename F::Compute>& g);
+struct Direction {
+  using C = typename F::Compute;
+  const Weights<F>* weights;
+  Problem<C> p;
+  Gradients<C> g;  // of backward
+};
+
+// Layers over the same steps, from the lowest to the highest, all with the same directions, of the same cell and sizes
+// but for the input's. The layer above reads this one's y where it lies: the directions side by side, (T, B, D*P).
+template <class F>
+struct Layer {
+  using C = typename F::Compute;
+  Direction<F> direction[kMaxDirections];
+  // Where dropout is, the layer above reads these numbers, made of y; its dx becomes this layer's dy in place.
+  C* dropped;
+};
+
+template <class F>
+struct Stack {
+  std::vector<Layer<F>> layers;
+  int directions;
+  Dropout dropout;  // between layers that have `dropped`
+};
+
+// Forward of all layers; training where slots are set. Throws only before anything is written: std::bad_alloc, or
+// std::invalid_argument for environment variables that make no sense.
+template <class F>
+void run_forward(const Stack<F>& stack);
+
+// Backward through all layers, from the highest to the lowest; consumes slots. dx of a layer is dy of the layer below,
+// with the directions side by side. Throws only before anything is written.
+template <class F>
+void run_backward(const Stack<F>& stack);
+
+// The same for one layer in one direction.
+template <class F>
+void run_forward(const Weights<F>& weights, const Problem<typename F::Compute>& p) {
+  run_forward(Stack<F>{{Layer<F>{{{&weights, p, {}}, {}}, nullptr}}, 1, {}});
+}
+template <class F>
+void run_backward(const Weights<F>& weights, const Problem<typename F::Compute>& p,
+                  const Gradients<typename F::Compute>& g) {
+  run_backward(Stack<F>{{Layer<F>{{{&weights, p, g}, {}}, nullptr}}, 1, {}});
+}
 
 }  // namespace fusedrnn

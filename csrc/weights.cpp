@@ -80,10 +80,11 @@ std::vector<Clock> clocks_of(const std::vector<int64_t>& periods, int64_t hidden
 }
 
 template <class F>
-Weights<F>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArrays<Compute>& from)
-    : cell_(cell), input_(input), hidden_(hidden), arrays_{} {
+Weights<F>::Weights(CellId cell, int64_t input, int64_t hidden, int64_t proj, const WeightArrays<Compute>& from)
+    : cell_(cell), input_(input), hidden_(hidden), proj_(proj), arrays_{} {
   const CellFacts& f = facts_of(cell);
-  assert(sizes_fit(f, hidden, input));
+  assert(sizes_fit(f, hidden, input) && proj >= 1);
+  assert(f.projection < 0 ? proj == hidden : proj <= hidden);
   Buffer* buffer = buffers_;
   arrays_.weight_ih = copy_to(*buffer++, from.weight_ih, f.gates * hidden * input);
   arrays_.bias_ih = copy_to(*buffer++, from.bias_ih, f.gates * hidden);
@@ -91,7 +92,8 @@ Weights<F>::Weights(CellId cell, int64_t input, int64_t hidden, const WeightArra
   arrays_.vectors = copy_to(*buffer++, from.vectors, f.vectors * hidden);
   arrays_.epsilon = from.epsilon;
   for (int m = 0; m < f.matrices; ++m) {
-    const int64_t size = f.matrix[m].blocks * hidden * f.matrix[m].depth * hidden;
+    const int64_t size =
+        f.matrix[m].blocks * block_rows(f, m, hidden, proj) * matrix_columns(f, m, hidden, proj);
     arrays_.matrix[m] = copy_to(*buffer++, from.matrix[m], size);
   }
   arrays_.clocks = from.clocks;
@@ -109,30 +111,33 @@ auto Weights<F>::pack_forward(const FormatKernels<F>& kernels) const -> Pack {
   const int64_t tiles = tiles_of(hidden_, kernels.lanes);
   const std::size_t bias_bytes = static_cast<std::size_t>(tiles * kernels.lanes * f.gates) * sizeof(Compute);
   std::size_t bytes = round_up(kernel.bytes(tiles, input_, f.gates)) + 2 * round_up(bias_bytes);
+  const auto units_of = [&](int i) { return product_units(f, i, hidden_, proj_); };
+  const auto depth_of = [&](int i) { return operand_size(f.product[i].from, f.product[i].depth, hidden_, proj_); };
   for (int i = 0; i < f.products; ++i) {
-    bytes += round_up(kernel.bytes(tiles, f.product[i].depth * hidden_, f.product[i].gates));
+    bytes += round_up(kernel.bytes(tiles_of(units_of(i), kernels.lanes), depth_of(i), f.product[i].gates));
   }
   assert(bytes <= static_cast<std::size_t>(most_weight_bytes(f, hidden_, input_).value()));
   Pack pack;
   pack.buffer = Buffer(bytes);
   Places places(pack.buffer.data());
 
-  const auto pack_one = [&](const Compute* from, const int* blocks, int gates, int64_t depth) {
-    const std::size_t size = kernel.bytes(tiles, depth, gates);
+  const auto pack_one = [&](const Compute* from, const int* blocks, int gates, int64_t units, int64_t depth) {
+    const int64_t count = tiles_of(units, kernels.lanes);
+    const std::size_t size = kernel.bytes(count, depth, gates);
     char* const memory = places.take(size);
-    over_tiles(tiles, size, [&](int64_t tile0, int64_t tile1) {
-      kernel.interleaved(memory, from, blocks, gates, hidden_, depth, tile0, tile1);
+    over_tiles(count, size, [&](int64_t tile0, int64_t tile1) {
+      kernel.interleaved(memory, from, blocks, gates, units, depth, tile0, tile1);
     });
-    return kernel.at(memory, tiles, depth, gates);
+    return kernel.at(memory, count, depth, gates);
   };
-  pack.view.ih = pack_one(arrays_.weight_ih, f.user_gate, f.gates, input_);
+  pack.view.ih = pack_one(arrays_.weight_ih, f.user_gate, f.gates, hidden_, input_);
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
     pack.view.hh[i] = unread(pack.view.ih);
     if (product.depth == 0) continue;
     int blocks[kMaxGates];
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
-    pack.view.hh[i] = pack_one(arrays_.matrix[product.matrix], blocks, product.gates, product.depth * hidden_);
+    pack.view.hh[i] = pack_one(arrays_.matrix[product.matrix], blocks, product.gates, units_of(i), depth_of(i));
   }
   Compute* const pre = reinterpret_cast<Compute*>(places.take(bias_bytes));
   Compute* const rec = reinterpret_cast<Compute*>(places.take(bias_bytes));
@@ -167,36 +172,41 @@ template <class F>
 auto Weights<F>::pack_backward(const FormatKernels<F>& kernels) const -> Pack {
   const CellFacts& f = facts_of(cell_);
   const PackKernels<F>& kernel = kernels.pack;
-  const int64_t wide = tiles_of(input_, kernels.lanes), high = tiles_of(hidden_, kernels.lanes);
+  const int64_t wide = tiles_of(input_, kernels.lanes);
   std::size_t bytes = round_up(kernel.bytes(wide, f.gates * hidden_, 1));
+  const auto depth_of = [&](int i) { return f.product[i].gates * product_units(f, i, hidden_, proj_); };
+  const auto width_of = [&](int i) { return operand_size(f.product[i].from, 1, hidden_, proj_); };  // of one vector
   for (int i = 0; i < f.products; ++i) {
-    bytes += f.product[i].depth * round_up(kernel.bytes(high, f.product[i].gates * hidden_, 1));
+    const int64_t tiles = tiles_of(width_of(i), kernels.lanes);
+    bytes += f.product[i].depth * round_up(kernel.bytes(tiles, depth_of(i), 1));
   }
   assert(bytes <= static_cast<std::size_t>(most_weight_bytes(f, hidden_, input_).value()));
   Pack pack;
   pack.buffer = Buffer(bytes);
   Places places(pack.buffer.data());
 
-  const auto pack_one = [&](const Compute* from, const int* blocks, int count, int64_t width, int64_t stride,
-                            int64_t tiles) {
-    const std::size_t size = kernel.bytes(tiles, count * hidden_, 1);
+  // `from` has blocks of `units` rows.
+  const auto pack_one = [&](const Compute* from, const int* blocks, int count, int64_t units, int64_t width,
+                            int64_t stride) {
+    const int64_t tiles = tiles_of(width, kernels.lanes);
+    const std::size_t size = kernel.bytes(tiles, count * units, 1);
     char* const memory = places.take(size);
     over_tiles(tiles, size, [&](int64_t tile0, int64_t tile1) {
-      kernel.transposed(memory, from, blocks, count, hidden_, width, stride, tile0, tile1);
+      kernel.transposed(memory, from, blocks, count, units, width, stride, tile0, tile1);
     });
-    return kernel.at(memory, tiles, count * hidden_, 1);
+    return kernel.at(memory, tiles, count * units, 1);
   };
   int blocks[kMaxGates];
   for (int j = 0; j < f.gates; ++j) blocks[j] = f.user_gate[f.input_gate[j]];
-  pack.view.ih_t = pack_one(arrays_.weight_ih, blocks, f.gates, input_, input_, wide);
+  pack.view.ih_t = pack_one(arrays_.weight_ih, blocks, f.gates, hidden_, input_, input_);
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
-    const int64_t stride = product.depth * hidden_;
+    const int64_t units = product_units(f, i, hidden_, proj_), width = width_of(i);
     pack.view.hh_t[i][0] = unread(pack.view.ih_t);
     for (int part = 0; part < product.depth; ++part) {
-      const Compute* const from = arrays_.matrix[product.matrix] + part * hidden_;
-      pack.view.hh_t[i][part] = pack_one(from, blocks, product.gates, hidden_, stride, high);
+      const Compute* const from = arrays_.matrix[product.matrix] + part * width;
+      pack.view.hh_t[i][part] = pack_one(from, blocks, product.gates, units, width, product.depth * width);
     }
   }
   assert(places.end() == pack.buffer.data() + pack.buffer.bytes());

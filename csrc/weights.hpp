@@ -18,7 +18,7 @@ namespace fusedrnn {
 template <class C>
 struct WeightArrays {
   const C* weight_ih;             // (G*H, I)
-  const C* matrix[kMaxMatrices];  // (blocks*H, depth*H) each; the first is weight_hh
+  const C* matrix[kMaxMatrices];  // (blocks*H, depth*H) each, but for h's units (facts.hpp); the first is weight_hh
   const C *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
   const C* vectors;               // (vectors, H)
   C epsilon;                      // added to a variance before its root is taken
@@ -35,7 +35,9 @@ class Weights {
   using Compute = typename F::Compute;
 
   // Copies the arrays. Sizes fit (sizes.hpp).
-  Weights(CellId cell, std::int64_t input, std::int64_t hidden, const WeightArrays<Compute>& arrays);
+  // proj: the units of h, which is `hidden` for cells that do not project, and less for others.
+  Weights(CellId cell, std::int64_t input, std::int64_t hidden, std::int64_t proj,
+          const WeightArrays<Compute>& arrays);
   ~Weights();
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;
@@ -43,6 +45,7 @@ class Weights {
   CellId cell() const { return cell_; }
   std::int64_t input() const { return input_; }
   std::int64_t hidden() const { return hidden_; }
+  std::int64_t proj() const { return proj_; }
   const WeightArrays<Compute>& arrays() const { return arrays_; }
 
   // The weights packed for forward, or for backward. The first call packs. Any thread may call at any time. Packing
@@ -60,7 +63,7 @@ class Weights {
   Pack pack_backward(const FormatKernels<F>& kernels) const;
 
   CellId cell_;
-  std::int64_t input_, hidden_;
+  std::int64_t input_, hidden_, proj_;
   Buffer buffers_[4 + kMaxMatrices];
   WeightArrays<Compute> arrays_;                               // its pointers are to buffers_
   mutable std::atomic<const Pack*> packs_[2 * kMaxIsas] = {};  // for each ISA, of forward and of backward

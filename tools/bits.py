@@ -94,18 +94,19 @@ def values(name: str, dims: tuple[int, ...], dtype: str, scale: float = 1.0) -> 
 def make_problem(cell: Cell, dtype: str, shape: Shape) -> Problem:
     """For a cell that reads c of the layer below, c_below is the first state, and dc the last gradient of states."""
     T, B, I, H = shape
+    H = cell.hidden_size(H)
 
     def weight(name: str, dims: tuple[int, ...]) -> Array:
         terms = dims[-1] if len(dims) == 2 else H
         return values(name, dims, dtype, math.ldexp(cell.gain, -(terms.bit_length() // 2)))
 
     w = cell.weights(**{name: weight(name, dims) for name, dims in cell.shapes(I, H).items()})
-    states = [values(f"state {i}", (B, n * H), dtype) for i, n in enumerate(cell.state_units)]
-    dstates = [values(f"dstate {i}", (B, n * H), dtype) for i, n in enumerate(cell.state_units)]
+    states = [values(f"state {i}", (B, size), dtype) for i, size in enumerate(cell.state_sizes(H))]
+    dstates = [values(f"dstate {i}", (B, size), dtype) for i, size in enumerate(cell.state_sizes(H))]
     if cell.below:
         states.insert(0, values("c_below", (T, B, H), dtype))
         dstates.append(values("dc", (T, B, H), dtype))
-    x, dy = values("x", (T, B, I), dtype, 2.0), values("dy", (T, B, H), dtype)
+    x, dy = values("x", (T, B, I), dtype, 2.0), values("dy", (T, B, cell.proj_size(H)), dtype)
     return Problem(replace(cell, below=False), w, x, states, {}, dy, dstates)
 
 
@@ -184,7 +185,7 @@ def outputs_in_steps(p: Problem, out: bool) -> list[Array]:
     """y and the last states, of T single steps; with `out`, they write to two sets of arrays in turn."""
     cell, step, (T, B, _) = p.cell, p.cell.functions()[3], p.x.shape
     sequences, states = p.states[: -cell.states], p.states[-cell.states :]
-    turns = [[np.empty((B, n * p.w.hidden_size), p.x.dtype) for n in cell.state_units] for _ in range(2)]
+    turns = [[np.empty((B, size), p.x.dtype) for size in cell.state_sizes(p.w.hidden_size)] for _ in range(2)]
     y = []
     for t in range(T):
         to: dict[str, Any] = {"out": tuple(turns[t % 2]) if cell.states > 1 else turns[t % 2][0]} if out else {}

@@ -15,12 +15,17 @@ namespace fusedrnn {
 using std::int64_t;
 
 struct Sizes {
-  int64_t seq_len, batch, input, hidden;
+  int64_t seq_len, batch, input, hidden, proj;
 };
 
 constexpr const char* kBatchSymbols = "(batch_size,)";
 constexpr const char* kInputSymbols = "(seq_len, batch_size, input_size)";
-constexpr const char* kSequenceSymbols = "(seq_len, batch_size, hidden_size)";
+constexpr const char* kSequenceSymbols = "(seq_len, batch_size, hidden_size)";  // of c
+
+// The shape of y, in words.
+inline const char* y_symbols(const PyWeights& w) {
+  return w.facts().projection < 0 ? kSequenceSymbols : "(seq_len, batch_size, proj_size)";
+}
 
 // In 0..T.
 inline std::vector<int64_t> read_lengths(py::handle h, int64_t batch, int64_t seq_len) {
@@ -89,8 +94,7 @@ template <class T>
 Input<T> read_state(const PyWeights& w, int s, Name StateNames::* name, int64_t batch, py::handle h) {
   if (h.is_none()) return {};
   const StateNames& names = w.cell->states[static_cast<std::size_t>(s)];
-  return read_input<T>((names.*name).c_str(), names.symbols.c_str(), {batch, w.facts().state[s].units * w.hidden}, h,
-                       true);
+  return read_input<T>((names.*name).c_str(), names.symbols.c_str(), {batch, w.state_size(s)}, h, true);
 }
 
 // The arguments of a call over a sequence.
@@ -106,7 +110,7 @@ struct SequenceArguments {
     require_array("x", x_array);
     require_dtype<T>("x", x_array);
     require_rank("x", kInputSymbols, 3, x_array);
-    n = {proxy(x_array)->dimensions[0], proxy(x_array)->dimensions[1], w.input, w.hidden};
+    n = {proxy(x_array)->dimensions[0], proxy(x_array)->dimensions[1], w.input, w.hidden, w.proj};
     require_shape("x", kInputSymbols, {n.seq_len, n.batch, n.input}, x_array);
     if (!call_fits(w.facts(), n.hidden, n.input, n.seq_len, n.batch)) {
       throw py::value_error(too_large("x", dims_of(x_array)));
@@ -129,8 +133,7 @@ struct SequenceArguments {
     Problem<T> p{};
     p.seq_len = n.seq_len;
     p.batch = n.batch;
-    p.input = n.input;
-    p.hidden = n.hidden;
+    p.y_stride = n.proj;
     p.reverse = reverse;
     p.lengths = has_lengths ? lengths.data() : nullptr;
     p.start = start.empty() ? nullptr : start.data();

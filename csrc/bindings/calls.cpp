@@ -46,12 +46,12 @@ class Results {
 // give it. Returns y.
 template <class T>
 py::object new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, Results& results) {
-  auto y = new_array<T>("y", {n.seq_len, n.batch, n.hidden});
+  auto y = new_array<T>("y", {n.seq_len, n.batch, n.proj});
   p.y = data_of(y);
   results.set(names().y, y);
   for (int s = 0; s < w.facts().states; ++s) {
     const StateNames& state = w.cell->states[static_cast<std::size_t>(s)];
-    p.state_n[s] = results.add<T>(state.last, {n.batch, w.facts().state[s].units * n.hidden});
+    p.state_n[s] = results.add<T>(state.last, {n.batch, w.state_size(s)});
   }
   if (w.facts().below) p.c = results.add<T>(names().c, {n.seq_len, n.batch, n.hidden});
   return std::move(y);
@@ -120,7 +120,8 @@ class WeightGradients {
     const int64_t H = w.hidden;
     if (f.vectors > 0) g.dvectors = make({f.vectors * H}, vectors_);
     for (int m = 0; m < f.matrices; ++m) {
-      g.dmatrix[m] = make({f.matrix[m].blocks * H, f.matrix[m].depth * H}, matrices_[m]);
+      const int64_t rows = f.matrix[m].blocks * block_rows(f, m, H, w.proj);
+      g.dmatrix[m] = make({rows, matrix_columns(f, m, H, w.proj)}, matrices_[m]);
     }
     for (std::size_t i = 0; i < w.given.size(); ++i) {
       const Parameter& p = w.cell->parameters[i];
@@ -147,9 +148,9 @@ class WeightGradients {
     return data;
   }
   void set_rows(const Parameter& p, const py::object& all, int64_t gates) {
-    const int64_t H = w_.hidden;
     if (p.gates == gates) return results_.set(p.gradient, all);
-    results_.set(p.gradient, py::object(all[py::slice(p.first * H, (p.first + p.gates) * H, 1)]));
+    const int64_t each = w_.rows_of(p) / p.gates;
+    results_.set(p.gradient, py::object(all[py::slice(p.first * each, (p.first + p.gates) * each, 1)]));
   }
 
   const PyWeights& w_;
@@ -192,11 +193,11 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   const Kept from(kept);
   const SequenceArguments<T> call(w, from.x, from.states, from.lengths, from.reverse, from.inputs);
   const Sizes& n = call.n;
-  const auto in_y = read_input<T>("y", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, from.y, false);
+  const auto in_y = read_input<T>("y", y_symbols(w), {n.seq_len, n.batch, n.proj}, from.y, false);
   auto& taken = from.memory.cast<PyMemory&>();
   const Buffer& memory = taken.buffer;
   if (memory.bytes() != reserve_bytes(w, n, sizeof(T))) throw py::value_error(kBadKept);
-  const auto in_dy = read_input<T>("dy", kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dy, true);
+  const auto in_dy = read_input<T>("dy", y_symbols(w), {n.seq_len, n.batch, n.proj}, dy, true);
   const auto in_dc = read_input<T>(names().dc.c_str(), kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dc, true);
   if (in_dc.data && !w.facts().below) {
     throw py::value_error(not_taken(names().dc.text, w.facts().name, type_name(dc)));
@@ -210,11 +211,12 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
     g.dstate_n[s] = in_states[s].data;
   }
   g.dy = in_dy.data;
+  g.dy_stride = n.proj;
   g.dc = in_dc.data;
   g.dx = results.add<T>(names().dx, {n.seq_len, n.batch, n.input});
   for (int s = 0; s < w.facts().states; ++s) {
     const StateNames& state = w.cell->states[static_cast<std::size_t>(s)];
-    g.dstate0[s] = results.add<T>(state.gradient_first, {n.batch, w.facts().state[s].units * n.hidden});
+    g.dstate0[s] = results.add<T>(state.gradient_first, {n.batch, w.state_size(s)});
   }
   if (call.below.data)
     g.dbelow = results.add<T>(names().dc_below, {n.seq_len, n.batch, n.hidden});
@@ -242,7 +244,7 @@ py::tuple step_outputs(const PyWeights& w, int64_t batch, py::handle x, py::hand
   for (std::size_t s = 0; s < out.size(); ++s) {
     T*& to = s == 0 ? p.y : p.state_n[s];
     const StateNames& state = w.cell->states[s];
-    const int64_t units = w.facts().state[s].units * w.hidden;
+    const int64_t units = w.state_size(static_cast<int>(s));
     const py::handle given = out[s];
     if (given.is_none()) {
       auto array = new_array<T>(state.now.c_str(), {batch, units});
@@ -277,8 +279,7 @@ py::tuple step(const PyWeights& w, const Weights<F>& weights, py::handle x, cons
   Problem<T> p{};
   p.seq_len = 1;
   p.batch = batch;
-  p.input = w.input;
-  p.hidden = w.hidden;
+  p.y_stride = w.proj;
   p.x = in_x.data;
   const FurtherInputs further(w, inputs);
   const auto in_below =

@@ -36,6 +36,11 @@ std::string wrong_size(const std::string& name, const std::string& symbols, cons
   return name + ": expected shape " + symbols + " with hidden_size and input_size at least 1, got " + shape_text(got);
 }
 
+std::string wrong_proj(const std::string& name, const std::string& symbols, std::int64_t hidden, const Dims& got) {
+  return name + ": expected shape " + symbols + " with proj_size in 1..hidden_size-1 = 1.." +
+         std::to_string(hidden - 1) + ", got " + shape_text(got);
+}
+
 std::string wrong_layout(const std::string& name, const std::string& expected, const std::string& got) {
   return name + ": expected a " + expected + " array, got a " + got + " one";
 }
@@ -51,6 +56,7 @@ void register_errors(pybind11::module_& m) {
   m.def("wrong_rank", &wrong_rank);
   m.def("not_taken", &not_taken);
   m.def("wrong_size", &wrong_size);
+  m.def("wrong_proj", &wrong_proj);
   m.def("wrong_layout", &wrong_layout);
 }
 

@@ -20,6 +20,8 @@ std::string wrong_rank(const std::string& name, const std::string& symbols, int 
 std::string not_taken(const std::string& name, const std::string& cell, const std::string& got);
 // Of the array whose shape gives the sizes.
 std::string wrong_size(const std::string& name, const std::string& symbols, const Dims& got);
+// Of the matrix that projects, whose rows give proj_size.
+std::string wrong_proj(const std::string& name, const std::string& symbols, std::int64_t hidden, const Dims& got);
 std::string wrong_layout(const std::string& name, const std::string& expected, const std::string& got);
 std::string too_large(const std::string& name, const Dims& dims);
 

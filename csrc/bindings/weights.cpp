@@ -2,6 +2,7 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -71,7 +72,7 @@ class Parts {
   }
 
   void read(const Parameter& p, py::handle array) {
-    const int64_t rows = p.gates * w_.hidden;
+    const int64_t rows = w_.rows_of(p);
     switch (p.role) {
       case Role::weight_ih:
         arrays_.weight_ih = read_one(p, {rows, w_.input}, array);
@@ -86,7 +87,7 @@ class Parts {
         copy(read_one(p, {rows}, array), rows, vectors_.data() + p.first * w_.hidden);
         break;
       case Role::matrix:
-        read_rows(p, read_one(p, {rows, p.depth * w_.hidden}, array));
+        read_rows(p, read_one(p, {rows, w_.columns_of(p)}, array));
         break;
     }
   }
@@ -102,7 +103,7 @@ class Parts {
   }
   // A matrix that several parameters make up is joined, with zeros for a parameter that is None.
   void read_rows(const Parameter& p, const T* from) {
-    const int64_t row = p.depth * w_.hidden * w_.hidden, gates = w_.facts().matrix[p.matrix].blocks;
+    const int64_t row = w_.rows_of(p) / p.gates * w_.columns_of(p), gates = w_.facts().matrix[p.matrix].blocks;
     if (p.gates == gates && from) {
       arrays_.matrix[p.matrix] = from;
       return;
@@ -134,7 +135,7 @@ void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
   all.epsilon = rounded<T>(epsilon);
   all.clocks = clocks_of(w.periods, w.hidden);
   check_unseen(all.clocks, w.hidden, all.matrix[0]);
-  w.weights = std::make_unique<Weights<F>>(w.cell->id, w.input, w.hidden, all);
+  w.weights = std::make_unique<Weights<F>>(w.cell->id, w.input, w.hidden, w.proj, all);
 }
 
 // Fills the weights if `format` is this one, or if there is none and arrays of its type have this dtype.
@@ -182,6 +183,24 @@ PyMethodDef kMakeWeights =
     fast_definition("make_weights", fast_function<make_weights_function, 4>,
                     "make_weights(cell: Cell, arrays: dict, values: dict, format: str | None) -> Weights");
 
+// The units of h of a cell that projects, from the matrix that projects.
+int64_t read_proj(const PyWeights& w, const py::dict& arrays) {
+  const CellFacts& f = w.facts();
+  if (f.projection < 0) return w.hidden;
+  const auto& all = w.cell->parameters;
+  const auto p = std::find_if(all.begin(), all.end(), [&](const Parameter& parameter) {
+    return parameter.role == Role::matrix && parameter.matrix == f.product[f.projection].matrix;
+  });
+  const py::object matrix = item_or_none(arrays, p->name.object);
+  require_array(p->name.c_str(), matrix);
+  require_rank(p->name.c_str(), p->symbols.c_str(), 2, matrix);
+  const int64_t proj = proxy(matrix)->dimensions[0];
+  if (proj < 1 || proj >= w.hidden) {
+    throw py::value_error(wrong_proj(p->name.text, p->symbols, w.hidden, dims_of(matrix)));
+  }
+  return proj;
+}
+
 }  // namespace
 
 std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, const py::dict& arrays,
@@ -206,6 +225,7 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
   if (!sizes_fit(w->facts(), w->hidden, w->input)) {
     throw py::value_error(too_large(first.name.text, dims_of(weight_ih)));
   }
+  w->proj = read_proj(*w, arrays);
 #define RNN_FILL(Format, ...) || fill_as<Format>(*w, arrays, epsilon, weight_ih, format)
   const bool filled = false RNN_FORMATS(RNN_FILL);
 #undef RNN_FILL
@@ -222,7 +242,7 @@ py::object parameter_view(py::handle self, const std::string& name) {
   if (i == parameters.size()) throw py::value_error("name: expected that of a parameter, got '" + name + "'");
   if (!w.given[i]) return py::none();
   const Parameter& p = parameters[i];
-  const int64_t H = w.hidden, rows = p.gates * H;
+  const int64_t H = w.hidden, rows = w.rows_of(p), columns = w.columns_of(p);
   return w.with([&](const auto& weights) -> py::object {
     const auto& a = weights.arrays();
     switch (p.role) {
@@ -235,7 +255,7 @@ py::object parameter_view(py::handle self, const std::string& name) {
       case Role::vector:
         return view(self, a.vectors + p.first * H, {rows});
       default:
-        return view(self, a.matrix[p.matrix] + p.first * H * p.depth * H, {rows, p.depth * H});
+        return view(self, a.matrix[p.matrix] + p.first * (rows / p.gates) * columns, {rows, columns});
     }
   });
 }
@@ -282,6 +302,7 @@ void register_weights(py::module_& m) {
                         "Weights of any cell; the package has a class for each family.")
       .def_property_readonly("input_size", [](const PyWeights& w) { return w.input; })
       .def_property_readonly("hidden_size", [](const PyWeights& w) { return w.hidden; })
+      .def_property_readonly("proj_size", [](const PyWeights& w) { return w.proj; })
       .def_property_readonly("format", [](const PyWeights& w) { return format_name(w); })
       .def_property_readonly("dtype", [](const PyWeights& w) { return py::dtype(dtype_name(w)); })
       .def("array", &parameter_view, py::arg("name"));

@@ -36,6 +36,7 @@
 //     kMatrices, matrix(m)   matrices of recurrent weights, weight_hh first
 //     kVectors           vectors of weights; vector_gradient(k)
 //     sums(backward, index, round)   how many sums a phase (or stage) takes in a round; 0 if there is none
+//     kProjection        the product whose sums are h itself, the last one; it has P rows, and h has P units; -1: none
 //     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step; the
 //                        gradient of that is dc_given
 //     kClocked           whether units take part in some steps only, as the weights' clocks say; for cells with one
@@ -67,6 +68,7 @@ template <int Gates, int Slots>
 struct OnePhaseCell {
   static constexpr int kGates = Gates, kRecurrentGates = Gates, kStates = 1, kSlots = Slots, kPhases = 1;
   static constexpr int kProducts = 1, kMatrices = 1, kVectors = 0, kInputColumn = 0;
+  static constexpr int kProjection = -1;
   static constexpr bool kBelow = false, kClocked = false;
   static constexpr Product product(int) { return {0, 0, 0, Gates, From::h_prev, 0, 1, 0}; }
   static constexpr State state(int) { return state_h(false); }

@@ -21,6 +21,7 @@
   X(clockwork_rnn_relu, Clockwork<RnnRelu>)                                        \
   RNN_LSTM_VARIANTS(X, , 0)                                                        \
   RNN_LSTM_VARIANTS(X, _peephole, kPeepholes)                                      \
+  X(lstm_projected, Lstm<kProjected>)                                              \
   X(lstm_matrix_peephole, LstmMatrixPeepholesIFO)                                  \
   X(lstm_matrix_peephole_if, LstmMatrixPeepholesIF)                                \
   X(lstm_matrix_peephole_o, LstmMatrixPeepholesO)                                  \

@@ -78,6 +78,7 @@ struct CellFacts {
   State state[kMaxStates];
   bool split[kMaxGates];
   int user_gate[kMaxGates];   // where users stack gate g
+  int projection;             // the product whose sums are h itself, which then has P units; -1 if there is none
   int input_column;           // the slots that hold the gradients which the input sees begin here,
   int input_gate[kMaxGates];  // and the j-th of them holds the gradient of this gate
   Product product[kMaxProducts];
@@ -88,6 +89,24 @@ struct CellFacts {
 
 // The facts of each cell, made once.
 const CellFacts& facts_of(CellId cell);
+
+// The elements that an operand of this many vectors has: those of h have P units, all others H.
+constexpr std::int64_t operand_size(From from, int depth, std::int64_t hidden, std::int64_t proj) {
+  return depth * (from == From::h_prev ? proj : hidden);
+}
+
+// The units whose sums a product gives.
+constexpr std::int64_t product_units(const CellFacts& f, int index, std::int64_t hidden, std::int64_t proj) {
+  return index == f.projection ? proj : hidden;
+}
+
+// Rows of one block of a matrix, and columns of the matrix. weight_hh multiplies h.
+constexpr std::int64_t block_rows(const CellFacts& f, int matrix, std::int64_t hidden, std::int64_t proj) {
+  return f.projection >= 0 && f.product[f.projection].matrix == matrix ? proj : hidden;
+}
+constexpr std::int64_t matrix_columns(const CellFacts& f, int matrix, std::int64_t hidden, std::int64_t proj) {
+  return f.matrix[matrix].depth * (matrix == 0 ? proj : hidden);
+}
 
 // Which block of H rows of its matrix the j-th gate of a product takes.
 constexpr int block_of(const CellFacts& f, const Product& p, int j) {

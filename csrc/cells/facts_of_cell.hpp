@@ -23,6 +23,7 @@ constexpr CellFacts facts() {
   f.below = Cell::kBelow;
   f.clocked = Cell::kClocked;
   f.input_column = Cell::kInputColumn;
+  f.projection = Cell::kProjection;
   f.scratch_slots = Cell::kPhases > 1;
   for (int s = 0; s < Cell::kStates; ++s) {
     f.state[s] = Cell::state(s);

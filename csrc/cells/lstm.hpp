@@ -17,6 +17,7 @@ enum LstmOption : unsigned {
   kNoOutputActivation = 16,  // h = o * c
   kCoupled = 32,             // i = 1 - f
   kPeepholes = 64,           // i and f see p * c_prev, o sees p_o * c
+  kProjected = 128,          // m = o * tanh(c), h = W_hr m (Sak et al. 2014)
 };
 
 template <unsigned kOptions>
@@ -27,6 +28,8 @@ struct LstmLayout {
   // Gates and slots; c comes last. One that is left out has no place.
   static constexpr int I = kInput ? 0 : -1, F = kForget ? kInput : -1, G = kInput + kForget;
   static constexpr int O = kOutput ? G + 1 : -1, C = G + 1 + kOutput;
+  // Slots of a projection: its operand, and the gradients of h, of which there are no more than of units.
+  static constexpr int M = C + 1, Dh = C + 2;
   // Peepholes among the cell's vectors.
   static constexpr int PI = kInput ? 0 : -1, PF = kForget ? kInput : -1, PO = kOutput ? kInput + kForget : -1;
   static constexpr int kPeepholeCount = has(kPeepholes) ? kInput + kForget + kOutput : 0;
@@ -35,6 +38,15 @@ struct LstmLayout {
 template <unsigned kOptions>
 struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1> {
   using L = LstmLayout<kOptions>;
+  static constexpr bool kProjects = L::has(kProjected);
+  static constexpr int kSlots = kProjects ? L::Dh + 1 : L::C + 1, kProjection = kProjects ? 1 : -1;
+  static constexpr int kPhases = 1 + kProjects, kProducts = 1 + kProjects, kMatrices = 1 + kProjects;
+  static constexpr Product product(int i) {
+    if (i == 1) return {1, 1, 0, 1, From::slots, L::M, 1, L::Dh};
+    return {0, 0, 0, L::C, From::h_prev, 0, 1, 0};
+  }
+  static constexpr Matrix matrix(int m) { return {m == 1 ? 1 : L::C, 1}; }
+  static constexpr bool carried(int k) { return kProjects && k == L::M; }
   static constexpr int kStates = 2, kVectors = L::kPeepholeCount;
   static constexpr bool kPeeps = L::has(kPeepholes);
   static constexpr State state(int s) { return s == 0 ? state_h(false) : state_c(L::C); }
@@ -51,6 +63,14 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
 
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
+    if constexpr (Phase == 1)
+      at.set_h(a[0]);
+    else
+      forward_gates(a, at);
+  }
+
+  template <class V, class At>
+  static RNN_INLINE void forward_gates(const V* a, const At& at) {
     const V g = L::has(kNoInputActivation) ? a[L::G] : tanh(a[L::G]);
     V c = at.c_prev();
     if constexpr (L::kInput) {
@@ -76,25 +96,43 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
     if constexpr (L::kOutput) {
       const V o = sigmoid(peep(a[L::O], L::PO, c, at));
       at.save(L::O, o);
-      at.set_h(o * squashed);
+      give(o * squashed, at);
     } else {
-      at.set_h(squashed);
+      give(squashed, at);
     }
+  }
+
+  // The output of the pointwise step: h, or the operand of the projection.
+  template <class V, class At>
+  static RNN_INLINE void give(V m, const At& at) {
+    if constexpr (kProjects)
+      at.save(L::M, m);
+    else
+      at.set_h(m);
   }
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
+    if constexpr (kProjects && Stage == 0)
+      at.grad(L::Dh, dh);
+    else
+      backward_gates(dh, at);
+  }
+
+  // dm: the gradient of the pointwise step's output.
+  template <class V, class At>
+  static RNN_INLINE void backward_gates(V dm, const At& at) {
     const V one(1), c = at.slot(L::C), g = at.slot(L::G), c_prev = at.c_prev();
     const V squashed = L::has(kNoOutputActivation) ? c : tanh(c);
     const V dsquashed = L::has(kNoOutputActivation) ? one : one - squashed * squashed;
     V dc = at.dc();
     if constexpr (L::kOutput) {
-      const V o = at.slot(L::O), da = dh * squashed * (o * (one - o));
-      dc = fma(dh * o, dsquashed, dc);
+      const V o = at.slot(L::O), da = dm * squashed * (o * (one - o));
+      dc = fma(dm * o, dsquashed, dc);
       if constexpr (kPeeps) dc = fma(at.vector(L::PO), da, dc);
       at.grad(L::O, da);
     } else {
-      dc = fma(dh, dsquashed, dc);
+      dc = fma(dm, dsquashed, dc);
     }
 
     V dg = dc, dc_prev = dc;

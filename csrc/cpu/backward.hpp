@@ -46,8 +46,10 @@ struct Backward {
         f(facts),
         steps(cell_steps),
         row_count(mine.row1 - mine.row0),
-        row_stride((mine.tile1 - mine.tile0) * V::width),
+        row_stride(most(tiles_of_worker(mine).size(), h_tiles_of(mine).size()) * V::width),
         states{problem, facts, reinterpret_cast<const C*>(mine.shared), problem.h, problem.slots, false} {}
+
+  static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
   BackwardRow<C> row_at(int64_t t, int64_t row) const {
     const int64_t H = p.hidden, here = t * p.batch + row;
@@ -55,7 +57,7 @@ struct Backward {
     const int64_t before = time_before(p, t);
     assert(f.states >= 1 && f.states <= kMaxStates);
     BackwardRow<C> r{};
-    r.dy = g.dy ? g.dy + here * H : nullptr;
+    r.dy = g.dy ? g.dy + here * g.dy_stride : nullptr;
     r.slots = states.slots_at(t, row);
     r.source = t == last_time(p, row) ? r.slots : states.slots_at(time_after(p, t), row);
     for (int s = 0; s < f.states; ++s) {
@@ -84,7 +86,10 @@ struct Backward {
     for (int i = 0; i < f.products; ++i) last = f.product[i].phase == (stage ? f.phases - stage : 0) ? i : last;
     return last;
   }
-  int64_t depth_of(int product) const { return f.product[product].depth > 0 ? f.product[product].gates * p.hidden : 0; }
+  int64_t depth_of(int product) const {
+    const fusedrnn::Product& of = f.product[product];
+    return of.depth > 0 ? of.gates * fusedrnn::product_units(f, product, p.hidden, p.proj) : 0;
+  }
 
   // One product for the vector `part` of its operand. In rows that are `ending`, which are in their last step, the step
   // after gives nothing.
@@ -94,6 +99,7 @@ struct Backward {
     StageProduct<F> s{};
     s.weights = weights.hh_t[product][part];
     s.depth = ending ? 0 : depth_of(product);
+    s.units = fusedrnn::operand_size(of.from, 1, p.hidden, p.proj);
     s.source_offset = of.column * p.hidden;
     s.first_stage = stage == 0;
     s.pointwise = extra == kMain ? steps.pointwise[stage] : nullptr;
@@ -105,7 +111,7 @@ struct Backward {
   }
 
   // Rows of `span` over one product, a slice of k at a time.
-  void run_product(const BackwardStep<C>& step, Span span, const StageProduct<F>& product, bool backwards) {
+  void run_product(const BackwardStep<C>& step, Span span, Span tiles, const StageProduct<F>& product, bool backwards) {
     if (span.size() == 0) return;
     const int64_t rows_bytes = span.size() * static_cast<int64_t>(sizeof(C)), depth = product.depth;
     const int64_t fitting = kSliceBytes / rows_bytes;
@@ -114,7 +120,7 @@ struct Backward {
     do {
       const int64_t left = depth - k0;
       const StageOp<F> op(step, f, product, partial, k0, left < slice ? left : slice);
-      sweep(op, span, {worker.tile0, worker.tile1}, backwards);
+      sweep(op, span, tiles, backwards);
       k0 += slice;
     } while (k0 < depth);
   }
@@ -125,10 +131,11 @@ struct Backward {
     for (int i = 0; i < f.products; ++i) {
       if (!gives_extras(f.product[i])) continue;
       for (int part = 0; part < f.product[i].depth; ++part) {
-        run_product(step, span, stage_product(0, i, extra++, part, ending), backwards);
+        run_product(step, span, tiles_of_worker(worker), stage_product(0, i, extra++, part, ending), backwards);
       }
     }
-    run_product(step, span, stage_product(0, main_product(0), kMain, 0, ending), backwards);
+    const BackwardStep<C> of_h = step.of_h(p, worker);
+    run_product(of_h, span, h_tiles_of(worker), stage_product(0, main_product(0), kMain, 0, ending), backwards);
   }
 
   // Lists the rows that are active at time t, rows in their last step first; returns the number of all, and sets
@@ -162,7 +169,8 @@ struct Backward {
         steps.reduce[stage](step, n);
         meet(worker.step_barrier);  // others may still be reading what this one is about to overwrite
       }
-      run_product(step, {0, n}, stage_product(stage, main_product(stage), kMain, 0, false), backwards);
+      const StageProduct<F> product = stage_product(stage, main_product(stage), kMain, 0, false);
+      run_product(step, {0, n}, tiles_of_worker(worker), product, backwards);
       meet(worker.step_barrier);
     }
   }
@@ -179,8 +187,8 @@ struct Backward {
       to[n++] = g.dstate0[state] + row * states.size(state) + part * p.hidden;
     }
     const CarryOp<F> op(weights.hh_t[product][part], depth_of(product), from, f.product[product].column * p.hidden, to,
-                        p.hidden, f.state[state].carries);
-    sweep(op, {0, n}, {worker.tile0, worker.tile1});
+                        state == 0 ? p.proj : p.hidden, f.state[state].carries);
+    sweep(op, {0, n}, state == 0 ? h_tiles_of(worker) : tiles_of_worker(worker));
   }
 
   void layout(Arena& arena) {
@@ -194,10 +202,10 @@ struct Backward {
 
   void run() {
     lay_out(*this, worker);
-    const Span units = units_of<V>(p, worker);
     assert(f.states <= kMaxStates);
-    for (int s = 0; s < f.states; ++s) {
-      copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, worker, units);
+    copy_or_zero(g.dstate0[0], g.dstate_n[0], 1, p.proj, worker, h_units_of<V>(p, worker));
+    for (int s = 1; s < f.states; ++s) {
+      copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
     }
     for (int64_t step = p.seq_len - 1; step >= 0; --step) run_step(step);
     initial_state_gradient(main_product(0), 0);

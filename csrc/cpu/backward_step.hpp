@@ -47,6 +47,14 @@ struct BackwardStep {
         epsilon(weights.epsilon),
         sums(nullptr) {}
 
+  // The same rows, for the units of h.
+  BackwardStep of_h(const Problem<C>& p, const Worker& worker) const {
+    BackwardStep step = *this;
+    step.tile0 = worker.h_tile0;
+    step.units = p.proj;
+    return step;
+  }
+
   RNN_INLINE C* extra_at(int64_t extra, int64_t row, int64_t tile) const {
     return extras + extra * extra_stride + row * row_stride + (tile - tile0) * Vec<C>::width;
   }
@@ -120,6 +128,7 @@ struct StageProduct {
   using C = typename F::Compute;
   PackedMatrix<typename F::Storage> weights;
   int64_t depth;                   // 0: the sums stay as they begin
+  int64_t units;                   // of the operand, whose gradient the sums are
   int64_t source_offset;           // where the gradients begin among the slots
   bool first_stage;                // the gradients belong to the step after
   BackwardPointwise<C> pointwise;  // of the main product; else null,
@@ -168,7 +177,7 @@ struct StageOp {
   }
   RNN_INLINE V initial(const BackwardRow<C>& row, int64_t r, int64_t tile) const {
     if (continues) return V::load(partial_at(r, tile));
-    const auto lanes = lanes_of<V>(tile, step.hidden);
+    const auto lanes = lanes_of<V>(tile, product.units);
     const int64_t unit = tile * V::width;
     if (product.carried_state >= 0) {
       return V::load(row.carried[product.carried_state] + product.carried_offset + unit, lanes);

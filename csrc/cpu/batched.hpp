@@ -16,7 +16,7 @@ using fusedrnn::Operand;
 using fusedrnn::kStretch;
 constexpr int64_t kStrip = 96;  // units whose gradients in a stretch stay in L2 while the operands pass over them
 
-// to = W^T d.
+// to = W^T d, or += where `adds`.
 template <class F>
 struct InputGradientOp {
   using Storage = typename F::Storage;
@@ -31,10 +31,11 @@ struct InputGradientOp {
   const C* const* d;
   C* const* to;
   int64_t input;
+  bool adds;
 
   InputGradientOp(const PackedMatrix<Storage>& packed, int64_t k_count, const C* const* d_rows, C* const* to_rows,
-                  int64_t width)
-      : weights(packed), depth(k_count), d(d_rows), to(to_rows), input(width) {}
+                  int64_t width, bool add)
+      : weights(packed), depth(k_count), d(d_rows), to(to_rows), input(width), adds(add) {}
 
   RNN_INLINE const C* const* sources(int64_t row) const { return d + row; }
   RNN_INLINE void fetch_start(const Area&) const {}
@@ -44,7 +45,10 @@ struct InputGradientOp {
   }
   RNN_INLINE void end(const Area& area, const C* sums) const {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
-      V::load(sums).store(to[row] + tile * V::width, lanes_of<V>(tile, input));
+      const auto lanes = lanes_of<V>(tile, input);
+      C* const target = to[row] + tile * V::width;
+      const V sum = V::load(sums);
+      (adds ? V::load(target, lanes) + sum : sum).store(target, lanes);
       sums += V::width;
     });
   }
@@ -141,7 +145,7 @@ struct Batched {
   }
 
   int64_t width_of(const Operand& operand) const {
-    return operand.from == From::x ? p.input : operand.depth * p.hidden;
+    return operand.from == From::x ? p.input : fusedrnn::operand_size(operand.from, operand.depth, p.hidden, p.proj);
   }
 
   // Lists the next stretch of pairs that are `wanted`, from the pair at `from` on, and sets `count` to their number;
@@ -165,7 +169,8 @@ struct Batched {
   // This worker's share of 0..n-1.
   Span share(int64_t n) const { return {n * worker.index / worker.count, n * (worker.index + 1) / worker.count}; }
 
-  void input_gradient() {
+  // dx and dc_below of this worker's share of the steps; with `add`, dx is added to.
+  void input_gradient(bool add) {
     const Span steps = share(p.seq_len * p.batch);
     const int64_t H = p.hidden, depth = f.gates * H;
     int64_t from = steps.first;
@@ -175,14 +180,14 @@ struct Batched {
         const int64_t t = from / p.batch, row = from % p.batch;
         C* dx = g.dx + from * p.input;
         if (t >= length_of(p, row)) {
-          std::memset(dx, 0, static_cast<std::size_t>(p.input) * sizeof(C));
+          if (!add) std::memset(dx, 0, static_cast<std::size_t>(p.input) * sizeof(C));
           if (g.dbelow) std::memset(g.dbelow + from * H, 0, static_cast<std::size_t>(H) * sizeof(C));
           continue;
         }
         d[n] = states.slots_at(t, row) + f.input_column * H;
         to[n++] = dx;
       }
-      sweep(InputGradientOp<F>(weights.ih_t, depth, d, to, p.input), {0, n}, {0, tiles_of<V>(p.input)});
+      sweep(InputGradientOp<F>(weights.ih_t, depth, d, to, p.input, add), {0, n}, {0, tiles_of<V>(p.input)});
     }
   }
 
@@ -249,12 +254,14 @@ struct Batched {
   // Adds the part of units [first, first + n), whose gradients are in `columns`, to one block of a gradient.
   void add_term(const GradientTerm& term, int64_t first, int64_t n, int64_t count, bool add) {
     using Of = GradientTerm::Of;
-    const int64_t row = term.block * p.hidden + first, depth = term.depth * p.hidden;
+    const int64_t row = term.block * p.hidden + first;
     switch (term.of) {
       case Of::weight_ih:
         return add_products(g.dweight_ih, panels[term.operand], row, n, count, p.input, p.input, add);
-      case Of::matrix:
-        return add_products(g.dmatrix[term.index], panels[term.operand], row, n, count, depth, depth, add);
+      case Of::matrix: {
+        const int64_t width = width_of(plan.operand[term.operand]);
+        return add_products(g.dmatrix[term.index], panels[term.operand], row, n, count, width, width, add);
+      }
       case Of::bias_ih:
         if (g.dbias_ih) add_sums(g.dbias_ih, row, n, count, add);
         return;
@@ -294,10 +301,17 @@ struct Batched {
     if (operand.of_matrix) pack_panel(panels[i], operands[i], count, width_of(operand) - offset);
   }
 
+  // The units whose gradients a column holds.
+  int64_t units_of_column(int column) const {
+    return f.projection >= 0 && column == f.product[f.projection].column ? p.proj : p.hidden;
+  }
+
   // All weight and bias gradients. Workers share out the columns of gradients, units and all.
   void weight_gradients() {
-    const int64_t H = p.hidden, end = p.seq_len * p.batch;
-    const Span mine = share(plan.columns * H);
+    const int64_t end = p.seq_len * p.batch;
+    int64_t all = 0;
+    for (int i = 0; i < plan.columns; ++i) all += units_of_column(plan.column[i]);
+    const Span mine = share(all);
     int64_t from = 0;
     bool add = false;
     do {
@@ -306,10 +320,11 @@ struct Batched {
       for (int i = 0; i < plan.operands; ++i) gather_operand(i, count);
       int64_t start = 0;  // of the column's units among all columns' units
       for (int i = 0; i < plan.columns; ++i) {
+        const int64_t units = units_of_column(plan.column[i]);
         const int64_t first = mine.first > start ? mine.first - start : 0;
-        const int64_t last = mine.last < start + H ? mine.last - start : H;
+        const int64_t last = mine.last < start + units ? mine.last - start : units;
         if (first < last) column_gradients(plan.column[i], {first, last}, count, add);
-        start += H;
+        start += units;
       }
       add = true;
     } while (from < end);
@@ -317,8 +332,12 @@ struct Batched {
 
   void run() {
     lay_out(*this, worker);
-    input_gradient();
+    if (g.dx) input_gradient(false);
     weight_gradients();
+  }
+  void run_input_gradient(bool add) {
+    lay_out(*this, worker);
+    input_gradient(add);
   }
 };
 

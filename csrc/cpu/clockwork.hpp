@@ -306,10 +306,10 @@ struct ClockworkBatched {
     sweep(op, {0, n}, {0, tiles_of<V>(p.input)});
   }
 
-  void input_gradient() {
+  void input_gradient(bool add) {
     const Span steps = all.share(p.seq_len * p.batch);
     if (steps.size() <= 0) return;
-    std::memset(g.dx + steps.first * p.input, 0, static_cast<std::size_t>(steps.size() * p.input) * sizeof(C));
+    if (!add) std::memset(g.dx + steps.first * p.input, 0, static_cast<std::size_t>(steps.size() * p.input) * sizeof(C));
     for (int64_t first = steps.first; first < steps.last; first += kRowsTogether) {
       const int64_t last = first + kRowsTogether < steps.last ? first + kRowsTogether : steps.last;
       for (int i = 0; i < weights.clock_count; ++i) add_input_gradient(weights.clocks[i], first, last);
@@ -376,8 +376,12 @@ struct ClockworkBatched {
 
   void run() {
     lay_out(*this, all.worker);
-    input_gradient();
+    if (g.dx) input_gradient(false);
     weight_gradients();
+  }
+  void run_input_gradient(bool add) {
+    lay_out(*this, all.worker);
+    input_gradient(add);
   }
 };
 

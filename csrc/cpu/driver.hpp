@@ -58,11 +58,23 @@ RNN_INLINE typename V::Lanes lanes_of(int64_t tile, int64_t units) {
   return typename V::Lanes(left < V::width ? static_cast<int>(left) : V::width);
 }
 
-// The units of a worker's tiles.
+// The units of these tiles, of `units`.
+template <class V>
+Span units_of(Span tiles, int64_t units) {
+  const int64_t first = tiles.first * V::width, last = tiles.last * V::width;
+  return {first < units ? first : units, last < units ? last : units};
+}
+
+// A worker's tiles of units, and of h's units; and these units.
+inline Span tiles_of_worker(const Worker& worker) { return {worker.tile0, worker.tile1}; }
+inline Span h_tiles_of(const Worker& worker) { return {worker.h_tile0, worker.h_tile1}; }
 template <class V, class C>
 Span units_of(const Problem<C>& p, const Worker& worker) {
-  const int64_t last = worker.tile1 * V::width;
-  return {worker.tile0 * V::width, last < p.hidden ? last : p.hidden};
+  return units_of<V>(tiles_of_worker(worker), p.hidden);
+}
+template <class V, class C>
+Span h_units_of(const Problem<C>& p, const Worker& worker) {
+  return units_of<V>(h_tiles_of(worker), p.proj);
 }
 
 template <class C>
@@ -103,33 +115,34 @@ struct States {
   const Problem<C>& p;
   const CellFacts& f;
   const C* zeros;   // as many as the longest state has
-  const C* h;       // (T, B, H)
+  const C* h;       // (T, B, P), rows p.y_stride apart
   C* slots;         // (T, B, S, H); (2, B, S, H) if steps take turns
   bool take_turns;  // each step reuses the slots of the step before the last
 
-  int64_t size(int s) const { return f.state[s].units * p.hidden; }
+  int64_t size(int s) const { return s == 0 ? p.proj : f.state[s].units * p.hidden; }
   C* slots_at(int64_t t, int64_t row) const {
     const int64_t step = take_turns ? time_of(p, t) % 2 : t;
     return slots + (step * p.batch + row) * f.slots * p.hidden;
   }
   const C* initial(int s, int64_t row) const { return p.state0[s] ? p.state0[s] + row * size(s) : zeros; }
   const C* after(int s, int64_t t, int64_t row) const {
-    return s == 0 ? h + (t * p.batch + row) * p.hidden : slots_at(t, row) + f.state[s].slot * p.hidden;
+    return s == 0 ? h + (t * p.batch + row) * p.y_stride : slots_at(t, row) + f.state[s].slot * p.hidden;
   }
   const C* before(int s, int64_t t, int64_t row) const {
     return t == first_time(p, row) ? initial(s, row) : after(s, time_before(p, t), row);
   }
 };
 
-// to[units] of each of the worker's rows = from[units], or zeros where `from` is null. A row has `vectors` times H
-// elements, and `units` are taken of each vector.
+// to[units] of each of the worker's rows = from[units], or zeros where `from` is null. A row has `vectors` of `size`
+// elements each, and `units` are taken of each vector.
 template <class C>
-void copy_or_zero(C* to, const C* from, int64_t vectors, int64_t hidden, const Worker& worker, Span units) {
+void copy_or_zero(C* to, const C* from, int64_t vectors, int64_t size, const Worker& worker, Span units) {
+  if (units.size() <= 0) return;
   const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(C);
   for (int64_t i = worker.row0 * vectors; i < worker.row1 * vectors; ++i) {
-    C* const target = to + i * hidden + units.first;
+    C* const target = to + i * size + units.first;
     if (from)
-      std::memcpy(target, from + i * hidden + units.first, bytes);
+      std::memcpy(target, from + i * size + units.first, bytes);
     else
       std::memset(target, 0, bytes);
   }

@@ -84,10 +84,10 @@ struct Forward {
     sweep(ProjectOp<F>(p, weights, step_at(pre), x), {0, n}, {worker.tile0, worker.tile1});
   }
 
-  // Zeros for this worker's units of one step of one row.
-  void clear(C* sequence, int64_t t, int64_t row) const {
-    const Span units = units_of<V>(p, worker);
-    std::memset(sequence + (t * p.batch + row) * p.hidden + units.first, 0,
+  // Zeros for these units of one step of one row.
+  void clear(C* sequence, int64_t stride, Span units, int64_t t, int64_t row) const {
+    if (units.size() <= 0) return;
+    std::memset(sequence + (t * p.batch + row) * stride + units.first, 0,
                 static_cast<std::size_t>(units.size()) * sizeof(C));
   }
 
@@ -96,7 +96,7 @@ struct Forward {
     const bool first = t == first_time(p, row);
     const int64_t before = time_before(p, t);
     r.before[0] = first ? states.initial(0, row) : states.after(0, before, row);
-    r.h = p.y + (t * p.batch + row) * p.hidden;
+    r.h = p.y + (t * p.batch + row) * p.y_stride;
     if (has_slots) r.slots = states.slots_at(t, row);
     for (int s = 1; s < f.states; ++s) {
       if (!has_slots)
@@ -112,8 +112,8 @@ struct Forward {
     int64_t n = 0;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
       if (t >= length_of(p, row)) {
-        clear(p.y, t, row);
-        if (p.c) clear(p.c, t, row);
+        clear(p.y, p.y_stride, h_units_of<V>(p, worker), t, row);
+        if (p.c) clear(p.c, p.hidden, units_of<V>(p, worker), t, row);
         continue;
       }
       ForwardRow<C>& r = rows[n++];
@@ -129,6 +129,7 @@ struct Forward {
   // The steps whose projection lies in `pre`, from the one at time_of(p, first) on.
   void run_steps(int64_t first, int64_t last) {
     ForwardStep<C> step = step_at(pre);
+    const ForwardStep<C> projected = step.of_h(p, worker);
     std::optional<AccumulateOp<F>> others[fusedrnn::kMaxProducts];  // products that are not their phase's last
     std::optional<PhaseOp<F>> lasts[fusedrnn::kMaxPhases];
     assert(f.products <= fusedrnn::kMaxProducts && f.phases <= fusedrnn::kMaxPhases);
@@ -137,10 +138,11 @@ struct Forward {
       if (i + 1 < f.products && f.product[i + 1].phase == phase)
         others[i].emplace(p, weights, step, f, i);
       else
-        lasts[phase].emplace(p, weights, step, f, i, steps.pointwise[phase]);
+        lasts[phase].emplace(p, weights, i == f.projection ? projected : step, f, i, steps.pointwise[phase]);
     }
     for (int phase = 0; phase < f.phases; ++phase) assert(lasts[phase]);
-    const Span tiles{worker.tile0, worker.tile1};
+    const Span tiles = tiles_of_worker(worker), h_tiles = h_tiles_of(worker);
+    const int last_phase = f.phases - 1;
     for (int64_t at = first; at < last; ++at) {
       const bool backwards = at % 2 != 0;
       const int64_t n = gather_rows(time_of(p, at)), size = n * f.gates * V::width;
@@ -149,7 +151,7 @@ struct Forward {
         for (int i = 0; i + 1 < f.products; ++i) {
           if (others[i] && f.product[i].phase == phase) sweep(*others[i], {0, n}, tiles, backwards);
         }
-        sweep(*lasts[phase], {0, n}, tiles, backwards);
+        sweep(*lasts[phase], {0, n}, f.projection >= 0 && phase == last_phase ? h_tiles : tiles, backwards);
         meet(worker.step_barrier);
       }
       step.pre += size;
@@ -163,14 +165,15 @@ struct Forward {
   // The states of this worker's units after the last step of each row. Without slots, only h has to be copied.
   void last_states() const {
     assert(f.states <= kMaxStates);
-    const Span units = units_of<V>(p, worker);
-    const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(C);
     for (int s = 0; s < (has_slots ? f.states : 1); ++s) {
-      if (!p.state_n[s]) continue;
+      const Span units = s == 0 ? h_units_of<V>(p, worker) : units_of<V>(p, worker);
+      if (!p.state_n[s] || units.size() <= 0) continue;
+      const int64_t vector = s == 0 ? p.proj : p.hidden;
+      const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(C);
       for (int64_t row = worker.row0; row < worker.row1; ++row) {
         const C* const from = length_of(p, row) > 0 ? states.after(s, last_time(p, row), row) : states.initial(s, row);
         C* const to = p.state_n[s] + row * states.size(s);
-        for (int64_t at = units.first; at < states.size(s); at += p.hidden) std::memcpy(to + at, from + at, bytes);
+        for (int64_t at = units.first; at < states.size(s); at += vector) std::memcpy(to + at, from + at, bytes);
       }
     }
   }

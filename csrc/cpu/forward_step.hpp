@@ -51,6 +51,14 @@ struct ForwardStep {
         epsilon(weights.epsilon),
         sums(row_sums) {}
 
+  // The same rows, for the units of h.
+  ForwardStep of_h(const Problem<C>& p, const Worker& worker) const {
+    ForwardStep step = *this;
+    step.tile0 = worker.h_tile0;
+    step.units = p.proj;
+    return step;
+  }
+
   RNN_INLINE C* pre_at(int64_t row, int64_t tile) const {
     return pre + (tile - tile0) * pre_stride + row * gates * Vec<C>::width;
   }
@@ -172,6 +180,7 @@ struct RecurrentProduct {
   const CellFacts& facts;
   std::size_t source;  // where in a ForwardRow the pointer is
   int64_t source_offset, first_gate;
+  bool adds;  // to the input's part of its gates; a projection has none, and begins at zero
   Sums<const C> from[kMaxGates] = {};
 
   RecurrentProduct(const Problem<C>& p, const PackedWeights<F>& packed, const ForwardStep<C>& s, const CellFacts& f,
@@ -180,15 +189,18 @@ struct RecurrentProduct {
     assert(index >= 0 && index < fusedrnn::kMaxProducts);
     const fusedrnn::Product& product = f.product[index];
     weights = packed.hh[index];
-    depth = product.depth * p.hidden;
+    depth = fusedrnn::operand_size(product.from, product.depth, p.hidden, p.proj);
     gates = product.gates;
+    adds = index != f.projection;
     first_gate = product.first_gate;
     source_offset = product.from == From::slots ? product.slot * p.hidden : 0;
     source = ForwardRow<C>::place_of(product.from);
     const int64_t line = s.gates * V::width;
     for (int64_t g = 0; g < gates; ++g) {
       const int64_t gate = first_gate + g;
-      if (f.split[gate])
+      if (!adds)
+        from[g] = kFromZero<C>[0];
+      else if (f.split[gate])
         from[g] = {packed.bias_rec + gate * V::width, 0, line};
       else
         from[g] = {s.pre_sums(gate).at, line, s.pre_stride};
@@ -210,6 +222,7 @@ struct RecurrentProduct {
     return reinterpret_cast<const C* const*>(reinterpret_cast<const char*>(step.rows + row) + source);
   }
   RNN_INLINE void fetch_start(const Area& area) const {
+    if (!adds) return;
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const C* const pre = step.pre_at(row, tile) + first_gate * V::width;
       for (int64_t gate = 0; gate < gates; ++gate) __builtin_prefetch(pre + gate * V::width);

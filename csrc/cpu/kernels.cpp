@@ -96,15 +96,9 @@ struct Given {
   }
 };
 
-// A worker with these numbers of rows and tiles, for the size of its scratch.
-inline Worker worker_of(int64_t rows, int64_t tiles) {
-  return {0, 1, 0, rows, 0, tiles, nullptr, nullptr, nullptr, nullptr, 0};
-}
-
 template <class F>
-std::size_t forward_local_bytes(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights, int64_t rows,
-                                int64_t tiles) {
-  const Worker worker = worker_of(rows, tiles);
+std::size_t forward_local_bytes(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights,
+                                const Worker& worker) {
   Arena arena(nullptr);
   Given<F>(p, weights, worker).with_forward([&](auto&& driver) { driver.layout(arena); });
   return arena.used;
@@ -112,7 +106,7 @@ std::size_t forward_local_bytes(const Problem<typename F::Compute>& p, const Pac
 
 template <class F>
 std::size_t forward_shared_bytes(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights) {
-  const Worker worker = worker_of(0, 0);
+  const Worker worker{};
   Arena arena(nullptr);
   Given<F>(p, weights, worker).forward().shared_layout(arena);
   return arena.used;
@@ -124,10 +118,9 @@ void forward_share(const Problem<typename F::Compute>& p, const PackedWeights<F>
 }
 
 template <class F>
-std::size_t backward_local_bytes(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights, int64_t rows,
-                                 int64_t tiles) {
+std::size_t backward_local_bytes(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights,
+                                 const Worker& worker) {
   const Gradients<typename F::Compute> g{};
-  const Worker worker = worker_of(rows, tiles);
   Arena recurrent(nullptr), batched(nullptr);
   Given<F>(p, weights, worker).with_backward(g, [&](auto&& steps, auto&& all) {
     steps.layout(recurrent);
@@ -144,6 +137,12 @@ void backward_share(const Problem<typename F::Compute>& p, const PackedWeights<F
     meet(worker.all_barrier);
     all.run();
   });
+}
+
+template <class F>
+void input_gradient_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights,
+                          const Gradients<typename F::Compute>& g, const Worker& worker, bool add) {
+  Given<F>(p, weights, worker).with_backward(g, [&](auto&&, auto&& all) { all.run_input_gradient(add); });
 }
 
 // Tails go through the same vector arithmetic as whole vectors.
@@ -170,7 +169,8 @@ template <class F>
 constexpr FormatKernels<F> format_kernels() {
   return {
       Vec<typename F::Compute>::width,
-      {forward_local_bytes<F>, forward_shared_bytes<F>, forward_share<F>, backward_local_bytes<F>, backward_share<F>},
+      {forward_local_bytes<F>, forward_shared_bytes<F>, forward_share<F>, backward_local_bytes<F>, backward_share<F>,
+       input_gradient_share<F>},
       {packed_bytes<F>, packed_at<F>, pack_interleaved<F>, pack_transposed<F>}};
 }
 

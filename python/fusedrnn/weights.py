@@ -121,6 +121,11 @@ class Weights:
         return self._loaded.hidden_size
 
     @property
+    def proj_size(self) -> int:
+        """The units of h and y: hidden_size in a cell without a projection."""
+        return self._loaded.proj_size
+
+    @property
     def dtype(self) -> Any:
         return self._loaded.dtype
 

@@ -54,13 +54,13 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
     start[static_cast<std::size_t>(b)] = b % 3;
   }
 
-  auto y = unwritten<T>(n.T * n.B * n.H);
+  const int64_t P = w.proj();
+  auto y = unwritten<T>(n.T * n.B * P);
   Array<T> state0[kMaxStates], state_n[kMaxStates], dstate0[kMaxStates];
   Problem<T> p{};
   p.seq_len = n.T;
   p.batch = n.B;
-  p.input = n.I;
-  p.hidden = n.H;
+  p.y_stride = P;
   p.reverse = reverse;
   p.lengths = with_lengths ? lengths.data() : nullptr;
   p.start = with_lengths ? start.data() : nullptr;
@@ -69,7 +69,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
   auto c = unwritten<T>(n.T * n.B * n.H), dbelow = c;
   if (f.below) p.below = below.data(), p.c = c.data();
   for (int s = 0; s < f.states; ++s) {
-    const int64_t size = n.B * f.state[s].units * n.H;
+    const int64_t size = n.B * (s == 0 ? P : f.state[s].units * n.H);
     state0[s] = random<T>(rng, size);
     state_n[s] = unwritten<T>(size);
     dstate0[s] = unwritten<T>(size);
@@ -92,6 +92,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
   Array<T> dmatrix[kMaxMatrices];
   Gradients<T> g{};
   g.dy = dy.data();
+  g.dy_stride = P;
   g.dx = dx.data();
   g.dweight_ih = dw_ih.data();
   g.dbias_ih = db_ih.data();
@@ -103,7 +104,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
     if (reverse) g.dstate_n[s] = state0[s].data();  // any numbers; else zeros
   }
   for (int m = 0; m < f.matrices; ++m) {
-    dmatrix[m] = unwritten<T>(f.matrix[m].blocks * n.H * f.matrix[m].depth * n.H);
+    dmatrix[m] = unwritten<T>(f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P));
     g.dmatrix[m] = dmatrix[m].data();
   }
   run_backward(w, p, g);
@@ -124,6 +125,7 @@ template <class F, class T = typename F::Compute>
 Weights<F> make_weights(CellId cell, const Sizes& n) {
   std::mt19937 rng(2);
   const CellFacts& f = facts_of(cell);
+  const int64_t P = f.projection < 0 ? n.H : (n.H + 1) / 2;
   const auto w_ih = random<T>(rng, f.gates * n.H * n.I), b = random<T>(rng, f.gates * n.H);
   const auto vectors = random<T>(rng, f.vectors * n.H);
   Array<T> matrix[kMaxMatrices];
@@ -131,10 +133,10 @@ Weights<F> make_weights(CellId cell, const Sizes& n) {
   periods.resize(!f.clocked ? 0 : n.H % 4 == 0 ? 4 : n.H % 3 == 0 ? 3 : 1);
   WeightArrays<T> arrays{w_ih.data(), {}, b.data(), b.data(), vectors.data(), T(0.1), clocks_of(periods, n.H)};
   for (int m = 0; m < f.matrices; ++m) {
-    matrix[m] = random<T>(rng, f.matrix[m].blocks * n.H * f.matrix[m].depth * n.H);
+    matrix[m] = random<T>(rng, f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P));
     arrays.matrix[m] = matrix[m].data();
   }
-  return Weights<F>(cell, n.I, n.H, arrays);
+  return Weights<F>(cell, n.I, n.H, P, arrays);
 }
 
 template <class T>

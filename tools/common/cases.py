@@ -38,6 +38,7 @@ class Cell:
     normalised: bool = False  # sums run over the units of a row
     below: bool = False  # the cell reads c of the layer below, and gives c of every step: see `side_by_side`
     clocked: bool = False  # units take part in some steps only: see `clockwork`
+    projects: bool = False  # h is a product of a matrix, weight_hr, and has fewer units
 
     def __str__(self) -> str:
         return self.name
@@ -51,7 +52,10 @@ class Cell:
     def shapes(self, input_size: int, hidden_size: int) -> dict[str, tuple[int, ...]]:
         """Those of all weights, by their names."""
         g, r = self.gates * hidden_size, (self.recurrent_gates or self.gates) * hidden_size
-        common = {"weight_ih": (g, input_size), "weight_hh": (r, hidden_size), "bias_ih": (g,), "bias_hh": (r,)}
+        proj_size = self.proj_size(hidden_size)
+        common = {"weight_ih": (g, input_size), "weight_hh": (r, proj_size), "bias_ih": (g,), "bias_hh": (r,)}
+        if self.projects:
+            common["weight_hr"] = (proj_size, hidden_size)
         extras = {name: shape and tuple(n * hidden_size for n in shape) for name, shape in self.extras}
         return {name: shape for name, shape in (common | extras).items() if shape is not None}
 
@@ -59,10 +63,17 @@ class Cell:
         """The argument that says which step a call begins with."""
         return {"start": step} if self.clocked else {}
 
-    @property
-    def state_units(self) -> tuple[int, ...]:
-        """How many times H elements each state has."""
-        return (1, 1, 3)[: self.states]
+    def hidden_size(self, H: int) -> int:
+        """That of a shape: a projection makes fewer units of at least two."""
+        return max(H, 2) if self.projects else H
+
+    def proj_size(self, hidden_size: int) -> int:
+        """The units of h and y."""
+        return max(1, hidden_size * 2 // 3) if self.projects else hidden_size
+
+    def state_sizes(self, hidden_size: int) -> tuple[int, ...]:
+        """How many elements of a row each state has."""
+        return (self.proj_size(hidden_size), hidden_size, 3 * hidden_size)[: self.states]
 
 
 class SideBySideGradients(NamedTuple):
@@ -236,6 +247,17 @@ CELLS = [
         recurrent_gates=4,
         below=True,
     ),
+    Cell(
+        "lstm_projected",
+        "lstm",
+        4,
+        2,
+        fusedrnn.LSTMWeights,
+        7,
+        bounded=False,
+        required=("weight_ih", "weight_hh", "weight_hr"),
+        projects=True,
+    ),
 ]
 DTYPES = ["float32", "float64"]
 
@@ -254,6 +276,7 @@ DISTINCT_NAMES = (
     "layer_norm_lstm",
     "layer_norm_gru",
     "depth_gated_lstm",
+    "lstm_projected",
 )
 DISTINCT = [next(c for c in CELLS if c.name == name) for name in DISTINCT_NAMES]
 
@@ -291,6 +314,7 @@ def make_weights(
 ) -> Any:
     """Random weights. A cell with a kink gets biases of +-4, which keep its pre-activations on one side: within
     rounding of 0, two right answers may have different gradients."""
+    hidden_size = cell.hidden_size(hidden_size)
     k = cell.gain / np.sqrt(hidden_size)
     arrays = {name: rng.uniform(-k, k, s).astype(dtype) for name, s in cell.shapes(input_size, hidden_size).items()}
     if cell.kink and clear_of_kink:
@@ -355,8 +379,10 @@ def make_problem(
     kwargs: dict[str, Any] = {"reverse": reverse}
     if lengths:
         kwargs["lengths"] = rng.integers(0, T + 1, B)
+    H = cell.hidden_size(H)
     w = make_weights(cell, I, H, dtype, rng)
-    states = [normal(B, n * H) for n in cell.state_units]
-    dstates = [normal(B, n * H) for n in cell.state_units]
-    x, dy = (normal(T, B, I + H), normal(T, B, 2 * H)) if cell.below else (normal(T, B, I), normal(T, B, H))
+    states = [normal(B, size) for size in cell.state_sizes(H)]
+    dstates = [normal(B, size) for size in cell.state_sizes(H)]
+    P = cell.proj_size(H)
+    x, dy = (normal(T, B, I + H), normal(T, B, 2 * H)) if cell.below else (normal(T, B, I), normal(T, B, P))
     return Problem(cell, w, x, states, kwargs, dy, dstates)

@@ -158,7 +158,7 @@ def draw_shape(rng: Rng, cell: Cell) -> tuple[int, int, int, int]:
         T, B, I, H = (-(-m // 2) if m == n else m for m in (T, B, I, H))
     if rng.random() < 0.1:
         T, B = ((0, B), (T, 0), (0, 0), (0, 500 * B), (30 * T, 0))[rng.integers(5)]
-    return T, B, I, H
+    return T, B, I, cell.hidden_size(H)
 
 
 def draw_weights(rng: Rng, cell: Cell, dtype: str, input_size: int, hidden_size: int, special: float) -> Any:
@@ -205,13 +205,13 @@ def draw_case(rng: Rng) -> Case:
         w=cell.weights(**arrays, **options),
         x=normal(T, B, I if apart else I + H),
         below=maybe(T, B, H) if apart and cell.below else None,
-        states=tuple(maybe(B, n * H) for n in cell.state_units),
+        states=tuple(maybe(B, size) for size in cell.state_sizes(H)),
         lengths=draw_lengths(rng, T, B),
         reverse=bool(rng.random() < 0.5),
         start=draw_start(rng, cell, T, B),
-        dy=maybe(T, B, H if apart else 2 * H),
+        dy=maybe(T, B, cell.proj_size(H) if apart else 2 * H),
         dc=maybe(T, B, H) if apart and cell.below else None,
-        dstates=tuple(maybe(B, n * H) for n in cell.state_units),
+        dstates=tuple(maybe(B, size) for size in cell.state_sizes(H)),
     )
     return Case(cell, dtype, shape, calls, inputs, options, given(inputs.w), draw_settings(rng))
 

@@ -279,7 +279,7 @@ def text(rng: Rng) -> str:
 @cache
 def cell_names() -> list[str]:
     """Those of the native layer."""
-    return [c.weights(**{n: np.zeros(s, "f4") for n, s in c.shapes(1, 1).items()}).cell for c in CELLS]
+    return [c.weights(**{n: np.zeros(s, "f4") for n, s in c.shapes(1, c.hidden_size(1)).items()}).cell for c in CELLS]
 
 
 def paths() -> list[str]:

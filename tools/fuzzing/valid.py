@@ -100,7 +100,7 @@ def check_steps(case: Case, out: list[Any], rng: Rng) -> None:
         for count, t in enumerate(reversed(range(T)) if i.reverse else range(T)):
             given_out = None
             if rng.random() < 0.5:
-                laid = [guarded_output((B, n * H), case.dtype, rng) for n in case.cell.state_units]
+                laid = [guarded_output((B, size), case.dtype, rng) for size in case.cell.state_sizes(H)]
                 given_out = tuple(a.array for a in laid)
                 written += [(a, surroundings(a)) for a in laid]
             start = None if i.start is None else i.start + count

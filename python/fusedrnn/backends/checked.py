@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import _core
-from ..cells.spec import CellSpec
+from ..cells.spec import CellSpec, StateSpec
 from .arrays import Library
 
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))  # dtypes
@@ -34,14 +34,29 @@ class CheckedWeights:
         self.hidden_size = rows // first.gates
         if rows == 0 or rows % first.gates or self.input_size == 0:
             raise ValueError(_core.wrong_size(first.name, first.symbols, tuple(given.shape)))
+        self.proj_size = self._read_proj(arrays)
         self.arrays: dict[str, Any] = {}
         for p in spec.parameters:
             a = arrays.get(p.name)
             if a is None and not p.required:
                 self.arrays[p.name] = None
             else:
-                shape = p.shape(self.input_size, self.hidden_size)
+                shape = p.shape(self.input_size, self.hidden_size, self.proj_size)
                 self.arrays[p.name] = library.copy(self.checked(p.name, p.symbols, shape, a))
+
+    def _read_proj(self, arrays: Mapping[str, Any]) -> int:
+        """The units of h: those of the matrix that projects, or hidden_size."""
+        p = self.spec.projection
+        if p is None:
+            return self.hidden_size
+        matrix: Any = arrays.get(p.name)
+        if not self.library.owns(matrix):
+            raise TypeError(_core.wrong_type(p.name, self.library.kind, type(matrix).__name__))
+        self.require_rank(p.name, p.symbols, 2, matrix)
+        proj_size: int = matrix.shape[0]
+        if not 1 <= proj_size < self.hidden_size:
+            raise ValueError(_core.wrong_proj(p.name, p.symbols, self.hidden_size, tuple(matrix.shape)))
+        return proj_size
 
     def array(self, name: str) -> Any:
         return self.arrays[name]
@@ -79,21 +94,29 @@ class CheckedWeights:
         return [
             None
             if given is None
-            else self.checked(form.format(s.name), s.symbols, (batch_size, s.units * self.hidden_size), given)
+            else self.checked(form.format(s.name), s.symbols, (batch_size, self.length_of(s)), given)
             for s, given in zip(self.spec.states, states, strict=True)
         ]
 
-    def sequence(self, name: str, seq_len: int, batch_size: int, a: Any) -> Any:
-        """An array ``(T, B, H)``, or None."""
-        shape = (seq_len, batch_size, self.hidden_size)
-        return None if a is None else self.checked(name, "(seq_len, batch_size, hidden_size)", shape, a)
+    def length_of(self, state: StateSpec) -> int:
+        return state.length(self.hidden_size, self.proj_size)
+
+    def sequence(self, name: str, state: StateSpec, seq_len: int, batch_size: int, a: Any) -> Any:
+        """An array like this state of every step, or None."""
+        symbols = "(seq_len, " + state.symbols[1:]
+        return None if a is None else self.checked(name, symbols, (seq_len, batch_size, self.length_of(state)), a)
+
+    @property
+    def above(self) -> StateSpec:
+        """The state that is a further output, and c_below of the layer above."""
+        return next(s for s in self.spec.states if s.name == self.spec.above)
 
     def outputs(self, batch_size: int, out: tuple[Any, ...]) -> tuple[Any, ...]:
         """Arrays that a step writes its states to, or None for each that it shall allocate."""
         for s, a in zip(self.spec.states, out, strict=True):
             if a is None:
                 continue
-            name, shape = f"out ({s.name})", (batch_size, s.units * self.hidden_size)
+            name, shape = f"out ({s.name})", (batch_size, self.length_of(s))
             self.checked(name, s.symbols, shape, a)
             if not self.library.is_contiguous(a):
                 raise ValueError(_core.wrong_layout(name, "C-contiguous", "strided"))
@@ -128,7 +151,7 @@ class Arguments:
         for name, value in inputs.items():
             if value is not None and name not in spec.further_inputs:
                 raise ValueError(_core.not_taken(name, spec.cell, type(value).__name__))
-        self.below = w.sequence(spec.below, T, B, inputs[spec.below]) if spec.below else None
+        self.below = w.sequence(spec.below, w.above, T, B, inputs[spec.below]) if spec.below else None
         self.start = None
         if spec.numbered:
             start = inputs[spec.numbered]

@@ -171,7 +171,7 @@ class Kept:
     def backward(self, dy: Any, dstates: tuple[Any, ...]) -> Results:
         call, w = self.call, self.w
         T, B, H, states = call.T, call.B, w.hidden_size, w.spec.states
-        dy = w.sequence("dy", T, B, dy)
+        dy = w.sequence("dy", states[0], T, B, dy)
         given = {f"d{s.name}_n": a for s, a in zip(states, w.states("d{}_n", B, dstates), strict=True)}
         run = w._launcher(call, True, w.transposed())
         dstates0 = {f"d{s.name}0": w.empty(B, H) for s in states}

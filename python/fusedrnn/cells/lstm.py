@@ -10,13 +10,13 @@ from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
 from ..weights import Weights, one_of
 from .results import LSTMOutput
-from .spec import C, CellSpec, H, Parameter, affine, vectors
+from .spec import C, CellSpec, H, Parameter, StateSpec, affine, vectors
 
 __all__ = ["LSTMGradients", "LSTMWeights", "lstm", "lstm_backward", "lstm_cell", "lstm_forward"]
 
 
 class LSTMGradients(NamedTuple):
-    """Gradients of an LSTM, each of its argument's shape. The gradient of a bias or peephole that is None is None."""
+    """Gradients of an LSTM, each of its argument's shape. The gradient of a parameter that is None is None."""
 
     dx: Array
     dh0: Array
@@ -28,6 +28,7 @@ class LSTMGradients(NamedTuple):
     dpeephole_i: Maybe = None
     dpeephole_f: Maybe = None
     dpeephole_o: Maybe = None
+    dweight_hr: Maybe = None
 
 
 VARIANTS = {
@@ -63,7 +64,15 @@ WITH_MATRICES = [  # the matrices that are given choose the cell
         "lstm_matrix_peephole": tuple(PEEPHOLES),
     }.items()
 ]
-SPECS = (*BY_VARIANT.values(), *WITH_PEEPHOLES.values(), *WITH_MATRICES)
+PROJECTED = LSTM.variant(
+    "lstm_projected",
+    parameters=(
+        *(p._replace(columns="proj_size") if p.name == "weight_hh" else p for p in LSTM.parameters),
+        Parameter("weight_hr", "matrix", required=True, rows="proj_size"),
+    ),
+    states=(StateSpec("h", size="proj_size"), C),
+)
+SPECS = (*BY_VARIANT.values(), *WITH_PEEPHOLES.values(), *WITH_MATRICES, PROJECTED)
 
 
 class LSTMWeights(Weights, specs=SPECS):
@@ -75,7 +84,8 @@ class LSTMWeights(Weights, specs=SPECS):
 
     Args:
         weight_ih: ``(G*hidden_size, input_size)``, float32 or float64.
-        weight_hh: ``(G*hidden_size, hidden_size)``, of the same dtype, like all others.
+        weight_hh: ``(G*hidden_size, hidden_size)``, of the same dtype, like all others; with `weight_hr`,
+            ``(4*hidden_size, proj_size)``.
         bias_ih: ``(G*hidden_size,)`` or None for zeros.
         bias_hh: ``(G*hidden_size,)`` or None for zeros.
         variant: the cell, as in "LSTM: A Search Space Odyssey" (Greff et al. 2015, section 3; peepholes are separate):
@@ -91,9 +101,13 @@ class LSTMWeights(Weights, specs=SPECS):
             diagonal (Gers & Schmidhuber 2000): i and f see ``peephole * c_prev``, o sees ``peephole_o * c``. Of shape
             ``(hidden_size, hidden_size)``, for the plain variant, they are full matrices: ``peephole @ c_prev`` and
             ``peephole_o @ c``. All given peepholes are of one kind.
+        weight_hr: ``(proj_size, hidden_size)`` with ``proj_size < hidden_size``, or None: a projection (Sak et al. 2014,
+            section 2.1, without the non-recurrent one), ``h = weight_hr @ (o * tanh(c))``, so that y and the state h have
+            proj_size units. For the plain variant without peepholes.
 
     Raises:
-        ValueError: shapes do not fit; an unknown variant; a peephole of a gate that the variant lacks.
+        ValueError: shapes do not fit; an unknown variant; a peephole of a gate that the variant lacks; a projection of
+            another variant or with peepholes.
         TypeError: not arrays, or another dtype.
     """
 
@@ -101,6 +115,7 @@ class LSTMWeights(Weights, specs=SPECS):
     peephole_i: Maybe
     peephole_f: Maybe
     peephole_o: Maybe
+    weight_hr: Maybe
 
     def __init__(
         self,
@@ -113,11 +128,17 @@ class LSTMWeights(Weights, specs=SPECS):
         peephole_i: Maybe = None,
         peephole_f: Maybe = None,
         peephole_o: Maybe = None,
+        weight_hr: Maybe = None,
     ) -> None:
         one_of("variant", variant, VARIANTS)
         arguments = locals()
         plain = peephole_i is peephole_f is peephole_o is None
-        super().__init__(BY_VARIANT[variant] if plain else _with_peepholes(variant, arguments), arguments)
+        spec = BY_VARIANT[variant] if plain else _with_peepholes(variant, arguments)
+        if weight_hr is not None:
+            if spec is not LSTM:
+                raise ValueError(f"weight_hr: expected None, as {spec.cell!r} has no projection, got an array")
+            spec = PROJECTED
+        super().__init__(spec, arguments)
 
 
 def _with_peepholes(variant: str, arguments: dict[str, Any]) -> CellSpec[LSTMOutput, LSTMGradients]:
@@ -157,7 +178,8 @@ def lstm(
         reverse: run backwards in time.
 
     Returns:
-        ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step.
+        ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step. With a
+        projection, h has proj_size units: ``y (T, B, P)``, ``h0`` and ``h_n (B, P)``.
     """
     return infer(LSTM, x, w, (h0, c0), lengths, reverse)
 
@@ -166,7 +188,8 @@ def lstm_forward(
     x: Array, w: LSTMWeights, h0: Maybe = None, c0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[LSTMOutput, Reserve]:
     """Forward for training: the bits of `lstm` in ``y``, zero past a row's length, and in the states after the
-    row's last step; and a reserve for `lstm_backward`, of ``(G+1)*T*B*H`` elements, G the number of gates.
+    row's last step; and a reserve for `lstm_backward`, of ``(G+1)*T*B*H`` elements, G the number of gates, or
+    ``7*T*B*H`` with a projection.
 
     The reserve refers to ``x``, ``h0``, ``c0`` and ``y``; they must not change before backward.
     """
@@ -183,7 +206,7 @@ def lstm_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe =
         dh_n, dc_n: ``(B, H)`` or None for zeros.
 
     Returns:
-        dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dpeephole_i, dpeephole_f, dpeephole_o.
+        dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dpeephole_i, dpeephole_f, dpeephole_o, dweight_hr.
     """
     return backward(LSTM, reserve, dy, (dh_n, dc_n))
 

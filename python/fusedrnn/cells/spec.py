@@ -14,6 +14,7 @@ Output = TypeVar("Output", covariant=True)
 Gradients = TypeVar("Gradients", covariant=True)
 
 Role = Literal["weight_ih", "matrix", "bias_ih", "bias_hh", "vector"]
+Size = Literal["hidden_size", "proj_size"]  # H, or P: the units of h in a cell that projects
 
 
 def _multiple(n: int, symbol: str = "hidden_size") -> str:
@@ -29,20 +30,23 @@ class Parameter(NamedTuple):
     gates: int = 1  # its rows, in units of hidden_size
     depth: int = 1  # the columns of a matrix, in units of hidden_size
     required: bool = False  # None is not allowed; elsewhere it stands for zeros
+    rows: Size = "hidden_size"  # a cell whose matrix has rows of proj_size projects
+    columns: Size = "hidden_size"
 
     @property
     def symbols(self) -> str:
         """Its shape, in words."""
-        rows = _multiple(self.gates)
+        rows = _multiple(self.gates, self.rows)
         if self.role == "weight_ih":
             return f"({rows}, input_size)"
-        return f"({rows}, {_multiple(self.depth)})" if self.role == "matrix" else f"({rows},)"
+        return f"({rows}, {_multiple(self.depth, self.columns)})" if self.role == "matrix" else f"({rows},)"
 
-    def shape(self, input_size: int, hidden_size: int) -> tuple[int, ...]:
-        rows = self.gates * hidden_size
+    def shape(self, input_size: int, hidden_size: int, proj_size: int | None = None) -> tuple[int, ...]:
+        sizes = {"hidden_size": hidden_size, "proj_size": proj_size or hidden_size}
+        rows = self.gates * sizes[self.rows]
         if self.role == "weight_ih":
             return rows, input_size
-        return (rows, self.depth * hidden_size) if self.role == "matrix" else (rows,)
+        return (rows, self.depth * sizes[self.columns]) if self.role == "matrix" else (rows,)
 
 
 def affine(gates: int, recurrent_gates: int | None = None) -> tuple[Parameter, ...]:
@@ -62,14 +66,18 @@ def vectors(*names: str, gates: int = 1, required: bool = False) -> tuple[Parame
 
 
 class StateSpec(NamedTuple):
-    """A state that a row carries from step to step: ``(B, units*H)``."""
+    """A state that a row carries from step to step: ``(B, units*H)``, or ``(B, P)``."""
 
     name: str
     units: int = 1
+    size: Size = "hidden_size"
 
     @property
     def symbols(self) -> str:
-        return f"(batch_size, {_multiple(self.units)})"
+        return f"(batch_size, {_multiple(self.units, self.size)})"
+
+    def length(self, hidden_size: int, proj_size: int) -> int:
+        return self.units * (proj_size if self.size == "proj_size" else hidden_size)
 
 
 H, C = StateSpec("h"), StateSpec("c")
@@ -105,6 +113,11 @@ class CellSpec(Generic[Output, Gradients]):
         names = {f"d{name}" for name in ("x", *(f"{s.name}0" for s in self.states), *self.names)}
         if missing := names - set(self.gradients._fields):  # type: ignore[attr-defined]
             raise ValueError(f"gradients: expected the fields {', '.join(sorted(missing))} of {self.cell}")
+
+    @property
+    def projection(self) -> Parameter | None:
+        """The matrix that makes h, of proj_size units, of hidden_size units."""
+        return next((p for p in self.parameters if p.rows == "proj_size"), None)
 
     @property
     def further_inputs(self) -> tuple[str, ...]:

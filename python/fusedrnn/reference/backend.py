@@ -54,12 +54,12 @@ class ReferenceWeights(CheckedWeights):
         self, x: Any, states: Any, lengths: Any, reverse: bool, inputs: dict[str, Any], form: str = "{}0"
     ) -> tuple[Results, tuple[Arguments, list[Step]], int]:
         call = Arguments(self, x, states, lengths, reverse, inputs, form)
-        spec, T, B, H = self.spec, call.T, call.B, self.hidden_size
+        spec, T, B = self.spec, call.T, call.B
         now = self._copies(B, call.states)
         ends = np.full(B, T) if call.lengths is None else call.lengths
         sequences = self._sequences(call, ends)
-        names = ["y", *([spec.above] if spec.above else [])]
-        every = {name: np.zeros((T, B, H), self.dtype) for name in names}  # the states of every step
+        of = {"y": spec.states[0], **({spec.above: self.above} if spec.above else {})}
+        every = {name: np.zeros((T, B, self.length_of(s)), self.dtype) for name, s in of.items()}  # of every step
         steps = []
         for t in reversed(range(T)) if call.reverse else range(T):
             rows = np.flatnonzero(t < ends)
@@ -77,8 +77,9 @@ class ReferenceWeights(CheckedWeights):
     def backward(self, kept: tuple[Arguments, list[Step]], dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
         call, steps = kept
         spec, T, B = self.spec, call.T, call.B
-        dy = self.sequence("dy", T, B, dy)
-        dabove = self.sequence(f"d{spec.above}", T, B, dabove)
+        dy = self.sequence("dy", spec.states[0], T, B, dy)
+        if dabove is not None:
+            dabove = self.sequence(f"d{spec.above}", self.above, T, B, dabove)
         d = self._copies(B, self.states("d{}_n", B, dstates))
         dx = np.zeros(call.x.shape, self.dtype)
         dbelow = None if call.below is None else np.zeros(call.below.shape, self.dtype)
@@ -122,9 +123,8 @@ class ReferenceWeights(CheckedWeights):
 
     def _copies(self, batch_size: int, states: list[Any]) -> list[Array]:
         """Copies of states, or zeros."""
-        H = self.hidden_size
         return [
-            np.zeros((batch_size, s.units * H), self.dtype) if given is None else np.array(given)
+            np.zeros((batch_size, self.length_of(s)), self.dtype) if given is None else np.array(given)
             for s, given in zip(self.spec.states, states, strict=True)
         ]
 

@@ -9,7 +9,8 @@ Forward, with a the pre-activations::
 
 Variants (Greff et al. 2015) leave a gate out, which then counts as 1, or a tanh, or take 1 - f for i ("coupled").
 Peepholes add to pre-activations, before the sigmoid: p_i * c_prev to a_i, p_f * c_prev to a_f, p_o * c to a_o (Gers &
-Schmidhuber 2000), or the same as products with full matrices.
+Schmidhuber 2000), or the same as products with full matrices. A projection (Sak et al. 2014) makes h of o * tanh(c) by
+a product with W_hr.
 
 Backward is the chain rule, read from the bottom up; dh and dc come from the loss and from the step after. The
 derivative of sigmoid is s * (1 - s), that of tanh is 1 - t^2.
@@ -51,7 +52,8 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     g = a["g"] if w.variant == "no_input_activation" else np.tanh(a["g"])
     c = f * c_prev + i * g
     o = sigmoid(a["o"] + peep(w.peephole_o, c)) if "o" in a else one
-    h = o * (c if w.variant == "no_output_activation" else np.tanh(c))
+    m = o * (c if w.variant == "no_output_activation" else np.tanh(c))
+    h = m if w.weight_hr is None else m @ w.weight_hr.T
     return (h, c), {"x": x, "h_prev": h_prev, "c_prev": c_prev, "i": i, "f": f, "g": g, "o": o, "c": c}
 
 
@@ -62,6 +64,10 @@ def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States
     c, c_prev = saved["c"], saved["c_prev"]
     squashed, slope = (c, 1) if w.variant == "no_output_activation" else (np.tanh(c), 1 - np.tanh(c) ** 2)
     da = {}
+    dw_hr: Any = 0
+    if w.weight_hr is not None:
+        dw_hr = dh.T @ (o * squashed)
+        dh = dh @ w.weight_hr
 
     da["o"] = dh * squashed * o * (1 - o)
     dc_peep, dp_o = peep_backward(w.peephole_o, c, da["o"])
@@ -85,5 +91,6 @@ def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States
         "peephole_i": dp_i,
         "peephole_f": dp_f,
         "peephole_o": dp_o,
+        "weight_hr": dw_hr,
     }
     return dpre @ w.weight_ih, (dpre @ w.weight_hh, dc_prev), dweights
