@@ -11,36 +11,11 @@
 #include "fastcall.hpp"
 #include "gil.hpp"
 #include "register.hpp"
+#include "results.hpp"
 
 namespace fusedrnn {
 
 namespace {
-
-// The memory of a reserve.
-struct PyMemory {
-  Buffer buffer;
-  std::atomic<bool> overwritten{false};  // by backward
-};
-
-// Results and gradients by name.
-class Results {
- public:
-  // A new array under this name; the pointer is to its elements.
-  template <class T>
-  T* add(const Name& name, std::initializer_list<int64_t> dims) {
-    auto array = new_array<T>(name.c_str(), dims);
-    T* const data = data_of(array);
-    set(name, array);
-    return data;
-  }
-  void set(const Name& name, py::handle value) {
-    if (PyDict_SetItem(dict_.ptr(), name.object, value.ptr()) != 0) throw py::error_already_set();
-  }
-  py::dict take() { return std::move(dict_); }
-
- private:
-  py::dict dict_;
-};
 
 // The outputs of a sequence, of which `p` gets the pointers: y, the last states, and c of every step for cells that
 // give it. Returns y.
@@ -66,12 +41,6 @@ py::dict infer(const PyWeights& w, const Weights<F>& weights, py::handle x, cons
   new_outputs(w, call.n, p, results);
   without_gil([&] { run_forward(weights, p); });
   return results.take();
-}
-
-py::object or_none(const py::object& o) { return o ? o : py::object(py::none()); }
-
-py::object integers(const std::vector<int64_t>& values) {
-  return py::array_t<int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
 }
 
 // The arguments of a call as backward reads them again: contiguous, and copies where the caller's may change.
@@ -110,53 +79,6 @@ py::tuple forward(const PyWeights& w, const Weights<F>& weights, py::handle x, c
   const py::tuple kept = py::make_tuple(py::cast(std::move(memory)), y, kept_arguments(call, states));
   return py::make_tuple(results.take(), kept, bytes);
 }
-
-// Gradients of weights: whole matrices and all vectors are made at once, parameters are parts of them.
-template <class T>
-class WeightGradients {
- public:
-  WeightGradients(const PyWeights& w, Gradients<T>& g, Results& results) : w_(w), results_(results) {
-    const CellFacts& f = w.facts();
-    const int64_t H = w.hidden;
-    if (f.vectors > 0) g.dvectors = make({f.vectors * H}, vectors_);
-    for (int m = 0; m < f.matrices; ++m) {
-      const int64_t rows = f.matrix[m].blocks * block_rows(f, m, H, w.proj);
-      g.dmatrix[m] = make({rows, matrix_columns(f, m, H, w.proj)}, matrices_[m]);
-    }
-    for (std::size_t i = 0; i < w.given.size(); ++i) {
-      const Parameter& p = w.cell->parameters[i];
-      if (!w.given[i])
-        results.set(p.gradient, py::none());
-      else if (p.role == Role::weight_ih)
-        g.dweight_ih = results.add<T>(p.gradient, {f.gates * H, w.input});
-      else if (p.role == Role::bias_ih)
-        g.dbias_ih = results.add<T>(p.gradient, {f.gates * H});
-      else if (p.role == Role::bias_hh)
-        g.dbias_hh = results.add<T>(p.gradient, {f.recurrent_gates * H});
-      else if (p.role == Role::vector)
-        set_rows(p, vectors_, f.vectors);
-      else
-        set_rows(p, matrices_[p.matrix], f.matrix[p.matrix].blocks);
-    }
-  }
-
- private:
-  static T* make(std::initializer_list<int64_t> dims, py::object& to) {
-    auto array = new_array<T>("gradient", dims);
-    T* const data = data_of(array);
-    to = std::move(array);
-    return data;
-  }
-  void set_rows(const Parameter& p, const py::object& all, int64_t gates) {
-    if (p.gates == gates) return results_.set(p.gradient, all);
-    const int64_t each = w_.rows_of(p) / p.gates;
-    results_.set(p.gradient, py::object(all[py::slice(p.first * each, (p.first + p.gates) * each, 1)]));
-  }
-
-  const PyWeights& w_;
-  Results& results_;
-  py::object vectors_, matrices_[kMaxMatrices];
-};
 
 constexpr const char* kBadKept = "kept: expected the second result of forward";
 [[noreturn]] void fail_kept() { throw py::type_error(kBadKept); }

@@ -9,5 +9,7 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   fusedrnn::register_probes(m);
   fusedrnn::register_weights(m);
   fusedrnn::register_calls(m);
+  fusedrnn::register_stacks(m);
+  fusedrnn::register_streams(m);
   fusedrnn::register_cuda(m);
 }

@@ -25,19 +25,27 @@ from .cells.lstm import *
 from .cells.results import *
 from .cells.rnn import *
 from .config import available_isas, get_num_threads, isa, release_memory, set_isa, set_num_threads, show_config
+from .layers.layer import Layer
+from .layers.stream import Stream
+from .layers.tape import Tape
 from .weights import Weights
 
 if _TYPE_CHECKING:
     from . import reference
+    from .layers.files import load
 
 __all__ = [
+    "Layer",
     "Reserve",
+    "Stream",
+    "Tape",
     "Weights",
     "__version__",
     "available_isas",
     "cuda",
     "get_num_threads",
     "isa",
+    "load",
     "reference",
     "release_memory",
     "set_isa",
@@ -50,8 +58,10 @@ __all__ += [name for module in (*_FAMILIES, _results) for name in module.__all__
 def __getattr__(name: str) -> _Any:
     if name == "reference":  # which most programs never need
         return _import_module(".reference", __name__)
+    if name == "load":
+        return _import_module(".layers.files", __name__).load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "reference"})
+    return sorted({*globals(), "load", "reference"})

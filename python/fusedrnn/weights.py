@@ -48,6 +48,7 @@ class Weights:
         bias_hh: Maybe
     else:  # PyTorch's four; None where a cell has no such parameter
         weight_ih, weight_hh, bias_ih, bias_hh = _Array(), _Array(), _Array(), _Array()
+    _specs: tuple[CellSpec[Any, Any], ...] = ()  # of the family
     _names: tuple[str, ...] = ()  # of the parameters that any cell of the family has
     _initialised = False
     _loaded: Loaded
@@ -56,6 +57,7 @@ class Weights:
 
     def __init_subclass__(cls, specs: tuple[CellSpec[Any, Any], ...] = (), **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls._specs += specs
         for spec in specs:
             CLASSES[spec.family] = cls.__name__
             cls._names += tuple(name for name in spec.names if name not in cls._names)

@@ -10,11 +10,13 @@ import numpy.typing as npt
 
 from ..aliases import Array, Lengths, Maybe, Start
 from ..call import Reserve, backward, forward, infer, step
+from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
 
 __all__ = [
+    "ClockworkRNN",
     "ClockworkRNNWeights",
     "clockwork_rnn",
     "clockwork_rnn_backward",
@@ -35,6 +37,7 @@ CLOCKWORK_RNN = CellSpec(
     options={"nonlinearity": "tanh"},
     values=("periods",),
     numbered="start",
+    mask=lambda hidden_size, options: ClockworkRNNWeights.mask(hidden_size, options["periods"]),
 )
 
 BY_NONLINEARITY = {
@@ -115,6 +118,16 @@ def _integers(periods: Iterable[int]) -> list[int]:
             raise ValueError(f"periods: expected integers in 1..2**62, got {value} at index {i}")
         every.append(value)
     return every
+
+
+class ClockworkRNN(Layer, weights=ClockworkRNNWeights):
+    """Layers of clockwork RNNs: see `Layer` for arguments and calls, `ClockworkRNNWeights` for the cell. The clocks of
+    all layers count the same steps, which a call numbers from `start` on.
+
+    Args:
+        periods: one for each group of units, as for `ClockworkRNNWeights`.
+        nonlinearity: "tanh" or "relu".
+    """
 
 
 def clockwork_rnn(

@@ -6,10 +6,13 @@ from typing import NamedTuple
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
+from ..layers.layer import Layer
 from ..weights import Weights
+from .results import LSTMOutput
 from .spec import C, CellSpec, H, affine, vectors
 
 __all__ = [
+    "DepthGatedLSTM",
     "DepthGatedLSTMGradients",
     "DepthGatedLSTMOutput",
     "DepthGatedLSTMWeights",
@@ -59,6 +62,7 @@ DEPTH_GATED_LSTM = CellSpec(
     (H, C),
     below="c_below",
     above="c",
+    layer_output=LSTMOutput,
 )
 SPECS = (DEPTH_GATED_LSTM,)
 
@@ -102,6 +106,12 @@ class DepthGatedLSTMWeights(Weights, specs=SPECS):
         peephole_below: Maybe = None,
     ) -> None:
         super().__init__(DEPTH_GATED_LSTM, locals())
+
+
+class DepthGatedLSTM(Layer, weights=DepthGatedLSTMWeights):
+    """Layers of depth-gated LSTM cells: see `Layer` for arguments and calls, `DepthGatedLSTMWeights` for the cell. Each
+    layer reads c of the layer below in the same direction; the lowest layer has none, so its gate d and its
+    peephole_below have no effect."""
 
 
 def depth_gated_lstm(

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
+from ..layers.layer import Layer
 from ..weights import Weights
 from .spec import C, CellSpec, H, Parameter, StateSpec, affine, vectors
 
 __all__ = [
+    "FGRLSTM",
     "FGRLSTMGradients",
     "FGRLSTMOutput",
     "FGRLSTMWeights",
@@ -91,6 +93,11 @@ class FGRLSTMWeights(Weights, specs=SPECS):
         peephole_o: Maybe = None,
     ) -> None:
         super().__init__(FGR_LSTM, locals())
+
+
+class FGRLSTM(Layer, weights=FGRLSTMWeights):
+    """Layers of LSTM cells with full gate recurrence: see `Layer` for arguments and calls, `FGRLSTMWeights` for the cell.
+    Its state is ``(h0, c0, gates0)``."""
 
 
 def fgr_lstm(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
+from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
 
-__all__ = ["GRUWeights", "gru", "gru_backward", "gru_cell", "gru_forward"]
+__all__ = ["GRU", "GRUWeights", "gru", "gru_backward", "gru_cell", "gru_forward"]
 
 
-GRU = CellSpec(
+RESET_AFTER = CellSpec(
     "gru",
     Output,
     Gradients,
@@ -22,10 +23,10 @@ GRU = CellSpec(
 )
 
 BY_OPTIONS = {
-    (True, "h_prev"): GRU,
-    (False, "h_prev"): GRU.variant("gru_reset_before", options={"reset_after": False, "z_weighs": "h_prev"}),
-    (True, "n"): GRU.variant("gru_reset_after_z_new", options={"reset_after": True, "z_weighs": "n"}),
-    (False, "n"): GRU.variant("gru_reset_before_z_new", options={"reset_after": False, "z_weighs": "n"}),
+    (True, "h_prev"): RESET_AFTER,
+    (False, "h_prev"): RESET_AFTER.variant("gru_reset_before", options={"reset_after": False, "z_weighs": "h_prev"}),
+    (True, "n"): RESET_AFTER.variant("gru_reset_after_z_new", options={"reset_after": True, "z_weighs": "n"}),
+    (False, "n"): RESET_AFTER.variant("gru_reset_before_z_new", options={"reset_after": False, "z_weighs": "n"}),
 }
 SPECS = tuple(BY_OPTIONS.values())
 
@@ -64,6 +65,15 @@ class GRUWeights(Weights, specs=SPECS):
         super().__init__(BY_OPTIONS[reset_after, z_weighs], locals())
 
 
+class GRU(Layer, weights=GRUWeights):
+    """Layers of GRU cells, as `torch.nn.GRU`: see `Layer` for arguments and calls, `GRUWeights` for the cells.
+
+    Args:
+        reset_after: whether r acts after the product (PyTorch, cuDNN) or before it (Cho et al. 2014).
+        z_weighs: the operand of z, "h_prev" or "n".
+    """
+
+
 def gru(x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
     """GRU inference over a sequence (Cho et al. 2014); the weights say which form::
 
@@ -81,7 +91,7 @@ def gru(x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, r
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
-    return infer(GRU, x, w, (h0,), lengths, reverse)
+    return infer(RESET_AFTER, x, w, (h0,), lengths, reverse)
 
 
 def gru_forward(
@@ -92,7 +102,7 @@ def gru_forward(
 
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """
-    return forward(GRU, x, w, (h0,), lengths, reverse)
+    return forward(RESET_AFTER, x, w, (h0,), lengths, reverse)
 
 
 def gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
@@ -101,9 +111,9 @@ def gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
     Returns:
         dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.
     """
-    return backward(GRU, reserve, dy, (dh_n,))
+    return backward(RESET_AFTER, reserve, dy, (dh_n,))
 
 
 def gru_cell(x: Array, w: GRUWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
     """One step of `gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    return step(GRU, x, w, (h,), out)
+    return step(RESET_AFTER, x, w, (h,), out)

@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
+from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import Output
 from .spec import CellSpec, Parameter, vectors
 
-__all__ = ["IndRNNGradients", "IndRNNWeights", "indrnn", "indrnn_backward", "indrnn_cell", "indrnn_forward"]
+__all__ = ["IndRNN", "IndRNNGradients", "IndRNNWeights", "indrnn", "indrnn_backward", "indrnn_cell", "indrnn_forward"]
 
 
 class IndRNNGradients(NamedTuple):
@@ -25,7 +26,7 @@ class IndRNNGradients(NamedTuple):
 
 PARAMETERS = (
     Parameter("weight_ih", "weight_ih", required=True),
-    *vectors("weight_hh", required=True),
+    *vectors("weight_hh", required=True, initial="unit"),
     Parameter("bias_ih", "bias_ih"),
 )
 
@@ -58,6 +59,15 @@ class IndRNNWeights(Weights, specs=SPECS):
     ) -> None:
         one_of("nonlinearity", nonlinearity, BY_NONLINEARITY)
         super().__init__(BY_NONLINEARITY[nonlinearity], locals())
+
+
+class IndRNN(Layer, weights=IndRNNWeights):
+    """Layers of independently recurrent networks: see `Layer` for arguments and calls, `IndRNNWeights` for the cell.
+    weight_hh is uniform in 0..1 at first, as the paper starts from memories that last.
+
+    Args:
+        nonlinearity: "relu" or "tanh".
+    """
 
 
 def indrnn(x: Array, w: IndRNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:

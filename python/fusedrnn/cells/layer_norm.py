@@ -8,13 +8,16 @@ import numpy as np
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
+from ..layers.layer import Layer
 from ..weights import Weights
 from .results import LSTMOutput, Output
 from .spec import C, CellSpec, H, Parameter, vectors
 
 __all__ = [
+    "LayerNormGRU",
     "LayerNormGRUGradients",
     "LayerNormGRUWeights",
+    "LayerNormLSTM",
     "LayerNormLSTMGradients",
     "LayerNormLSTMWeights",
     "layer_norm_gru",
@@ -64,8 +67,8 @@ def _normalised(gates: int) -> tuple[Parameter, ...]:
     return (
         Parameter("weight_ih", "weight_ih", gates, required=True),
         Parameter("weight_hh", "matrix", gates, required=True),
-        *vectors("gain_ih", "gain_hh", gates=gates, required=True),
-        *vectors("bias_ih", "bias_hh", gates=gates),
+        *vectors("gain_ih", "gain_hh", gates=gates, required=True, initial="ones"),
+        *vectors("bias_ih", "bias_hh", gates=gates, bias=True, initial="zeros"),
     )
 
 
@@ -73,7 +76,11 @@ LAYER_NORM_LSTM = CellSpec(
     "layer_norm_lstm",
     LSTMOutput,
     LayerNormLSTMGradients,
-    (*_normalised(4), *vectors("gain_c", required=True), *vectors("bias_c")),
+    (
+        *_normalised(4),
+        *vectors("gain_c", required=True, initial="ones"),
+        *vectors("bias_c", bias=True, initial="zeros"),
+    ),
     "ifgo",
     (H, C),
     values=("epsilon",),
@@ -169,6 +176,15 @@ class LayerNormGRUWeights(_LayerNormWeights, specs=(LAYER_NORM_GRU,)):
         super().__init__(LAYER_NORM_GRU, locals())
 
 
+class LayerNormLSTM(Layer, weights=LayerNormLSTMWeights):
+    """Layers of layer-normalised LSTM cells: see `Layer` for arguments and calls, `LayerNormLSTMWeights` for the cell.
+    Gains are ones and biases zeros at first.
+
+    Args:
+        epsilon: added to each variance.
+    """
+
+
 def layer_norm_lstm(
     x: Array,
     w: LayerNormLSTMWeights,
@@ -227,6 +243,15 @@ def layer_norm_lstm_cell(
 ) -> tuple[Array, Array]:
     """One step of `layer_norm_lstm`: ``x (B, I)``, states or None for zeros; returns h, c. See `lstm_cell`."""
     return step(LAYER_NORM_LSTM, x, w, (h, c), out)
+
+
+class LayerNormGRU(Layer, weights=LayerNormGRUWeights):
+    """Layers of layer-normalised GRU cells: see `Layer` for arguments and calls, `LayerNormGRUWeights` for the cell.
+    Gains are ones and biases zeros at first.
+
+    Args:
+        epsilon: added to each variance.
+    """
 
 
 def layer_norm_gru(

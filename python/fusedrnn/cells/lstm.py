@@ -8,11 +8,12 @@ import numpy as np
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
+from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import LSTMOutput
 from .spec import C, CellSpec, H, Parameter, StateSpec, affine, vectors
 
-__all__ = ["LSTMGradients", "LSTMWeights", "lstm", "lstm_backward", "lstm_cell", "lstm_forward"]
+__all__ = ["LSTM", "LSTMGradients", "LSTMWeights", "lstm", "lstm_backward", "lstm_cell", "lstm_forward"]
 
 
 class LSTMGradients(NamedTuple):
@@ -41,11 +42,24 @@ VARIANTS = {
     "coupled": "fgo",
 }  # and their gates
 PEEPHOLES = {"peephole_i": "i", "peephole_f": "f", "peephole_o": "o"}  # and the gates that they belong to
-LSTM = CellSpec("lstm", LSTMOutput, LSTMGradients, affine(4), "ifgo", (H, C), options={"variant": "plain"})
-
-
-BY_VARIANT = {"plain": LSTM} | {
-    name: LSTM.variant(f"lstm_{name}", parameters=affine(len(gates)), gates=gates, options={"variant": name})
+PLAIN = CellSpec(
+    "lstm",
+    LSTMOutput,
+    LSTMGradients,
+    affine(4),
+    "ifgo",
+    (H, C),
+    options={"variant": "plain"},
+    layer_options={"variant": "plain", "peepholes": None},
+)
+BY_VARIANT = {"plain": PLAIN} | {
+    name: PLAIN.variant(
+        f"lstm_{name}",
+        parameters=affine(len(gates)),
+        gates=gates,
+        options={"variant": name},
+        layer_options={"variant": name, "peepholes": None},
+    )
     for name, gates in VARIANTS.items()
     if name != "plain"
 }
@@ -53,21 +67,27 @@ WITH_PEEPHOLES = {  # diagonal ones, of all gates of the variant
     name: plain.variant(
         f"{plain.cell}_peephole",
         parameters=plain.parameters + vectors(*(p for p, gate in PEEPHOLES.items() if gate in plain.gates)),
+        layer_options=plain.options | {"peepholes": "diagonal"},
     )
     for name, plain in BY_VARIANT.items()
 }
-WITH_MATRICES = [  # the matrices that are given choose the cell
-    LSTM.variant(cell, parameters=LSTM.parameters + tuple(Parameter(p, "matrix") for p in peepholes))
+WITH_MATRICES = [  # the matrices that are given choose the cell; a layer has all of them
+    PLAIN.variant(
+        cell,
+        parameters=PLAIN.parameters + tuple(Parameter(p, "matrix") for p in peepholes),
+        layer_options=PLAIN.options | {"peepholes": "full"} if len(peepholes) == len(PEEPHOLES) else None,
+    )
     for cell, peepholes in {
         "lstm_matrix_peephole_if": ("peephole_i", "peephole_f"),
         "lstm_matrix_peephole_o": ("peephole_o",),
         "lstm_matrix_peephole": tuple(PEEPHOLES),
     }.items()
 ]
-PROJECTED = LSTM.variant(
+PROJECTED = PLAIN.variant(
     "lstm_projected",
+    layer_options=PLAIN.layer_options,
     parameters=(
-        *(p._replace(columns="proj_size") if p.name == "weight_hh" else p for p in LSTM.parameters),
+        *(p._replace(columns="proj_size") if p.name == "weight_hh" else p for p in PLAIN.parameters),
         Parameter("weight_hr", "matrix", required=True, rows="proj_size"),
     ),
     states=(StateSpec("h", size="proj_size"), C),
@@ -135,7 +155,7 @@ class LSTMWeights(Weights, specs=SPECS):
         plain = peephole_i is peephole_f is peephole_o is None
         spec = BY_VARIANT[variant] if plain else _with_peepholes(variant, arguments)
         if weight_hr is not None:
-            if spec is not LSTM:
+            if spec is not PLAIN:
                 raise ValueError(f"weight_hr: expected None, as {spec.cell!r} has no projection, got an array")
             spec = PROJECTED
         super().__init__(spec, arguments)
@@ -160,6 +180,16 @@ def _with_peepholes(variant: str, arguments: dict[str, Any]) -> CellSpec[LSTMOut
     return next(spec for spec in WITH_MATRICES if given.keys() <= set(spec.names))
 
 
+class LSTM(Layer, weights=LSTMWeights):
+    """Layers of LSTM cells, as `torch.nn.LSTM`: see `Layer` for arguments and calls, `LSTMWeights` for the cells.
+
+    Args:
+        variant: "plain", or a variant of "LSTM: A Search Space Odyssey": see `LSTMWeights`.
+        peepholes: None; "diagonal" for those of all gates of the variant; "full" for full matrices, of the plain variant.
+        proj_size: see `Layer`; for the plain variant without peepholes.
+    """
+
+
 def lstm(
     x: Array, w: LSTMWeights, h0: Maybe = None, c0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> LSTMOutput:
@@ -181,7 +211,7 @@ def lstm(
         ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step. With a
         projection, h has proj_size units: ``y (T, B, P)``, ``h0`` and ``h_n (B, P)``.
     """
-    return infer(LSTM, x, w, (h0, c0), lengths, reverse)
+    return infer(PLAIN, x, w, (h0, c0), lengths, reverse)
 
 
 def lstm_forward(
@@ -193,7 +223,7 @@ def lstm_forward(
 
     The reserve refers to ``x``, ``h0``, ``c0`` and ``y``; they must not change before backward.
     """
-    return forward(LSTM, x, w, (h0, c0), lengths, reverse)
+    return forward(PLAIN, x, w, (h0, c0), lengths, reverse)
 
 
 def lstm_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None) -> LSTMGradients:
@@ -208,7 +238,7 @@ def lstm_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe =
     Returns:
         dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dpeephole_i, dpeephole_f, dpeephole_o, dweight_hr.
     """
-    return backward(LSTM, reserve, dy, (dh_n, dc_n))
+    return backward(PLAIN, reserve, dy, (dh_n, dc_n))
 
 
 def lstm_cell(
@@ -226,4 +256,4 @@ def lstm_cell(
     Returns:
         h, c, each ``(B, H)``.
     """
-    return step(LSTM, x, w, (h, c), out)
+    return step(PLAIN, x, w, (h, c), out)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
+from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
 
-__all__ = ["RNNWeights", "rnn", "rnn_backward", "rnn_cell", "rnn_forward"]
+__all__ = ["RNN", "RNNWeights", "rnn", "rnn_backward", "rnn_cell", "rnn_forward"]
 
 
-RNN = CellSpec("rnn", Output, Gradients, affine(1), "h", cell="rnn_tanh", options={"nonlinearity": "tanh"})
-BY_NONLINEARITY = {"tanh": RNN, "relu": RNN.variant("rnn_relu", options={"nonlinearity": "relu"})}
+TANH = CellSpec("rnn", Output, Gradients, affine(1), "h", cell="rnn_tanh", options={"nonlinearity": "tanh"})
+BY_NONLINEARITY = {"tanh": TANH, "relu": TANH.variant("rnn_relu", options={"nonlinearity": "relu"})}
 SPECS = tuple(BY_NONLINEARITY.values())
 
 
@@ -43,6 +44,14 @@ class RNNWeights(Weights, specs=SPECS):
         super().__init__(BY_NONLINEARITY[nonlinearity], locals())
 
 
+class RNN(Layer, weights=RNNWeights):
+    """Layers of simple RNN cells, as `torch.nn.RNN`: see `Layer` for arguments and calls, `RNNWeights` for the cell.
+
+    Args:
+        nonlinearity: "tanh" or "relu".
+    """
+
+
 def rnn(x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
     """Simple RNN inference over a sequence (Elman 1990): ``h = f(W x + U h_prev + b)``, f tanh or relu.
 
@@ -56,7 +65,7 @@ def rnn(x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, r
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
-    return infer(RNN, x, w, (h0,), lengths, reverse)
+    return infer(TANH, x, w, (h0,), lengths, reverse)
 
 
 def rnn_forward(
@@ -67,7 +76,7 @@ def rnn_forward(
 
     The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
     """
-    return forward(RNN, x, w, (h0,), lengths, reverse)
+    return forward(TANH, x, w, (h0,), lengths, reverse)
 
 
 def rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
@@ -76,9 +85,9 @@ def rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
     Returns:
         dx, dh0, dweight_ih, dweight_hh, dbias_ih, dbias_hh.
     """
-    return backward(RNN, reserve, dy, (dh_n,))
+    return backward(TANH, reserve, dy, (dh_n,))
 
 
 def rnn_cell(x: Array, w: RNNWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
     """One step of `rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    return step(RNN, x, w, (h,), out)
+    return step(TANH, x, w, (h,), out)

@@ -6,7 +6,7 @@ as ``c_n``, and has the gradients ``dc_n`` and ``dc0``; the gradient of a parame
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -32,6 +32,12 @@ class Parameter(NamedTuple):
     required: bool = False  # None is not allowed; elsewhere it stands for zeros
     rows: Size = "hidden_size"  # a cell whose matrix has rows of proj_size projects
     columns: Size = "hidden_size"
+    bias: bool = False  # of a vector: a layer without biases has none
+    initial: Literal["uniform", "unit", "zeros", "ones"] = "uniform"  # in +-1/sqrt(hidden_size), or in 0..1
+
+    @property
+    def is_bias(self) -> bool:
+        return self.bias or self.role in ("bias_ih", "bias_hh")
 
     @property
     def symbols(self) -> str:
@@ -60,9 +66,9 @@ def affine(gates: int, recurrent_gates: int | None = None) -> tuple[Parameter, .
     )
 
 
-def vectors(*names: str, gates: int = 1, required: bool = False) -> tuple[Parameter, ...]:
+def vectors(*names: str, gates: int = 1, required: bool = False, **others: Any) -> tuple[Parameter, ...]:
     """Vectors of weights, each of this number of gates."""
-    return tuple(Parameter(name, "vector", gates, required=required) for name in names)
+    return tuple(Parameter(name, "vector", gates, required=required, **others) for name in names)
 
 
 class StateSpec(NamedTuple):
@@ -81,6 +87,9 @@ class StateSpec(NamedTuple):
 
 
 H, C = StateSpec("h"), StateSpec("c")
+
+
+DEFAULT: Mapping[str, Any] = {}  # layer_options that are the options
 
 
 @dataclass(frozen=True)
@@ -103,9 +112,16 @@ class CellSpec(Generic[Output, Gradients]):
     above: str | None = None  # the state of every step, (T, B, H), which is a further output
     names: tuple[str, ...] = field(init=False)  # of the parameters
     numbered: str | None = None  # a further input, the number of each row's first step
+    # The options of a layer that choose this cell: by default `options`; None for a cell that layers do not have.
+    layer_options: Mapping[str, Any] | None = field(default_factory=lambda: DEFAULT, hash=False)
+    layer_output: type[Any] | None = None  # of a layer, a NamedTuple: by default `output`
+    # Where the recurrent matrix of a layer with these options may be other than zero; None: everywhere.
+    mask: Callable[[int, Mapping[str, Any]], Any] | None = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cell", self.cell or self.family)
+        if self.layer_options is DEFAULT:
+            object.__setattr__(self, "layer_options", self.options)
         object.__setattr__(self, "names", tuple(p.name for p in self.parameters))
         results = ["y", *(f"{s.name}_n" for s in self.states), *([self.above] if self.above else [])]
         if list(self.output._fields) != results:  # type: ignore[attr-defined]
@@ -113,6 +129,16 @@ class CellSpec(Generic[Output, Gradients]):
         names = {f"d{name}" for name in ("x", *(f"{s.name}0" for s in self.states), *self.names)}
         if missing := names - set(self.gradients._fields):  # type: ignore[attr-defined]
             raise ValueError(f"gradients: expected the fields {', '.join(sorted(missing))} of {self.cell}")
+
+    @property
+    def recurrence(self) -> Parameter | None:
+        """The recurrent matrix of h."""
+        return next((p for p in self.parameters if p.role == "matrix"), None)
+
+    @property
+    def of_layer(self) -> type[Any]:
+        """The output of a layer."""
+        return self.layer_output or self.output
 
     @property
     def projection(self) -> Parameter | None:
@@ -129,7 +155,7 @@ class CellSpec(Generic[Output, Gradients]):
 
     def variant(self, cell: str, **changes: Any) -> CellSpec[Output, Gradients]:
         """Another cell of the family."""
-        return replace(self, cell=cell, **changes)
+        return replace(self, **({"layer_options": DEFAULT, "cell": cell} | changes))
 
 
 KNOWN: dict[str, CellSpec[Any, Any]] = {}  # the specs of the package by the names of their cells, from `families`

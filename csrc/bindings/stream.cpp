@@ -1,0 +1,237 @@
+#include <pybind11/stl.h>
+
+#include <atomic>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "fastcall.hpp"
+#include "gil.hpp"
+#include "register.hpp"
+#include "stack.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+// The states of a stream in one format, and what runs a step on them. A step reads the states of one turn and writes
+// the other's.
+class StreamStates {
+ public:
+  virtual ~StreamStates() = default;
+  virtual py::object step(py::handle x, py::handle out) = 0;
+  virtual py::tuple states() const = 0;
+  virtual void set_states(const py::tuple& given) = 0;
+  virtual void reset(const std::vector<int64_t>& rows) = 0;
+  virtual std::unique_ptr<StreamStates> copy(const PyStack& stack) const = 0;
+};
+
+// A stream runs one step at a time.
+class Busy {
+ public:
+  explicit Busy(std::atomic<bool>& busy) : busy_(busy) {
+    if (busy_.exchange(true)) throw std::runtime_error("stream: expected one call at a time, got one during another");
+  }
+  ~Busy() { busy_ = false; }
+  Busy(const Busy&) = delete;
+  Busy& operator=(const Busy&) = delete;
+
+ private:
+  std::atomic<bool>& busy_;
+};
+
+template <class F>
+class StreamOf final : public StreamStates {
+ public:
+  using T = typename F::Compute;
+
+  StreamOf(const PyStack& s, int64_t batch) : s_(s), batch_(batch) {
+    start_.resize(s.facts().clocked ? static_cast<std::size_t>(batch) : 0);
+    for (int i = 0; i < s.facts().states; ++i) {
+      for (Buffer& buffer : states_[i]) {
+        buffer = Buffer(static_cast<std::size_t>(s.runs() * batch * size(i)) * sizeof(T));
+        std::memset(buffer.data(), 0, buffer.bytes());
+      }
+    }
+    for (int turn = 0; turn < 2; ++turn) prepare(turn);
+  }
+
+  py::object step(py::handle x, py::handle out) override {
+    const Busy busy(busy_);
+    const bool single = batch_ == 1 && py::isinstance<py::array>(x) && proxy(x)->nd == 1;
+    const int64_t I = s_.first().input, P = size(0);
+    const auto in = single ? read_input<T>("x", "(input_size,)", {I}, x, false)
+                           : read_input<T>("x", "(batch_size, input_size)", {batch_, I}, x, false);
+    py::object result;
+    T* y = nullptr;
+    if (!out.is_none()) {
+      y = single ? write_output<T>("out", single_symbols_, {P}, out) : write_output<T>("out", y_symbols_, {batch_, P}, out);
+      require_apart("out", out, "x", x);
+      result = py::reinterpret_borrow<py::object>(out);
+    } else {
+      auto array = single ? new_array<T>("y", {P}) : new_array<T>("y", {batch_, P});
+      y = data_of(array);
+      result = std::move(array);
+    }
+    Stack<F>& stack = turns_[turn_];
+    stack.layers[0].direction[0].p.x = in.data;
+    without_gil([&] {
+      run_forward(stack);
+      std::memcpy(y, stack.layers.back().direction[0].p.y, static_cast<std::size_t>(batch_ * P) * sizeof(T));
+    });
+    turn_ = 1 - turn_;
+    for (int64_t& steps : start_) ++steps;
+    return result;
+  }
+
+  // The states, and the steps that clocks have counted.
+  py::tuple states() const override {
+    const Busy busy(busy_);
+    py::tuple all(s_.facts().states + 1);
+    for (int i = 0; i < s_.facts().states; ++i) {
+      auto array = new_array<T>("state", {s_.runs(), batch_, size(i)});
+      std::memcpy(data_of(array), now(i), states_[i][turn_].bytes());
+      all[static_cast<std::size_t>(i)] = array;
+    }
+    all[static_cast<std::size_t>(s_.facts().states)] =
+        py::array_t<int64_t>(static_cast<py::ssize_t>(start_.size()), start_.data());
+    return all;
+  }
+
+  void set_states(const py::tuple& given) override {
+    const Busy busy(busy_);
+    require_count("state", given, s_.first());
+    Input<T> in[kMaxStates];
+    for (int i = 0; i < s_.facts().states; ++i) {
+      const std::string name = s_.first().cell->states[static_cast<std::size_t>(i)].now.text;
+      in[i] = read_input<T>(name.c_str(), s_.state_symbols(i).c_str(), {s_.runs(), batch_, size(i)},
+                            given[static_cast<std::size_t>(i)], true);
+    }
+    for (int i = 0; i < s_.facts().states; ++i) {
+      const std::size_t bytes = states_[i][turn_].bytes();
+      if (in[i].data)
+        std::memcpy(now(i), in[i].data, bytes);
+      else
+        std::memset(now(i), 0, bytes);
+    }
+  }
+
+  void reset(const std::vector<int64_t>& rows) override {
+    const Busy busy(busy_);
+    for (const int64_t row : rows) {
+      if (row < 0 || row >= batch_) {
+        throw py::value_error("rows: expected values in 0..batch_size-1 = 0.." + std::to_string(batch_ - 1) + ", got " +
+                              std::to_string(row));
+      }
+    }
+    for (const int64_t row : rows) {
+      if (!start_.empty()) start_[static_cast<std::size_t>(row)] = 0;
+      for (int i = 0; i < s_.facts().states; ++i) {
+        for (int64_t layer = 0; layer < s_.runs(); ++layer) {
+          std::memset(now(i) + (layer * batch_ + row) * size(i), 0, static_cast<std::size_t>(size(i)) * sizeof(T));
+        }
+      }
+    }
+  }
+
+  std::unique_ptr<StreamStates> copy(const PyStack& stack) const override {
+    const Busy busy(busy_);
+    auto other = std::make_unique<StreamOf>(stack, batch_);
+    for (int i = 0; i < s_.facts().states; ++i) std::memcpy(other->now(i), now(i), states_[i][turn_].bytes());
+    other->start_ = start_;
+    other->point_clocks();
+    return other;
+  }
+
+ private:
+  int64_t size(int i) const { return s_.first().state_size(i); }
+  T* now(int i) const { return states_[i][turn_].template as<T>(); }
+
+  void point_clocks() {
+    for (Stack<F>& turn : turns_) {
+      for (Layer<F>& layer : turn.layers) layer.direction[0].p.start = start_.empty() ? nullptr : start_.data();
+    }
+  }
+
+  // A layer's y is its new h, and the input of the layer above.
+  void prepare(int turn) {
+    Stack<F>& stack = turns_[turn] = s_.stack<F>(1, batch_);
+    for (int l = 0; l < s_.layers; ++l) {
+      Problem<T>& p = stack.layers[static_cast<std::size_t>(l)].direction[0].p;
+      for (int i = 0; i < s_.facts().states; ++i) {
+        const int64_t at = l * batch_ * size(i);
+        p.state0[i] = states_[i][turn].template as<T>() + at;
+        p.state_n[i] = states_[i][1 - turn].template as<T>() + at;
+      }
+      p.y = p.state_n[0];
+      p.state_n[0] = nullptr;
+      p.y_stride = size(0);
+      if (l == 0) continue;
+      const Problem<T>& below = stack.layers[static_cast<std::size_t>(l) - 1].direction[0].p;
+      p.x = below.y;
+      if (s_.facts().below) p.below = below.state_n[1];
+    }
+    point_clocks();
+  }
+
+  const PyStack& s_;
+  const int64_t batch_;
+  Buffer states_[kMaxStates][2];
+  std::vector<int64_t> start_;
+  Stack<F> turns_[2];
+  int turn_ = 0;
+  mutable std::atomic<bool> busy_{false};
+  const bool projects_ = s_.facts().projection >= 0;
+  const char* const y_symbols_ = projects_ ? "(batch_size, proj_size)" : "(batch_size, hidden_size)";
+  const char* const single_symbols_ = projects_ ? "(proj_size,)" : "(hidden_size,)";
+};
+
+struct PyStream {
+  py::object owner;  // of the stack
+  std::unique_ptr<StreamStates> states;
+};
+
+PyStream make_stream(const py::object& stack, int64_t batch) {
+  const auto& s = stack.cast<const PyStack&>();
+  if (s.directions != 1) throw py::value_error("stack: expected one direction, got two");
+  require_positive("batch_size", batch, int64_t{1} << 40);
+  if (!s.fits(1, batch)) throw py::value_error(too_large("batch_size", {batch}));
+  return {stack, s.with_format([&](auto format) -> std::unique_ptr<StreamStates> {
+            return std::make_unique<StreamOf<decltype(format)>>(s, batch);
+          })};
+}
+
+bool same_kind(const PyStack& a, const PyStack& b) {
+  return a.layers == b.layers && b.directions == 1 && a.first().cell->id == b.first().cell->id &&
+         a.first().weights.index() == b.first().weights.index() && a.first().input == b.first().input &&
+         a.first().hidden == b.first().hidden && a.first().proj == b.first().proj;
+}
+
+// Another stream with the same states, on a stack that may have other weights.
+PyStream copy_of(const PyStream& from, const py::object& stack) {
+  const auto& s = stack.cast<const PyStack&>();
+  if (!same_kind(from.owner.cast<const PyStack&>(), s)) throw py::value_error("stack: expected one of the same sizes");
+  return {stack, from.states->copy(s)};
+}
+
+py::object step_method(const PyStream& stream, FastArguments a) { return stream.states->step(a[0], a[1]); }
+PyMethodDef kStep = fast_definition("step", fast_method<PyStream, step_method, 2>,
+                                    "step(x: ndarray, out: ndarray | None) -> ndarray");
+
+}  // namespace
+
+void register_streams(py::module_& m) {
+  py::class_<PyStream> stream(m, "Stream", py::custom_type_setup(refuse_new<7>), py::is_final(),
+                              "The states of a stack that runs step by step.");
+  add_method(stream, kStep);
+  stream.def_property_readonly("stack", [](const PyStream& stream) { return stream.owner; })
+      .def("states", [](const PyStream& stream) { return stream.states->states(); })
+      .def("set_states", [](const PyStream& stream, const py::tuple& states) { stream.states->set_states(states); })
+      .def("reset",
+           [](const PyStream& stream, const std::vector<int64_t>& rows) { stream.states->reset(rows); })
+      .def("copy", &copy_of, py::arg("stack"));
+  m.def("make_stream", &make_stream, py::arg("stack"), py::arg("batch_size"));
+}
+
+}  // namespace fusedrnn

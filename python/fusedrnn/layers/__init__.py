@@ -1,0 +1,1 @@
+"""Layers: depth, directions, projection, dropout and streams of every cell, driven by its spec."""

@@ -1,0 +1,121 @@
+"""How sequences and states of a call lie: batched or not, time first or batch first. Native layers take ``(T, B, .)`` and
+``(num_layers*num_directions, B, .)``, and check what is not checked here."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import _core
+from ..aliases import Array
+from ..cells.spec import CellSpec
+
+
+class Form(NamedTuple):
+    """The form of a call's arrays, and its sizes."""
+
+    batched: bool
+    batch_first: bool
+    seq_len: int
+    batch_size: int
+
+    @property
+    def symbols(self) -> str:
+        return "seq_len" if not self.batched else "batch_size, seq_len" if self.batch_first else "seq_len, batch_size"
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        T, B = self.seq_len, self.batch_size
+        return (T,) if not self.batched else (B, T) if self.batch_first else (T, B)
+
+    def take(self, name: str, width_symbol: str, width: int, a: Any) -> Any:
+        """A sequence as ``(T, B, width)``; None for None."""
+        if a is None:
+            return None
+        if not isinstance(a, np.ndarray):
+            raise TypeError(_core.wrong_type(name, "a numpy.ndarray", type(a).__name__))
+        if a.shape != (*self.sizes, width):
+            expected = f"({self.symbols}, {width_symbol})"
+            raise ValueError(_core.wrong_shape(name, expected, (*self.sizes, width), a.shape))
+        return a[:, None] if not self.batched else a.swapaxes(0, 1) if self.batch_first else a
+
+    def give(self, a: Array) -> Array:
+        """A sequence ``(T, B, .)`` as the caller has it."""
+        return a[:, 0] if not self.batched else a.swapaxes(0, 1) if self.batch_first else a
+
+    def take_state(self, spec: CellSpec[Any, Any], name: str, state: Any) -> tuple[Any, ...]:
+        """A state, or a gradient of one: an array, or a tuple of arrays where the cell has several states; None, or a
+        None among them, for zeros."""
+        count = len(spec.states)
+        if state is None:
+            return (None,) * count
+        if count == 1:
+            states = (state,)
+        elif isinstance(state, (tuple, list)) and len(state) == count:
+            states = tuple(state)
+        else:
+            names = ", ".join(s.name for s in spec.states)
+            got = f"one of {len(state)}" if isinstance(state, (tuple, list)) else type(state).__name__
+            raise TypeError(f"{name}: expected a tuple ({names}), got {got}")
+        return states if self.batched else tuple(self._row(name, s) for s in states)
+
+    @staticmethod
+    def _row(name: str, state: Any) -> Any:
+        if not isinstance(state, np.ndarray):
+            return state
+        if state.ndim != 2:
+            raise ValueError(_core.wrong_rank(name, "(num_layers*num_directions, units)", 2, state.shape))
+        return state[:, None]
+
+    def give_state(self, a: Array) -> Array:
+        return a if self.batched else a[:, 0]
+
+
+def form_of(x: Any, input_size: int, batch_first: bool) -> Form:
+    """The form of a call with this x. Raises TypeError or ValueError if it is no sequence of inputs."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(_core.wrong_type("x", "a numpy.ndarray", type(x).__name__))
+    if x.ndim not in (2, 3):
+        symbols = "batch_size, seq_len" if batch_first else "seq_len, batch_size"
+        raise ValueError(
+            f"x: expected 3 dimensions ({symbols}, input_size), or 2 (seq_len, input_size), got shape {x.shape}"
+        )
+    if x.ndim == 2:
+        return Form(False, batch_first, x.shape[0], 1)
+    T, B = x.shape[1::-1] if batch_first else x.shape[:2]
+    return Form(True, batch_first, T, B)
+
+
+def whole(name: str, value: Any, least: int, most: int) -> int:
+    """An integer in this range."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name}: expected int, got {type(value).__name__}")
+    n = operator.index(value)
+    if not least <= n <= most:
+        raise ValueError(f"{name}: expected an integer in {least}..{most}, got {n}")
+    return n
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected bool, got {type(value).__name__}")
+    return bool(value)
+
+
+def number(name: str, value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    return float(value)
+
+
+def dtype_of(dtype: Any) -> np.dtype[Any]:
+    """float32 or float64."""
+    try:
+        known = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
+    if known not in (np.dtype("float32"), np.dtype("float64")) or dtype is None:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")
+    return known
