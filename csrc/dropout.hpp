@@ -20,18 +20,19 @@ struct Dropout {
 };
 
 // The outputs of one direction of a layer at one step of one row: to[u] = from[u] / (1 - p), or 0. Unit u has the
-// u-th half word, the lower half first, of the blocks with the counters (1, row, step, place), (2, row, step, place), ...
-// where place is kind << 32 | layer << 1 | direction. `to` may be `from`.
+// u-th half word, the lower half first, of the blocks with the counters (1, row, step, place), (2, row, step, place),
+// ... where place is kind << 32 | layer << 1 | direction. `to` may be `from`.
 template <class C>
 void drop(const Dropout& dropout, std::int64_t layer, std::int64_t direction, std::int64_t step, std::int64_t row,
           const C* from, C* to, std::int64_t units) {
   const std::uint64_t threshold = dropout.threshold();
-  const auto place = kBetweenLayers << 32 | static_cast<std::uint64_t>(layer) << 1 | static_cast<std::uint64_t>(direction);
+  const auto place =
+      kBetweenLayers << 32 | static_cast<std::uint64_t>(layer) << 1 | static_cast<std::uint64_t>(direction);
   const C scale = static_cast<C>(1 / (1 - dropout.p));
   std::uint64_t block = 0;
   for (std::int64_t unit = 0; unit < units; unit += 8) {
-    const PhiloxBlock bits = philox(
-        dropout.seed, 0, {{++block, static_cast<std::uint64_t>(row), static_cast<std::uint64_t>(step), place}});
+    const PhiloxBlock bits =
+        philox(dropout.seed, 0, {{++block, static_cast<std::uint64_t>(row), static_cast<std::uint64_t>(step), place}});
     const std::int64_t count = units - unit < 8 ? units - unit : 8;
     for (std::int64_t i = 0; i < count; ++i) {
       const std::uint64_t number = bits.word[i / 2] >> (i % 2 * 32) & 0xffffffffu;

@@ -81,6 +81,12 @@ struct Gradients {
 struct Barrier;
 void barrier_wait(Barrier* barrier);
 
+// Steps first..last-1, counted in the order in which forward runs them. A problem may be run a range at a time, in
+// order: what the ranges share is in its arrays and in `shared`.
+struct Range {
+  std::int64_t first, last;
+};
+
 // One thread's share: rows x tiles of the recurrence. Workers that share rows meet at `step_barrier` in every phase;
 // it is null where a worker has its rows to itself.
 struct Worker {
@@ -88,14 +94,13 @@ struct Worker {
   std::int64_t row0, row1, tile0, tile1;
   std::int64_t h_tile0, h_tile1;  // of h's units; as above in cells that do not project
   Barrier* step_barrier;
-  Barrier* all_barrier;  // null where there is one worker
-  char* local;           // scratch of this worker, 64-byte aligned
-  char* shared;          // scratch of all workers; it begins with zeros, as many as the longest state has
+  char* local;   // scratch of this worker, 64-byte aligned
+  char* shared;  // scratch of all workers; it begins with zeros, as many as the longest state has
   std::size_t local_bytes;
 };
 
 // The part of an ISA's kernels that depends on the format: the work of one worker, and the scratch that it needs for
-// its rows and tiles. p.cell says which cell. Training if p.slots is set.
+// its rows and tiles. p.cell says which cell. Training if p.slots is set. Cells with clocks run all steps at once.
 template <class F>
 struct SequenceKernels {
   using P = Problem<typename F::Compute>;
@@ -104,11 +109,15 @@ struct SequenceKernels {
   // Of a worker that has been given its rows and tiles.
   std::size_t (*forward_local_bytes)(const P&, const W&, const Worker&);
   std::size_t (*forward_shared_bytes)(const P&, const W&);
-  void (*forward)(const P&, const W&, const Worker&);
+  void (*forward)(const P&, const W&, const Worker&, const Range&);
   std::size_t (*backward_local_bytes)(const P&, const W&, const Worker&);
-  void (*backward)(const P&, const W&, const G&, const Worker&);
-  // The worker's share of dx alone, which is added to or written, once all workers' `backward` has run without it.
-  void (*input_gradient)(const P&, const W&, const G&, const Worker&, bool add);
+  // The recurrence, from the last step of the range to the first; later ranges come before. It leaves the gradients of
+  // pre-activations in slots, from which come
+  void (*backward)(const P&, const W&, const G&, const Worker&, const Range&);
+  // the worker's share of dx (added to, or written) and dc_below of these steps,
+  void (*input_gradient)(const P&, const W&, const G&, const Worker&, const Range&, bool add);
+  // and the worker's share of the gradients of weights, of all steps. All workers have run what comes before.
+  void (*weight_gradients)(const P&, const W&, const G&, const Worker&);
 };
 
 // Packing (cpu/pack.hpp). A packed matrix has `tiles` tiles of `gates` gates; k runs from 0 to depth - 1.

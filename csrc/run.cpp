@@ -9,6 +9,7 @@
 #include "cpu/threads.hpp"
 #include "schedule.hpp"
 #include "sizes.hpp"
+#include "wave.hpp"
 
 namespace fusedrnn {
 
@@ -63,8 +64,8 @@ struct Job {
   const Gradients<typename F::Compute>* g;
 };
 
-// The jobs of a stack, what they need, and how the team's workers share them: all of them take one job after the other,
-// or, *side by side*, each half of them takes one direction.
+// The jobs of a stack, what they need, and how the team's workers share them: all of them take one job after the other;
+// or, *side by side*, each half of them takes one direction; or each takes ranges of layers of a *wave* front.
 template <class F>
 class Launch {
  public:
@@ -76,90 +77,109 @@ class Launch {
         isa_(current_isa()),
         facts_(facts_of(stack.layers[0].direction[0].weights->cell())),
         kernels_(isa_.kernels->of_format<F>()) {
+    jobs_.swap(spare_jobs());
     for (const Layer<F>& layer : stack.layers) {
       for (int d = 0; d < stack.directions; ++d) add(layer.direction[d]);
     }
-    tiles_ = tiles_of(jobs_[0].p.hidden);
-    h_tiles_ = tiles_of(jobs_[0].p.proj);
+    tiles_ = tiles_of(first().p.hidden);
+    h_tiles_ = tiles_of(first().p.proj);
     // A schedule that is asked for, in tests, may have more threads than there are CPUs.
-    threads_ = is_schedule_asked() ? num_threads() : useful_threads();
+    share_out(is_schedule_asked() ? num_threads() : useful_threads());
   }
 
-  const CellFacts& facts() const { return facts_; }
-  const SequenceKernels<F>& kernels() const { return kernels_.sequence; }
+  ~Launch() {
+    jobs_.clear();
+    jobs_.swap(spare_jobs());
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+
+  // Sets the shares of a team of up to this many workers.
+  void share_out(int threads) {
+    const Problem<C>& p = first().p;
+    const bool alone = work_.is_tiny() && !is_schedule_asked();
+    sides_ = stack_.directions == 2 && threads % 2 == 0 && !alone ? 2 : 1;
+    s_ = choose(facts_, p.batch, p.hidden, p.proj, work_, tiles_, threads / sides_, sizeof(typename F::Storage));
+    wave_steps_ = stack_.directions > 1 || alone ? 0
+                                                 : wave_steps(facts_, s_, p.seq_len, p.batch, p.hidden, p.proj,
+                                                              layers(), threads, sizeof(typename F::Storage));
+    if (wave_steps_ > 0) {
+      s_ = {1, 1};
+      sides_ = std::min(threads, layers());
+    }
+    // Products over all steps at once have work for all workers, the recurrence may have less.
+    const bool all = backward_ && wave_steps_ == 0 && !(work_.is_tiny() && s_.workers() == 1);
+    each_ = all ? threads / sides_ : s_.workers();
+  }
+
   int layers() const { return static_cast<int>(stack_.layers.size()); }
+  int directions() const { return stack_.directions; }
+  int workers() const { return sides_ * each_; }
+  std::int64_t wave_steps_of_task() const { return wave_steps_; }
+  const SequenceKernels<F>& kernels() const { return kernels_.sequence; }
   const Job<F>& job(int layer, int direction) const {
     return jobs_[static_cast<std::size_t>(layer * stack_.directions + direction)];
   }
-  int threads() const { return threads_; }
+  const Job<F>& first() const { return jobs_[0]; }
 
-  // Sets the shares of a team of `threads` workers.
-  void share_out(int threads) {
-    const Problem<C>& p = jobs_[0].p;
-    const bool worth_it = is_schedule_asked() || !is_tiny(work_);
-    const bool halves = stack_.directions == 2 && threads % 2 == 0 && worth_it;
-    sides_ = halves ? 2 : 1;
-    s_ = choose(facts_, p.batch, p.hidden, p.proj, work_, tiles_, threads / sides_, sizeof(typename F::Storage));
-    // Products over all steps at once have work for all workers, the recurrence may have less.
-    each_ = backward_ && !(is_tiny(work_) && s_.workers() == 1) ? threads / sides_ : s_.workers();
-  }
-  const Schedule& schedule() const { return s_; }
-  int workers() const { return sides_ * each_; }
+  // One of the team's workers: its number, its side and its place there, its memory and meetings.
+  struct Seat {
+    int index, side, at;
+    char* shared;
+    std::size_t shared_bytes;  // of a direction, or of a layer of a wave front
+    char* local;
+    std::size_t local_bytes;
+    Barrier *steps, *side_barrier;
+  };
 
-  // Runs work(index, side, worker) for all workers: the worker's place in one direction, and in which if there are
-  // sides. `all` is where all workers meet.
+  // Runs work(seat) for all workers.
   template <class Work>
   void run(Team& team, Work&& work) {
     const std::size_t shared = round_up(shared_bytes());
-    std::vector<std::size_t> local(static_cast<std::size_t>(workers()) + 1);
-    local[0] = shared * static_cast<std::size_t>(stack_.directions);
-    for (int i = 0; i < workers(); ++i) {
-      local[static_cast<std::size_t>(i) + 1] = local[static_cast<std::size_t>(i)] + round_up(local_bytes(i % each_));
-    }
-    Scratch scratch(local.back());
-    const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * jobs_[0].p.hidden) * sizeof(C);
-    for (int d = 0; d < stack_.directions; ++d) {
-      std::memset(scratch.data() + static_cast<std::size_t>(d) * shared, 0, zeros);
-    }
-    BarrierHandle steps0(s_.tile_parts), steps1(sides_ > 1 ? s_.tile_parts : 1), side0(each_),
-        side1(sides_ > 1 ? each_ : 1);
+    const std::size_t sets = static_cast<std::size_t>(wave_steps_ > 0 ? layers() : stack_.directions);
+    std::size_t most = 0;
+    for (int at = 0; at < each_; ++at) most = std::max(most, round_up(local_bytes(at)));
+    const std::size_t bytes = sets * shared + static_cast<std::size_t>(workers()) * most;
+    assert(bytes <= jobs_.size() * most_bytes());
+    Scratch scratch(bytes);
+    const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C);
+    for (std::size_t set = 0; set < sets; ++set) std::memset(scratch.data() + set * shared, 0, zeros);
+    const bool halves = sides_ > 1 && wave_steps_ == 0;
+    BarrierHandle steps[] = {BarrierHandle(s_.tile_parts), BarrierHandle(halves ? s_.tile_parts : 1)};
+    BarrierHandle sides[] = {BarrierHandle(each_), BarrierHandle(halves ? each_ : 1)};
 
     const auto task = [&](int index) {
       if (index >= workers()) return;
       const FloatEnvironment environment;
-      const int side = index / each_, at = index % each_;
-      Seat seat{scratch.data(), shared, scratch.data() + local[static_cast<std::size_t>(index)],
-                local[static_cast<std::size_t>(index) + 1] - local[static_cast<std::size_t>(index)],
-                at < s_.workers() ? (side ? steps1 : steps0).get() : nullptr, (side ? side1 : side0).get()};
-      work(index, side, at, seat);
+      const int side = index / each_, at = index % each_, half = halves ? side : 0;
+      work(Seat{index, side, at, scratch.data(), shared,
+                scratch.data() + sets * shared + static_cast<std::size_t>(index) * most, most,
+                at < s_.workers() ? steps[half].get() : nullptr, sides[half].get()});
     };
     using Task = decltype(task);
     team.run([](void* context, int index) { (*static_cast<Task*>(context))(index); },
              const_cast<void*>(static_cast<const void*>(&task)));
   }
 
-  // The memory and meetings of one of the team's workers.
-  struct Seat {
-    char* shared;  // of direction 0, and then of direction 1
-    std::size_t shared_bytes;
-    char* local;
-    std::size_t local_bytes;
-    Barrier *steps, *side;
-  };
-
-  Worker worker(const Job<F>& job, int direction, int at, const Seat& seat) const {
-    Worker worker = placed(job, at);
-    worker.shared = seat.shared + static_cast<std::size_t>(direction) * seat.shared_bytes;
+  // The worker of a job at a seat; `set` is the job's direction, or its layer in a wave front.
+  Worker worker(const Job<F>& job, int set, const Seat& seat) const {
+    Worker worker = placed(job, seat.at);
+    worker.shared = seat.shared + static_cast<std::size_t>(set) * seat.shared_bytes;
     worker.local = seat.local;
     worker.local_bytes = seat.local_bytes;
     worker.step_barrier = seat.steps;
-    worker.all_barrier = seat.side;
     return worker;
   }
-  bool takes(int side, int direction) const { return sides_ == 1 || side == direction; }
+  bool takes(const Seat& seat, int direction) const { return sides_ == 1 || seat.side == direction; }
 
  private:
   int64_t tiles_of(int64_t units) const { return (units + kernels_.lanes - 1) / kernels_.lanes; }
+
+  // The memory of this thread's jobs, from launch to launch: a step of a stream allocates nothing.
+  static std::vector<Job<F>>& spare_jobs() {
+    static thread_local std::vector<Job<F>> spare;
+    return spare;
+  }
 
   void add(const Direction<F>& from) {
     const Weights<F>& weights = *from.weights;
@@ -171,7 +191,7 @@ class Launch {
     p.proj = weights.proj();
     if (p.batch == 0) p.seq_len = 0;  // no row has steps
     check(p);
-    work_ += multiply_adds(facts_, p.seq_len, p.batch, p.input, p.hidden, p.proj);
+    work_.add(facts_, p.seq_len, p.batch, p.input, p.hidden, p.proj, sizeof(typename F::Storage));
     jobs_.push_back(job);
   }
 
@@ -190,10 +210,18 @@ class Launch {
     for (const Job<F>& job : jobs_) most = std::max(most, bytes(job.p, *job.packed, placed(job, at)));
     return most;
   }
-  std::size_t shared_bytes() const {
-    const Job<F>& job = jobs_[0];  // the same for all
-    return backward_ ? static_cast<std::size_t>(facts_.longest_state * job.p.hidden) * sizeof(C)
-                     : kernels().forward_shared_bytes(job.p, *job.packed);
+  // What sizes.hpp says of one of the jobs.
+  std::size_t most_bytes() const {
+    std::int64_t most = 0;
+    for (const Job<F>& job : jobs_) {
+      const Problem<C>& p = job.p;
+      most = std::max(most, most_call_bytes(facts_, p.hidden, p.input, p.seq_len, p.batch).value());
+    }
+    return static_cast<std::size_t>(most);
+  }
+  std::size_t shared_bytes() const {  // the same for all jobs
+    return backward_ ? static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C)
+                     : kernels().forward_shared_bytes(first().p, *first().packed);
   }
 
   const Stack<F>& stack_;
@@ -202,25 +230,137 @@ class Launch {
   const CellFacts& facts_;
   const FormatKernels<F>& kernels_;
   std::vector<Job<F>> jobs_;
-  double work_ = 0;
-  int64_t tiles_ = 0, h_tiles_ = 0;
-  int threads_ = 1, sides_ = 1, each_ = 1;
+  Work work_;
+  int64_t tiles_ = 0, h_tiles_ = 0, wave_steps_ = 0;
+  int sides_ = 1, each_ = 1;
   Schedule s_{1, 1};
 };
 
-// This worker's share of the steps that dropout makes of `from`: (T, B, D*P).
+template <class C>
+Range all_steps(const Problem<C>& p) {
+  return {0, p.seq_len};
+}
+
+// Dropout of the outputs of a layer at these steps, `from` (T, B, D*P): the share of one of `count` workers.
 template <class F>
-void drop_share(const Stack<F>& stack, int layer, const Job<F>& job, const typename F::Compute* from,
-                typename F::Compute* to, int index, int count) {
+void drop_share(const Stack<F>& stack, int layer, const Job<F>& job, const Range& range,
+                const typename F::Compute* from, typename F::Compute* to, int index, int count) {
   const auto& p = job.p;
-  const int64_t rows = p.seq_len * p.batch;
-  for (int64_t at = rows * index / count; at < rows * (index + 1) / count; ++at) {
+  const int64_t start = range.first * p.batch, rows = (range.last - range.first) * p.batch;
+  for (int64_t at = start + rows * index / count; at < start + rows * (index + 1) / count; ++at) {
     for (int d = 0; d < stack.directions; ++d) {
       const int64_t first = (at * stack.directions + d) * p.proj;
       drop(stack.dropout, layer, d, at / p.batch, at % p.batch, from + first, to + first, p.proj);
     }
   }
 }
+
+// What dropout makes of a layer's outputs, and of their gradients.
+template <class F>
+void drop_outputs(const Launch<F>& launch, const Stack<F>& stack, int layer, const Range& range, int index, int count) {
+  if (auto* const dropped = stack.layers[static_cast<std::size_t>(layer)].dropped) {
+    drop_share(stack, layer, launch.job(layer, 0), range, launch.job(layer, 0).p.y, dropped, index, count);
+  }
+}
+template <class F>
+void drop_gradients(const Launch<F>& launch, const Stack<F>& stack, int layer, const Range& range, int index,
+                    int count) {
+  if (!stack.layers[static_cast<std::size_t>(layer)].dropped) return;
+  auto* const dx = launch.job(layer + 1, 0).g->dx;
+  drop_share(stack, layer, launch.job(layer, 0), range, dx, dx, index, count);
+}
+
+template <class F>
+void forward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const typename Launch<F>::Seat& seat,
+                     const BarrierHandle& all) {
+  for (int layer = 0; layer < launch.layers(); ++layer) {
+    for (int d = 0; d < launch.directions(); ++d) {
+      if (!launch.takes(seat, d)) continue;
+      const Job<F>& job = launch.job(layer, d);
+      launch.kernels().forward(job.p, *job.packed, launch.worker(job, d, seat), all_steps(job.p));
+    }
+    if (layer + 1 == launch.layers()) return;
+    meet(all);
+    if (!stack.layers[static_cast<std::size_t>(layer)].dropped) continue;
+    drop_outputs(launch, stack, layer, all_steps(launch.first().p), seat.index, launch.workers());
+    meet(all);
+  }
+}
+
+template <class F>
+void forward_in_a_wave(const Launch<F>& launch, const Stack<F>& stack, const typename Launch<F>::Seat& seat,
+                       Wave& wave) {
+  wave.work(false, [&](int layer, const Range& range) {
+    const Job<F>& job = launch.job(layer, 0);
+    launch.kernels().forward(job.p, *job.packed, launch.worker(job, layer, seat), range);
+    drop_outputs(launch, stack, layer, range, 0, 1);
+  });
+}
+
+template <class F>
+void backward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const typename Launch<F>::Seat& seat,
+                      const BarrierHandle& all) {
+  const auto& kernels = launch.kernels();
+  for (int layer = launch.layers() - 1; layer >= 0; --layer) {
+    for (int d = 0; d < launch.directions(); ++d) {
+      if (!launch.takes(seat, d)) continue;
+      const Job<F>& job = launch.job(layer, d);
+      kernels.backward(job.p, *job.packed, *job.g, launch.worker(job, d, seat), all_steps(job.p));
+    }
+    meet(all);
+    for (int d = 0; d < launch.directions(); ++d) {  // dx is the sum of the directions', in their order
+      const Job<F>& job = launch.job(layer, d);
+      Worker worker = launch.worker(job, d, seat);
+      worker.index = seat.index;
+      worker.count = launch.workers();
+      if (job.g->dx) kernels.input_gradient(job.p, *job.packed, *job.g, worker, all_steps(job.p), d > 0);
+    }
+    for (int d = 0; d < launch.directions(); ++d) {
+      if (!launch.takes(seat, d)) continue;
+      const Job<F>& job = launch.job(layer, d);
+      kernels.weight_gradients(job.p, *job.packed, *job.g, launch.worker(job, d, seat));
+    }
+    if (layer == 0) return;
+    meet(all);
+    if (!stack.layers[static_cast<std::size_t>(layer) - 1].dropped) continue;
+    drop_gradients(launch, stack, layer - 1, all_steps(launch.first().p), seat.index, launch.workers());
+    meet(all);
+  }
+}
+
+template <class F>
+void backward_in_a_wave(const Launch<F>& launch, const Stack<F>& stack, const typename Launch<F>::Seat& seat,
+                        Wave& wave, const BarrierHandle& all) {
+  const auto& kernels = launch.kernels();
+  wave.work(true, [&](int layer, const Range& range) {
+    const Job<F>& job = launch.job(layer, 0);
+    const Worker worker = launch.worker(job, layer, seat);
+    kernels.backward(job.p, *job.packed, *job.g, worker, range);
+    if (job.g->dx) kernels.input_gradient(job.p, *job.packed, *job.g, worker, range, false);
+    if (layer > 0) drop_gradients(launch, stack, layer - 1, range, 0, 1);
+  });
+  meet(all);
+  for (int layer = launch.layers() - 1; layer >= 0; --layer) {
+    const Job<F>& job = launch.job(layer, 0);
+    Worker worker = launch.worker(job, layer, seat);
+    worker.index = seat.index;
+    worker.count = launch.workers();
+    kernels.weight_gradients(job.p, *job.packed, *job.g, worker);
+  }
+}
+
+// The team of a launch, which may be smaller than asked for.
+template <class F>
+class LaunchTeam {
+ public:
+  explicit LaunchTeam(Launch<F>& launch) : team_(launch.workers()) {
+    if (team_.size() < launch.workers()) launch.share_out(team_.size());
+  }
+  Team& team() { return team_; }
+
+ private:
+  Team team_;
+};
 
 }  // namespace
 
@@ -230,7 +370,8 @@ std::pair<int, int> forward_schedule(const Weights<F>& weights, int64_t seq_len,
   const Isa isa = current_isa();
   const int lanes = isa.kernels->of_format<F>().lanes;
   const CellFacts& f = facts_of(weights.cell());
-  const double work = multiply_adds(f, seq_len, batch, weights.input(), weights.hidden(), weights.proj());
+  Work work;
+  work.add(f, seq_len, batch, weights.input(), weights.hidden(), weights.proj(), sizeof(typename F::Storage));
   const int threads = is_schedule_asked() ? num_threads() : useful_threads();
   const Schedule s = choose(f, batch, weights.hidden(), weights.proj(), work, (weights.hidden() + lanes - 1) / lanes,
                             threads, sizeof(typename F::Storage));
@@ -241,62 +382,26 @@ template <class F>
 void run_forward(const Stack<F>& stack) {
   const FloatEnvironment environment;  // choosing a schedule is arithmetic too
   Launch<F> launch(stack, false);
-  launch.share_out(launch.threads());
-  Team team(launch.workers());
-  if (team.size() < launch.workers()) launch.share_out(team.size());
+  LaunchTeam<F> team(launch);
+  if (const int64_t steps = launch.wave_steps_of_task()) {
+    Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
+    return launch.run(team.team(), [&](const auto& seat) { forward_in_a_wave(launch, stack, seat, wave); });
+  }
   const BarrierHandle all(launch.workers());
-  launch.run(team, [&](int index, int side, int at, const typename Launch<F>::Seat& seat) {
-    for (int layer = 0; layer < launch.layers(); ++layer) {
-      for (int d = 0; d < stack.directions; ++d) {
-        if (!launch.takes(side, d)) continue;
-        const Job<F>& job = launch.job(layer, d);
-        launch.kernels().forward(job.p, *job.packed, launch.worker(job, d, at, seat));
-      }
-      if (layer + 1 == launch.layers()) break;
-      meet(all);
-      if (auto* const dropped = stack.layers[static_cast<std::size_t>(layer)].dropped) {
-        const Job<F>& job = launch.job(layer, 0);
-        drop_share(stack, layer, job, job.p.y, dropped, index, launch.workers());
-        meet(all);
-      }
-    }
-  });
+  launch.run(team.team(), [&](const auto& seat) { forward_in_turn(launch, stack, seat, all); });
 }
 
 template <class F>
 void run_backward(const Stack<F>& stack) {
   const FloatEnvironment environment;
   Launch<F> launch(stack, true);
-  launch.share_out(launch.threads());
-  Team team(launch.workers());
-  if (team.size() < launch.workers()) launch.share_out(team.size());
+  LaunchTeam<F> team(launch);
   const BarrierHandle all(launch.workers());
-  launch.run(team, [&](int index, int side, int at, const typename Launch<F>::Seat& seat) {
-    for (int layer = launch.layers() - 1; layer >= 0; --layer) {
-      for (int d = 0; d < stack.directions; ++d) {
-        if (!launch.takes(side, d)) continue;
-        const Job<F>& job = launch.job(layer, d);
-        auto g = *job.g;
-        if (stack.directions > 1) g.dx = nullptr;  // until the gradients of both directions are there
-        launch.kernels().backward(job.p, *job.packed, g, launch.worker(job, d, at, seat));
-      }
-      if (stack.directions > 1) meet(all);
-      for (int d = 0; d < stack.directions && stack.directions > 1; ++d) {
-        const Job<F>& job = launch.job(layer, d);
-        Worker worker = launch.worker(job, d, at, seat);
-        worker.index = index;
-        worker.count = launch.workers();
-        launch.kernels().input_gradient(job.p, *job.packed, *job.g, worker, d > 0);
-      }
-      if (layer == 0) break;
-      meet(all);
-      if (stack.layers[static_cast<std::size_t>(layer) - 1].dropped) {
-        auto* const dx = launch.job(layer, 0).g->dx;
-        drop_share(stack, layer - 1, launch.job(layer - 1, 0), dx, dx, index, launch.workers());
-        meet(all);
-      }
-    }
-  });
+  if (const int64_t steps = launch.wave_steps_of_task()) {
+    Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
+    return launch.run(team.team(), [&](const auto& seat) { backward_in_a_wave(launch, stack, seat, wave, all); });
+  }
+  launch.run(team.team(), [&](const auto& seat) { backward_in_turn(launch, stack, seat, all); });
 }
 
 #define RNN_INSTANTIATE(Format, ...)                                                               \

@@ -17,16 +17,24 @@ struct Schedule {
 // Whether tests ask for a certain schedule (set_schedule in run.hpp).
 bool is_schedule_asked();
 
-// Multiply-adds of one forward pass of a problem.
-double multiply_adds(const CellFacts& f, std::int64_t seq_len, std::int64_t batch, std::int64_t input,
-                     std::int64_t hidden, std::int64_t proj);
+// What all that runs in one launch costs.
+struct Work {
+  double multiply_adds = 0, weight_bytes = 0;
 
-// The schedule of a problem of `batch` rows that runs on up to `threads` threads; `work` is the multiply-adds of all
-// that runs in the same launch. A unit's tile of weights has `storage_bytes` an element.
-Schedule choose(const CellFacts& f, std::int64_t batch, std::int64_t hidden, std::int64_t proj, double work,
+  // Adds one forward pass of a problem, whose weights have `storage_bytes` an element.
+  void add(const CellFacts& f, std::int64_t seq_len, std::int64_t batch, std::int64_t input, std::int64_t hidden,
+           std::int64_t proj, std::size_t storage_bytes);
+  // Whether the launch ends before other threads are awake.
+  bool is_tiny() const;
+};
+
+// The schedule of a problem of `batch` rows that runs on up to `threads` threads, as part of a launch.
+Schedule choose(const CellFacts& f, std::int64_t batch, std::int64_t hidden, std::int64_t proj, const Work& work,
                 std::int64_t tiles, int threads, std::size_t storage_bytes);
-// Whether a launch with this work ends before other threads are awake.
-bool is_tiny(double work);
+// How many steps layers above each other run at a time as a wave front, where `s` is the schedule of one of them; 0 if
+// they run one after the other.
+std::int64_t wave_steps(const CellFacts& f, const Schedule& s, std::int64_t seq_len, std::int64_t batch,
+                        std::int64_t hidden, std::int64_t proj, int layers, int threads, std::size_t storage_bytes);
 
 // The first tile of each of `parts` parts of the tiles.
 struct EvenCuts {

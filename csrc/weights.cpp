@@ -92,8 +92,7 @@ Weights<F>::Weights(CellId cell, int64_t input, int64_t hidden, int64_t proj, co
   arrays_.vectors = copy_to(*buffer++, from.vectors, f.vectors * hidden);
   arrays_.epsilon = from.epsilon;
   for (int m = 0; m < f.matrices; ++m) {
-    const int64_t size =
-        f.matrix[m].blocks * block_rows(f, m, hidden, proj) * matrix_columns(f, m, hidden, proj);
+    const int64_t size = f.matrix[m].blocks * block_rows(f, m, hidden, proj) * matrix_columns(f, m, hidden, proj);
     arrays_.matrix[m] = copy_to(*buffer++, from.matrix[m], size);
   }
   arrays_.clocks = from.clocks;

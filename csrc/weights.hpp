@@ -36,8 +36,7 @@ class Weights {
 
   // Copies the arrays. Sizes fit (sizes.hpp).
   // proj: the units of h, which is `hidden` for cells that do not project, and less for others.
-  Weights(CellId cell, std::int64_t input, std::int64_t hidden, std::int64_t proj,
-          const WeightArrays<Compute>& arrays);
+  Weights(CellId cell, std::int64_t input, std::int64_t hidden, std::int64_t proj, const WeightArrays<Compute>& arrays);
   ~Weights();
   Weights(const Weights&) = delete;
   Weights& operator=(const Weights&) = delete;

@@ -369,7 +369,9 @@ def test_a_reserve_of_another_cell() -> None:
 
 
 def test_settings() -> None:
-    with pytest.raises(ValueError, match="schedule: expected one of 'auto', 'one', 'rows', 'units', got 'columns'"):
+    with pytest.raises(
+        ValueError, match="schedule: expected one of 'auto', 'one', 'rows', 'units', 'wave', got 'columns'"
+    ):
         _core.set_schedule("columns")
     with pytest.raises(ValueError, match=r"isa: expected one of .*'portable' on this CPU, got 'sse9'"):
         fusedrnn.set_isa("sse9")

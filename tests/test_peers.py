@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import fusedrnn
 from agreement import BOUNDS, assert_close, named, roundings
 from cases import CELLS, PLAIN_CELLS, Cell, Problem, given, make_problem
 
@@ -100,3 +101,93 @@ def test_onnxruntime_input_forget(rng: np.random.Generator) -> None:
         weights.append(np.concatenate([-f, np.full_like(f, 7), g, o]))
     y = onnxruntime_y(problem, weights, input_forget=1)
     assert_close_to_onnxruntime(problem, y)
+
+
+LAYERS = [
+    ("LSTM", {}),
+    ("LSTM", {"proj_size": 7}),
+    ("GRU", {}),
+    ("RNN", {"nonlinearity": "tanh"}),
+    ("RNN", {"nonlinearity": "relu"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), LAYERS, ids=["lstm", "lstm_projected", "gru", "rnn_tanh", "rnn_relu"])
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])
+@pytest.mark.parametrize("batch_first", [False, True], ids=["", "batch_first"])
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
+def test_layers_of_torch(
+    name: str,
+    options: dict[str, Any],
+    num_layers: int,
+    bidirectional: bool,
+    batch_first: bool,
+    rng: np.random.Generator,
+) -> None:
+    """In float64, where rounding tells a wrong order of anything from the right one."""
+    torch = pytest.importorskip("torch")
+    (T, B, I, H), kwargs = SHAPE, {"bidirectional": bidirectional, "batch_first": batch_first}
+    layer = getattr(fusedrnn, name)(I, H, num_layers, dtype="float64", rng=1, **kwargs, **options)
+    theirs = getattr(torch.nn, name)(I, H, num_layers, dtype=torch.float64, **kwargs, **options)
+    theirs.load_state_dict({key: torch.from_numpy(a) for key, a in layer.state_dict().items()})
+    runs, P = num_layers * (1 + bidirectional), options.get("proj_size", H)
+
+    def arrays(*widths: int) -> list[Any]:
+        return [rng.standard_normal((runs, B, n)) for n in widths]
+
+    widths = (P, H) if name == "LSTM" else (P,)
+    x = rng.standard_normal((B, T, I) if batch_first else (T, B, I))
+    states, dstates = arrays(*widths), arrays(*widths)
+    dy = rng.standard_normal((*x.shape[:2], P * (1 + bidirectional)))
+    out, tape = layer.forward(x, tuple(states) if len(states) > 1 else states[0])
+    g = layer.backward(tape, dy, tuple(dstates) if len(dstates) > 1 else dstates[0])
+
+    tx, ts = (torch.from_numpy(x).requires_grad_(), [torch.from_numpy(s).requires_grad_() for s in states])
+    ty, last = theirs(tx, tuple(ts) if len(ts) > 1 else ts[0])
+    last = last if isinstance(last, tuple) else (last,)
+    torch.autograd.backward([ty, *last], [torch.from_numpy(a) for a in (dy, *dstates)])
+    pairs = [(out.y, ty), *zip(out[1:], last, strict=True), (g.dx, tx.grad)]
+    pairs += [(a, s.grad) for a, s in zip(g[1:-1], ts, strict=True)]
+    pairs += [(g.parameters[key], p.grad) for key, p in theirs.named_parameters()]
+    n = 2 * num_layers * T * (20 + 2 * (I + H) + 4 * H + T * B)  # roundings of both sides, as in agreement.py
+    for ours, expected in pairs:
+        want = expected.detach().numpy()
+        bound = BOUNDS["float64"].element * np.sqrt(n) * np.finfo("float64").eps / 2
+        np.testing.assert_allclose(ours, want, rtol=0, atol=bound * max(1, abs(want).max()))
+
+
+def test_state_dicts_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    theirs = torch.nn.LSTM(5, 6, 2, bidirectional=True, proj_size=4)
+    layer = fusedrnn.LSTM(5, 6, 2, bidirectional=True, proj_size=4)
+    assert list(layer.parameters) == list(theirs.state_dict())
+    assert layer.load_state_dict(theirs.state_dict()) == ([], [])
+    for name, p in theirs.named_parameters():
+        np.testing.assert_array_equal(layer.parameters[name], p.detach().numpy())
+    with pytest.raises(ValueError, match="missing: weight_ih_l0, .*; unexpected: weight"):
+        layer.load_state_dict(torch.nn.Linear(3, 4).state_dict())
+    tensor = torch.from_numpy(layer.parameters["weight_ih_l0"])  # it shares the memory
+    x = np.ones((2, 1, 5), "float32")
+    before = layer(x).y
+    tensor.add_(1)
+    assert (layer(x).y != before).any()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True], ids=["forward", "bidirectional"])
+def test_layers_of_onnxruntime(bidirectional: bool, rng: np.random.Generator) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from onnx_model import make_stack_session
+
+    (T, B, I, H), directions = SHAPE, ["", "_reverse"][: 1 + bidirectional]
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    for op in ("lstm", "gru"):
+        layer = getattr(fusedrnn, op.upper())(I, H, 2, bidirectional=bidirectional, rng=2)
+        p = layer.state_dict()
+        weights = [[[p[f"{name}_l{i}{d}"] for name in names] for d in directions] for i in range(2)]
+        extra = {"linear_before_reset": 1} if op == "gru" else {}
+        session = make_stack_session(op, weights, SHAPE, with_states=False, threads=1, **extra)
+        x = rng.standard_normal((T, B, I)).astype("float32")
+        y = session.run(None, {"X": x})[0]
+        np.testing.assert_allclose(layer(x).y, y.transpose(0, 2, 1, 3).reshape(T, B, -1), rtol=0, atol=1e-6)

@@ -75,7 +75,8 @@ class WeightGradients {
     to = std::move(array);
     return data;
   }
-  static void set_rows(const PyWeights& w, const Parameter& p, const py::object& all, std::int64_t gates, Results& results) {
+  static void set_rows(const PyWeights& w, const Parameter& p, const py::object& all, std::int64_t gates,
+                       Results& results) {
     if (p.gates == gates) return results.set(p.gradient, all);
     const std::int64_t each = w.rows_of(p) / p.gates;
     results.set(p.gradient, py::object(all[py::slice(p.first * each, (p.first + p.gates) * each, 1)]));

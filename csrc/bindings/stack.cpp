@@ -199,11 +199,11 @@ py::object forward(const PyStack& s, F, FastArguments a) {
   const std::size_t bytes = memory->buffer.bytes();
   py::tuple kept_states(states.size());
   for (std::size_t i = 0; i < states.size(); ++i) kept_states[i] = or_none(call.states[i].owner);
-  const py::tuple kept = py::make_tuple(
-      py::cast(std::move(memory)), y, call.x.owner, kept_states,
-      call.has_lengths ? integers(call.lengths) : py::object(py::none()),
-      call.start.empty() ? py::object(py::none()) : integers(call.start), py::reinterpret_borrow<py::object>(a[4]),
-      py::reinterpret_borrow<py::object>(a[5]));
+  const py::tuple kept =
+      py::make_tuple(py::cast(std::move(memory)), y, call.x.owner, kept_states,
+                     call.has_lengths ? integers(call.lengths) : py::object(py::none()),
+                     call.start.empty() ? py::object(py::none()) : integers(call.start),
+                     py::reinterpret_borrow<py::object>(a[4]), py::reinterpret_borrow<py::object>(a[5]));
   return py::make_tuple(results.take(), kept, bytes);
 }
 
@@ -214,8 +214,8 @@ PyMemory& memory_of(const py::tuple& kept) {
   return py::object(kept[0]).cast<PyMemory&>();
 }
 
-// Gradients between layers: of a layer's input, which is dy of the layer below, and of c of the layer below. Two layers'
-// memory is enough.
+// Gradients between layers: of a layer's input, which is dy of the layer below, and of c of the layer below. Two
+// layers' memory is enough.
 template <class T>
 struct BetweenLayers {
   T* dx;
@@ -322,8 +322,9 @@ py::object overwritten_method(const PyStack&, FastArguments a) {
 }
 
 PyMethodDef kMethods[] = {
-    fast_definition("infer", fast_method<PyStack, infer_method, 4>,
-                    "infer(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None) -> dict"),
+    fast_definition(
+        "infer", fast_method<PyStack, infer_method, 4>,
+        "infer(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None) -> dict"),
     fast_definition("forward", fast_method<PyStack, forward_method, 6>,
                     "forward(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None, "
                     "dropout: float, seed: int) -> tuple"),
@@ -344,7 +345,8 @@ py::object same_bits(FastArguments a) {
   return py::bool_(x.nbytes() == y.nbytes() &&
                    std::memcmp(one->data, other->data, static_cast<std::size_t>(x.nbytes())) == 0);
 }
-PyMethodDef kSameBits = fast_definition("same_bits", fast_function<same_bits, 2>, "same_bits(a: ndarray, b: ndarray) -> bool");
+PyMethodDef kSameBits =
+    fast_definition("same_bits", fast_function<same_bits, 2>, "same_bits(a: ndarray, b: ndarray) -> bool");
 
 }  // namespace
 

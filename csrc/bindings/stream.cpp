@@ -66,7 +66,8 @@ class StreamOf final : public StreamStates {
     py::object result;
     T* y = nullptr;
     if (!out.is_none()) {
-      y = single ? write_output<T>("out", single_symbols_, {P}, out) : write_output<T>("out", y_symbols_, {batch_, P}, out);
+      y = single ? write_output<T>("out", single_symbols_, {P}, out)
+                 : write_output<T>("out", y_symbols_, {batch_, P}, out);
       require_apart("out", out, "x", x);
       result = py::reinterpret_borrow<py::object>(out);
     } else {
@@ -216,8 +217,8 @@ PyStream copy_of(const PyStream& from, const py::object& stack) {
 }
 
 py::object step_method(const PyStream& stream, FastArguments a) { return stream.states->step(a[0], a[1]); }
-PyMethodDef kStep = fast_definition("step", fast_method<PyStream, step_method, 2>,
-                                    "step(x: ndarray, out: ndarray | None) -> ndarray");
+PyMethodDef kStep =
+    fast_definition("step", fast_method<PyStream, step_method, 2>, "step(x: ndarray, out: ndarray | None) -> ndarray");
 
 }  // namespace
 
@@ -228,8 +229,7 @@ void register_streams(py::module_& m) {
   stream.def_property_readonly("stack", [](const PyStream& stream) { return stream.owner; })
       .def("states", [](const PyStream& stream) { return stream.states->states(); })
       .def("set_states", [](const PyStream& stream, const py::tuple& states) { stream.states->set_states(states); })
-      .def("reset",
-           [](const PyStream& stream, const std::vector<int64_t>& rows) { stream.states->reset(rows); })
+      .def("reset", [](const PyStream& stream, const std::vector<int64_t>& rows) { stream.states->reset(rows); })
       .def("copy", &copy_of, py::arg("stack"));
   m.def("make_stream", &make_stream, py::arg("stack"), py::arg("batch_size"));
 }

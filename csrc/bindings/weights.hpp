@@ -24,8 +24,8 @@ using AnyWeights = std::variant<std::monostate RNN_FORMATS(RNN_ONE_OF)>;
 struct PyWeights {
   std::shared_ptr<const PyCell> cell;
   std::int64_t input = 0, hidden = 0, proj = 0;  // proj: the units of h, which are `hidden` without a projection
-  std::vector<bool> given;            // of each parameter
-  std::vector<std::int64_t> periods;  // of cells with clocks
+  std::vector<bool> given;                       // of each parameter
+  std::vector<std::int64_t> periods;             // of cells with clocks
   AnyWeights weights;
 
   const CellFacts& facts() const { return cell->facts(); }
@@ -33,8 +33,9 @@ struct PyWeights {
     return p.gates * (p.role == Role::matrix ? block_rows(facts(), p.matrix, hidden, proj) : hidden);
   }
   std::int64_t columns_of(const Parameter& p) const {
-    return p.role == Role::matrix ? matrix_columns(facts(), p.matrix, hidden, proj)
-           : p.role == Role::weight_ih ? input : 1;
+    return p.role == Role::matrix      ? matrix_columns(facts(), p.matrix, hidden, proj)
+           : p.role == Role::weight_ih ? input
+                                       : 1;
   }
   // The elements of a state.
   std::int64_t state_size(int s) const { return s == 0 ? proj : facts().state[s].units * hidden; }

@@ -200,14 +200,20 @@ struct Backward {
     extras = arena.take<C>(extra_count() * row_count * row_stride);
   }
 
-  void run() {
-    lay_out(*this, worker);
+  // The gradients of the last states, as they come in.
+  void begin() const {
     assert(f.states <= kMaxStates);
     copy_or_zero(g.dstate0[0], g.dstate_n[0], 1, p.proj, worker, h_units_of<V>(p, worker));
     for (int s = 1; s < f.states; ++s) {
       copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
     }
-    for (int64_t step = p.seq_len - 1; step >= 0; --step) run_step(step);
+  }
+
+  void run(const Range& range) {
+    lay_out(*this, worker);
+    if (range.last == p.seq_len) begin();
+    for (int64_t step = range.last - 1; step >= range.first; --step) run_step(step);
+    if (range.first > 0) return;
     initial_state_gradient(main_product(0), 0);
     for (int i = 0; i < f.products; ++i) {
       if (!gives_extras(f.product[i])) continue;

@@ -170,8 +170,9 @@ struct Batched {
   Span share(int64_t n) const { return {n * worker.index / worker.count, n * (worker.index + 1) / worker.count}; }
 
   // dx and dc_below of this worker's share of the steps; with `add`, dx is added to.
-  void input_gradient(bool add) {
-    const Span steps = share(p.seq_len * p.batch);
+  void input_gradient(const Range& range, bool add) {
+    const int64_t start = (p.reverse ? p.seq_len - range.last : range.first) * p.batch;
+    const Span mine = share((range.last - range.first) * p.batch), steps{start + mine.first, start + mine.last};
     const int64_t H = p.hidden, depth = f.gates * H;
     int64_t from = steps.first;
     while (from < steps.last) {
@@ -330,14 +331,13 @@ struct Batched {
     } while (from < end);
   }
 
-  void run() {
+  void run_input_gradient(const Range& range, bool add) {
     lay_out(*this, worker);
-    if (g.dx) input_gradient(false);
-    weight_gradients();
+    input_gradient(range, add);
   }
-  void run_input_gradient(bool add) {
+  void run_weight_gradients() {
     lay_out(*this, worker);
-    input_gradient(add);
+    weight_gradients();
   }
 };
 

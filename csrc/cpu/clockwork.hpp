@@ -147,7 +147,8 @@ struct ClockworkForward {
     pre_rows[index] += n * all.f.gates * V::width;
   }
 
-  void run() {
+  void run([[maybe_unused]] const Range& range) {
+    assert(range.first == 0 && range.last == p.seq_len);
     lay_out(*this, worker);
     const Clock* const clocks = weights.clocks;
     const Span slow = both({clocks[0].period == 1 ? clocks[0].last : 0, p.hidden}, units_of<V>(p, worker));
@@ -257,7 +258,8 @@ struct ClockworkBackward {
     sweep(op, {0, count[index]}, tiles_with<V>(clock.first, p.hidden, worker), backwards);
   }
 
-  void run() {
+  void run([[maybe_unused]] const Range& range) {
+    assert(range.first == 0 && range.last == p.seq_len);
     lay_out(*this, worker);
     copy_or_zero(all.g.dstate0[0], all.g.dstate_n[0], 1, p.hidden, worker, units_of<V>(p, worker));
     const int64_t clocks = weights.clock_count;
@@ -309,7 +311,8 @@ struct ClockworkBatched {
   void input_gradient(bool add) {
     const Span steps = all.share(p.seq_len * p.batch);
     if (steps.size() <= 0) return;
-    if (!add) std::memset(g.dx + steps.first * p.input, 0, static_cast<std::size_t>(steps.size() * p.input) * sizeof(C));
+    if (!add)
+      std::memset(g.dx + steps.first * p.input, 0, static_cast<std::size_t>(steps.size() * p.input) * sizeof(C));
     for (int64_t first = steps.first; first < steps.last; first += kRowsTogether) {
       const int64_t last = first + kRowsTogether < steps.last ? first + kRowsTogether : steps.last;
       for (int i = 0; i < weights.clock_count; ++i) add_input_gradient(weights.clocks[i], first, last);
@@ -374,14 +377,14 @@ struct ClockworkBatched {
     }
   }
 
-  void run() {
-    lay_out(*this, all.worker);
-    if (g.dx) input_gradient(false);
-    weight_gradients();
-  }
-  void run_input_gradient(bool add) {
+  void run_input_gradient([[maybe_unused]] const Range& range, bool add) {
+    assert(range.first == 0 && range.last == p.seq_len);
     lay_out(*this, all.worker);
     input_gradient(add);
+  }
+  void run_weight_gradients() {
+    lay_out(*this, all.worker);
+    weight_gradients();
   }
 };
 

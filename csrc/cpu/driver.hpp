@@ -18,6 +18,7 @@ using fusedrnn::Gradients;
 using fusedrnn::kMaxStates;
 using fusedrnn::PackedWeights;
 using fusedrnn::Problem;
+using fusedrnn::Range;
 using fusedrnn::Worker;
 using std::int64_t;
 

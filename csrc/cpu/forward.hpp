@@ -178,20 +178,20 @@ struct Forward {
     }
   }
 
-  void run() {
+  void run(const Range& range) {
     Arena shared(worker.shared);
     lay_out(*this, worker);
     shared_layout(shared);
     assert(f.states <= kMaxStates);
-    for (int s = 1; s < f.states && !has_slots; ++s) {
+    for (int s = 1; s < f.states && !has_slots && range.first == 0; ++s) {
       copy_or_zero(p.state_n[s], p.state0[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
     }
-    for (int64_t first = 0; first < p.seq_len; first += chunk) {
-      const int64_t last = first + chunk < p.seq_len ? first + chunk : p.seq_len;
+    for (int64_t first = range.first; first < range.last; first += chunk) {
+      const int64_t last = first + chunk < range.last ? first + chunk : range.last;
       project(first, last);
       run_steps(first, last);
     }
-    last_states();
+    if (range.last == p.seq_len) last_states();
   }
 };
 

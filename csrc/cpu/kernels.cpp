@@ -113,8 +113,9 @@ std::size_t forward_shared_bytes(const Problem<typename F::Compute>& p, const Pa
 }
 
 template <class F>
-void forward_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights, const Worker& worker) {
-  Given<F>(p, weights, worker).with_forward([](auto&& driver) { driver.run(); });
+void forward_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights, const Worker& worker,
+                   const Range& range) {
+  Given<F>(p, weights, worker).with_forward([&](auto&& driver) { driver.run(range); });
 }
 
 template <class F>
@@ -131,18 +132,20 @@ std::size_t backward_local_bytes(const Problem<typename F::Compute>& p, const Pa
 
 template <class F>
 void backward_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights,
-                    const Gradients<typename F::Compute>& g, const Worker& worker) {
-  Given<F>(p, weights, worker).with_backward(g, [&](auto&& steps, auto&& all) {
-    steps.run();
-    meet(worker.all_barrier);
-    all.run();
-  });
+                    const Gradients<typename F::Compute>& g, const Worker& worker, const Range& range) {
+  Given<F>(p, weights, worker).with_backward(g, [&](auto&& steps, auto&&) { steps.run(range); });
 }
 
 template <class F>
 void input_gradient_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights,
-                          const Gradients<typename F::Compute>& g, const Worker& worker, bool add) {
-  Given<F>(p, weights, worker).with_backward(g, [&](auto&&, auto&& all) { all.run_input_gradient(add); });
+                          const Gradients<typename F::Compute>& g, const Worker& worker, const Range& range, bool add) {
+  Given<F>(p, weights, worker).with_backward(g, [&](auto&&, auto&& all) { all.run_input_gradient(range, add); });
+}
+
+template <class F>
+void weight_gradients_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights,
+                            const Gradients<typename F::Compute>& g, const Worker& worker) {
+  Given<F>(p, weights, worker).with_backward(g, [](auto&&, auto&& all) { all.run_weight_gradients(); });
 }
 
 // Tails go through the same vector arithmetic as whole vectors.
@@ -167,11 +170,10 @@ void map_tanh(const C* x, C* y, int64_t n) {
 
 template <class F>
 constexpr FormatKernels<F> format_kernels() {
-  return {
-      Vec<typename F::Compute>::width,
-      {forward_local_bytes<F>, forward_shared_bytes<F>, forward_share<F>, backward_local_bytes<F>, backward_share<F>,
-       input_gradient_share<F>},
-      {packed_bytes<F>, packed_at<F>, pack_interleaved<F>, pack_transposed<F>}};
+  return {Vec<typename F::Compute>::width,
+          {forward_local_bytes<F>, forward_shared_bytes<F>, forward_share<F>, backward_local_bytes<F>,
+           backward_share<F>, input_gradient_share<F>, weight_gradients_share<F>},
+          {packed_bytes<F>, packed_at<F>, pack_interleaved<F>, pack_transposed<F>}};
 }
 
 template <class C>

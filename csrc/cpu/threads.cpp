@@ -142,11 +142,15 @@ int useful_threads() {
 }
 
 struct Barrier {
-  alignas(64) std::atomic<int> missing;
+  alignas(64) std::atomic<int> missing{0};
   alignas(64) std::atomic<unsigned> round{0};
-  const int count;
-  const bool crowded;
-  explicit Barrier(int n) : missing(n), count(n), crowded(n > usable_cpus()) {}
+  int count = 0;
+  bool crowded = false;
+  void set_count(int n) {
+    missing.store(n, std::memory_order_relaxed);
+    count = n;
+    crowded = n > usable_cpus();
+  }
 };
 
 void barrier_wait(Barrier* b) {
@@ -159,8 +163,35 @@ void barrier_wait(Barrier* b) {
   }
 }
 
-BarrierHandle::BarrierHandle(int count) : barrier_(count > 1 ? new Barrier(count) : nullptr) {}
-BarrierHandle::~BarrierHandle() { delete barrier_; }
+void wait_for(const std::atomic<std::int64_t>& value, std::int64_t least, bool crowded) {
+  spin_until(crowded, [&] { return value.load(std::memory_order_acquire) >= least; });
+}
+
+namespace {
+
+// Barriers that this thread has used and will use again.
+std::vector<std::unique_ptr<Barrier>>& spare_barriers() {
+  static thread_local std::vector<std::unique_ptr<Barrier>> spare;
+  return spare;
+}
+
+}  // namespace
+
+BarrierHandle::BarrierHandle(int count) : barrier_(nullptr) {
+  if (count < 2) return;
+  auto& spare = spare_barriers();
+  if (spare.empty()) {
+    spare.reserve(spare.capacity() + 1);  // so that giving it back does not throw
+    barrier_ = new Barrier;
+  } else {
+    barrier_ = spare.back().release();
+    spare.pop_back();
+  }
+  barrier_->set_count(count);
+}
+BarrierHandle::~BarrierHandle() {
+  if (barrier_) spare_barriers().emplace_back(barrier_);
+}
 
 namespace {
 

@@ -2,6 +2,9 @@
 // the child of a fork, and is never torn down: a process may exit while workers are parked.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
+
 namespace fusedrnn {
 
 struct Barrier;
@@ -37,6 +40,9 @@ class Team {
   void* pool_ = nullptr;
   int size_ = 1;
 };
+
+// Waits until the value is at least `least`, as other threads make it; `crowded`: there are more of them than CPUs.
+void wait_for(const std::atomic<std::int64_t>& value, std::int64_t least, bool crowded);
 
 // FUSEDRNN_NUM_THREADS, else OMP_NUM_THREADS, else the CPUs that affinity and the cgroup leave this process.
 // Throws std::invalid_argument where FUSEDRNN_NUM_THREADS is set to anything but a positive integer.

@@ -48,12 +48,12 @@ class CheckedWeights:
         """The units of h: those of the matrix that projects, or hidden_size."""
         p = self.spec.projection
         if p is None:
-            return self.hidden_size
+            return int(self.hidden_size)
         matrix: Any = arrays.get(p.name)
         if not self.library.owns(matrix):
             raise TypeError(_core.wrong_type(p.name, self.library.kind, type(matrix).__name__))
         self.require_rank(p.name, p.symbols, 2, matrix)
-        proj_size: int = matrix.shape[0]
+        proj_size = int(matrix.shape[0])
         if not 1 <= proj_size < self.hidden_size:
             raise ValueError(_core.wrong_proj(p.name, p.symbols, self.hidden_size, tuple(matrix.shape)))
         return proj_size

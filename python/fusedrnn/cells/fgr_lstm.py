@@ -96,8 +96,8 @@ class FGRLSTMWeights(Weights, specs=SPECS):
 
 
 class FGRLSTM(Layer, weights=FGRLSTMWeights):
-    """Layers of LSTM cells with full gate recurrence: see `Layer` for arguments and calls, `FGRLSTMWeights` for the cell.
-    Its state is ``(h0, c0, gates0)``."""
+    """Layers of LSTM cells with full gate recurrence: see `Layer` for arguments and calls, `FGRLSTMWeights` for the
+    cell. Its state is ``(h0, c0, gates0)``."""
 
 
 def fgr_lstm(

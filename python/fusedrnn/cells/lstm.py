@@ -67,7 +67,7 @@ WITH_PEEPHOLES = {  # diagonal ones, of all gates of the variant
     name: plain.variant(
         f"{plain.cell}_peephole",
         parameters=plain.parameters + vectors(*(p for p, gate in PEEPHOLES.items() if gate in plain.gates)),
-        layer_options=plain.options | {"peepholes": "diagonal"},
+        layer_options={**plain.options, "peepholes": "diagonal"},
     )
     for name, plain in BY_VARIANT.items()
 }
@@ -75,7 +75,7 @@ WITH_MATRICES = [  # the matrices that are given choose the cell; a layer has al
     PLAIN.variant(
         cell,
         parameters=PLAIN.parameters + tuple(Parameter(p, "matrix") for p in peepholes),
-        layer_options=PLAIN.options | {"peepholes": "full"} if len(peepholes) == len(PEEPHOLES) else None,
+        layer_options={**PLAIN.options, "peepholes": "full"} if len(peepholes) == len(PEEPHOLES) else None,
     )
     for cell, peepholes in {
         "lstm_matrix_peephole_if": ("peephole_i", "peephole_f"),
@@ -121,9 +121,9 @@ class LSTMWeights(Weights, specs=SPECS):
             diagonal (Gers & Schmidhuber 2000): i and f see ``peephole * c_prev``, o sees ``peephole_o * c``. Of shape
             ``(hidden_size, hidden_size)``, for the plain variant, they are full matrices: ``peephole @ c_prev`` and
             ``peephole_o @ c``. All given peepholes are of one kind.
-        weight_hr: ``(proj_size, hidden_size)`` with ``proj_size < hidden_size``, or None: a projection (Sak et al. 2014,
-            section 2.1, without the non-recurrent one), ``h = weight_hr @ (o * tanh(c))``, so that y and the state h have
-            proj_size units. For the plain variant without peepholes.
+        weight_hr: ``(proj_size, hidden_size)`` with ``proj_size < hidden_size``, or None: a projection (Sak et al.
+            2014, section 2.1, without the non-recurrent one), ``h = weight_hr @ (o * tanh(c))``, so that y and the
+            state h have proj_size units. For the plain variant without peepholes.
 
     Raises:
         ValueError: shapes do not fit; an unknown variant; a peephole of a gate that the variant lacks; a projection of
@@ -185,7 +185,8 @@ class LSTM(Layer, weights=LSTMWeights):
 
     Args:
         variant: "plain", or a variant of "LSTM: A Search Space Odyssey": see `LSTMWeights`.
-        peepholes: None; "diagonal" for those of all gates of the variant; "full" for full matrices, of the plain variant.
+        peepholes: None; "diagonal" for those of all gates of the variant; "full" for full matrices, of the plain
+            variant.
         proj_size: see `Layer`; for the plain variant without peepholes.
     """
 

@@ -1,5 +1,5 @@
-"""How sequences and states of a call lie: batched or not, time first or batch first. Native layers take ``(T, B, .)`` and
-``(num_layers*num_directions, B, .)``, and check what is not checked here."""
+"""How sequences and states of a call lie: batched or not, time first or batch first. Native layers take ``(T, B, .)``
+and ``(num_layers*num_directions, B, .)``, and check what is not checked here."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def number(name: str, value: Any) -> float:
 def dtype_of(dtype: Any) -> np.dtype[Any]:
     """float32 or float64."""
     try:
-        known = np.dtype(dtype)
+        known: np.dtype[Any] = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
     if known not in (np.dtype("float32"), np.dtype("float64")) or dtype is None:

@@ -41,7 +41,7 @@ def _read_safetensors(path: Path) -> tuple[Arrays, str | None]:
     from safetensors import safe_open
 
     with safe_open(path, framework="numpy") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(KEY)
+        return {name: file.get_tensor(name) for name in list(file.keys())}, (file.metadata() or {}).get(KEY)
 
 
 WRITERS: dict[str, Callable[[Path, Arrays, str], None]] = {".npz": _write_npz, ".safetensors": _write_safetensors}
@@ -73,8 +73,8 @@ def load(path: Any) -> Layer:
         path: its suffix says how it was written: ``.npz``, or ``.safetensors`` (needs the package `safetensors`).
 
     Raises:
-        ValueError: another suffix; a file that `Layer.save` did not write, or a later version of it did; parameters that
-            do not fit. ImportError: no package `safetensors`. OSError: the file cannot be read.
+        ValueError: another suffix; a file that `Layer.save` did not write, or a later version of it did; parameters
+            that do not fit. ImportError: no package `safetensors`. OSError: the file cannot be read.
     """
     path = Path(path)
     arrays, text = READERS[_suffix(path)](path)

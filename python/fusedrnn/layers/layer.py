@@ -40,15 +40,15 @@ class Layer:
         bidirectional: each layer also runs from the last step to the first; outputs lie side by side.
         proj_size: P, the units of h if it is projected (Sak et al. 2014); 0 for none. For `LSTM`.
         dtype: "float32" or "float64".
-        rng: where initial parameters and masks of dropout come from: an int, a `numpy.random.Generator`, or None for the
-            system. One int gives the same bits everywhere.
+        rng: where initial parameters and masks of dropout come from: an int, a `numpy.random.Generator`, or None for
+            the system. One int gives the same bits everywhere.
         forget_bias: the first value of biases of a gate f, such as 1 (Gers et al. 2000); None for that of other biases.
         recurrent_init: "uniform", or "orthogonal" for weight_hh with orthonormal columns, as Keras has it. The bits of
             orthogonal matrices depend on NumPy and its LAPACK.
 
     Parameters are named as in PyTorch: ``weight_ih_l0``, ``weight_hh_l0``, ``bias_ih_l0``, ``bias_hh_l0``,
-    ``weight_ih_l0_reverse``, ...; those of a cell's own alike. At first all are uniform in ``+-1/sqrt(hidden_size)``, as
-    in PyTorch, if the cell's own documentation says nothing else.
+    ``weight_ih_l0_reverse``, ...; those of a cell's own alike. At first all are uniform in ``+-1/sqrt(hidden_size)``,
+    as in PyTorch, if the cell's own documentation says nothing else.
 
     Raises:
         ValueError: sizes, probabilities or options out of range; options that no cell has together.
@@ -85,7 +85,7 @@ class Layer:
         **options: Any,
     ) -> None:
         if type(self) is Layer:
-            raise TypeError("Layer: expected a class of a cell, such as LSTM")
+            raise TypeError(f"Layer: expected the class of a cell, one of {', '.join(LAYERS)}")
         name = type(self).__name__
         self.input_size = whole("input_size", input_size, 1, MOST_UNITS)
         self.hidden_size = whole("hidden_size", hidden_size, 1, MOST_UNITS)
@@ -195,8 +195,9 @@ class Layer:
         return load(self._arrays, state_dict, strict)
 
     def save(self, path: Any) -> None:
-        """Writes class, options and parameters to a file, which `fusedrnn.load` reads. The suffix says how: ``.npz``, or
-        ``.safetensors`` (needs the package `safetensors`). A file of this name is replaced at the end, or not at all.
+        """Writes class, options and parameters to a file, which `fusedrnn.load` reads. The suffix says how: ``.npz``,
+        or ``.safetensors`` (needs the package `safetensors`). A file of this name is replaced at the end, or not at
+        all.
 
         Raises:
             ValueError: another suffix. ImportError: no package `safetensors`. OSError: the file cannot be written.
@@ -246,14 +247,15 @@ class Layer:
 
         Args:
             x: ``(T, B, I)``; ``(B, T, I)`` with `batch_first`; ``(T, I)`` for one row.
-            state: the initial state, h0, or a tuple ``(h0, c0)`` where the cell has several states, each ``(num_layers *
-                num_directions, B, H)``, or without B for one row. None, also in place of one, for zeros.
-            lengths: ``(B,)`` integers in 0..T, or None for T: how many steps each row has. Steps past them are not read.
+            state: the initial state, h0, or a tuple ``(h0, c0)`` where the cell has several states, each ``(num_layers
+                * num_directions, B, H)``, or without B for one row. None, also in place of one, for zeros.
+            lengths: ``(B,)`` integers in 0..T, or None for T: how many steps each row has. Steps past them are not
+                read.
             inputs: for `ClockworkRNN`, ``start``: the number of the first step, an int or ``(B,)`` integers.
 
         Returns:
-            ``y``, as x, with ``num_directions*H`` units (of both directions side by side), zero past a row's length; and
-            the states after each row's last step, ``h_n``, ``c_n``, as `state`. With a projection, h has P units.
+            ``y``, as x, with ``num_directions*H`` units (of both directions side by side), zero past a row's length;
+            and the states after each row's last step, ``h_n``, ``c_n``, as `state`. With a projection, h has P units.
 
         Raises:
             ValueError: shapes and values that do not fit. TypeError: an argument that is no array, or another dtype.
@@ -264,8 +266,8 @@ class Layer:
     def forward(
         self, x: Array, state: Any = None, *, lengths: Lengths = None, seed: int | None = None, **inputs: Any
     ) -> tuple[Any, Tape]:
-        """Forward for training, with dropout between layers. Arguments and outputs are those of a plain call, whose bits
-        the outputs have if there is no dropout.
+        """Forward for training, with dropout between layers. Arguments and outputs are those of a plain call, whose
+        bits the outputs have if there is no dropout.
 
         Args:
             seed: of the masks of dropout, such as an earlier tape's; None for the next of the layer's own.
@@ -273,14 +275,14 @@ class Layer:
         Returns:
             The outputs, and a tape for `backward`.
         """
-        form, native = self._arguments(x, state, lengths, inputs)
+        form, (native_x, states, lengths, start) = self._arguments(x, state, lengths, inputs)
         dropout = self.dropout if self.num_layers > 1 else 0.0
         if seed is not None:
             seed = seed_in_range("seed", seed)
         elif dropout:
             seed = seed_of_call(self.seed, self._calls)
         stack = self._stack()
-        results, kept, nbytes = stack.forward(*native, dropout, seed or 0)
+        results, kept, nbytes = stack.forward(native_x, states, lengths, start, dropout, seed or 0)
         self._calls += 1
         return self._outputs(form, results), Tape(self, stack, form, seed if dropout else None, kept, nbytes)
 
@@ -297,8 +299,8 @@ class Layer:
             gradients of parameters by the names of the parameters.
 
         Raises:
-            ValueError: a tape of another layer, or one that has been used; shapes that do not fit. TypeError: no tape; an
-                argument that is no array, or another dtype.
+            ValueError: a tape of another layer, or one that has been used; shapes that do not fit. TypeError: no tape;
+                an argument that is no array, or another dtype.
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected a Tape, as forward returns it, got {type(tape).__name__}")

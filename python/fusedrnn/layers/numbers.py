@@ -2,8 +2,9 @@
 Philox4x64-10 (Salmon et al. 2011), which is NumPy's `Philox`.
 
 The words with the key `seed` and the counter ``(1, row, step, place)``, ``(2, row, step, place)``, ..., four words
-each, are ``numpy.random.Philox(key=seed, counter=[0, row, step, place]).random_raw(n)``, where ``place`` is ``kind << 32
-| layer << 1 | direction``. Each use below says what its row and step are. A kind of number is drawn once from a seed.
+each, are ``numpy.random.Philox(key=seed, counter=[0, row, step, place]).random_raw(n)``, where ``place`` is ``kind <<
+32 | layer << 1 | direction``. Each use below says what its row and step are. A kind of number is drawn once from a
+seed.
 """
 
 from __future__ import annotations

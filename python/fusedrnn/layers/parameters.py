@@ -38,7 +38,7 @@ class Parameters(dict[str, Array]):
             "parameters: expected a change of an array, got one of the names: a layer has the same ones always"
         )
 
-    __delitem__ = pop = popitem = clear = setdefault = _refuse  # type: ignore[assignment]
+    __delitem__ = pop = popitem = clear = setdefault = _refuse
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return dict, (dict(self),)

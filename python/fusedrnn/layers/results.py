@@ -11,14 +11,19 @@ from ..cells.spec import CellSpec
 
 @functools.cache
 def _gradients(fields: tuple[str, ...]) -> Any:
-    kind: Any = namedtuple("LayerGradients", fields)
-    kind.__doc__ = (
-        "Gradients of a layer: `dx` and those of initial states, each of its argument's shape, and `parameters`, a dict "
-        "of the gradients of parameters by the names of the parameters."
-    )
-    kind.__module__ = __name__
-    kind.__reduce__ = lambda self: (_remade, (fields, tuple(self)))
-    return kind
+    """The named tuple with these fields; each is made once."""
+    base: Any = namedtuple("LayerGradients", fields)  # type: ignore[misc]
+
+    class LayerGradients(base):
+        """Gradients of a layer: `dx` and those of initial states, each of its argument's shape, and `parameters`, a
+        dict of the gradients of parameters by the names of the parameters."""
+
+        __slots__ = ()
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return _remade, (fields, tuple(self))
+
+    return LayerGradients
 
 
 def _remade(fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
+from ..aliases import Array
 
 if TYPE_CHECKING:
     from .layer import Layer

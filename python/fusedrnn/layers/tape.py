@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class Tape:
-    """The memory and arrays that a layer's `forward` keeps for its `backward`, which uses them up. It refers to x and y,
-    which must not change before; parameters may."""
+    """The memory and arrays that a layer's `forward` keeps for its `backward`, which uses them up. It refers to x and
+    y, which must not change before; parameters may."""
 
     __slots__ = ("__weakref__", "_form", "_kept", "_layer", "_nbytes", "_seed", "_stack")
 
