@@ -1,11 +1,14 @@
 // The native code without Python, for the sanitizers: every cell, dtype and ISA, forward and backward, with lengths and
-// in reverse, on several threads and from several callers at once. Fails where results differ between any of them, or
-// where an output is left unwritten.
+// in reverse, on several threads and from several callers at once; and stacks of layers. Fails where results differ
+// between any of them, where an output is left unwritten, or where a step of a stream would allocate.
+#include <atomic>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <memory>
+#include <new>
 #include <random>
 #include <string>
 #include <thread>
@@ -14,6 +17,18 @@
 
 #include "../../csrc/cpu/threads.hpp"
 #include "../../csrc/run.hpp"
+
+namespace {
+std::atomic<long> allocations{0};
+}
+
+void* operator new(std::size_t bytes) {
+  ++allocations;
+  if (void* const memory = std::malloc(bytes)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -122,7 +137,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
 }
 
 template <class F, class T = typename F::Compute>
-Weights<F> make_weights(CellId cell, const Sizes& n) {
+std::unique_ptr<Weights<F>> make_weights(CellId cell, const Sizes& n) {
   std::mt19937 rng(2);
   const CellFacts& f = facts_of(cell);
   const int64_t P = f.projection < 0 ? n.H : (n.H + 1) / 2;
@@ -136,7 +151,70 @@ Weights<F> make_weights(CellId cell, const Sizes& n) {
     matrix[m] = random<T>(rng, f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P));
     arrays.matrix[m] = matrix[m].data();
   }
-  return Weights<F>(cell, n.I, n.H, P, arrays);
+  return std::make_unique<Weights<F>>(cell, n.I, n.H, P, arrays);
+}
+
+// All outputs of three layers above each other, in one direction or both, with dropout between them.
+template <class F, class T = typename F::Compute>
+Array<T> run_stack(const std::vector<std::unique_ptr<Weights<F>>>& weights, const Sizes& n, int directions, double p) {
+  std::mt19937 rng(3);
+  const CellFacts& f = facts_of(weights[0]->cell());
+  const int64_t P = weights[0]->proj(), H = n.H, steps = n.T * n.B, width = directions * P;
+  const auto layers = weights.size() / static_cast<std::size_t>(directions);
+  const auto x = random<T>(rng, steps * n.I), dy = random<T>(rng, steps * width);
+  std::vector<int64_t> lengths(static_cast<std::size_t>(n.B));
+  for (int64_t b = 0; b < n.B; ++b) lengths[static_cast<std::size_t>(b)] = (b * 5 + 4) % (n.T + 1);
+  std::vector<std::unique_ptr<Array<T>>> all;
+  const auto make = [&](int64_t size) { return all.emplace_back(new Array<T>(unwritten<T>(size)))->data(); };
+  Stack<F> stack{std::vector<Layer<F>>(layers), directions, {p, 77}};
+  std::vector<std::unique_ptr<Buffer>> slots;
+  const T* below = x.data();
+  for (std::size_t l = 0; l < layers; ++l) {
+    Layer<F>& layer = stack.layers[l];
+    T* const y = make(steps * width);
+    T* const dx = make(steps * (l == 0 ? n.I : width));
+    layer.dropped = l + 1 < layers && p > 0 ? make(steps * width) : nullptr;
+    for (int d = 0; d < directions; ++d) {
+      Direction<F>& run = layer.direction[d];
+      run = {weights[l * static_cast<std::size_t>(directions) + static_cast<std::size_t>(d)].get(), {}, {}};
+      run.p.seq_len = n.T, run.p.batch = n.B, run.p.reverse = d > 0;
+      run.p.lengths = lengths.data();
+      run.p.x = below, run.p.y = y + d * P, run.p.h = run.p.y, run.p.y_stride = width;
+      slots.emplace_back(new Buffer(static_cast<std::size_t>(steps * f.slots * H) * sizeof(T)));
+      run.p.slots = slots.back()->template as<T>();
+      if (f.below) run.p.c = make(steps * H);
+      if (f.below && l > 0) {
+        run.p.below = stack.layers[l - 1].direction[d].p.c;
+        run.g.dbelow = make(steps * H);
+        stack.layers[l - 1].direction[d].g.dc = run.g.dbelow;
+      }
+      for (int s = 0; s < f.states; ++s) {
+        run.p.state_n[s] = make(n.B * (s == 0 ? P : f.state[s].units * H));
+        run.g.dstate0[s] = make(n.B * (s == 0 ? P : f.state[s].units * H));
+      }
+      run.g.dy = dy.data() + d * P, run.g.dy_stride = width, run.g.dx = dx;
+      if (l > 0) stack.layers[l - 1].direction[d].g.dy = dx + d * P;
+      run.g.dweight_ih = make(f.gates * H * (l == 0 ? n.I : width));
+      run.g.dbias_ih = make(f.gates * H);
+      if (f.recurrent_gates > 0) run.g.dbias_hh = make(f.recurrent_gates * H);
+      run.g.dvectors = make(f.vectors * H);
+      for (int m = 0; m < f.matrices; ++m) {
+        run.g.dmatrix[m] = make(f.matrix[m].blocks * block_rows(f, m, H, P) * matrix_columns(f, m, H, P));
+      }
+    }
+    below = layer.dropped ? layer.dropped : y;
+  }
+  run_forward(stack);
+  run_backward(stack);
+  Array<T> results;
+  for (const auto& a : all) results.insert(results.end(), a->begin(), a->end());
+  for (const T v : results) {
+    if (std::isnan(v)) {
+      std::printf("%s: an output of a stack was not written, or is NaN\n", f.name);
+      std::exit(1);
+    }
+  }
+  return results;
 }
 
 template <class T>
@@ -149,7 +227,8 @@ void same(const Array<T>& a, const Array<T>& b, const char* what, CellId cell) {
 template <class F>
 int check(CellId cell, const Sizes& n) {
   int runs = 0;
-  const Weights<F> w = make_weights<F>(cell, n);
+  const auto made = make_weights<F>(cell, n);
+  const Weights<F>& w = *made;
   for (const bool reverse : {false, true}) {
     for (const bool with_lengths : {false, true}) {
       set_isa(available_isas().back());
@@ -170,12 +249,62 @@ int check(CellId cell, const Sizes& n) {
   return runs;
 }
 
+// Stacks, under all schedules.
+template <class F>
+int check_stack(CellId cell, const Sizes& n) {
+  int runs = 0;
+  for (const int directions : {1, 2}) {
+    std::vector<std::unique_ptr<Weights<F>>> weights;
+    const int64_t P = facts_of(cell).projection < 0 ? n.H : (n.H + 1) / 2;
+    for (int i = 0; i < 3 * directions; ++i) {
+      weights.push_back(make_weights<F>(cell, {n.T, n.B, i < directions ? n.I : directions * P, n.H}));
+    }
+    for (const double p : {0.0, 0.5}) {
+      set_isa(available_isas().front());
+      set_schedule("one");
+      const auto want = run_stack(weights, n, directions, p);
+      for (const std::string schedule : {"rows", "units", "wave", "auto"}) {
+        set_schedule(schedule);
+        same(run_stack(weights, n, directions, p), want, ("a stack's schedule " + schedule).c_str(), cell);
+        ++runs;
+      }
+    }
+  }
+  return runs;
+}
+
+// A stream's launch allocates nothing once it has run.
+void check_allocations() {
+  const auto w = make_weights<Float32>(static_cast<CellId>(0), {1, 3, 40, 40});
+  Array<float> x(120), y(120), h(120);
+  Stack<Float32> stack{std::vector<Layer<Float32>>(2), 1, {}};
+  for (Layer<Float32>& layer : stack.layers) {
+    layer.direction[0].weights = w.get();
+    auto& p = layer.direction[0].p;
+    p.seq_len = 1, p.batch = 3, p.x = x.data(), p.y = y.data(), p.y_stride = 40;
+    p.state0[0] = h.data();
+  }
+  stack.layers[1].direction[0].p.x = y.data();
+  stack.layers[1].direction[0].p.y = h.data();
+  stack.layers[1].direction[0].p.state0[0] = nullptr;
+  for (const std::string schedule : {"one", "units"}) {
+    set_schedule(schedule);
+    run_forward(stack);
+    const long before = allocations.load();
+    run_forward(stack);
+    if (allocations.load() == before) continue;
+    std::printf("a step allocates under schedule %s\n", schedule.c_str());
+    std::exit(1);
+  }
+}
+
 // Callers at once, on weights that nobody has packed yet.
 template <class F>
 void callers(CellId cell, const Sizes& n) {
   set_schedule("units");
-  const auto want = run(cell, n, make_weights<F>(cell, n), false, false);
-  const Weights<F> fresh = make_weights<F>(cell, n);
+  const auto want = run(cell, n, *make_weights<F>(cell, n), false, false);
+  const auto made = make_weights<F>(cell, n);
+  const Weights<F>& fresh = *made;
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
@@ -228,7 +357,9 @@ int main() {
       if (n.T < 5) runs += check<Float64>(cell, n);
     }
     callers<Float32>(cell, {12, 6, 32, 150});
+    if (is_distinct(i)) runs += check_stack<Float32>(cell, {9, 3, 5, 36});
   }
+  check_allocations();
   std::printf("%d cells, %d of them distinct\n", kCells, distinct);
   std::printf("%d passed, 0 failed\n", runs);
 }

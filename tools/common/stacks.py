@@ -86,7 +86,8 @@ class Composed:
         """y and the last states; what `gradients` needs. mask(layer) is multiplied with the outputs of a layer below
         the highest."""
         x = x.astype(self.dtype)
-        runs, last, below = [], [], [None] * self.D
+        runs, last = [], []
+        below: list[Any] = [None] * self.D
         for layer in range(self.L):
             outs = []
             for d in range(self.D):
