@@ -133,6 +133,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=None, help="timed in turn so often; medians (quick 5, full 9)")
     parser.add_argument("--peers", type=listed(("torch", "onnxruntime", "none")), default=["torch", "onnxruntime"])
     parser.add_argument("--cells", action="store_true", help="every cell, as a ratio to the plain one (bench/cells.py)")
+    parser.add_argument("--layers", action="store_true", help="stacks of layers, and streams (bench/layers.py)")
+    parser.add_argument("--paced", type=int, default=0, metavar="STEPS", help="with --layers: a stream, every 10 ms")
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison with the reference")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for results.json, .md, .png")
     args = parser.parse_args()
@@ -147,6 +149,14 @@ def arguments() -> argparse.Namespace:
             ("suite", "op", "mode", "dtype", "isa", "peers", "no_verify", "device"),
             "--size, --rounds, --threads and --out",
         )
+    if args.layers:
+        refuse(
+            "--layers",
+            ("suite", "mode", "dtype", "isa", "peers", "no_verify", "device", "size", "cells"),
+            "--op, --rounds, --threads, --paced and --out",
+        )
+    elif args.paced:
+        parser.error("--paced goes with --layers only")
     if args.device == "cuda":
         refuse(
             "--device cuda",
@@ -171,6 +181,12 @@ def on_cuda(args: argparse.Namespace, console: Console) -> None:
     gpu.report(chosen, args.rounds or 5, args.out, console)
 
 
+def compare_layers(args: argparse.Namespace, console: Console) -> None:
+    import layers
+
+    layers.report(args.op or ["lstm", "gru"], args.threads, args.rounds or 9, args.paced, args.out, console)
+
+
 def compare_cells(args: argparse.Namespace, console: Console) -> None:
     import cells
     import fusedrnn
@@ -184,6 +200,9 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 120)
     if args.cells:
         compare_cells(args, console)
+        return
+    if args.layers:
+        compare_layers(args, console)
         return
     if args.device == "cuda":
         on_cuda(args, console)

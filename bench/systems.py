@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import _common  # noqa: F401
 from onnx_model import make_session
 from suite import GATES, Case
+
+if TYPE_CHECKING:
+    from layers import LayerCase
 
 Run = Callable[[], Any]
 
@@ -55,6 +58,11 @@ class FusedRNN:
             return out, backward(reserve, n.dy)
 
         return train
+
+    def prepare_layers(self, case: LayerCase) -> Run | None:
+        from layers import of_fusedrnn
+
+        return None if case.single and case.mode == "stream" else of_fusedrnn(self.lib, case)
 
     def verify(self, case: Case) -> None:
         """Against the float64 reference, within the tests' bounds."""
@@ -117,6 +125,11 @@ class PyTorch:
 
         return train
 
+    def prepare_layers(self, case: LayerCase) -> Run | None:
+        from layers import of_torch
+
+        return of_torch(self.torch, case)
+
 
 class OnnxRuntime:
     def __init__(self, threads: int) -> None:
@@ -133,6 +146,11 @@ class OnnxRuntime:
         extra: dict[str, Any] = {"linear_before_reset": 1} if case.op == "gru" else {}
         session = make_session(case.op, n.weights, case.shape, with_states=False, threads=self.threads, **extra)
         return lambda: session.run(None, {"X": n.x})
+
+    def prepare_layers(self, case: LayerCase) -> Run | None:
+        from layers import of_onnxruntime
+
+        return of_onnxruntime(case, self.threads)
 
 
 SYSTEMS: dict[str, Any] = {"fusedrnn": FusedRNN, "torch": PyTorch, "onnxruntime": OnnxRuntime}

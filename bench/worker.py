@@ -23,9 +23,17 @@ def seconds_per_call(run: Any, budget: float) -> float:
             return elapsed / calls
 
 
+def prepared(system: Any, case: dict[str, Any]) -> Any:
+    if case.pop("kind", None) == "layers":
+        from layers import LayerCase
+
+        return system.prepare_layers(LayerCase(**case))
+    return system.prepare(Case(**case))
+
+
 def answer(system: Any, state: dict[str, Any], request: dict[str, Any]) -> Any:
     if request["do"] == "prepare":
-        state["run"] = system.prepare(Case(**request["case"]))
+        state["run"] = prepared(system, dict(request["case"]))
         if state["run"] is None:
             return False
         state["run"]()  # warm

@@ -80,9 +80,7 @@ class Composed:
         found = ((p.name, arrays.get(p.name + suffix)) for p in self.layer.spec.parameters)
         return {name: a for name, a in found if a is not None}
 
-    def run(
-        self, x: Array, states: list[Array] | None = None, mask: Any = None, **kwargs: Any
-    ) -> tuple[Any, list[Run]]:
+    def run(self, x: Array, states: list[Array], mask: Any = None, **kwargs: Any) -> tuple[Any, list[Run]]:
         """y and the last states; what `gradients` needs. mask(layer) is multiplied with the outputs of a layer below
         the highest."""
         x = x.astype(self.dtype)
@@ -92,9 +90,7 @@ class Composed:
             outs = []
             for d in range(self.D):
                 place = layer * self.D + d
-                given = [
-                    None if states is None else s[place].astype(self.dtype) for s in states or [None] * self.cell.states
-                ]
+                given = [s[place].astype(self.dtype) for s in states]
                 further: list[Any] = [below[d]] if self.cell.below else []
                 out, reserve = self.forward(x, self.weights[place], *further, *given, reverse=d > 0, **kwargs)
                 outs.append(out)
