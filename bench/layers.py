@@ -20,6 +20,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from process import Missing, Worker
+from suite import GATES
 
 HERE = Path(__file__).parent
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -43,8 +44,13 @@ class LayerCase:
         return {"kind": "layers"} | asdict(self)
 
     def __str__(self) -> str:
-        sizes = f"({self.T},{self.B},{self.I},{self.H})"
-        return f"{self.op} {self.mode} {sizes} x {self.layers} layers x {self.directions} directions"
+        return f"{self.op} {self.mode} ({self.T},{self.B},{self.I},{self.H}) x {self.layers} x {self.directions}"
+
+    @property
+    def weight_bytes(self) -> int:
+        """Of all layers and directions."""
+        inputs = self.I + (self.layers - 1) * self.directions * self.H
+        return 4 * GATES[self.op] * self.H * self.directions * (inputs + self.layers * self.H)
 
 
 STACKS = [  # T, B, I, H, layers, directions
@@ -234,37 +240,35 @@ def ratio(result: dict[str, Any]) -> float:
 
 
 def print_tables(results: list[dict[str, Any]], console: Console) -> None:
-    table = Table(title="Layers, float32: ms a call")
-    headings = (
-        "case",
-        "fusedrnn",
-        "single layers",
-        "over them",
-        "torch",
-        "onnxruntime",
-        "x fastest peer",
-        "one layer: x",
-    )
-    for heading in headings:
+    table = Table(title="float32, ms a call: (T,B,I,H) x layers x directions")
+    systems = ("fusedrnn", "single layers", "torch", "onnxruntime")
+    for heading in ("case", *systems, "over single", "x fastest peer", "one layer: x"):
         table.add_column(heading, justify="left" if heading == "case" else "right")
     ones = {(r["case"]["op"], r["case"]["mode"], *sizes(r)[:4]): r for r in results if sizes(r)[4:] == (1, 1)}
     for r in results:
         if sizes(r)[4:] == (1, 1):
             continue
         ms, one = r["ms"], ones.get((r["case"]["op"], r["case"]["mode"], *sizes(r)[:4]))
-        row = [
-            f"{ms[name]:.4g}" if name in ms else "-" for name in ("fusedrnn", "single layers", "torch", "onnxruntime")
-        ]
-        over = f"{ms['fusedrnn'] / ms['single layers']:.3f}" if "single layers" in ms else "-"
-        table.add_row(
-            str(LayerCase(**r["case"])),
-            *row[:2],
-            over,
-            *row[2:],
-            f"{ratio(r):.2f}",
-            f"{ratio(one):.2f}" if one else "-",
-        )
+        row = [f"{ms[name]:.4g}" if name in ms else "-" for name in systems]
+        over = f"{ms['fusedrnn'] / ms['single layers']:.3f}"
+        alone = f"{ratio(one):.2f}" if one else "-"
+        table.add_row(str(LayerCase(**r["case"])), *row, over, f"{ratio(r):.2f}", alone)
     console.print(table)
+
+
+def stream_at(threads: int, rounds: int, console: Console) -> dict[str, Any]:
+    """Step after step; and the time that reading the weights takes, each thread its part, again and again."""
+    (result,) = measure([STREAM], threads, rounds, console)
+    worker = Worker("fusedrnn", threads)
+    rate = worker.ask("read", f64=False, bytes=STREAM.weight_bytes // threads)
+    worker.close()
+    floor, ms = STREAM.weight_bytes / rate / 1e6, result["ms"]
+    times = ", ".join(f"{name} {1e3 * v:.1f} us" for name, v in ms.items())
+    console.print(
+        f"{STREAM}, step after step, {threads} threads: {times}; "
+        f"reading {STREAM.weight_bytes} bytes of weights {1e3 * floor:.1f} us: {ms['fusedrnn'] / floor:.2f} times that"
+    )
+    return {"ms": ms, "floor": floor}
 
 
 def sizes(r: dict[str, Any]) -> tuple[int, ...]:
@@ -325,10 +329,7 @@ def report(ops: list[str], threads: int, rounds: int, steps: int, out: Path, con
     ones = [replace(case, layers=1, directions=1) for case in stacks]
     results: dict[str, Any] = {"threads": threads, "layers": measure([*stacks, *ones], threads, rounds, console)}
     print_tables(results["layers"], console)
-    results["stream"] = measure([replace(STREAM)], threads, rounds, console)
-    for name, ms in results["stream"][0]["ms"].items():
-        if name != "single layers":
-            console.print(f"{STREAM}, step after step: {name} {1e3 * ms:.1f} us")
+    results["stream"] = {n: stream_at(n, rounds, console) for n in sorted({1, threads})}
     results["memory"] = print_memory([c for c in stacks if c.mode == "train" and c.T == 100], threads, console)
     if steps:
         results["paced"] = print_paced(steps, 0.01, console)

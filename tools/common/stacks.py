@@ -81,8 +81,7 @@ class Composed:
         return {name: a for name, a in found if a is not None}
 
     def run(self, x: Array, states: list[Array], mask: Any = None, **kwargs: Any) -> tuple[Any, list[Run]]:
-        """y and the last states; what `gradients` needs. mask(layer) is multiplied with the outputs of a layer below
-        the highest."""
+        """y and the last states; and what `gradients` needs. mask(layer, y) is what the layer above gets."""
         x = x.astype(self.dtype)
         runs, last = [], []
         below: list[Any] = [None] * self.D
