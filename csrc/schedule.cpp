@@ -86,7 +86,7 @@ Schedule choose(const CellFacts& f, int64_t batch, int64_t hidden, int64_t proj,
 int64_t wave_steps(const CellFacts& f, const Schedule& s, int64_t seq_len, int64_t batch, int64_t hidden, int64_t proj,
                    int layers, int threads, std::size_t storage_bytes) {
   const int asked = asked_schedule.load(std::memory_order_relaxed);
-  if (layers < 2 || threads < 2 || f.clocked || (asked != kAuto && asked != kWave)) return 0;
+  if (layers < 2 || threads < 2 || seq_len < 2 || f.clocked || (asked != kAuto && asked != kWave)) return 0;
   if (asked == kWave) return seq_len < 8 ? 1 : 3;
   // Layers that one thread runs leave the others free. Where threads share the units of a layer, whole layers save
   // their meetings, if there are layers for all threads. The weights of a thread's layers must stay in its own cache.

@@ -232,8 +232,12 @@ def test_strided_inputs_and_missing_states(rng: np.random.Generator) -> None:
 
 @pytest.mark.parametrize("shape", [(0, 3), (3, 0), (0, 0)], ids=str)
 @directions
-def test_empty_sequences_and_batches(shape: Any, bidirectional: bool, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("schedule", ["auto", "one", "wave"])
+@pytest.mark.usefixtures("settings")
+def test_empty_sequences_and_batches(shape: Any, bidirectional: bool, schedule: str, rng: np.random.Generator) -> None:
     layer = fusedrnn.LSTM(I, H, 2, bidirectional=bidirectional, dropout=0.5, rng=8)
+    fusedrnn.set_num_threads(2)
+    _core.set_schedule(schedule)
     inputs = Inputs(layer, rng, shape=shape)
     out, gradients, _ = inputs.run(layer)
     assert out.y.shape == (*shape, layer.output_size)

@@ -193,8 +193,13 @@ struct PyStream {
   std::unique_ptr<StreamStates> states;
 };
 
+const PyStack& stack_of(const py::object& o) {
+  if (!py::isinstance<PyStack>(o)) throw py::type_error(wrong_type("stack", "a Stack", type_name(o)));
+  return o.cast<const PyStack&>();
+}
+
 PyStream make_stream(const py::object& stack, int64_t batch) {
-  const auto& s = stack.cast<const PyStack&>();
+  const PyStack& s = stack_of(stack);
   if (s.directions != 1) throw py::value_error("stack: expected one direction, got two");
   require_positive("batch_size", batch, int64_t{1} << 40);
   if (!s.fits(1, batch)) throw py::value_error(too_large("batch_size", {batch}));
@@ -211,8 +216,8 @@ bool same_kind(const PyStack& a, const PyStack& b) {
 
 // Another stream with the same states, on a stack that may have other weights.
 PyStream copy_of(const PyStream& from, const py::object& stack) {
-  const auto& s = stack.cast<const PyStack&>();
-  if (!same_kind(from.owner.cast<const PyStack&>(), s)) throw py::value_error("stack: expected one of the same sizes");
+  const PyStack& s = stack_of(stack);
+  if (!same_kind(stack_of(from.owner), s)) throw py::value_error("stack: expected one of the same sizes");
   return {stack, from.states->copy(s)};
 }
 

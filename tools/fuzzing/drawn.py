@@ -15,7 +15,7 @@ from fusedrnn import _core
 
 from .layouts import Arranger, Rng, with_special_values
 
-SCHEDULES = ("auto", "one", "rows", "units")
+SCHEDULES = ("auto", "one", "rows", "units", "wave")
 MOST_STEPS = 2**62  # of clocks: see `start` in the docstrings of clocked cells
 
 
@@ -42,7 +42,7 @@ def settings(s: Settings) -> Iterator[None]:
 
 def draw_settings(rng: Rng) -> Settings:
     isas = fusedrnn.available_isas()
-    return Settings(isas[rng.integers(len(isas))], int(rng.integers(1, 9)), SCHEDULES[rng.integers(4)])
+    return Settings(isas[rng.integers(len(isas))], int(rng.integers(1, 9)), SCHEDULES[rng.integers(len(SCHEDULES))])
 
 
 @dataclass(frozen=True)

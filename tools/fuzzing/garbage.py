@@ -18,6 +18,7 @@ import numpy as np
 import fusedrnn
 from cases import CELLS, Cell, make_problem
 from fusedrnn import _core, backends
+from stacks import STACKED, make_layer
 
 from . import pool
 from .follow import Log, shape_of
@@ -100,6 +101,23 @@ def kept(rng: Rng) -> Any:
     return reserve(rng)._kept[0]
 
 
+def layer(rng: Rng) -> fusedrnn.Layer:
+    cell = STACKED[rng.integers(len(STACKED))]
+    return make_layer(cell, 2, 6, int(rng.integers(1, 3)), bidirectional=bool(rng.random() < 0.3), dropout=0.5, rng=0)
+
+
+def tape(rng: Rng, used: bool = False) -> fusedrnn.Tape:
+    of = layer(rng)
+    out, made = of.forward(np.ones((2, 3, 2), "float32"))
+    if used:
+        of.backward(made, out.y)
+    return made
+
+
+def stream(rng: Rng) -> fusedrnn.Stream:
+    return make_layer(STACKED[rng.integers(len(STACKED))], 2, 6, 2, rng=0).stream(int(rng.integers(1, 4)))
+
+
 NATIVE: dict[str, Callable[[Rng], Any]] = {
     "weights": weights,
     "reserve": reserve,
@@ -112,10 +130,24 @@ NATIVE: dict[str, Callable[[Rng], Any]] = {
     "spec": lambda rng: weights(rng).spec,
     "kept": kept,
     "memory": lambda rng: kept(rng)[0],
+    "layer": layer,
+    "uninitialised layer": lambda rng: uninitialised(rng, fusedrnn.Layer),
+    "tape": tape,
+    "used tape": lambda rng: tape(rng, used=True),
+    "stream": stream,
+    "native stack": lambda rng: layer(rng)._stack(),
+    "native stream": lambda rng: stream(rng)._native,
+    "kept by a stack": lambda rng: tape(rng)._kept[0],
 }
 KINDS = POOL | NATIVE
 # Native classes whose objects there are without a GPU.
-NATIVE_OBJECTS = {_core.Weights: "native weights", _core.Cell: "native cell", _core.Memory: "memory"}
+NATIVE_OBJECTS = {
+    _core.Weights: "native weights",
+    _core.Cell: "native cell",
+    _core.Memory: "memory",
+    _core.Stack: "native stack",
+    _core.Stream: "native stream",
+}
 
 
 def draw_kind(rng: Rng) -> tuple[str, Any]:
@@ -234,6 +266,10 @@ def draw_self(target: Target, rng: Rng) -> tuple[str, Any]:
         return f"uninitialised {owner.__name__}", uninitialised(rng, owner)
     elif issubclass(owner, fusedrnn.Reserve):
         kind = ["reserve", "used reserve"][rng.integers(2)]
+    elif issubclass(owner, fusedrnn.Tape):
+        kind = ["tape", "used tape"][rng.integers(2)]
+    elif issubclass(owner, (fusedrnn.Layer, fusedrnn.Stream)):
+        kind = "layer" if issubclass(owner, fusedrnn.Layer) else "stream"
     elif cells := instances_of(owner):
         return "weights", problem_of(cells[rng.integers(len(cells))], rng).w
     return (kind, KINDS[kind](rng)) if kind else draw_kind(rng)
@@ -384,8 +420,10 @@ def is_of_uninitialised(call: Call, e: AttributeError) -> bool:
 
 @cache
 def weights_attributes() -> set[str]:
-    """The attributes of the weights of any cell."""
-    return {name for cls in uninitialised_classes() if issubclass(cls, fusedrnn.Weights) for name in dir(cls)}
+    """The attributes of the weights of any cell, and of layers, tapes and streams."""
+    rng = np.random.default_rng(0)
+    names = {name for cls in uninitialised_classes() if issubclass(cls, fusedrnn.Weights) for name in dir(cls)}
+    return names | {name for made in (layer(rng), tape(rng), stream(rng)) for name in dir(made)}
 
 
 def kind_of(e: Exception) -> str:

@@ -19,6 +19,7 @@ import numpy as np
 import fusedrnn
 from cases import CELLS, Cell, Problem, given, make_problem, remade
 from fusedrnn import _core, backends
+from stacks import STACKED, make_layer
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 Rng = np.random.Generator
@@ -64,7 +65,7 @@ def _members(path: str, cls: type) -> list[Target]:
     if issubclass(cls, tuple):
         return found  # those of named tuples are Python's own
     for name, member in vars(cls).items():
-        if name.startswith("__") and name not in ("__init__", "__repr__"):
+        if name.startswith("_") and name not in ("__init__", "__repr__"):
             continue
         if isinstance(member, property):
             found.append(Target(f"{path}.{name}", cls, name, member.fget or member.__get__, cls))
@@ -129,6 +130,21 @@ def parameters(target: Target, rng: Rng) -> list[tuple[str, str]]:
     return [(name, annotation) for name, annotation in pairs if name != "self"]
 
 
+def exercise_layer(problem: Problem) -> None:
+    layer = make_layer(problem.cell, 3, 6, 2, dropout=0.5, dtype=problem.x.dtype)
+    x = problem.x[..., :1] + np.zeros(3, problem.x.dtype)
+    layer(x)
+    out, tape = layer.forward(x, seed=1)
+    layer.backward(tape, out.y)
+    layer.load_state_dict(layer.state_dict())
+    stream = layer.stream(x.shape[1])
+    stream.step(x[0], np.empty((x.shape[1], layer.output_size), x.dtype))
+    stream.state = stream.state
+    stream.reset([0])
+    stream.refresh()
+    stream.clone()
+
+
 @mock.patch.dict(backends._native_cells, clear=True)  # which are made once, else
 def exercise(problem: Problem) -> None:
     """Every call that a user of a cell makes, and the reference's, which has the native layer read integers."""
@@ -140,6 +156,8 @@ def exercise(problem: Problem) -> None:
     step(problem.x[0], w, *problem.states, out=out if len(out) > 1 else out[0])
     _, reserve = forward(problem.x, w, *problem.states, **problem.kwargs)
     backward(reserve, problem.dy, *problem.dstates)
+    if problem.cell in STACKED:
+        exercise_layer(problem)
     problem.cell.functions(fusedrnn.reference)[0](problem.x, w, *problem.states, **problem.kwargs)
     given(w)
 

@@ -13,6 +13,7 @@ import numpy as np
 import fusedrnn
 from cases import Array, given
 from fusedrnn import _core
+from stacks import STACKED, Composed, by_name, make_layer
 
 from .drawn import Calls, Case, Inputs, Settings, arranged, draw_case, draw_settings, log_uniform, row_of, settings
 from .follow import Log, shape_of
@@ -175,6 +176,34 @@ def check_snapshot(case: Case, out: list[Any]) -> None:
     require_same(case.calls.infer(replace(case.inputs, w=w)), out, "weights whose arrays were changed")
 
 
+def check_layers(case: Case, rng: Rng) -> None:
+    """Layers above each other have the bits of functions called one after another, under other settings."""
+    if case.cell not in STACKED:
+        return
+    sizes = (int(rng.integers(1, 9)), 6 * int(rng.integers(1, 9)), int(rng.integers(1, 4)))
+    arguments: dict[str, Any] = {
+        "bidirectional": bool(rng.random() < 0.5),
+        "bias": bool(rng.random() < 0.8),
+        "dtype": case.dtype,
+    }
+    layer = make_layer(case.cell, *sizes, rng=int(rng.integers(2**32)), **arguments)
+    T, B = (int(rng.integers(0, most)) for most in (20, 8))
+    x = rng.standard_normal((T, B, sizes[0])).astype(case.dtype)
+    runs, widths = sizes[2] * layer.num_directions, case.cell.state_sizes(sizes[1])
+    states = [rng.standard_normal((runs, B, n)).astype(case.dtype) for n in widths]
+    kwargs: dict[str, Any] = {} if rng.random() < 0.5 else {"lengths": rng.integers(0, T + 1, B)}
+    with settings(draw_settings(rng)):
+        out, tape = layer.forward(x, tuple(states) if len(states) > 1 else states[0], **kwargs)
+        gradients = by_name(layer.backward(tape, out.y))
+    with settings(Settings(fusedrnn.available_isas()[0], 1, "auto")):
+        composed = Composed(case.cell, layer)
+        want, made = composed.run(x, states, **kwargs)
+        dwant = composed.gradients(made, out.y, [np.zeros_like(s) for s in states])
+    require_same(list(out), list(want), f"{layer!r}: outputs")
+    if not (case.cell.clocked and layer.bidirectional):  # whose dx is added clock by clock
+        require_same([gradients[name] for name in dwant], list(dwant.values()), f"{layer!r}: gradients")
+
+
 def copies(w: Any, rng: Rng) -> Iterator[tuple[str, Any]]:
     """Weights that were copied, and how; of a pickle, by any protocol."""
     protocol = int(rng.integers(pickle.HIGHEST_PROTOCOL + 1))
@@ -236,6 +265,7 @@ def checks_of(case: Case, rng: Rng, with_leaks: bool) -> Iterator[Callable[[], N
     yield bits_of_all
     yield lambda: check_integers(case, rng)
     yield lambda: check_activations(case, rng)
+    yield lambda: check_layers(case, rng)
     if results is not None:
         out, gradients = results
         yield lambda: check_row(case, out, gradients, rng)

@@ -84,7 +84,7 @@ class Layer:
         recurrent_init: str = "uniform",
         **options: Any,
     ) -> None:
-        if type(self) is Layer:
+        if not hasattr(self, "_options"):
             raise TypeError(f"Layer: expected the class of a cell, one of {', '.join(LAYERS)}")
         name = type(self).__name__
         self.input_size = whole("input_size", input_size, 1, MOST_UNITS)

@@ -23,6 +23,8 @@ class Stream:
     __slots__ = ("_batch_size", "_layer", "_native", "_step")
 
     def __init__(self, layer: Layer, batch_size: int, native: _core.Stream) -> None:
+        if not isinstance(native, _core.Stream):
+            raise TypeError(f"native: expected a native stream, as Layer.stream makes it, got {type(native).__name__}")
         self._layer, self._batch_size = layer, batch_size
         self._set(native)
 
