@@ -67,7 +67,7 @@ struct Gradients {
   const C* dy;                    // (T, B, P) or null for zeros; not read past a row's length
   std::int64_t dy_stride;         // elements from row to row of dy
   const C* dc;                    // (T, B, H) or null for zeros: the gradient of p.c
-  C* dbelow;                      // (T, B, H), zeros past a row's length; null where p.below is
+  C* dbelow;                      // (T, B, H), zeros past a row's length if dx is not null; null where p.below is
   const C* dstate_n[kMaxStates];  // as state_n, or null for zeros
   C* dx;                          // (T, B, I), zeros past a row's length; null if it is not asked for
   C* dstate0[kMaxStates];         // as state0; meanwhile the gradients that are carried from step to step

@@ -100,9 +100,10 @@ class Launch {
     const bool alone = work_.is_tiny() && !is_schedule_asked();
     sides_ = stack_.directions == 2 && threads % 2 == 0 && !alone ? 2 : 1;
     s_ = choose(facts_, p.batch, p.hidden, p.proj, work_, tiles_, threads / sides_, sizeof(typename F::Storage));
-    wave_steps_ = stack_.directions > 1 || alone ? 0
-                                                 : wave_steps(facts_, s_, p.seq_len, p.batch, p.hidden, p.proj,
-                                                              layers(), threads, sizeof(typename F::Storage));
+    wave_steps_ = stack_.directions > 1 || !stack_.apart || alone
+                      ? 0
+                      : wave_steps(facts_, s_, p.seq_len, p.batch, p.hidden, p.proj, layers(), threads,
+                                   sizeof(typename F::Storage));
     if (wave_steps_ > 0) {
       s_ = {1, 1};
       sides_ = std::min(threads, layers());
@@ -129,7 +130,7 @@ class Launch {
     std::size_t shared_bytes;  // of a direction, or of a layer of a wave front
     char* local;
     std::size_t local_bytes;
-    Barrier *steps, *side_barrier;
+    Barrier* steps;
   };
 
   // Runs work(seat) for all workers.
@@ -146,7 +147,6 @@ class Launch {
     for (std::size_t set = 0; set < sets; ++set) std::memset(scratch.data() + set * shared, 0, zeros);
     const bool halves = sides_ > 1 && wave_steps_ == 0;
     BarrierHandle steps[] = {BarrierHandle(s_.tile_parts), BarrierHandle(halves ? s_.tile_parts : 1)};
-    BarrierHandle sides[] = {BarrierHandle(each_), BarrierHandle(halves ? each_ : 1)};
 
     const auto task = [&](int index) {
       if (index >= workers()) return;
@@ -154,7 +154,7 @@ class Launch {
       const int side = index / each_, at = index % each_, half = halves ? side : 0;
       work(Seat{index, side, at, scratch.data(), shared,
                 scratch.data() + sets * shared + static_cast<std::size_t>(index) * most, most,
-                at < s_.workers() ? steps[half].get() : nullptr, sides[half].get()});
+                at < s_.workers() ? steps[half].get() : nullptr});
     };
     using Task = decltype(task);
     team.run([](void* context, int index) { (*static_cast<Task*>(context))(index); },
@@ -191,6 +191,7 @@ class Launch {
     p.proj = weights.proj();
     if (p.batch == 0) p.seq_len = 0;  // no row has steps
     check(p);
+    assert(!stack_.apart || stack_.directions > 1 || !p.reverse);  // a wave front runs in the order of time
     work_.add(facts_, p.seq_len, p.batch, p.input, p.hidden, p.proj, sizeof(typename F::Storage));
     jobs_.push_back(job);
   }

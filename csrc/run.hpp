@@ -47,6 +47,7 @@ struct Stack {
   std::vector<Layer<F>> layers;
   int directions;
   Dropout dropout;  // between layers that have `dropped`
+  bool apart;       // each layer has outputs of its own, so that layers may run at the same time
 };
 
 // Forward of all layers; training where slots are set. Throws only before anything is written: std::bad_alloc, or
@@ -62,12 +63,12 @@ void run_backward(const Stack<F>& stack);
 // The same for one layer in one direction.
 template <class F>
 void run_forward(const Weights<F>& weights, const Problem<typename F::Compute>& p) {
-  run_forward(Stack<F>{{Layer<F>{{{&weights, p, {}}, {}}, nullptr}}, 1, {}});
+  run_forward(Stack<F>{{Layer<F>{{{&weights, p, {}}, {}}, nullptr}}, 1, {}, false});
 }
 template <class F>
 void run_backward(const Weights<F>& weights, const Problem<typename F::Compute>& p,
                   const Gradients<typename F::Compute>& g) {
-  run_backward(Stack<F>{{Layer<F>{{{&weights, p, g}, {}}, nullptr}}, 1, {}});
+  run_backward(Stack<F>{{Layer<F>{{{&weights, p, g}, {}}, nullptr}}, 1, {}, false});
 }
 
 }  // namespace fusedrnn

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import itertools
+import json
 import pickle
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -338,6 +341,10 @@ def test_forget_bias(bidirectional: bool) -> None:
             same[4:8] = False
             assert (a[4:8] == (1 if name.startswith("bias_ih") else 0)).all()
         np.testing.assert_array_equal(a[same], plain[name][same])
+    for kind in (fusedrnn.LayerNormLSTM, fusedrnn.FGRLSTM, fusedrnn.DepthGatedLSTM):
+        p = kind(3, 4, forget_bias=3, rng=6).parameters
+        assert (p["bias_ih_l0"][4:8] == 3).all()
+        assert (p["bias_hh_l0"][4:8] == 0).all()
     assert (fusedrnn.LSTM(3, 4, variant="coupled", forget_bias=2).parameters["bias_ih_l0"][:4] == 2).all()
 
 
@@ -540,8 +547,9 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
             layer.save(tmp_path / suffixed)
     with pytest.raises(FileNotFoundError):
         fusedrnn.load(path)
-    np.savez(path, allow_pickle=False, **layer.state_dict())
-    with pytest.raises(ValueError, match=r"path: expected a file that a layer's save wrote, got 'layer.npz'"):
+    arrays: dict[str, Any] = dict(layer.state_dict())
+    np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=r"path: expected a file that a layer's save wrote, got 'layer.npz': it names"):
         fusedrnn.load(path)
     layer.save(path)
     before = path.read_bytes()
@@ -555,16 +563,195 @@ def test_files_that_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         layer.save(tmp_path / "layer.safetensors")
 
 
-@pytest.mark.parametrize("make_copy", [copy.deepcopy, copy.copy, lambda a: pickle.loads(pickle.dumps(a))])
-def test_copies(make_copy: Any, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("protocol", [None, *range(2, pickle.HIGHEST_PROTOCOL + 1)])
+def test_copies(protocol: int | None, rng: np.random.Generator) -> None:
+    """By deepcopy, or by pickle."""
     for layer in every_layer():
         x = rng.standard_normal((4, 2, 3)).astype("float32")
-        want = layer(x)
-        other = make_copy(layer)
+        layer.forward(x)
+        want, (after, _) = layer(x), layer.forward(x)
+        layer._calls = itertools.count(1)
+        other = copy.deepcopy(layer) if protocol is None else pickle.loads(pickle.dumps(layer, protocol))
         assert_bits(outputs(other(x)), outputs(want))
+        assert_bits(outputs(other.forward(x)[0]), outputs(after), "the masks of the next call")
+        view = other.parameters["weight_ih_l0"][:1]
+        view += 1  # seen, whoever owns the memory
+        del view
+        assert (other(x).y != want.y).any()
         for a in other.parameters.values():
             a[...] = 0
         assert_bits(outputs(layer(x)), outputs(want))
+
+
+def test_copies_together_share_what_the_originals_share() -> None:
+    layer = fusedrnn.GRU(3, 4, rng=1)
+    for copied in (copy.deepcopy([layer, layer.parameters]), pickle.loads(pickle.dumps([layer, layer.parameters]))):
+        other: Any
+        parameters: Any
+        other, parameters = copied
+        assert all(np.shares_memory(a, other.parameters[name]) for name, a in parameters.items())
+
+
+def test_a_subclass_is_saved_as_its_base(tmp_path: Path) -> None:
+    class Mine(fusedrnn.GRU):
+        pass
+
+    Mine(3, 4, rng=1).save(tmp_path / "mine.npz")
+    assert type(fusedrnn.load(tmp_path / "mine.npz")) is fusedrnn.GRU
+    with pytest.raises(TypeError, match="GRU: expected a class without `weights`"):
+        type("GRU", (fusedrnn.Layer,), {}, weights=fusedrnn.GRUWeights)
+
+
+def test_sizes_and_options_do_not_change() -> None:
+    layer = fusedrnn.LSTM(3, 4, 2, dropout=0.5, rng=1)
+    for name in (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "bidirectional",
+        "proj_size",
+        "spec",
+    ):
+        with pytest.raises(AttributeError, match=f"{name}: a layer keeps its sizes and options"):
+            setattr(layer, name, 1)
+    with pytest.raises(ValueError, match="dropout: expected a number in 0..1, got 2"):
+        layer.dropout = 2
+    layer.dropout = 0
+    assert layer.forward(np.ones((2, 1, 3), "float32"))[1].seed is None
+
+
+def description(arguments: Any = None, **changes: Any) -> str:
+    config = fusedrnn.GRU(3, 4).config()
+    whole = {"version": 1, "class": "GRU", "arguments": config if arguments is None else arguments} | changes
+    return json.dumps(whole)
+
+
+DAMAGED: dict[str, Any] = {
+    "empty": b"",
+    "text": b"no file of arrays",
+    "no JSON": "{",
+    "a list": "[]",
+    "null": "null",
+    "no class": "{}",
+    "a later version": description(version=2),
+    "another class": description(**{"class": "Conv"}),
+    "a class that is a list": description(**{"class": []}),
+    "arguments of none": description([]),
+    "an unknown argument": description(fusedrnn.GRU(3, 4).config() | {"size": 3}),
+    "an argument of first values": description(fusedrnn.GRU(3, 4).config() | {"rng": 3}),
+    "a huge size": description(fusedrnn.GRU(3, 4).config() | {"hidden_size": 2**31 - 1}),
+    "another size": description(fusedrnn.GRU(3, 4).config() | {"hidden_size": 5}),
+    "another dtype": description(fusedrnn.GRU(3, 4).config() | {"dtype": "float64"}),
+    "fewer parameters": description(fusedrnn.GRU(3, 4).config() | {"bias": False}),
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files(name: str, tmp_path: Path) -> None:
+    path, content = tmp_path / "layer.npz", DAMAGED[name]
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        arrays: dict[str, Any] = {"fusedrnn": np.array(content), **fusedrnn.GRU(3, 4).state_dict()}
+        np.savez(path, **arrays)
+    with pytest.raises(ValueError, match="path: expected a file that a layer's save wrote, got 'layer.npz': "):
+        fusedrnn.load(path)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".NPZ"])
+def test_truncated_files(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"layer{suffix}"
+    fusedrnn.GRU(3, 4).save(path)
+    whole = path.read_bytes()
+    for size in (10, len(whole) // 2, len(whole) - 3):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match="path: expected a file that a layer's save wrote"):
+            fusedrnn.load(path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        fusedrnn.GRU(3, 4).save(tmp_path / "nowhere" / f"layer{suffix}")
+
+
+def test_a_loaded_layer_has_masks_of_its_own(tmp_path: Path) -> None:
+    fusedrnn.LSTM(3, 4, 2, dropout=0.5, rng=1).save(tmp_path / "a.npz")
+    x = np.ones((2, 3, 3), "float32")
+    seeds = {fusedrnn.load(tmp_path / "a.npz").forward(x)[1].seed for _ in range(3)}
+    assert len(seeds) == 3
+
+
+def test_threads_have_masks_of_their_own() -> None:
+    layer = fusedrnn.LSTM(3, 8, 2, dropout=0.5, rng=1)
+    x = np.ones((5, 3, 3), "float32")
+    with ThreadPoolExecutor(4) as pool:
+        seeds = list(pool.map(lambda _: layer.forward(x)[1].seed, range(40)))
+    assert len(set(seeds)) == 40
+
+
+def test_a_refused_change_is_refused_again() -> None:
+    layer = fusedrnn.ClockworkRNN(3, 4, periods=(1, 2), rng=1)
+    x = np.ones((2, 1, 3), "float32")
+    layer(x)
+    layer.parameters["weight_hh_l0"][...] = 1
+    for _ in range(3):
+        with pytest.raises(ValueError, match="weight_hh: expected zeros where"):
+            layer(x)
+
+
+def test_parameters_may_be_exchanged() -> None:
+    layer = fusedrnn.LSTM(3, 4, rng=1)
+    ih, hh = (layer.state_dict()[name] for name in ("bias_ih_l0", "bias_hh_l0"))
+    for exchange in (
+        lambda p: p.update(bias_ih_l0=p["bias_hh_l0"], bias_hh_l0=p["bias_ih_l0"]),
+        lambda p: layer.load_state_dict(
+            {"bias_ih_l0": p["bias_hh_l0"], "bias_hh_l0": p["bias_ih_l0"][:]}, strict=False
+        ),
+    ):
+        exchange(layer.parameters)
+        np.testing.assert_array_equal(layer.parameters["bias_ih_l0"], hh)
+        np.testing.assert_array_equal(layer.parameters["bias_hh_l0"], ih)
+        ih, hh = hh, ih
+    layer.parameters |= {"bias_ih_l0": hh}
+    np.testing.assert_array_equal(layer.parameters["bias_ih_l0"], hh)
+    with pytest.raises(AttributeError, match="parameters: expected `load_state_dict`"):
+        layer.parameters = {}
+    with pytest.raises(KeyError, match="nothing: expected one of weight_ih_l0"):
+        layer.parameters.update(nothing=ih)
+    with pytest.raises(TypeError, match="strict: expected bool, got str"):
+        layer.load_state_dict({}, strict="no")  # type: ignore[arg-type]
+
+
+def test_the_caller_may_overwrite_initial_states(rng: np.random.Generator) -> None:
+    layer = fusedrnn.LSTM(I, H, 2, rng=11)
+    inputs = Inputs(layer, rng)
+    _, want, _ = inputs.run(layer)
+    _, tape = layer.forward(inputs.x, inputs.state)
+    for state in inputs.states:
+        state[...] = 0
+    assert_bits(by_name(layer.backward(tape, inputs.dy, inputs.dstate)), want)
+
+
+@pytest.mark.usefixtures("settings")
+def test_many_layers_in_a_wave(rng: np.random.Generator) -> None:
+    """Of which some wait for others, with rows that end early, in inference, where outputs are not kept."""
+    layer = fusedrnn.LSTM(32, 32, 5, rng=12)
+    x, lengths = rng.standard_normal((120, 3, 32)).astype("float32"), [120, 10, 50]
+    fusedrnn.set_num_threads(1)
+    want, whole = layer(x, lengths=lengths), layer(x)
+    _core.set_schedule("wave")
+    for threads in (2, 4, 5):
+        fusedrnn.set_num_threads(threads)
+        for _ in range(30):
+            assert_bits(outputs(layer(x, lengths=lengths)), outputs(want))
+            assert_bits(outputs(layer(x)), outputs(whole))
+
+
+def test_deep_layers_with_large_outputs_take_turns(rng: np.random.Generator) -> None:
+    layer = fusedrnn.RNN(8, 128, 5, rng=13)
+    x = rng.standard_normal((700, 40, 8)).astype("float32")  # 14 MB for each layer's outputs
+    want = layer.forward(x)[0]
+    assert_bits(outputs(layer(x)), outputs(want))
 
 
 def test_gradients_can_be_pickled(rng: np.random.Generator) -> None:

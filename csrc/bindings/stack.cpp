@@ -95,7 +95,7 @@ class Block {
 };
 
 // Gives the layers their memory from `block`: outputs of layers below the highest, whose output is y; and, in training,
-// slots, and outputs after dropout. In inference two layers' memory is enough: each layer reads the one below.
+// slots, and outputs after dropout. Layers that are not apart take turns with the memory of two.
 template <class F, class T = typename F::Compute>
 void give_memory(const PyStack& s, Stack<F>& stack, const StackArguments<T>& call, T* y, bool train, Block block) {
   const CellFacts& f = s.facts();
@@ -106,7 +106,7 @@ void give_memory(const PyStack& s, Stack<F>& stack, const StackArguments<T>& cal
   for (int l = 0; l < s.layers; ++l) {
     Layer<F>& layer = stack.layers[static_cast<std::size_t>(l)];
     const bool highest = l + 1 == s.layers;
-    if (!train && l % 2 == 0) block = start;
+    if (!stack.apart && l % 2 == 0) block = start;
     T* const outputs = highest ? y : block.take<T>(steps * s.width());
     layer.dropped = highest || stack.dropout.p == 0 ? nullptr : block.take<T>(steps * s.width());
     for (int d = 0; d < s.directions; ++d) {
@@ -131,14 +131,14 @@ void give_memory(const PyStack& s, Stack<F>& stack, const StackArguments<T>& cal
 
 // The bytes that give_memory takes.
 template <class F, class T = typename F::Compute>
-std::size_t memory_bytes(const PyStack& s, const StackArguments<T>& call, const Dropout& dropout, bool train) {
+std::size_t memory_bytes(const PyStack& s, const Stack<F>& stack, const StackArguments<T>& call, bool train) {
   const CellFacts& f = s.facts();
   const int64_t steps = call.n.seq_len * call.n.batch;
   const auto rounded = [](int64_t count) { return (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64; };
-  const std::size_t outputs = rounded(steps * s.width()) * (dropout.p > 0 ? 2 : 1);
+  const std::size_t outputs = rounded(steps * s.width()) * (stack.dropout.p > 0 ? 2 : 1);
   const std::size_t c = f.below ? rounded(steps * call.n.hidden) * static_cast<std::size_t>(s.directions) : 0;
   const auto layers = static_cast<std::size_t>(s.layers);
-  if (!train) return (outputs + c) * (layers - 1 < 2 ? layers - 1 : 2);
+  if (!train) return (outputs + c) * (stack.apart || layers < 3 ? layers - 1 : 2);
   const std::size_t slots = rounded(steps * f.slots * call.n.hidden) * static_cast<std::size_t>(s.directions);
   return (outputs + c) * (layers - 1) + slots * layers;
 }
@@ -166,9 +166,12 @@ template <class F, class T = typename F::Compute>
 py::object infer(const PyStack& s, F, FastArguments a) {
   const StackArguments<T> call(s, a[0], tuple_of(a[1]), a[2], a[3]);
   Stack<F> stack = s.stack<F>(call.n.seq_len, call.n.batch);
+  // Large outputs of many layers are not kept, as calls with many rows need no layers at the same time.
+  constexpr std::size_t kWorthSharing = 32u << 20;
+  stack.apart = memory_bytes(s, stack, call, false) <= kWorthSharing;
   Results results;
   const auto y = new_outputs(s, stack, call.n, results);
-  const Buffer memory(memory_bytes<F>(s, call, stack.dropout, false));
+  const Buffer memory(memory_bytes(s, stack, call, false));
   give_memory(s, stack, call, data_of(y), false, Block(memory.data()));
   without_gil([&] { run_forward(stack); });
   return results.take();
@@ -193,12 +196,15 @@ py::object forward(const PyStack& s, F, FastArguments a) {
   Results results;
   const auto y = new_outputs(s, stack, call.n, results);
   auto memory = std::make_unique<PyMemory>();
-  memory->buffer = Buffer(memory_bytes<F>(s, call, stack.dropout, true));
+  memory->buffer = Buffer(memory_bytes(s, stack, call, true));
   give_memory(s, stack, call, data_of(y), true, Block(memory->buffer.data()));
   without_gil([&] { run_forward(stack); });
   const std::size_t bytes = memory->buffer.bytes();
-  py::tuple kept_states(states.size());
-  for (std::size_t i = 0; i < states.size(); ++i) kept_states[i] = or_none(call.states[i].owner);
+  py::tuple kept_states(states.size());  // copies: the caller's may be where the next states go
+  for (std::size_t i = 0; i < states.size(); ++i) {
+    const py::object& given = call.states[i].owner;
+    kept_states[i] = given ? py::object(given.attr("copy")()) : py::object(py::none());
+  }
   const py::tuple kept =
       py::make_tuple(py::cast(std::move(memory)), y, call.x.owner, kept_states,
                      call.has_lengths ? integers(call.lengths) : py::object(py::none()),
@@ -252,7 +258,7 @@ py::object backward(const PyStack& s, F, FastArguments a) {
   stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 6), PyTuple_GET_ITEM(kept.ptr(), 7));
   const std::string y_symbols = s.y_symbols();
   const auto y = read_input<T>("y", y_symbols.c_str(), {n.seq_len, n.batch, s.width()}, kept[1], false);
-  if (taken.buffer.bytes() != memory_bytes<F>(s, call, stack.dropout, true)) throw py::value_error(kBadKept);
+  if (taken.buffer.bytes() != memory_bytes(s, stack, call, true)) throw py::value_error(kBadKept);
   const auto dy = read_input<T>("dy", y_symbols.c_str(), {n.seq_len, n.batch, s.width()}, a[1], true);
   require_count("dstate", dstates, s.first());
   // Backward does not write to y.

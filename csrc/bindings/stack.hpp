@@ -57,7 +57,7 @@ struct PyStack {
   // The layers without their memory.
   template <class F>
   Stack<F> stack(int64_t seq_len, int64_t batch) const {
-    Stack<F> stack{std::vector<Layer<F>>(static_cast<std::size_t>(layers)), directions, {}};
+    Stack<F> stack{std::vector<Layer<F>>(static_cast<std::size_t>(layers)), directions, {}, true};
     for (int l = 0; l < layers; ++l) {
       for (int d = 0; d < directions; ++d) {
         auto& direction = stack.layers[static_cast<std::size_t>(l)].direction[d];

@@ -1,11 +1,13 @@
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "../cpu/threads.hpp"
 #include "fastcall.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -23,22 +25,29 @@ class StreamStates {
   virtual py::object step(py::handle x, py::handle out) = 0;
   virtual py::tuple states() const = 0;
   virtual void set_states(const py::tuple& given) = 0;
+  virtual void set_start(py::handle start) = 0;
   virtual void reset(const std::vector<int64_t>& rows) = 0;
   virtual std::unique_ptr<StreamStates> copy(const PyStack& stack) const = 0;
 };
 
-// A stream runs one step at a time.
+// A stream runs one step at a time. In the child of a fork, a step of the parent's that no thread goes on with is over:
+// it has written only to the states of the other turn.
 class Busy {
  public:
-  explicit Busy(std::atomic<bool>& busy) : busy_(busy) {
-    if (busy_.exchange(true)) throw std::runtime_error("stream: expected one call at a time, got one during another");
+  using Flag = std::atomic<int>;  // 0, or 1 + the forks before the process of the call
+
+  explicit Busy(Flag& flag) : flag_(flag) {
+    const int mine = forks() + 1;
+    if (flag_.exchange(mine) == mine) {
+      throw std::runtime_error("stream: expected one call at a time, got one during another");
+    }
   }
-  ~Busy() { busy_ = false; }
+  ~Busy() { flag_ = 0; }
   Busy(const Busy&) = delete;
   Busy& operator=(const Busy&) = delete;
 
  private:
-  std::atomic<bool>& busy_;
+  Flag& flag_;
 };
 
 template <class F>
@@ -118,6 +127,15 @@ class StreamOf final : public StreamStates {
     }
   }
 
+  // The steps that clocks have counted: zeros for None.
+  void set_start(py::handle start) override {
+    const Busy busy(busy_);
+    if (start.is_none()) return std::fill(start_.begin(), start_.end(), 0);
+    const auto given = read_start(start, batch_);
+    if (start_.empty()) throw py::value_error(not_taken(names().start.text, s_.facts().name, type_name(start)));
+    start_ = given;
+  }
+
   void reset(const std::vector<int64_t>& rows) override {
     const Busy busy(busy_);
     for (const int64_t row : rows) {
@@ -182,7 +200,7 @@ class StreamOf final : public StreamStates {
   std::vector<int64_t> start_;
   Stack<F> turns_[2];
   int turn_ = 0;
-  mutable std::atomic<bool> busy_{false};
+  mutable Busy::Flag busy_{0};
   const bool projects_ = s_.facts().projection >= 0;
   const char* const y_symbols_ = projects_ ? "(batch_size, proj_size)" : "(batch_size, hidden_size)";
   const char* const single_symbols_ = projects_ ? "(proj_size,)" : "(hidden_size,)";
@@ -234,6 +252,7 @@ void register_streams(py::module_& m) {
   stream.def_property_readonly("stack", [](const PyStream& stream) { return stream.owner; })
       .def("states", [](const PyStream& stream) { return stream.states->states(); })
       .def("set_states", [](const PyStream& stream, const py::tuple& states) { stream.states->set_states(states); })
+      .def("set_start", [](const PyStream& stream, py::handle start) { stream.states->set_start(start); })
       .def("reset", [](const PyStream& stream, const std::vector<int64_t>& rows) { stream.states->reset(rows); })
       .def("copy", &copy_of, py::arg("stack"));
   m.def("make_stream", &make_stream, py::arg("stack"), py::arg("batch_size"));

@@ -280,8 +280,13 @@ class Pool {
 
 std::atomic<Pool*> the_pool{nullptr};
 
+std::atomic<int> fork_count{0};
+
 // The child of a fork has none of the workers: it starts over, and leaks the parent's pool, whose locks may be held.
-void forget_pool() { the_pool.store(nullptr, std::memory_order_relaxed); }
+void forget_pool() {
+  fork_count.fetch_add(1, std::memory_order_relaxed);
+  the_pool.store(nullptr, std::memory_order_relaxed);
+}
 const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
 
 Pool* get_pool() {
@@ -303,6 +308,8 @@ Team::Team(int wanted) {
   size_ = 1 + pool->grow(wanted - 1);
   pool_ = pool;
 }
+
+int forks() { return fork_count.load(std::memory_order_relaxed); }
 
 Team::~Team() {
   if (pool_) static_cast<Pool*>(pool_)->leave();

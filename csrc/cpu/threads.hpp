@@ -41,6 +41,9 @@ class Team {
   int size_ = 1;
 };
 
+// How many forks lie between the first process and this one.
+int forks();
+
 // Waits until the value is at least `least`, as other threads make it; `crowded`: there are more of them than CPUs.
 void wait_for(const std::atomic<std::int64_t>& value, std::int64_t least, bool crowded);
 

@@ -194,7 +194,7 @@ def one_of(name: str, value: Any, valid: Iterable[str]) -> None:
     """Raises ValueError, naming the valid ones, if value is none of them."""
     try:
         known = value in valid
-    except TypeError:  # one that cannot be looked up
+    except (TypeError, ValueError):  # one that cannot be looked up, or compared
         known = False
     if not known:
         raise ValueError(f"{name}: expected one of {', '.join(map(repr, valid))}, got {value!r}")

@@ -27,6 +27,14 @@ void* operator new(std::size_t bytes) {
   if (void* const memory = std::malloc(bytes)) return memory;
   throw std::bad_alloc();
 }
+void* operator new(std::size_t bytes, std::align_val_t align) {
+  ++allocations;
+  const auto unit = static_cast<std::size_t>(align);
+  if (void* const memory = std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit)) return memory;
+  throw std::bad_alloc();
+}
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
@@ -166,7 +174,7 @@ Array<T> run_stack(const std::vector<std::unique_ptr<Weights<F>>>& weights, cons
   for (int64_t b = 0; b < n.B; ++b) lengths[static_cast<std::size_t>(b)] = (b * 5 + 4) % (n.T + 1);
   std::vector<std::unique_ptr<Array<T>>> all;
   const auto make = [&](int64_t size) { return all.emplace_back(new Array<T>(unwritten<T>(size)))->data(); };
-  Stack<F> stack{std::vector<Layer<F>>(layers), directions, {p, 77}};
+  Stack<F> stack{std::vector<Layer<F>>(layers), directions, {p, 77}, true};
   std::vector<std::unique_ptr<Buffer>> slots;
   const T* below = x.data();
   for (std::size_t l = 0; l < layers; ++l) {
@@ -277,7 +285,7 @@ int check_stack(CellId cell, const Sizes& n) {
 void check_allocations() {
   const auto w = make_weights<Float32>(static_cast<CellId>(0), {1, 3, 40, 40});
   Array<float> x(120), y(120), h(120);
-  Stack<Float32> stack{std::vector<Layer<Float32>>(2), 1, {}};
+  Stack<Float32> stack{std::vector<Layer<Float32>>(2), 1, {}, false};
   for (Layer<Float32>& layer : stack.layers) {
     layer.direction[0].weights = w.get();
     auto& p = layer.direction[0].p;

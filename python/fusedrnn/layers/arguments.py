@@ -92,7 +92,10 @@ def whole(name: str, value: Any, least: int, most: int) -> int:
     """An integer in this range."""
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{name}: expected int, got {type(value).__name__}")
-    n = operator.index(value)
+    try:
+        n = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected int, got {type(value).__name__}") from None
     if not least <= n <= most:
         raise ValueError(f"{name}: expected an integer in {least}..{most}, got {n}")
     return n
@@ -107,14 +110,17 @@ def flag(name: str, value: Any) -> bool:
 def number(name: str, value: Any) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name}: expected a number, got an integer that no float can hold") from None
 
 
 def dtype_of(dtype: Any) -> np.dtype[Any]:
     """float32 or float64."""
     try:
         known: np.dtype[Any] = np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError, SyntaxError):
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
     if known not in (np.dtype("float32"), np.dtype("float64")) or dtype is None:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -21,11 +22,12 @@ Arrays = dict[str, Array]
 
 def _write_npz(path: Path, arrays: Arrays, description: str) -> None:
     with path.open("wb") as file:
-        np.savez(file, allow_pickle=False, **{KEY: np.array(description)}, **arrays)
+        named: dict[str, Any] = {KEY: np.array(description), **arrays}
+        np.savez(file, **named)
 
 
 def _read_npz(path: Path) -> tuple[Arrays, str | None]:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
         arrays = {name: file[name] for name in file.files}
     description = arrays.pop(KEY, None)
     return arrays, None if description is None else str(description)
@@ -49,16 +51,19 @@ READERS = {".npz": _read_npz, ".safetensors": _read_safetensors}
 
 
 def _suffix(path: Path) -> str:
-    if path.suffix not in READERS:
+    suffix = path.suffix.lower()
+    if suffix not in READERS:
         raise ValueError(f"path: expected a suffix among {', '.join(READERS)}, got {path.name!r}")
-    return path.suffix
+    return suffix
 
 
 def save(layer: Layer, path: Any) -> None:
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     write = WRITERS[_suffix(path)]
-    description = {"version": VERSION, "class": type(layer).__name__, "arguments": layer.config()}
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+    description = {"version": VERSION, "class": layer._registered, "arguments": layer.config()}
+    part = path.with_name(f".{secrets.token_hex(8)}{_suffix(path)}")
     try:
         write(part, layer.state_dict(), json.dumps(description))
         os.replace(part, path)
@@ -67,7 +72,7 @@ def save(layer: Layer, path: Any) -> None:
 
 
 def load(path: Any) -> Layer:
-    """The layer that `Layer.save` wrote to a file.
+    """The layer that `Layer.save` wrote to a file. Its masks of dropout begin with a seed of its own.
 
     Args:
         path: its suffix says how it was written: ``.npz``, or ``.safetensors`` (needs the package `safetensors`).
@@ -77,14 +82,23 @@ def load(path: Any) -> Layer:
             that do not fit. ImportError: no package `safetensors`. OSError: the file cannot be read.
     """
     path = Path(path)
-    arrays, text = READERS[_suffix(path)](path)
+    read = READERS[_suffix(path)]
+    path.open("rb").close()
+    try:
+        return _made(*read(path))
+    except (ImportError, MemoryError):
+        raise
+    except Exception as e:  # readers and constructors raise all kinds for files that are damaged, or others
+        raise ValueError(f"path: expected a file that a layer's save wrote, got {path.name!r}: {e}") from e
+
+
+def _made(arrays: Arrays, text: str | None) -> Layer:
     if text is None:
-        raise ValueError(f"path: expected a file that a layer's save wrote, got {path.name!r}, which says no class")
+        raise ValueError("it names no class")
     description = json.loads(text)
-    if description["version"] != VERSION:
-        raise ValueError(f"path: expected version {VERSION} of the format, got {description['version']!r}")
-    if description["class"] not in LAYERS:
-        raise ValueError(f"path: expected a class among {', '.join(LAYERS)}, got {description['class']!r}")
-    layer = LAYERS[description["class"]](**description["arguments"], rng=0)
-    layer.load_state_dict(arrays)
-    return layer
+    version, name, arguments = (description[key] for key in ("version", "class", "arguments"))
+    if version != VERSION:
+        raise ValueError(f"version: expected {VERSION}, got {version!r}")
+    if name not in LAYERS:
+        raise ValueError(f"class: expected one of {', '.join(LAYERS)}, got {name!r}")
+    return LAYERS[name]._of(arrays, **arguments)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _core
 from ..aliases import Array, Lengths
-from ..cells.spec import CellSpec, Parameter
+from ..cells.spec import CellSpec
 from ..weights import Weights
-from .arguments import Form, dtype_of, flag, form_of, number, whole
-from .initial import initial
+from .arguments import Form, flag, form_of, whole
+from .config import Config, config_of, name_of, probability
+from .initial import Initial
 from .numbers import seed_in_range, seed_of, seed_of_call
 from .options import Options
 from .parameters import IncompatibleKeys, Parameters, Watch, load
@@ -21,9 +24,20 @@ from .results import gradients_of
 from .stream import Stream
 from .tape import Tape
 
-RECURRENT = ("uniform", "orthogonal")
-MOST_UNITS = 2**31 - 1
-LAYERS: dict[str, type[Layer]] = {}  # the classes by their names
+LAYERS: dict[str, type[Layer]] = {}  # the classes of the families by their names
+
+
+class _Fixed:
+    """An attribute of the layer's configuration, which does not change."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layer: Layer | None, owner: type) -> Any:
+        return self if layer is None else getattr(layer._config, self.name)
+
+    def __set__(self, layer: Layer, value: Any) -> None:
+        raise AttributeError(f"{self.name}: a layer keeps its sizes and options: make another one")
 
 
 class Layer:
@@ -38,7 +52,7 @@ class Layer:
         dropout: the probability with which `forward` replaces an output of a layer below the highest by zero; the
             others are divided by ``1 - dropout``. Plain calls drop nothing.
         bidirectional: each layer also runs from the last step to the first; outputs lie side by side.
-        proj_size: P, the units of h if it is projected (Sak et al. 2014); 0 for none. For `LSTM`.
+        proj_size: P, the units of h if it is projected (Sak et al. 2014); 0 for none.
         dtype: "float32" or "float64".
         rng: where initial parameters and masks of dropout come from: an int, a `numpy.random.Generator`, or None for
             the system. One int gives the same bits everywhere.
@@ -55,13 +69,33 @@ class Layer:
         TypeError: an argument of another type; an unknown option.
     """
 
-    _options: Options
+    _options: Options  # of the family
+    _registered: str  # the name of the class of the family, also in its subclasses
+    _config: Config
+    if TYPE_CHECKING:
+        input_size: int
+        hidden_size: int
+        num_layers: int
+        bias: bool
+        batch_first: bool
+        bidirectional: bool
+        proj_size: int
+        dtype: np.dtype[Any]
+        options: dict[str, Any]
+        spec: CellSpec[Any, Any]
+        num_directions: int
+        output_size: int
+    else:
+        input_size, hidden_size, num_layers, bias, batch_first = (_Fixed() for _ in range(5))
+        bidirectional, proj_size, dtype, options, spec, num_directions, output_size = (_Fixed() for _ in range(7))
 
     def __init_subclass__(cls, weights: type[Weights] | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if weights is None:
             return
-        cls._options = Options(weights)
+        if cls.__name__ in LAYERS:
+            raise TypeError(f"{cls.__name__}: expected a class without `weights`, as there is a layer of this name")
+        cls._options, cls._registered = Options(weights), cls.__name__
         LAYERS[cls.__name__] = cls
         own = list(inspect.signature(Layer.__init__).parameters.values())
         arguments = [p for p in own if p.kind is not p.VAR_KEYWORD and (p.name != "proj_size" or cls._options.projects)]
@@ -84,93 +118,74 @@ class Layer:
         recurrent_init: str = "uniform",
         **options: Any,
     ) -> None:
+        sizes: Any = (input_size, hidden_size, num_layers)
+        flags: Any = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
+        self._configure(*sizes, **flags, dropout=dropout, proj_size=proj_size, dtype=dtype, **options)
+        first = Initial(self._config, forget_bias, recurrent_init)
+        self.seed = seed_of(rng)
+        self._set_up(first.arrays(self.seed))
+        if self.spec.values:  # checked, and in their own types, by weights
+            values = self._made_weights(0, 0)._values
+            self._config = replace(self._config, options=self.options | values)
+
+    def _configure(self, *sizes: Any, dropout: Any = 0.0, **arguments: Any) -> None:
+        """Sets all but seed and parameters."""
         if not hasattr(self, "_options"):
             raise TypeError(f"Layer: expected the class of a cell, one of {', '.join(LAYERS)}")
-        name = type(self).__name__
-        self.input_size = whole("input_size", input_size, 1, MOST_UNITS)
-        self.hidden_size = whole("hidden_size", hidden_size, 1, MOST_UNITS)
-        self.num_layers = whole("num_layers", num_layers, 1, 1024)
-        self.bias, self.batch_first = flag("bias", bias), flag("batch_first", batch_first)
-        self.bidirectional = flag("bidirectional", bidirectional)
-        self.dropout = number("dropout", dropout)
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout: expected a number in 0..1, got {dropout}")
-        self.proj_size = whole("proj_size", proj_size, 0, self.hidden_size - 1)
-        self.dtype = dtype_of(dtype)
-        self.options = self._options.complete(name, options)
-        self.spec: CellSpec[Any, Any] = self._options.choose(self.options, self.proj_size)
-        self.seed = seed_of(rng)
-        self._calls = 0  # of forward
-        arrays = self._initial(forget_bias, recurrent_init)
-        self._set_up({key: np.ascontiguousarray(a, self.dtype) for key, a in arrays.items()})
-        if self.spec.values:  # checked, and in their own types, by weights
-            self.options |= self._made_weights(0, 0)._values
+        self._config = config_of(type(self).__name__, self._options, *sizes, **arguments)
+        self.dropout = dropout
+
+    @classmethod
+    def _of(cls, arrays: Mapping[str, Array], **arguments: Any) -> Layer:
+        """A layer with these parameters, whose shapes are checked before anything of their size is made."""
+        layer = cls.__new__(cls)
+        layer._configure(**arguments)
+        shapes, dtype = layer._config.shapes, layer.dtype
+        found = {name: (a.shape, a.dtype) for name, a in arrays.items()}
+        for name in shapes.keys() | found.keys():
+            if found.get(name) != (expected := (shapes.get(name), dtype)):
+                raise ValueError(f"{name}: expected {expected if name in shapes else 'none'}, got {found.get(name)}")
+        layer.seed = seed_of(None)
+        layer._set_up({name: np.array(arrays[name]) for name in shapes})
+        if layer.spec.values:
+            layer._config = replace(layer._config, options=layer.options | layer._made_weights(0, 0)._values)
+        return layer
 
     def _set_up(self, arrays: dict[str, Array]) -> None:
-        self._arrays = arrays
-        self._watch = Watch(arrays)
+        self._arrays = {name: a if a.flags.writeable else a.copy() for name, a in arrays.items()}
+        self._watch = Watch(self._arrays)
         self._weights: list[Weights] = []  # of each layer and direction, as last seen
         self._native: _core.Stack | None = None
-
-    # Sizes.
-
-    @property
-    def num_directions(self) -> int:
-        return 1 + self.bidirectional
+        self._calls = itertools.count()  # of forward, with dropout
 
     @property
-    def output_size(self) -> int:
-        """The numbers of a step of a row of y."""
-        return self.num_directions * (self.proj_size or self.hidden_size)
+    def dropout(self) -> float:
+        """The probability with which `forward` drops an output of a layer below the highest. It can be set."""
+        return self._dropout
+
+    @dropout.setter
+    def dropout(self, value: float) -> None:
+        self._dropout = probability("dropout", value)
 
     @property
     def num_parameters(self) -> int:
-        """The numbers in all parameters."""
+        """How many numbers all parameters have together."""
         return sum(a.size for a in self._arrays.values())
-
-    def _places(self) -> list[tuple[int, int]]:
-        """Layers and directions, in the order of states."""
-        return [(layer, d) for layer in range(self.num_layers) for d in range(self.num_directions)]
-
-    def _given(self) -> list[Parameter]:
-        return [p for p in self.spec.parameters if self.bias or not p.is_bias]
-
-    def _shape(self, p: Parameter, layer: int) -> tuple[int, ...]:
-        return p.shape(self.output_size if layer else self.input_size, self.hidden_size, self.proj_size or None)
-
-    def _initial(self, forget_bias: float | None, recurrent_init: str) -> dict[str, Array]:
-        spec = self.spec
-        if recurrent_init not in RECURRENT:
-            raise ValueError(
-                f"recurrent_init: expected one of {', '.join(map(repr, RECURRENT))}, got {recurrent_init!r}"
-            )
-        orthogonal = recurrent_init == "orthogonal"
-        if orthogonal and (spec.recurrence is None or spec.mask is not None):
-            raise ValueError(f"recurrent_init: expected 'uniform' for cell {spec.cell!r}, got {recurrent_init!r}")
-        if forget_bias is not None:
-            forget_bias = number("forget_bias", forget_bias)
-            if "f" not in spec.gates or not self.bias:
-                lacks = "no biases" if "f" in spec.gates else "no gate f"
-                raise ValueError(f"forget_bias: expected None, as there are {lacks}, got {forget_bias}")
-        arrays = {}
-        for layer, d in self._places():
-            for p in self._given():
-                shape, place = self._shape(p, layer), {"layer": layer, "direction": d}
-                value = initial(
-                    spec, p, shape, self.hidden_size, self.seed, place, orthogonal=orthogonal, forget_bias=forget_bias
-                )
-                if spec.mask is not None and p is spec.recurrence:
-                    value = value * spec.mask(self.hidden_size, self.options)
-                arrays[_name(p.name, layer, d)] = value
-        return arrays
 
     # Parameters.
 
     @property
     def parameters(self) -> Parameters:
         """The parameters by name: the layer's own arrays. A change in place has its effect in the next call."""
+        parameters = Parameters(self._arrays)
         self._watch.hand_out()
-        return Parameters(self._arrays)
+        return parameters
+
+    @parameters.setter
+    def parameters(self, value: Any) -> None:
+        """For ``layer.parameters |= ...``, which has changed the arrays."""
+        if not isinstance(value, Parameters) or any(a is not self._arrays.get(name) for name, a in value.items()):
+            raise AttributeError("parameters: expected `load_state_dict`, or a change of the arrays in place")
 
     def state_dict(self) -> dict[str, Array]:
         """Copies of the parameters by name, which `load_state_dict`, and PyTorch's with tensors of them, accept."""
@@ -191,8 +206,10 @@ class Layer:
             ValueError: names are missing or unexpected; shapes differ. TypeError: dtypes differ. All of them are named,
                 and nothing has been copied.
         """
-        self._watch.hand_out()
-        return load(self._arrays, state_dict, strict)
+        try:
+            return load(self._arrays, state_dict, flag("strict", strict))
+        finally:
+            self._watch.hand_out()
 
     def save(self, path: Any) -> None:
         """Writes class, options and parameters to a file, which `fusedrnn.load` reads. The suffix says how: ``.npz``,
@@ -207,14 +224,14 @@ class Layer:
         save(self, path)
 
     def config(self) -> dict[str, Any]:
-        """The arguments of the constructor that made it, but for those that initial values came from."""
+        """The arguments that make a layer like this one, but for those of the first values."""
         names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
         names += ["proj_size"] if self._options.projects else []
         return {name: getattr(self, name) for name in names} | {"dtype": str(self.dtype)} | self.options
 
     def _arrays_of(self, layer: int, direction: int) -> dict[str, Array]:
         """By the names in the spec."""
-        return {p.name: self._arrays[_name(p.name, layer, direction)] for p in self._given()}
+        return {p.name: self._arrays[name_of(p.name, layer, direction)] for p in self._config.parameters}
 
     def _made_weights(self, layer: int, direction: int) -> Weights:
         values = {name: self.options[name] for name in self.spec.values}
@@ -224,20 +241,20 @@ class Layer:
 
     def _stack(self) -> _core.Stack:
         """The native layers, whose weights are the parameters as they are now."""
-        if self._native is not None and not self._watch.may_have_changed():
-            return self._native
-        self._watch.look_again()
-        weights, changed = list(self._weights), self._native is None
-        for i, (layer, d) in enumerate(self._places()):
+        native, weights = self._native, list(self._weights)
+        if native is not None and not self._watch.may_have_changed():
+            return native
+        before, changed = self._watch.look(), native is None
+        for i, (layer, d) in enumerate(self._config.places):
             arrays = self._arrays_of(layer, d)
             if i < len(weights) and all(_core.same_bits(a, weights[i]._array(name)) for name, a in arrays.items()):
                 continue
             weights[i : i + 1] = [self._made_weights(layer, d)]
             changed = True
-        native = self._native
         if native is None or changed:
             native = _core.make_stack(tuple(w._loaded for w in weights), self.num_directions)
             self._weights, self._native = weights, native
+        self._watch.looked(before)
         return native
 
     # Calls.
@@ -251,7 +268,7 @@ class Layer:
                 * num_directions, B, H)``, or without B for one row. None, also in place of one, for zeros.
             lengths: ``(B,)`` integers in 0..T, or None for T: how many steps each row has. Steps past them are not
                 read.
-            inputs: for `ClockworkRNN`, ``start``: the number of the first step, an int or ``(B,)`` integers.
+            inputs: for cells with clocks, ``start``: the number of the first step, an int or ``(B,)`` integers.
 
         Returns:
             ``y``, as x, with ``num_directions*H`` units (of both directions side by side), zero past a row's length;
@@ -279,12 +296,19 @@ class Layer:
         dropout = self.dropout if self.num_layers > 1 else 0.0
         if seed is not None:
             seed = seed_in_range("seed", seed)
-        elif dropout:
-            seed = seed_of_call(self.seed, self._calls)
         stack = self._stack()
-        results, kept, nbytes = stack.forward(native_x, states, lengths, start, dropout, seed or 0)
-        self._calls += 1
-        return self._outputs(form, results), Tape(self, stack, form, seed if dropout else None, kept, nbytes)
+        if seed is not None or not dropout:
+            results, kept, nbytes = stack.forward(native_x, states, lengths, start, dropout, seed or 0)
+            return self._outputs(form, results), Tape(self, stack, form, seed if dropout else None, kept, nbytes)
+        call = next(self._calls)
+        seed = seed_of_call(self.seed, call)
+        try:
+            results, kept, nbytes = stack.forward(native_x, states, lengths, start, dropout, seed)
+        except BaseException:
+            if next(self._calls) == call + 1:  # no other thread has begun a call: the number is free
+                self._calls = itertools.count(call)
+            raise
+        return self._outputs(form, results), Tape(self, stack, form, seed, kept, nbytes)
 
     def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None) -> Any:
         """Gradients of a loss, from its gradients with respect to the outputs of `forward`.
@@ -321,15 +345,19 @@ class Layer:
                 tape._kept.append(kept)
             raise
         gradients = {
-            _name(p.name, layer, d): of_weights[f"d{p.name}"]
-            for (layer, d), of_weights in zip(self._places(), parameters, strict=True)
-            for p in self._given()
+            name_of(p.name, layer, d): of_weights[f"d{p.name}"]
+            for (layer, d), of_weights in zip(self._config.places, parameters, strict=True)
+            for p in self._config.parameters
         }
         first = (form.give_state(results[f"d{s.name}0"]) for s in spec.states)
         return gradients_of(spec)(form.give(results["dx"]), *first, gradients)
 
-    def stream(self, batch_size: int = 1) -> Stream:
+    def stream(self, batch_size: int = 1, **inputs: Any) -> Stream:
         """A stream of this many rows: it runs step by step with the weights as they are now, and keeps its state.
+
+        Args:
+            batch_size: B.
+            inputs: for cells with clocks, ``start``: the steps that came before, an int or ``(B,)`` integers.
 
         Raises:
             ValueError: a bidirectional layer, which has to see the last step before the first; a batch size below 1.
@@ -337,18 +365,24 @@ class Layer:
         if self.bidirectional:
             raise ValueError("stream: expected a layer of one direction: the other one begins with the last step")
         batch_size = whole("batch_size", batch_size, 1, 2**40)
-        return Stream(self, batch_size, _core.make_stream(self._stack(), batch_size))
+        native = _core.make_stream(self._stack(), batch_size)
+        native.set_start(self._start(inputs))
+        return Stream(self, batch_size, native)
 
-    def _arguments(self, x: Any, state: Any, lengths: Any, inputs: dict[str, Any]) -> tuple[Form, tuple[Any, ...]]:
+    def _start(self, inputs: dict[str, Any]) -> Any:
+        """The number of the first step, if the cell numbers its steps. Raises TypeError for other inputs."""
         for name in inputs:
             if name != self.spec.numbered:
                 raise TypeError(f"{type(self).__name__}: unexpected argument {name!r}")
+        return inputs.get(self.spec.numbered) if self.spec.numbered else None
+
+    def _arguments(self, x: Any, state: Any, lengths: Any, inputs: dict[str, Any]) -> tuple[Form, tuple[Any, ...]]:
+        start = self._start(inputs)
         form = form_of(x, self.input_size, self.batch_first)
         if lengths is not None and not form.batched:
             raise ValueError(
                 f"lengths: expected None for one row, x (seq_len, input_size), got {type(lengths).__name__}"
             )
-        start = inputs.get(self.spec.numbered) if self.spec.numbered else None
         states = form.take_state(self.spec, "state", state)
         return form, (form.take("x", "input_size", self.input_size, x), states, lengths, start)
 
@@ -367,17 +401,15 @@ class Layer:
         return f"{type(self).__name__}({', '.join(sizes + others)})"
 
     def __getstate__(self) -> dict[str, Any]:
-        without = ("_arrays", "_watch", "_weights", "_native")
-        return {name: value for name, value in self.__dict__.items() if name not in without} | {
-            "arrays": self.state_dict()
-        }
+        """Weights are packed anew where they are needed."""
+        without = ("_watch", "_weights", "_native", "_calls")
+        n = next(self._calls)
+        self._calls = itertools.count(n)
+        return {name: value for name, value in self.__dict__.items() if name not in without} | {"calls": n}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        self._set_up(state.pop("arrays"))
+        calls = state.pop("calls")
         self.__dict__.update(state)
-
-
-def _name(parameter: str, layer: int, direction: int) -> str:
-    """PyTorch's name."""
-    return f"{parameter}_l{layer}{'_reverse' if direction else ''}"
+        self._set_up(self._arrays)
+        self._calls = itertools.count(calls)

@@ -49,15 +49,13 @@ def seed_of(rng: Any) -> int:
     if rng is None:
         return secrets.randbits(64)
     if isinstance(rng, np.random.Generator):
-        return int(rng.bit_generator.random_raw())
-    if isinstance(rng, (bool, np.bool_)) or not isinstance(rng, (int, np.integer)):
-        raise TypeError(f"rng: expected int, numpy.random.Generator or None, got {type(rng).__name__}")
-    return seed_in_range("rng", int(rng))
+        return int.from_bytes(rng.bytes(8), "little")
+    return seed_in_range("rng", rng, "int, numpy.random.Generator or None")
 
 
-def seed_in_range(name: str, seed: Any) -> int:
+def seed_in_range(name: str, seed: Any, expected: str = "int") -> int:
     if isinstance(seed, (bool, np.bool_)) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"{name}: expected int, got {type(seed).__name__}")
+        raise TypeError(f"{name}: expected {expected}, got {type(seed).__name__}")
     if not 0 <= seed < 2**64:
         raise ValueError(f"{name}: expected an integer in 0..2**64-1, got {seed}")
     return int(seed)

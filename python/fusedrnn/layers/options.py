@@ -7,6 +7,7 @@ from typing import Any
 
 from ..cells.spec import CellSpec
 from ..weights import Weights, one_of
+from .arguments import flag
 
 
 class Options:
@@ -45,11 +46,12 @@ class Options:
         return options
 
     def choose(self, options: dict[str, Any], proj_size: int) -> CellSpec[Any, Any]:
-        """The spec of these options. Raises ValueError or TypeError for values that no cell has."""
+        """The spec of these options, whose flags become bools. Raises ValueError or TypeError for values that no cell
+        has."""
         for name, valid in self.valid.items():
             kinds = {type(v) for v in valid}
-            if kinds == {bool} and not isinstance(options[name], bool):
-                raise TypeError(f"{name}: expected bool, got {type(options[name]).__name__}")
+            if kinds == {bool}:
+                options[name] = flag(name, options[name])
             one_of(name, options[name], valid)
         wanted = {name: options[name] for name in self.choosing}
         fitting = [spec for spec in self.specs if spec.layer_options == wanted]

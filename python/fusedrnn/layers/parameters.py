@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -17,26 +18,21 @@ class Parameters(dict[str, Array]):
     item copies into the array; items cannot be added or deleted."""
 
     def __setitem__(self, name: str, value: Any) -> None:
-        if name not in self:
-            raise KeyError(f"{name}: expected one of {', '.join(self)}")
-        target = self[name]
-        if value is not target:
-            target[...] = checked(name, value, target)
+        self.update({name: value})
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         given = dict(*args, **kwargs)
-        values = {name: checked(name, value, self[name]) for name, value in given.items()}
-        for name, value in values.items():
-            self[name] = value
+        for name in given:
+            if name not in self:
+                raise KeyError(f"{name}: expected one of {', '.join(self)}")
+        copy_all({name: checked(name, value, self[name]) for name, value in given.items()}, self)
 
     def __ior__(self, other: Any) -> Parameters:  # type: ignore[override, misc]
         self.update(other)
         return self
 
     def _refuse(self, *args: Any, **kwargs: Any) -> NoReturn:
-        raise TypeError(
-            "parameters: expected a change of an array, got one of the names: a layer has the same ones always"
-        )
+        raise TypeError("parameters: expected a change of an array, got one of the names, which a layer keeps")
 
     __delitem__ = pop = popitem = clear = setdefault = _refuse
 
@@ -47,7 +43,10 @@ class Parameters(dict[str, Array]):
 def checked(name: str, value: Any, target: Array) -> Array:
     """The value as an array of the target's dtype and shape; a tensor of PyTorch becomes one."""
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        try:
+            value = value.detach().cpu().numpy()
+        except Exception as e:  # whatever a tensor raises that is no array: of another dtype or layout, or without data
+            raise TypeError(f"{name}: expected a tensor that is an array, got one that is not: {e}") from e
     if not isinstance(value, np.ndarray):
         raise TypeError(_core.wrong_type(name, "a numpy.ndarray", type(value).__name__))
     if value.dtype != target.dtype:
@@ -55,6 +54,17 @@ def checked(name: str, value: Any, target: Array) -> Array:
     if value.shape != target.shape:
         raise ValueError(f"{name}: expected shape {target.shape}, got {value.shape}")
     return value
+
+
+def copy_all(values: Mapping[str, Array], targets: Mapping[str, Array]) -> None:
+    """Copies into the targets; values may be targets too, or views of them."""
+    apart = {
+        name: value.copy() if any(np.may_share_memory(value, a) for a in targets.values()) else value
+        for name, value in values.items()
+        if value is not targets[name]
+    }
+    for name, value in apart.items():
+        targets[name][...] = value
 
 
 class IncompatibleKeys(NamedTuple):
@@ -85,8 +95,7 @@ def load(parameters: Mapping[str, Array], state_dict: Mapping[str, Any], strict:
     if errors:
         wrong_type = bool(types) and all(kind is TypeError for kind in types)
         raise (TypeError if wrong_type else ValueError)("state_dict: " + "; ".join(errors))
-    for name, value in found.items():
-        parameters[name][...] = value
+    copy_all(found, parameters)
     return keys
 
 
@@ -95,29 +104,38 @@ def _most_references(arrays: Mapping[str, Array]) -> int:
 
 
 class Watch:
-    """Tells whether arrays may have changed since they were last compared with a copy. They may if someone else has
-    held a reference to one of them since, which every view, buffer and tensor on its memory does."""
+    """Tells whether arrays may have changed since they were last compared with a copy. They may if someone has been
+    given them since, or has held a reference to one of them, as every view, buffer and tensor on its memory does. Where
+    references cannot be counted, they may have changed at any time: where threads run without the GIL, and for arrays
+    on another object's memory.
+    """
 
     ALONE = _most_references({"": np.empty(1)})
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         self._arrays = arrays
-        self._handed_out = True
+        self._countable = _EXACT and all(a.flags.owndata for a in arrays.values())
+        self._given = itertools.count(1)
+        self._last_given, self._seen, self._was_held = next(self._given), 0, True
 
     def hand_out(self) -> None:
-        """Others can get at the arrays from now on."""
-        self._handed_out = True
+        """Others can get at the arrays, or have changed them. Called when they have their references already."""
+        self._last_given = next(self._given)
 
     def may_have_changed(self) -> bool:
-        return self._handed_out or self._held()
+        return self._last_given != self._seen or self._was_held or self._held()
 
-    def look_again(self) -> None:
-        """The arrays are compared now: a change matters from now on."""
-        self._handed_out = self._held()
+    def look(self) -> tuple[int, bool]:
+        """Before arrays are compared: what `looked` is to be told afterwards."""
+        return self._last_given, self._held()
+
+    def looked(self, before: tuple[int, bool]) -> None:
+        """Arrays have been compared, or copied, since `look` gave this."""
+        self._seen, self._was_held = before
 
     def _held(self) -> bool:
-        return not _COUNTS or _most_references(self._arrays) > self.ALONE
+        return not self._countable or _most_references(self._arrays) > self.ALONE
 
 
-# Whether reference counts are exact: not where threads run without the GIL.
-_COUNTS = getattr(sys, "_is_gil_enabled", lambda: True)()
+# Whether counts of references are exact.
+_EXACT = getattr(sys, "_is_gil_enabled", lambda: True)()

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import _core
 from ..aliases import Array
+from .arguments import Form, whole
 
 if TYPE_CHECKING:
     from .layer import Layer
@@ -60,14 +61,12 @@ class Stream:
     def state(self) -> Any:
         """The state after the last step, as the layer's calls take it: an array ``(num_layers, B, H)``, or a tuple of
         arrays where the cell has several states. A copy; setting it copies. None sets zeros, also in place of one
-        array."""
+        array. The steps that clocks have counted are no part of it."""
         states = self._native.states()[:-1]
         return states[0] if len(states) == 1 else states
 
     @state.setter
     def state(self, state: Any) -> None:
-        from .arguments import Form
-
         form = Form(True, False, 1, self._batch_size)
         self._native.set_states(form.take_state(self._layer.spec, "state", state))
 
@@ -88,7 +87,7 @@ class Stream:
             chosen = np.flatnonzero(chosen)
         if chosen.size and not np.issubdtype(chosen.dtype, np.integer):
             raise TypeError(_core.wrong_type("rows", "integers", f"dtype {chosen.dtype}"))
-        self._native.reset([int(row) for row in chosen.ravel()])
+        self._native.reset([whole("rows", row, 0, self._batch_size - 1) for row in chosen.ravel()])
 
     def refresh(self) -> None:
         """Takes the layer's parameters as they are now; the state stays."""

@@ -1,0 +1,101 @@
+"""What a layer is, but for the values of its parameters: sizes, options, and the cell that they choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..cells.spec import CellSpec, Parameter
+from .arguments import dtype_of, flag, number, whole
+from .options import Options
+
+MOST_UNITS = 2**31 - 1
+MOST_LAYERS = 1024
+
+
+@dataclass(frozen=True)
+class Config:
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    bidirectional: bool
+    proj_size: int
+    dtype: np.dtype[Any]
+    options: dict[str, Any]  # of the cell
+    spec: CellSpec[Any, Any]
+
+    @property
+    def num_directions(self) -> int:
+        return 1 + self.bidirectional
+
+    @property
+    def output_size(self) -> int:
+        """The numbers of a step of a row of y."""
+        return self.num_directions * (self.proj_size or self.hidden_size)
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """Layers and directions, in the order of states."""
+        return [(layer, d) for layer in range(self.num_layers) for d in range(self.num_directions)]
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Of each layer and direction."""
+        return [p for p in self.spec.parameters if self.bias or not p.is_bias]
+
+    def shape(self, p: Parameter, layer: int) -> tuple[int, ...]:
+        return p.shape(self.output_size if layer else self.input_size, self.hidden_size, self.proj_size or None)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of all parameters, by their names in the layer."""
+        return {name_of(p.name, layer, d): self.shape(p, layer) for layer, d in self.places for p in self.parameters}
+
+
+def name_of(parameter: str, layer: int, direction: int) -> str:
+    """PyTorch's name."""
+    return f"{parameter}_l{layer}{'_reverse' if direction else ''}"
+
+
+def config_of(
+    layer: str,
+    family: Options,
+    input_size: Any,
+    hidden_size: Any,
+    num_layers: Any = 1,
+    *,
+    bias: Any = True,
+    batch_first: Any = False,
+    bidirectional: Any = False,
+    proj_size: Any = 0,
+    dtype: Any = "float32",
+    **options: Any,
+) -> Config:
+    """From the arguments of a layer of this name, checked."""
+    H = whole("hidden_size", hidden_size, 1, MOST_UNITS)
+    P = whole("proj_size", proj_size, 0, H - 1)
+    complete = family.complete(layer, options)
+    spec = family.choose(complete, P)
+    return Config(
+        whole("input_size", input_size, 1, MOST_UNITS),
+        H,
+        whole("num_layers", num_layers, 1, MOST_LAYERS),
+        flag("bias", bias),
+        flag("batch_first", batch_first),
+        flag("bidirectional", bidirectional),
+        P,
+        dtype_of(dtype),
+        complete,
+        spec,
+    )
+
+
+def probability(name: str, value: Any) -> float:
+    p = number(name, value)
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: expected a number in 0..1, got {value}")
+    return p
