@@ -162,7 +162,7 @@ std::unique_ptr<Weights<F>> make_weights(CellId cell, const Sizes& n) {
   return std::make_unique<Weights<F>>(cell, n.I, n.H, P, arrays);
 }
 
-// All outputs of three layers above each other, in one direction or both, with dropout between them.
+// All outputs of layers above each other, in one direction or both, with dropout between them.
 template <class F, class T = typename F::Compute>
 Array<T> run_stack(const std::vector<std::unique_ptr<Weights<F>>>& weights, const Sizes& n, int directions, double p) {
   std::mt19937 rng(3);
@@ -212,9 +212,16 @@ Array<T> run_stack(const std::vector<std::unique_ptr<Weights<F>>>& weights, cons
     }
     below = layer.dropped ? layer.dropped : y;
   }
+  Array<T> results;
+  Stack<F> inference = stack;
+  for (Layer<F>& layer : inference.layers) {
+    for (Direction<F>& run : layer.direction) run.p.slots = nullptr;
+  }
+  run_forward(inference);
+  const T* const top = inference.layers.back().direction[0].p.y;
+  results.insert(results.end(), top, top + steps * width);
   run_forward(stack);
   run_backward(stack);
-  Array<T> results;
   for (const auto& a : all) results.insert(results.end(), a->begin(), a->end());
   for (const T v : results) {
     if (std::isnan(v)) {
@@ -264,7 +271,7 @@ int check_stack(CellId cell, const Sizes& n) {
   for (const int directions : {1, 2}) {
     std::vector<std::unique_ptr<Weights<F>>> weights;
     const int64_t P = facts_of(cell).projection < 0 ? n.H : (n.H + 1) / 2;
-    for (int i = 0; i < 3 * directions; ++i) {
+    for (int i = 0; i < 5 * directions; ++i) {
       weights.push_back(make_weights<F>(cell, {n.T, n.B, i < directions ? n.I : directions * P, n.H}));
     }
     for (const double p : {0.0, 0.5}) {

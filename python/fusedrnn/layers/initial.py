@@ -28,7 +28,7 @@ class Initial:
             raise ValueError(f"recurrent_init: expected 'uniform' for cell {spec.cell!r}, got {recurrent_init!r}")
         self.forget_bias = None if forget_bias is None else number("forget_bias", forget_bias)
         if self.forget_bias is not None:
-            if not abs(self.forget_bias) <= np.finfo(config.dtype).max:
+            if not abs(self.forget_bias) <= float(np.finfo(config.dtype).max):
                 raise ValueError(f"forget_bias: expected a finite number of {config.dtype}, got {forget_bias}")
             if "f" not in spec.gates or not config.bias:
                 lacks = "are no biases" if "f" in spec.gates else "is no gate f"

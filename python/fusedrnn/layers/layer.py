@@ -56,7 +56,8 @@ class Layer:
         dtype: "float32" or "float64".
         rng: where initial parameters and masks of dropout come from: an int, a `numpy.random.Generator`, or None for
             the system. One int gives the same bits everywhere.
-        forget_bias: the first value of biases of a gate f, such as 1 (Gers et al. 2000); None for that of other biases.
+        forget_bias: the first value of bias_ih of a gate f, such as 1 (Gers et al. 2000), and 0 for its bias_hh; None
+            for the same as other biases.
         recurrent_init: "uniform", or "orthogonal" for weight_hh with orthonormal columns, as Keras has it. The bits of
             orthogonal matrices depend on NumPy and its LAPACK.
 
@@ -272,7 +273,8 @@ class Layer:
 
         Returns:
             ``y``, as x, with ``num_directions*H`` units (of both directions side by side), zero past a row's length;
-            and the states after each row's last step, ``h_n``, ``c_n``, as `state`. With a projection, h has P units.
+            and ``h_n``, ``c_n``, as `state`, after the step with which each direction ends. With a projection, h has P
+            units.
 
         Raises:
             ValueError: shapes and values that do not fit. TypeError: an argument that is no array, or another dtype.

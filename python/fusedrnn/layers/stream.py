@@ -39,7 +39,7 @@ class Stream:
         Args:
             x: ``(B, I)``; also ``(I,)`` for a stream of one row.
             out: a C-contiguous array ``(B, H)``, or ``(H,)`` for x ``(I,)``, to write y to, which does not overlap x;
-                nothing is allocated then. With a projection, P in place of H.
+                nothing is allocated then, up to 4 MB of scratch. With a projection, P in place of H.
 
         Returns:
             y of the highest layer, ``(B, H)``: `out`, or a new array.
