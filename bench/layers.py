@@ -240,10 +240,14 @@ def ratio(result: dict[str, Any]) -> float:
 
 
 def print_tables(results: list[dict[str, Any]], console: Console) -> None:
-    table = Table(title="float32, ms a call: (T,B,I,H) x layers x directions")
+    table = Table(
+        title="float32, ms a call: (T,B,I,H) x layers x directions",
+        caption="single: the sum of single layers; x: the fastest peer's time over ours, of the stack and of one layer",
+    )
     systems = ("fusedrnn", "single layers", "torch", "onnxruntime")
-    for heading in ("case", *systems, "over single", "x fastest peer", "one layer: x"):
-        table.add_column(heading, justify="left" if heading == "case" else "right")
+    for heading in ("case", "fusedrnn", "single", "torch", "onnx", "/ single", "x peer", "x, 1 layer"):
+        left = heading == "case"
+        table.add_column(heading, justify="left" if left else "right", no_wrap=left)
     ones = {(r["case"]["op"], r["case"]["mode"], *sizes(r)[:4]): r for r in results if sizes(r)[4:] == (1, 1)}
     for r in results:
         if sizes(r)[4:] == (1, 1):

@@ -80,7 +80,8 @@ def make_stack_session(
             x = f"X_{layer + 1}"
             nodes.append(onnx.helper.make_node("Transpose", [y], [f"{y}_t"], perm=[0, 2, 1, 3]))
             nodes.append(onnx.helper.make_node("Reshape", [f"{y}_t", "rows"], [x]))
-    tensors["rows"] = np.array([T, B, D * H])
+    if len(weights) > 1:
+        tensors["rows"] = np.array([T, B, D * H])
     outputs = {f"Y_{len(weights) - 1}": (T, D, B, H)} | outputs
     return _session(nodes, inputs, outputs, tensors, threads)
 
