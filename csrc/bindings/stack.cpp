@@ -22,7 +22,7 @@ constexpr int kMostLayers = 1024;
 PyStack make_stack(const py::tuple& weights, int directions) {
   if (directions < 1 || directions > kMaxDirections) throw py::value_error("directions: expected 1 or 2");
   if (weights.size() == 0 || weights.size() % static_cast<std::size_t>(directions) != 0 ||
-      weights.size() > static_cast<std::size_t>(kMostLayers * directions)) {
+      weights.size() > static_cast<std::size_t>(kMostLayers) * static_cast<std::size_t>(directions)) {
     throw py::value_error("weights: expected some for each direction of 1.." + std::to_string(kMostLayers) + " layers");
   }
   PyStack stack{{}, {}, static_cast<int>(weights.size()) / directions, directions};

@@ -264,25 +264,25 @@ int check(CellId cell, const Sizes& n) {
   return runs;
 }
 
-// Stacks, under all schedules.
+// Stacks, under all schedules: five layers in one direction, so that a wave front is long, and two in both, with
+// dropout.
 template <class F>
 int check_stack(CellId cell, const Sizes& n) {
   int runs = 0;
   for (const int directions : {1, 2}) {
     std::vector<std::unique_ptr<Weights<F>>> weights;
     const int64_t P = facts_of(cell).projection < 0 ? n.H : (n.H + 1) / 2;
-    for (int i = 0; i < 5 * directions; ++i) {
+    for (int i = 0; i < (directions == 1 ? 5 : 4); ++i) {
       weights.push_back(make_weights<F>(cell, {n.T, n.B, i < directions ? n.I : directions * P, n.H}));
     }
-    for (const double p : {0.0, 0.5}) {
-      set_isa(available_isas().front());
-      set_schedule("one");
-      const auto want = run_stack(weights, n, directions, p);
-      for (const std::string schedule : {"rows", "units", "wave", "auto"}) {
-        set_schedule(schedule);
-        same(run_stack(weights, n, directions, p), want, ("a stack's schedule " + schedule).c_str(), cell);
-        ++runs;
-      }
+    const double p = 0.5;
+    set_isa(available_isas().front());
+    set_schedule("one");
+    const auto want = run_stack(weights, n, directions, p);
+    for (const std::string schedule : {"rows", "units", "wave", "auto"}) {
+      set_schedule(schedule);
+      same(run_stack(weights, n, directions, p), want, ("a stack's schedule " + schedule).c_str(), cell);
+      ++runs;
     }
   }
   return runs;

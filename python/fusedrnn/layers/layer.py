@@ -125,9 +125,7 @@ class Layer:
         first = Initial(self._config, forget_bias, recurrent_init)
         self.seed = seed_of(rng)
         self._set_up(first.arrays(self.seed))
-        if self.spec.values:  # checked, and in their own types, by weights
-            values = self._made_weights(0, 0)._values
-            self._config = replace(self._config, options=self.options | values)
+        self._check_values()
 
     def _configure(self, *sizes: Any, dropout: Any = 0.0, **arguments: Any) -> None:
         """Sets all but seed and parameters."""
@@ -148,9 +146,13 @@ class Layer:
                 raise ValueError(f"{name}: expected {expected if name in shapes else 'none'}, got {found.get(name)}")
         layer.seed = seed_of(None)
         layer._set_up({name: np.array(arrays[name]) for name in shapes})
-        if layer.spec.values:
-            layer._config = replace(layer._config, options=layer.options | layer._made_weights(0, 0)._values)
+        layer._check_values()
         return layer
+
+    def _check_values(self) -> None:
+        """Has options that belong to weights checked by them, which also know their types."""
+        if self.spec.values:
+            self._config = replace(self._config, options=self.options | self._made_weights(0, 0)._values)
 
     def _set_up(self, arrays: dict[str, Array]) -> None:
         self._arrays = {name: a if a.flags.writeable else a.copy() for name, a in arrays.items()}

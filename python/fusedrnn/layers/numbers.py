@@ -9,7 +9,7 @@ seed.
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import Any
 
 import numpy as np
@@ -47,7 +47,7 @@ def seed_of(rng: Any) -> int:
     """The seed that an argument `rng` stands for: an integer of 64 bits, or one drawn from a generator of NumPy, or
     from the system for None."""
     if rng is None:
-        return secrets.randbits(64)
+        return int.from_bytes(os.urandom(8), "little")
     if isinstance(rng, np.random.Generator):
         return int.from_bytes(rng.bytes(8), "little")
     return seed_in_range("rng", rng, "int, numpy.random.Generator or None")
