@@ -119,7 +119,8 @@ class Launch {
   std::int64_t wave_steps_of_task() const { return wave_steps_; }
   const SequenceKernels<F>& kernels() const { return kernels_.sequence; }
   const Job<F>& job(int layer, int direction) const {
-    return jobs_[static_cast<std::size_t>(layer * stack_.directions + direction)];
+    return jobs_[static_cast<std::size_t>(layer) * static_cast<std::size_t>(stack_.directions) +
+                 static_cast<std::size_t>(direction)];
   }
   const Job<F>& first() const { return jobs_[0]; }
 

@@ -20,7 +20,8 @@ struct PyStack {
   int layers, directions;
 
   const PyWeights& of(int layer, int direction) const {
-    return *weights[static_cast<std::size_t>(layer * directions + direction)];
+    return *weights[static_cast<std::size_t>(layer) * static_cast<std::size_t>(directions) +
+                    static_cast<std::size_t>(direction)];
   }
   const PyWeights& first() const { return *weights[0]; }
   const CellFacts& facts() const { return first().facts(); }
