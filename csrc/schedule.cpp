@@ -93,8 +93,9 @@ int64_t wave_steps(const CellFacts& f, const Schedule& s, int64_t seq_len, int64
   if (!(s.workers() == 1 || (s.tile_parts > 1 && threads <= layers))) return 0;
   const double per_row = recurrent_weights(f, hidden, proj);
   const double of_layer = per_row + static_cast<double>(f.gates) * static_cast<double>(hidden * proj);
-  const double layers_each = (layers + threads - 1) / threads;
-  if (layers_each * of_layer * static_cast<double>(storage_bytes) > Thresholds::kPrivateWeights) return 0;
+  const int layers_each = (layers + threads - 1) / threads;
+  const double bytes_each = static_cast<double>(layers_each) * of_layer * static_cast<double>(storage_bytes);
+  if (bytes_each > Thresholds::kPrivateWeights) return 0;
   const auto least = static_cast<int64_t>(Thresholds::kTask / (of_layer * static_cast<double>(batch))) + 1;
   const int64_t steps = std::max(least, seq_len / (Thresholds::kRanges * std::min(threads, layers)));
   return 2 * steps <= seq_len ? steps : 0;
