@@ -351,19 +351,6 @@ void backward_in_a_wave(const Launch<F>& launch, const Stack<F>& stack, const ty
   }
 }
 
-// The team of a launch, which may be smaller than asked for.
-template <class F>
-class LaunchTeam {
- public:
-  explicit LaunchTeam(Launch<F>& launch) : team_(launch.workers()) {
-    if (team_.size() < launch.workers()) launch.share_out(team_.size());
-  }
-  Team& team() { return team_; }
-
- private:
-  Team team_;
-};
-
 }  // namespace
 
 template <class F>
@@ -384,26 +371,28 @@ template <class F>
 void run_forward(const Stack<F>& stack) {
   const FloatEnvironment environment;  // choosing a schedule is arithmetic too
   Launch<F> launch(stack, false);
-  LaunchTeam<F> team(launch);
+  Team team(launch.workers());
+  if (team.size() < launch.workers()) launch.share_out(team.size());  // as large as could be had
   if (const int64_t steps = launch.wave_steps_of_task()) {
     Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
-    return launch.run(team.team(), [&](const auto& seat) { forward_in_a_wave(launch, stack, seat, wave); });
+    return launch.run(team, [&](const auto& seat) { forward_in_a_wave(launch, stack, seat, wave); });
   }
   const BarrierHandle all(launch.workers());
-  launch.run(team.team(), [&](const auto& seat) { forward_in_turn(launch, stack, seat, all); });
+  launch.run(team, [&](const auto& seat) { forward_in_turn(launch, stack, seat, all); });
 }
 
 template <class F>
 void run_backward(const Stack<F>& stack) {
   const FloatEnvironment environment;
   Launch<F> launch(stack, true);
-  LaunchTeam<F> team(launch);
+  Team team(launch.workers());
+  if (team.size() < launch.workers()) launch.share_out(team.size());  // as large as could be had
   const BarrierHandle all(launch.workers());
   if (const int64_t steps = launch.wave_steps_of_task()) {
     Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
-    return launch.run(team.team(), [&](const auto& seat) { backward_in_a_wave(launch, stack, seat, wave, all); });
+    return launch.run(team, [&](const auto& seat) { backward_in_a_wave(launch, stack, seat, wave, all); });
   }
-  launch.run(team.team(), [&](const auto& seat) { backward_in_turn(launch, stack, seat, all); });
+  launch.run(team, [&](const auto& seat) { backward_in_turn(launch, stack, seat, all); });
 }
 
 #define RNN_INSTANTIATE(Format, ...)                                                               \

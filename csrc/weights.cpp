@@ -4,6 +4,7 @@
 #include <cassert>
 #include <cstring>
 
+#include "arena.hpp"
 #include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
 
@@ -24,22 +25,7 @@ const T* copy_to(Buffer& buffer, const T* from, int64_t count) {
 
 int64_t tiles_of(int64_t units, int lanes) { return (units + lanes - 1) / lanes; }
 
-// Arrays in a buffer, one after another, each at a multiple of 64 bytes.
 std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
-
-class Places {
- public:
-  explicit Places(char* begin) : next_(begin) {}
-  char* take(std::size_t bytes) {
-    char* const place = next_;
-    next_ += round_up(bytes);
-    return place;
-  }
-  const char* end() const { return next_; }
-
- private:
-  char* next_;
-};
 
 // The matrix of a product that has none: a valid place, from which nothing is read.
 template <class Storage>
@@ -108,7 +94,8 @@ auto Weights<F>::pack_forward(const FormatKernels<F>& kernels) const -> Pack {
   const CellFacts& f = facts_of(cell_);
   const PackKernels<F>& kernel = kernels.pack;
   const int64_t tiles = tiles_of(hidden_, kernels.lanes);
-  const std::size_t bias_bytes = static_cast<std::size_t>(tiles * kernels.lanes * f.gates) * sizeof(Compute);
+  const int64_t bias_count = tiles * kernels.lanes * f.gates;
+  const std::size_t bias_bytes = static_cast<std::size_t>(bias_count) * sizeof(Compute);
   std::size_t bytes = round_up(kernel.bytes(tiles, input_, f.gates)) + 2 * round_up(bias_bytes);
   const auto units_of = [&](int i) { return product_units(f, i, hidden_, proj_); };
   const auto depth_of = [&](int i) { return operand_size(f.product[i].from, f.product[i].depth, hidden_, proj_); };
@@ -118,12 +105,12 @@ auto Weights<F>::pack_forward(const FormatKernels<F>& kernels) const -> Pack {
   assert(bytes <= static_cast<std::size_t>(most_weight_bytes(f, hidden_, input_).value()));
   Pack pack;
   pack.buffer = Buffer(bytes);
-  Places places(pack.buffer.data());
+  Arena places(pack.buffer.data());
 
   const auto pack_one = [&](const Compute* from, const int* blocks, int gates, int64_t units, int64_t depth) {
     const int64_t count = tiles_of(units, kernels.lanes);
     const std::size_t size = kernel.bytes(count, depth, gates);
-    char* const memory = places.take(size);
+    char* const memory = places.take<char>(static_cast<int64_t>(size));
     over_tiles(count, size, [&](int64_t tile0, int64_t tile1) {
       kernel.interleaved(memory, from, blocks, gates, units, depth, tile0, tile1);
     });
@@ -138,12 +125,12 @@ auto Weights<F>::pack_forward(const FormatKernels<F>& kernels) const -> Pack {
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
     pack.view.hh[i] = pack_one(arrays_.matrix[product.matrix], blocks, product.gates, units_of(i), depth_of(i));
   }
-  Compute* const pre = reinterpret_cast<Compute*>(places.take(bias_bytes));
-  Compute* const rec = reinterpret_cast<Compute*>(places.take(bias_bytes));
+  Compute* const pre = places.take<Compute>(bias_count);
+  Compute* const rec = places.take<Compute>(bias_count);
   pack_biases(f, kernels.lanes, pre, rec);
   pack.view.bias_pre = pre;
   pack.view.bias_rec = rec;
-  assert(places.end() == pack.buffer.data() + pack.buffer.bytes());
+  assert(places.used == pack.buffer.bytes());
   return pack;
 }
 
@@ -182,14 +169,14 @@ auto Weights<F>::pack_backward(const FormatKernels<F>& kernels) const -> Pack {
   assert(bytes <= static_cast<std::size_t>(most_weight_bytes(f, hidden_, input_).value()));
   Pack pack;
   pack.buffer = Buffer(bytes);
-  Places places(pack.buffer.data());
+  Arena places(pack.buffer.data());
 
   // `from` has blocks of `units` rows.
   const auto pack_one = [&](const Compute* from, const int* blocks, int count, int64_t units, int64_t width,
                             int64_t stride) {
     const int64_t tiles = tiles_of(width, kernels.lanes);
     const std::size_t size = kernel.bytes(tiles, count * units, 1);
-    char* const memory = places.take(size);
+    char* const memory = places.take<char>(static_cast<int64_t>(size));
     over_tiles(tiles, size, [&](int64_t tile0, int64_t tile1) {
       kernel.transposed(memory, from, blocks, count, units, width, stride, tile0, tile1);
     });
@@ -208,7 +195,7 @@ auto Weights<F>::pack_backward(const FormatKernels<F>& kernels) const -> Pack {
       pack.view.hh_t[i][part] = pack_one(from, blocks, product.gates, units, width, product.depth * width);
     }
   }
-  assert(places.end() == pack.buffer.data() + pack.buffer.bytes());
+  assert(places.used == pack.buffer.bytes());
   return pack;
 }
 

@@ -27,6 +27,17 @@ inline const char* y_symbols(const PyWeights& w) {
   return w.facts().projection < 0 ? kSequenceSymbols : "(seq_len, batch_size, proj_size)";
 }
 
+// Those of a call on x, which is checked.
+template <class T>
+Sizes read_sizes(const PyWeights& w, py::handle x) {
+  require_array("x", x);
+  require_dtype<T>("x", x);
+  require_rank("x", kInputSymbols, 3, x);
+  const Sizes n{proxy(x)->dimensions[0], proxy(x)->dimensions[1], w.input, w.hidden, w.proj};
+  require_shape("x", kInputSymbols, {n.seq_len, n.batch, n.input}, x);
+  return n;
+}
+
 // In 0..T.
 inline std::vector<int64_t> read_lengths(py::handle h, int64_t batch, int64_t seq_len) {
   std::vector<int64_t> lengths = read_integers("lengths", kBatchSymbols, batch, h);
@@ -107,11 +118,7 @@ struct SequenceArguments {
 
   SequenceArguments(const PyWeights& w, py::handle x_array, const py::tuple& given, py::handle lengths_array,
                     py::handle is_reverse, const py::dict& inputs) {
-    require_array("x", x_array);
-    require_dtype<T>("x", x_array);
-    require_rank("x", kInputSymbols, 3, x_array);
-    n = {proxy(x_array)->dimensions[0], proxy(x_array)->dimensions[1], w.input, w.hidden, w.proj};
-    require_shape("x", kInputSymbols, {n.seq_len, n.batch, n.input}, x_array);
+    n = read_sizes<T>(w, x_array);
     if (!call_fits(w.facts(), n.hidden, n.input, n.seq_len, n.batch)) {
       throw py::value_error(too_large("x", dims_of(x_array)));
     }

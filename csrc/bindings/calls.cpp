@@ -80,7 +80,6 @@ py::tuple forward(const PyWeights& w, const Weights<F>& weights, py::handle x, c
   return py::make_tuple(results.take(), kept, bytes);
 }
 
-constexpr const char* kBadKept = "kept: expected the second result of forward";
 [[noreturn]] void fail_kept() { throw py::type_error(kBadKept); }
 
 template <class Object>
@@ -148,13 +147,7 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   Problem<T> p = call.problem();
   p.slots = memory.template as<T>();
   p.h = in_y.data;
-  if (taken.overwritten.exchange(true)) throw py::value_error("kept: expected one that no backward has used");
-  try {
-    without_gil([&] { run_backward(weights, p, g); });
-  } catch (...) {
-    taken.overwritten = false;  // run_backward throws before it writes
-    throw;
-  }
+  use_up(taken, [&] { without_gil([&] { run_backward(weights, p, g); }); });
   return results.take();
 }
 

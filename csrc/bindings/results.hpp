@@ -19,6 +19,20 @@ struct PyMemory {
   std::atomic<bool> overwritten{false};  // by backward
 };
 
+constexpr const char* kBadKept = "kept: expected the second result of forward";
+
+// Runs backward, which throws only before it writes, on memory that serves once.
+template <class Run>
+void use_up(PyMemory& memory, Run&& run) {
+  if (memory.overwritten.exchange(true)) throw py::value_error("kept: expected one that no backward has used");
+  try {
+    run();
+  } catch (...) {
+    memory.overwritten = false;
+    throw;
+  }
+}
+
 // Results and gradients by name.
 class Results {
  public:

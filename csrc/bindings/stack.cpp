@@ -2,12 +2,14 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "../arena.hpp"
 #include "fastcall.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -36,9 +38,8 @@ PyStack make_stack(const py::tuple& weights, int directions) {
     for (int d = 0; d < directions; ++d) {
       const PyWeights& w = stack.of(l, d);
       const int64_t input = l == 0 ? first.input : stack.width();
-      const bool alike = w.cell->id == first.cell->id && w.weights.index() == first.weights.index() &&
-                         w.input == input && w.hidden == first.hidden && w.proj == first.proj;
-      if (!alike) throw py::value_error("weights: expected layers of one cell, format and size");
+      if (!w.is_like(first) || w.input != input)
+        throw py::value_error("weights: expected layers of one cell, format and size");
     }
   }
   return stack;
@@ -55,11 +56,7 @@ struct StackArguments {
   StackArguments(const PyStack& s, py::handle x_array, const py::tuple& given, py::handle lengths_array,
                  py::handle start_array) {
     const PyWeights& w = s.first();
-    require_array("x", x_array);
-    require_dtype<T>("x", x_array);
-    require_rank("x", kInputSymbols, 3, x_array);
-    n = {proxy(x_array)->dimensions[0], proxy(x_array)->dimensions[1], w.input, w.hidden, w.proj};
-    require_shape("x", kInputSymbols, {n.seq_len, n.batch, n.input}, x_array);
+    n = read_sizes<T>(w, x_array);
     if (!s.fits(n.seq_len, n.batch)) throw py::value_error(too_large("x", dims_of(x_array)));
     require_count("state", given, w);
     for (int i = 0; i < w.facts().states; ++i) {
@@ -77,38 +74,24 @@ struct StackArguments {
   }
 };
 
-// Places in one block of memory, one after another; over null they only measure.
-class Block {
- public:
-  explicit Block(char* base) : base_(base) {}
-  template <class T>
-  T* take(int64_t count) {
-    T* const place = base_ ? reinterpret_cast<T*>(base_ + used_) : nullptr;
-    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    return place;
-  }
-  std::size_t used() const { return used_; }
-
- private:
-  char* base_;
-  std::size_t used_ = 0;
-};
-
-// Gives the layers their memory from `block`: outputs of layers below the highest, whose output is y; and, in training,
-// slots, and outputs after dropout. Layers that are not apart take turns with the memory of two.
+// Gives the layers their memory: outputs of layers below the highest, whose output is y; and, in training, slots, and
+// outputs after dropout. Layers that are not apart take turns with the memory of two. Returns its bytes, which it only
+// measures where `memory` is null.
 template <class F, class T = typename F::Compute>
-void give_memory(const PyStack& s, Stack<F>& stack, const StackArguments<T>& call, T* y, bool train, Block block) {
+std::size_t give_memory(const PyStack& s, Stack<F>& stack, const StackArguments<T>& call, T* y, bool train,
+                        char* memory) {
   const CellFacts& f = s.facts();
   const Sizes& n = call.n;
   const int64_t steps = n.seq_len * n.batch;
   const T* below = call.x.data;
-  const Block start = block;
+  Arena arena(memory);
+  std::size_t bytes = 0;
   for (int l = 0; l < s.layers; ++l) {
     Layer<F>& layer = stack.layers[static_cast<std::size_t>(l)];
     const bool highest = l + 1 == s.layers;
-    if (!stack.apart && l % 2 == 0) block = start;
-    T* const outputs = highest ? y : block.take<T>(steps * s.width());
-    layer.dropped = highest || stack.dropout.p == 0 ? nullptr : block.take<T>(steps * s.width());
+    if (!stack.apart && l % 2 == 0) arena.used = 0;
+    T* const outputs = highest ? y : arena.take<T>(steps * s.width());
+    layer.dropped = highest || stack.dropout.p == 0 ? nullptr : arena.take<T>(steps * s.width());
     for (int d = 0; d < s.directions; ++d) {
       Problem<T>& p = layer.direction[d].p;
       p.lengths = call.has_lengths ? call.lengths.data() : nullptr;
@@ -117,30 +100,23 @@ void give_memory(const PyStack& s, Stack<F>& stack, const StackArguments<T>& cal
       p.y = outputs ? outputs + d * n.proj : nullptr;
       p.h = p.y;
       p.y_stride = s.width();
-      p.c = f.below && !highest ? block.take<T>(steps * n.hidden) : nullptr;
+      p.c = f.below && !highest ? arena.take<T>(steps * n.hidden) : nullptr;
       p.below = f.below && l > 0 ? stack.layers[static_cast<std::size_t>(l) - 1].direction[d].p.c : nullptr;
-      p.slots = train ? block.take<T>(steps * f.slots * n.hidden) : nullptr;
+      p.slots = train ? arena.take<T>(steps * f.slots * n.hidden) : nullptr;
       for (int i = 0; i < f.states; ++i) {
         const int64_t at = (int64_t{l} * s.directions + d) * n.batch * s.first().state_size(i);
         p.state0[i] = call.states[i].data ? call.states[i].data + at : nullptr;
       }
     }
     below = layer.dropped ? layer.dropped : outputs;
+    bytes = std::max(bytes, arena.used);
   }
+  return bytes;
 }
 
-// The bytes that give_memory takes.
-template <class F, class T = typename F::Compute>
-std::size_t memory_bytes(const PyStack& s, const Stack<F>& stack, const StackArguments<T>& call, bool train) {
-  const CellFacts& f = s.facts();
-  const int64_t steps = call.n.seq_len * call.n.batch;
-  const auto rounded = [](int64_t count) { return (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64; };
-  const std::size_t outputs = rounded(steps * s.width()) * (stack.dropout.p > 0 ? 2 : 1);
-  const std::size_t c = f.below ? rounded(steps * call.n.hidden) * static_cast<std::size_t>(s.directions) : 0;
-  const auto layers = static_cast<std::size_t>(s.layers);
-  if (!train) return (outputs + c) * (stack.apart || layers < 3 ? layers - 1 : 2);
-  const std::size_t slots = rounded(steps * f.slots * call.n.hidden) * static_cast<std::size_t>(s.directions);
-  return (outputs + c) * (layers - 1) + slots * layers;
+template <class F, class T>
+std::size_t memory_bytes(const PyStack& s, Stack<F>& stack, const StackArguments<T>& call, bool train) {
+  return give_memory(s, stack, call, static_cast<T*>(nullptr), train, nullptr);
 }
 
 // New outputs, which the layers' pointers are set to.
@@ -168,11 +144,15 @@ py::object infer(const PyStack& s, F, FastArguments a) {
   Stack<F> stack = s.stack<F>(call.n.seq_len, call.n.batch);
   // Large outputs of many layers are not kept, as calls with many rows need no layers at the same time.
   constexpr std::size_t kWorthSharing = 32u << 20;
-  stack.apart = memory_bytes(s, stack, call, false) <= kWorthSharing;
+  std::size_t bytes = memory_bytes(s, stack, call, false);
+  if (bytes > kWorthSharing) {
+    stack.apart = false;
+    bytes = memory_bytes(s, stack, call, false);
+  }
   Results results;
   const auto y = new_outputs(s, stack, call.n, results);
-  const Buffer memory(memory_bytes(s, stack, call, false));
-  give_memory(s, stack, call, data_of(y), false, Block(memory.data()));
+  const Buffer memory(bytes);
+  give_memory(s, stack, call, data_of(y), false, memory.data());
   without_gil([&] { run_forward(stack); });
   return results.take();
 }
@@ -196,15 +176,15 @@ py::object forward(const PyStack& s, F, FastArguments a) {
   Results results;
   const auto y = new_outputs(s, stack, call.n, results);
   auto memory = std::make_unique<PyMemory>();
-  memory->buffer = Buffer(memory_bytes(s, stack, call, true));
-  give_memory(s, stack, call, data_of(y), true, Block(memory->buffer.data()));
-  without_gil([&] { run_forward(stack); });
-  const std::size_t bytes = memory->buffer.bytes();
+  const std::size_t bytes = memory_bytes(s, stack, call, true);
+  memory->buffer = Buffer(bytes);
+  give_memory(s, stack, call, data_of(y), true, memory->buffer.data());
   py::tuple kept_states(states.size());  // copies: the caller's may be where the next states go
   for (std::size_t i = 0; i < states.size(); ++i) {
     const py::object& given = call.states[i].owner;
     kept_states[i] = given ? py::object(given.attr("copy")()) : py::object(py::none());
   }
+  without_gil([&] { run_forward(stack); });
   const py::tuple kept =
       py::make_tuple(py::cast(std::move(memory)), y, call.x.owner, kept_states,
                      call.has_lengths ? integers(call.lengths) : py::object(py::none()),
@@ -212,8 +192,6 @@ py::object forward(const PyStack& s, F, FastArguments a) {
                      py::reinterpret_borrow<py::object>(a[4]), py::reinterpret_borrow<py::object>(a[5]));
   return py::make_tuple(results.take(), kept, bytes);
 }
-
-constexpr const char* kBadKept = "kept: expected the second result of forward";
 
 PyMemory& memory_of(const py::tuple& kept) {
   if (kept.size() != 8 || !py::isinstance<PyMemory>(kept[0])) throw py::type_error(kBadKept);
@@ -258,11 +236,13 @@ py::object backward(const PyStack& s, F, FastArguments a) {
   stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 6), PyTuple_GET_ITEM(kept.ptr(), 7));
   const std::string y_symbols = s.y_symbols();
   const auto y = read_input<T>("y", y_symbols.c_str(), {n.seq_len, n.batch, s.width()}, kept[1], false);
-  if (taken.buffer.bytes() != memory_bytes(s, stack, call, true)) throw py::value_error(kBadKept);
+  if (taken.buffer.bytes() != memory_bytes(s, stack, call, true)) {
+    throw py::value_error(kBadKept);
+  }
   const auto dy = read_input<T>("dy", y_symbols.c_str(), {n.seq_len, n.batch, s.width()}, a[1], true);
   require_count("dstate", dstates, s.first());
   // Backward does not write to y.
-  give_memory(s, stack, call, const_cast<T*>(y.data), true, Block(taken.buffer.data()));
+  give_memory(s, stack, call, const_cast<T*>(y.data), true, taken.buffer.data());
 
   Results results;
   T* const dx = results.add<T>(names().dx, {n.seq_len, n.batch, n.input});
@@ -294,23 +274,17 @@ py::object backward(const PyStack& s, F, FastArguments a) {
   Buffer memory;
   BetweenLayers<T> between[2] = {};
   for (const bool measuring : {true, false}) {
-    Block block(memory.data());
+    Arena arena(memory.data());
     for (int i = 0; i < 2 && i < s.layers - 1; ++i) {
-      between[i].dx = block.take<T>(steps * s.width());
-      for (int d = 0; d < s.directions && f.below; ++d) between[i].dbelow[d] = block.take<T>(steps * n.hidden);
+      between[i].dx = arena.take<T>(steps * s.width());
+      for (int d = 0; d < s.directions && f.below; ++d) between[i].dbelow[d] = arena.take<T>(steps * n.hidden);
     }
-    if (measuring) memory = Buffer(block.used());
+    if (measuring) memory = Buffer(arena.used);
   }
   if (s.layers == 2) between[1] = between[0];
   give_gradients(s, stack, n, dy.data, dx, between);
 
-  if (taken.overwritten.exchange(true)) throw py::value_error("kept: expected one that no backward has used");
-  try {
-    without_gil([&] { run_backward(stack); });
-  } catch (...) {
-    taken.overwritten = false;  // run_backward throws before it writes
-    throw;
-  }
+  use_up(taken, [&] { without_gil([&] { run_backward(stack); }); });
   return py::make_tuple(results.take(), parameters);
 }
 
@@ -360,6 +334,7 @@ void register_stacks(py::module_& m) {
   py::class_<PyStack> stack(m, "Stack", py::custom_type_setup(refuse_new<6>), py::is_final(),
                             "Layers of one cell, in one direction or both.");
   for (PyMethodDef& definition : kMethods) add_method(stack, definition);
+  m.attr("MOST_LAYERS") = kMostLayers;
   m.def("make_stack", &make_stack, py::arg("weights"), py::arg("directions"));
   add_function(m, kSameBits);
 }

@@ -30,6 +30,8 @@ class StreamStates {
   virtual std::unique_ptr<StreamStates> copy(const PyStack& stack) const = 0;
 };
 
+constexpr int64_t kMostRows = int64_t{1} << 40;
+
 // A stream runs one step at a time. In the child of a fork, a step of the parent's that no thread goes on with is over:
 // it has written only to the states of the other turn.
 class Busy {
@@ -95,17 +97,14 @@ class StreamOf final : public StreamStates {
     return result;
   }
 
-  // The states, and the steps that clocks have counted.
   py::tuple states() const override {
     const Busy busy(busy_);
-    py::tuple all(s_.facts().states + 1);
+    py::tuple all(s_.facts().states);
     for (int i = 0; i < s_.facts().states; ++i) {
       auto array = new_array<T>("state", {s_.runs(), batch_, size(i)});
       std::memcpy(data_of(array), now(i), states_[i][turn_].bytes());
       all[static_cast<std::size_t>(i)] = array;
     }
-    all[static_cast<std::size_t>(s_.facts().states)] =
-        py::array_t<int64_t>(static_cast<py::ssize_t>(start_.size()), start_.data());
     return all;
   }
 
@@ -219,7 +218,7 @@ const PyStack& stack_of(const py::object& o) {
 PyStream make_stream(const py::object& stack, int64_t batch) {
   const PyStack& s = stack_of(stack);
   if (s.directions != 1) throw py::value_error("stack: expected one direction, got two");
-  require_positive("batch_size", batch, int64_t{1} << 40);
+  require_positive("batch_size", batch, kMostRows);
   if (!s.fits(1, batch)) throw py::value_error(too_large("batch_size", {batch}));
   return {stack, s.with_format([&](auto format) -> std::unique_ptr<StreamStates> {
             return std::make_unique<StreamOf<decltype(format)>>(s, batch);
@@ -227,9 +226,8 @@ PyStream make_stream(const py::object& stack, int64_t batch) {
 }
 
 bool same_kind(const PyStack& a, const PyStack& b) {
-  return a.layers == b.layers && b.directions == 1 && a.first().cell->id == b.first().cell->id &&
-         a.first().weights.index() == b.first().weights.index() && a.first().input == b.first().input &&
-         a.first().hidden == b.first().hidden && a.first().proj == b.first().proj;
+  return a.layers == b.layers && b.directions == 1 && a.first().is_like(b.first()) &&
+         a.first().input == b.first().input;
 }
 
 // Another stream with the same states, on a stack that may have other weights.
@@ -255,6 +253,7 @@ void register_streams(py::module_& m) {
       .def("set_start", [](const PyStream& stream, py::handle start) { stream.states->set_start(start); })
       .def("reset", [](const PyStream& stream, const std::vector<int64_t>& rows) { stream.states->reset(rows); })
       .def("copy", &copy_of, py::arg("stack"));
+  m.attr("MOST_ROWS") = kMostRows;
   m.def("make_stream", &make_stream, py::arg("stack"), py::arg("batch_size"));
 }
 

@@ -37,6 +37,11 @@ struct PyWeights {
            : p.role == Role::weight_ih ? input
                                        : 1;
   }
+  // Whether they are of the same cell, format and sizes, but for the input's.
+  bool is_like(const PyWeights& other) const {
+    return cell->id == other.cell->id && weights.index() == other.weights.index() && hidden == other.hidden &&
+           proj == other.proj;
+  }
   // The elements of a state.
   std::int64_t state_size(int s) const { return s == 0 ? proj : facts().state[s].units * hidden; }
   // run(weights), with the weights in their own format.

@@ -217,6 +217,17 @@ constexpr bool sums_fit(const CellFacts& f) {
   return true;
 }
 
+// A projection is the only product of the last phase, of a slot and with a matrix of its own. It makes all of h, whose
+// gradient is in a slot that no gate of the input has.
+constexpr bool projections_come_last(const CellFacts& f) {
+  if (f.projection < 0) return true;
+  if (f.projection != f.products - 1) return false;
+  const Product& p = f.product[f.projection];
+  return p.phase == f.phases - 1 && p.phase > 0 && f.product[f.projection - 1].phase < p.phase && p.matrix > 0 &&
+         p.gates == 1 && f.matrix[p.matrix].blocks == 1 && p.from == From::slots && !f.state[0].carries && !f.reduces &&
+         !f.clocked && !is_within(p.column - f.input_column, 1, f.gates);
+}
+
 // The cells that the drivers of clocks can run.
 constexpr bool clocked_cells_are_simple(const CellFacts& f) {
   return !f.clocked || (f.phases == 1 && f.states == 1 && f.products == 1 && f.slots == 1 && f.gates == 1 &&
@@ -311,6 +322,7 @@ static_assert(all_cells(blocks_have_one_product));
 static_assert(all_cells(weight_hh_comes_first));
 static_assert(all_cells(gates_have_one_place));
 static_assert(all_cells(sums_fit));
+static_assert(all_cells(projections_come_last));
 static_assert(all_cells(clocked_cells_are_simple));
 static_assert(all_cells(clocked_cells_sum_over_x_and_h));
 static_assert(all_cells(cells_above_others_have_c));

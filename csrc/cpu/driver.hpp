@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../arena.hpp"
 #include "../problem.hpp"
 #include "../sizes.hpp"
 #include "sweep.hpp"
@@ -21,21 +22,6 @@ using fusedrnn::Problem;
 using fusedrnn::Range;
 using fusedrnn::Worker;
 using std::int64_t;
-
-// A bump allocator over scratch that the host made; over null it only measures.
-struct Arena {
-  char* base;
-  std::size_t used = 0;
-
-  explicit Arena(char* memory) : base(memory) {}
-  template <class T>
-  T* take(int64_t count) {
-    assert(count >= 0);
-    T* const p = base ? reinterpret_cast<T*>(base + used) : nullptr;
-    used += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    return p;
-  }
-};
 
 template <class V>
 RNN_INLINE int64_t tiles_of(int64_t units) {

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from .. import _core
 from ..cells.spec import CellSpec, Parameter
 from .arguments import dtype_of, flag, number, whole
 from .options import Options
 
 MOST_UNITS = 2**31 - 1
-MOST_LAYERS = 1024
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def config_of(
     return Config(
         whole("input_size", input_size, 1, MOST_UNITS),
         H,
-        whole("num_layers", num_layers, 1, MOST_LAYERS),
+        whole("num_layers", num_layers, 1, _core.MOST_LAYERS),
         flag("bias", bias),
         flag("batch_first", batch_first),
         flag("bidirectional", bidirectional),

@@ -368,7 +368,7 @@ class Layer:
         """
         if self.bidirectional:
             raise ValueError("stream: expected a layer of one direction: the other one begins with the last step")
-        batch_size = whole("batch_size", batch_size, 1, 2**40)
+        batch_size = whole("batch_size", batch_size, 1, _core.MOST_ROWS)
         native = _core.make_stream(self._stack(), batch_size)
         native.set_start(self._start(inputs))
         return Stream(self, batch_size, native)

@@ -62,7 +62,7 @@ class Stream:
         """The state after the last step, as the layer's calls take it: an array ``(num_layers, B, H)``, or a tuple of
         arrays where the cell has several states. A copy; setting it copies. None sets zeros, also in place of one
         array. The steps that clocks have counted are no part of it."""
-        states = self._native.states()[:-1]
+        states = self._native.states()
         return states[0] if len(states) == 1 else states
 
     @state.setter
