@@ -7,12 +7,12 @@ Weights made from CUDA arrays run on the GPU; all functions take and return arra
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from . import _core
 
 __all__ = ["get_float32_products", "is_available", "set_float32_products", "status"]
 
+KERNELS = os.path.join(os.path.dirname(__file__), "kernels.fatbin")  # pathlib would be imported for this line alone
 PRODUCTS = ("float32", "tf32")
 _products = "float32"
 
@@ -22,7 +22,7 @@ def paths() -> tuple[bytes, bytes]:
     system's and the one in this package."""
     return (
         os.fsencode(os.environ.get("FUSEDRNN_CUDA_DRIVER", "libcuda.so.1")),
-        os.fsencode(os.environ.get("FUSEDRNN_CUDA_KERNELS", Path(__file__).with_name("kernels.fatbin"))),
+        os.fsencode(os.environ.get("FUSEDRNN_CUDA_KERNELS", KERNELS)),
     )
 
 
