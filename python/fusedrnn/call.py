@@ -20,20 +20,21 @@ from . import _core
 from .aliases import Array, Lengths
 from .backends import Loaded
 from .cells.spec import CellSpec, Gradients, Output
+from .kept import Kept
 from .weights import CLASSES, Weights
 
 States = tuple[Array | None, ...]
 
 
-class Reserve:
+class Reserve(Kept):
     """The memory and arrays that forward keeps for backward, which runs on the same backend. Backward uses it up: its
     memory becomes gradients."""
 
-    __slots__ = ("__weakref__", "_kept", "_nbytes", "_shape", "_weights")
+    __slots__ = ("_shape", "_weights")
 
     def __init__(self, weights: Weights, kept: Any, nbytes: int, shape: tuple[int, ...]) -> None:
-        self._weights, self._nbytes, self._shape = weights, nbytes, shape
-        self._kept = [kept]  # a list, from which one thread alone can take it; empty once it has been used
+        super().__init__(kept, nbytes)
+        self._weights, self._shape = weights, shape
 
     @property
     def weights(self) -> Weights:
@@ -48,17 +49,6 @@ class Reserve:
     @property
     def dtype(self) -> Any:
         return self._weights.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return self._nbytes
-
-    @property
-    def used(self) -> bool:
-        return not self._kept
-
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError("a Reserve serves one backward: it cannot be copied or pickled")
 
     def __repr__(self) -> str:
         seq_len, batch_size, _ = self._shape
@@ -102,17 +92,10 @@ def backward(
     w = reserve._weights
     if w._spec.family != spec.family:
         raise TypeError(f"reserve: expected one of {spec.family}_forward, got one of cell {reserve.cell!r}")
-    try:
-        kept = reserve._kept.pop()
-    except IndexError:
-        raise ValueError("reserve: expected one that no backward has used, got one that has been used") from None
-    try:
-        result: Gradients = _named(spec.gradients, w._loaded.backward(kept, dy, dstates, dabove))
-        return result
-    except BaseException:
-        if not w._loaded.overwritten(kept):
-            reserve._kept.append(kept)
-        raise
+    loaded = w._loaded
+    gradients = reserve._use("reserve", loaded, lambda kept: loaded.backward(kept, dy, dstates, dabove))
+    result: Gradients = _named(spec.gradients, gradients)
+    return result
 
 
 def step(spec: CellSpec[Any, Any], x: Any, w: Weights, states: States, out: Any, **inputs: Any) -> Any:

@@ -408,10 +408,14 @@ def known_good() -> list[Known]:
     return [known(cell, (3, 2, 3, 9), rng) for cell in CELLS]
 
 
+def slots_of(kind: type) -> set[str]:
+    return {name for k in kind.__mro__ for name in getattr(k, "__slots__", ())}
+
+
 def is_of_uninitialised(call: Call, e: AttributeError) -> bool:
     """Whether an object was given that has not been initialised, and it is one of its attributes that is missing."""
     kinds, text = " ".join(call.kinds).lower(), str(e)
-    if "uninitialised reserve" in kinds and any(name in text for name in fusedrnn.Reserve.__slots__):
+    if "uninitialised reserve" in kinds and any(name in text for name in slots_of(fusedrnn.Reserve)):
         return True
     name = re.search(r"no attribute '(\w+)'", text)
     own = text.endswith("these weights have not been initialised") or (name and name.group(1) in weights_attributes())

@@ -244,10 +244,10 @@ class Layer:
 
     def _stack(self) -> _core.Stack:
         """The native layers, whose weights are the parameters as they are now."""
-        native, weights = self._native, list(self._weights)
+        native = self._native
         if native is not None and not self._watch.may_have_changed():
             return native
-        before, changed = self._watch.look(), native is None
+        before, weights, changed = self._watch.look(), list(self._weights), native is None
         for i, (layer, d) in enumerate(self._config.places):
             arrays = self._arrays_of(layer, d)
             if i < len(weights) and all(_core.same_bits(a, weights[i]._array(name)) for name, a in arrays.items()):
@@ -301,18 +301,16 @@ class Layer:
         if seed is not None:
             seed = seed_in_range("seed", seed)
         stack = self._stack()
-        if seed is not None or not dropout:
-            results, kept, nbytes = stack.forward(native_x, states, lengths, start, dropout, seed or 0)
-            return self._outputs(form, results), Tape(self, stack, form, seed if dropout else None, kept, nbytes)
-        call = next(self._calls)
-        seed = seed_of_call(self.seed, call)
+        call = next(self._calls) if dropout and seed is None else None
+        if call is not None:
+            seed = seed_of_call(self.seed, call)
         try:
-            results, kept, nbytes = stack.forward(native_x, states, lengths, start, dropout, seed)
+            results, kept, nbytes = stack.forward(native_x, states, lengths, start, dropout, seed or 0)
         except BaseException:
-            if next(self._calls) == call + 1:  # no other thread has begun a call: the number is free
+            if call is not None and next(self._calls) == call + 1:  # no other thread has begun a call
                 self._calls = itertools.count(call)
             raise
-        return self._outputs(form, results), Tape(self, stack, form, seed, kept, nbytes)
+        return self._outputs(form, results), Tape(self, stack, form, seed if dropout else None, kept, nbytes)
 
     def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None) -> Any:
         """Gradients of a loss, from its gradients with respect to the outputs of `forward`.
@@ -338,16 +336,7 @@ class Layer:
         symbol = "num_directions*" + ("proj_size" if self.proj_size else "hidden_size")
         dy = form.take("dy", symbol, self.output_size, dy)
         dstates = form.take_state(spec, "dstate", dstate)
-        try:
-            kept = tape._kept.pop()
-        except IndexError:
-            raise ValueError("tape: expected one that no backward has used, got one that has been used") from None
-        try:
-            results, parameters = tape._stack.backward(kept, dy, dstates)
-        except BaseException:
-            if not tape._stack.overwritten(kept):
-                tape._kept.append(kept)
-            raise
+        results, parameters = tape._use("tape", tape._stack, lambda kept: tape._stack.backward(kept, dy, dstates))
         gradients = {
             name_of(p.name, layer, d): of_weights[f"d{p.name}"]
             for (layer, d), of_weights in zip(self._config.places, parameters, strict=True)
