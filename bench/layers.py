@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from process import Missing, Worker
+from process import Missing, Worker, peak_memory
 from suite import GATES
 
 HERE = Path(__file__).parent
@@ -93,7 +93,7 @@ def of_fusedrnn(lib: Any, case: LayerCase) -> Callable[[], Any]:
 def _singles(lib: Any, case: LayerCase, parameters: dict[str, Any], x: Any, dy: Any) -> Callable[[], Any]:
     """All layers and directions, on inputs made beforehand; each backward is given a contiguous dy of its own."""
     infer, forward, backward = (getattr(lib, case.op + suffix) for suffix in ("", "_forward", "_backward"))
-    kind = {"lstm": lib.LSTMWeights, "gru": lib.GRUWeights, "rnn": lib.RNNWeights}[case.op]
+    kind = getattr(lib, f"{case.op.upper()}Weights")
     above = np.random.default_rng(1).standard_normal((case.T, case.B, case.directions * case.H)).astype("float32")
     part = np.ascontiguousarray(dy[..., : case.H])
     runs = [
@@ -119,8 +119,7 @@ def _singles(lib: Any, case: LayerCase, parameters: dict[str, Any], x: Any, dy: 
 def of_torch(torch: Any, case: LayerCase) -> Callable[[], Any] | None:
     if case.single:
         return None
-    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[case.op]
-    layer = kind(case.I, case.H, case.layers, bidirectional=case.directions == 2)
+    layer = getattr(torch.nn, case.op.upper())(case.I, case.H, case.layers, bidirectional=case.directions == 2)
     x, dy = map(torch.from_numpy, inputs(case))
     if case.mode != "train":
         zeros = torch.zeros(case.layers * case.directions, case.B, case.H)
@@ -167,19 +166,6 @@ def of_onnxruntime(case: LayerCase, threads: int) -> Callable[[], Any] | None:
         zeros = np.zeros((case.directions, case.B, case.H), "float32")
         feeds |= {f"{state}_{layer}": zeros for layer in range(case.layers) for state in STATES[case.op]}
     return lambda: session.run(None, feeds)
-
-
-def peak_memory(run: Callable[[], Any]) -> float:
-    """Bytes that the second call needs beyond those in use before the first."""
-
-    def status(key: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line.split()[1] for line in lines if line.startswith(key)))
-
-    before = status("VmRSS")
-    run()
-    run()
-    return status("VmHWM") - before
 
 
 def paced(run: Callable[[], Any], steps: int, pace: float, offset: float) -> dict[str, float]:

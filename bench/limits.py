@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 import fusedrnn
+from process import peak_memory
 from suite import GATES, Case
 from systems import SYSTEMS, FusedRNN, PyTorch, prepared
 
@@ -43,9 +44,8 @@ def subnormals(op: str) -> tuple[float, float]:
     weights = [(rng.standard_normal((g, k)) / 20).astype("float32") for k in (H, H)]
     x = rng.standard_normal((T, B, H)).astype("float32")
     dy = rng.standard_normal((T, B, H)).astype("float32")
-    kind = {"lstm": fusedrnn.LSTMWeights, "gru": fusedrnn.GRUWeights, "rnn": fusedrnn.RNNWeights}[op]
     infer, forward, backward = (getattr(fusedrnn, op + s) for s in ("", "_forward", "_backward"))
-    w = kind(*weights)
+    w = getattr(fusedrnn, f"{op.upper()}Weights")(*weights)
 
     def train(x: Any, dy: Any) -> Any:
         _, reserve = forward(x, w)
@@ -68,16 +68,10 @@ def peak_mib(system: str, shape: str) -> float:
 
 
 def step_mib(system: str, shape: str) -> float:
-    run = prepared(SYSTEMS[system](CPUS), Case("lstm", "train", "float32", *map(int, shape.split(","))))
-    before = memory_kib("VmRSS")
-    run()
-    run()
-    return (memory_kib("VmHWM") - before) / 1024
-
-
-def memory_kib(name: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name))
+    return (
+        peak_memory(prepared(SYSTEMS[system](CPUS), Case("lstm", "train", "float32", *map(int, shape.split(",")))))
+        / 2**20
+    )
 
 
 def packing(H: int) -> tuple[float, float]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,3 +71,16 @@ class Worker:
         self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
+
+
+def peak_memory(run: Callable[[], Any]) -> float:
+    """Bytes that the second call needs beyond those in use before the first."""
+
+    def status(key: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line.split()[1] for line in lines if line.startswith(key)))
+
+    before = status("VmRSS")
+    run()
+    run()
+    return status("VmHWM") - before

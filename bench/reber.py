@@ -111,8 +111,9 @@ class Network:
         self.layers = [Layer(self.cell, inputs, self.hidden) for inputs in widths]
         for layer in self.layers:
             layer.initialise(rng)
-        k = 1 / np.sqrt(self.hidden)
-        softmax = [rng.uniform(-k, k, s).astype(np.float32) for s in ((7, self.hidden), (7,))]
+        units = self.layers[-1].weights().proj_size
+        k = 1 / np.sqrt(units)
+        softmax = [rng.uniform(-k, k, s).astype(np.float32) for s in ((7, units), (7,))]
         self.parameters = [*(p for layer in self.layers for p in layer.parameters), *softmax]
 
     def size(self) -> int:

@@ -9,15 +9,8 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from agreement import named
+from agreement import DIFFERENCE_TOLERANCE, STEP, named
 from cases import FEW_SHAPES, SHAPES, SMALL_SHAPES, Array, Cell, Problem, Shape, grid, make_problem
-
-# The step of a central difference that balances its truncation error, ~ step^2, against rounding, ~ u / step.
-STEP = float(np.finfo("float64").eps) ** (1 / 3)
-# Both errors are then of the order of step^2 = eps^(2/3), times the loss's third derivative or its value: below 100 for
-# these sizes, where at most some 50 outputs of order 1 are summed.
-DIFFERENCE_TOLERANCE = 100 * STEP**2
-
 
 STATES = ("dh0", "dc0", "dgates0")
 

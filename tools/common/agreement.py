@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,16 +31,32 @@ BOUNDS = {"float32": Bound(4, 1), "float64": Bound(8, 2)}
 # them may be small differences of larger terms: there the scale is the largest entry of all arrays of the result.
 FEW_ELEMENTS = 30
 
+# The step of a central difference that balances its truncation error, ~ step^2, against rounding, ~ u / step.
+STEP = float(np.finfo("float64").eps) ** (1 / 3)
+# Both errors are then of the order of step^2 = eps^(2/3), times the loss's third derivative or its value: below 100 for
+# these sizes, where at most some 200 outputs of order 1 and of random signs are summed.
+DIFFERENCE_TOLERANCE = 100 * STEP**2
+
 
 def roundings(problem: Problem, *, gradients: bool) -> int:
     """On the way to an output or a gradient: the longest chain of multiply-adds, and 20 more (five activations of at
     most 2 ulp), in each step; a step of the tests' problems does not magnify what it is given."""
     (T, B, _), w = problem.x.shape, problem.w
-    shapes = problem.cell.shapes(w.input_size, w.hidden_size).values()
-    terms: int = sum(shape[1] for shape in shapes if len(shape) == 2)
+    return _roundings(problem.cell.shapes(w.input_size, w.hidden_size).values(), 1, 1, T, B, gradients)
+
+
+def roundings_of_layers(layer: fusedrnn.Layer, seq_len: int, batch_size: int, *, gradients: bool) -> int:
+    """As `roundings`: layer after layer, whose directions meet in the next one."""
+    shapes = [a.shape for a in layer.state_dict().values()]
+    return _roundings(shapes, layer.num_layers, layer.num_directions, seq_len, batch_size, gradients)
+
+
+def _roundings(shapes: Iterable[Any], layers: int, directions: int, T: int, B: int, gradients: bool) -> int:
+    matrices = [shape for shape in shapes if len(shape) == 2]
+    terms: int = sum(columns for _, columns in matrices) + 20 * layers * directions
     if gradients:  # they sum over gates and units, and for weights over steps and rows
-        terms += problem.cell.gates * w.hidden_size + T * B
-    return (terms + 20) * max(int(T), 1)
+        terms += layers * (max(rows for rows, _ in matrices) + T * B)
+    return terms * max(T, 1)
 
 
 def named(results: Any) -> list[tuple[str, Array]]:
@@ -47,19 +64,35 @@ def named(results: Any) -> list[tuple[str, Array]]:
     return [(name, a) for name, a in zip(results._fields, results, strict=True) if a is not None]
 
 
+def rounding(dtype: str, n: float) -> float:
+    """Of n roundings in `dtype`, as a share of the numbers that they are taken of."""
+    return float(np.sqrt(n) * np.finfo(dtype).eps / 2)
+
+
+def element_bound(dtype: str, n: float) -> float:
+    """How far an element may be after n roundings, as a share of the largest of its array."""
+    return BOUNDS[dtype].element * rounding(dtype, n)
+
+
 def assert_close(got: Any, want: Any, dtype: str, n: float, context: str = "") -> None:
     """Two results, as named tuples: `got` after n roundings in `dtype`, `want` from the reference in float64."""
-    bound, unit = BOUNDS[dtype], float(np.sqrt(n) * np.finfo(dtype).eps / 2)
-    largest = max(float(np.abs(b).max(initial=0)) for _, b in named(want))
-    assert [name for name, _ in named(got)] == [name for name, _ in named(want)], context
-    for (name, a), (_, b) in zip(named(got), named(want), strict=True):
+    assert_arrays_close(dict(named(got)), dict(named(want)), dtype, n, context)
+
+
+def assert_arrays_close(got: dict[str, Array], want: dict[str, Array], dtype: str, n: float, context: str = "") -> None:
+    """As `assert_close`, of arrays by their names."""
+    bound, norm_bound = element_bound(dtype, n), BOUNDS[dtype].norm * rounding(dtype, n)
+    largest = max(float(np.abs(b).max(initial=0)) for b in want.values())
+    assert got.keys() == want.keys(), context
+    for name, b in want.items():
+        a = got[name]
         assert a.shape == b.shape, f"{context} {name}"
         few = b.size < FEW_ELEMENTS
         scale = largest if few else float(np.abs(b).max())
-        np.testing.assert_allclose(a, b, rtol=0, atol=bound.element * unit * scale, err_msg=f"{context} {name}")
+        np.testing.assert_allclose(a, b, rtol=0, atol=bound * scale, err_msg=f"{context} {name}")
         if not few:
             error, norm = np.linalg.norm((a - b).ravel()), np.linalg.norm(b.ravel())
-            assert error <= bound.norm * unit * norm, f"{context} {name}: norm of the errors {error} of {norm}"
+            assert error <= norm_bound * norm, f"{context} {name}: norm of the errors {error} of {norm}"
 
 
 def assert_agrees(problem: Problem, got: tuple[Any, Any], want: tuple[Any, Any] | None = None) -> None:
