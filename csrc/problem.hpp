@@ -50,16 +50,21 @@ struct Problem {
   std::int64_t proj;  // P; H in cells that do not project
   bool reverse;
   const std::int64_t* lengths;  // (B,), each in 0..T; null: all T
+  // (T,): the row of each sequence at which the rows of time t begin, where sequences are *packed*: x, y and all other
+  // (T, B, .) have only rows whose length is more than t, and lengths do not rise; null: they begin at t * B.
+  const std::int64_t* offsets;
   const std::int64_t* start;    // (B,): steps that a row's clocks have counted before; null: none
   const C* x;                   // (T, B, I); steps past a row's length are never read
   const C* state0[kMaxStates];  // (B, units*H) each, h's (B, P), in the order of the cell's states; null: zeros
   const C* below;               // (T, B, H) for cells that read c of the layer below; null: zeros
   C* c;                         // (T, B, H) for the same cells: c of every step, as y; null if it is not asked for
   C* y;                         // (T, B, P): written by forward (zeros past a row's length), not read by backward
-  std::int64_t y_stride;        // elements from row to row of y, and of h: at least P
+  std::int64_t y_stride;        // elements from row to row of y: at least P
   C* state_n[kMaxStates];       // as state0, written by forward; h's may be null, c's may be its running state
-  C* slots;                     // (T, B, S, H): the reserve; null in inference. Backward overwrites it.
-  const C* h;                   // (T, B, P): y as forward wrote it; read by backward
+  // The reserve: written by forward in training, read by backward; both null in inference.
+  C* slots;               // (T, B, S, H)
+  C* h;                   // (T, B, P): as y; it may be y
+  std::int64_t h_stride;  // elements from row to row of h
 };
 
 template <class C>
@@ -97,6 +102,7 @@ struct Worker {
   char* local;   // scratch of this worker, 64-byte aligned
   char* shared;  // scratch of all workers; it begins with zeros, as many as the longest state has
   std::size_t local_bytes;
+  std::int64_t ring;  // backward: the steps whose gradients `shared` holds
 };
 
 // The part of an ISA's kernels that depends on the format: the work of one worker, and the scratch that it needs for
@@ -111,13 +117,15 @@ struct SequenceKernels {
   std::size_t (*forward_shared_bytes)(const P&, const W&);
   void (*forward)(const P&, const W&, const Worker&, const Range&);
   std::size_t (*backward_local_bytes)(const P&, const W&, const Worker&);
+  std::size_t (*backward_shared_bytes)(const P&, std::int64_t ring);
   // The recurrence, from the last step of the range to the first; later ranges come before. It leaves the gradients of
-  // pre-activations in slots, from which come
+  // pre-activations in a ring of steps in `shared`, from which come
   void (*backward)(const P&, const W&, const G&, const Worker&, const Range&);
   // the worker's share of dx (added to, or written) and dc_below of these steps,
   void (*input_gradient)(const P&, const W&, const G&, const Worker&, const Range&, bool add);
-  // and the worker's share of the gradients of weights, of all steps. All workers have run what comes before.
-  void (*weight_gradients)(const P&, const W&, const G&, const Worker&);
+  // and the worker's share of the gradients of weights, of a whole chunk (steps.hpp); the chunk of the last steps is
+  // written, the others are added. All workers have run what comes before.
+  void (*weight_gradients)(const P&, const W&, const G&, const Worker&, const Range&);
 };
 
 // Packing (cpu/pack.hpp). A packed matrix has `tiles` tiles of `gates` gates; k runs from 0 to depth - 1.

@@ -9,13 +9,12 @@
 #include "cpu/threads.hpp"
 #include "schedule.hpp"
 #include "sizes.hpp"
+#include "steps.hpp"
 #include "wave.hpp"
 
 namespace fusedrnn {
 
 namespace {
-
-using std::int64_t;
 
 // Scratch of up to kKeep bytes is kept by the calling thread between calls.
 class Scratch {
@@ -40,8 +39,8 @@ class Scratch {
 
 std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-void meet(const BarrierHandle& barrier) {
-  if (barrier.get()) barrier_wait(barrier.get());
+void meet(Barrier* barrier) {
+  if (barrier) barrier_wait(barrier);
 }
 
 // The caller's part of the contract in problem.hpp.
@@ -49,9 +48,12 @@ template <class C>
 void check([[maybe_unused]] const Problem<C>& p) {
 #ifndef NDEBUG
   assert(p.seq_len >= 0 && p.batch >= 0 && p.input > 0 && p.hidden > 0 && p.proj > 0 && p.y_stride >= p.proj);
+  assert(!p.slots || (p.h_stride >= p.proj && (p.h || p.seq_len * p.batch == 0)));
+  assert(!p.offsets || p.lengths);
   for (int64_t row = 0; row < p.batch; ++row) {
     assert(!p.lengths || (p.lengths[row] >= 0 && p.lengths[row] <= p.seq_len));
     assert(!p.start || (p.start[row] >= 0 && p.start[row] <= kMostSteps));
+    assert(!p.offsets || row == 0 || p.lengths[row] <= p.lengths[row - 1]);
   }
 #endif
 }
@@ -61,7 +63,7 @@ template <class F>
 struct Job {
   Problem<typename F::Compute> p;
   const PackedWeights<F>* packed;
-  const Gradients<typename F::Compute>* g;
+  Gradients<typename F::Compute> g;
 };
 
 // The jobs of a stack, what they need, and how the team's workers share them: all of them take one job after the other;
@@ -111,6 +113,7 @@ class Launch {
     // Products over all steps at once have work for all workers, the recurrence may have less.
     const bool all = backward_ && wave_steps_ == 0 && !(work_.is_tiny() && s_.workers() == 1);
     each_ = all ? threads / sides_ : s_.workers();
+    set_ring();
   }
 
   int layers() const { return static_cast<int>(stack_.layers.size()); }
@@ -131,7 +134,8 @@ class Launch {
     std::size_t shared_bytes;  // of a direction, or of a layer of a wave front
     char* local;
     std::size_t local_bytes;
-    Barrier* steps;
+    Barrier *steps, *chunks, *all;  // of workers that share rows; of its side; of the team
+    C* apart;                       // backward: dx of the second direction, where it has its own
   };
 
   // Runs work(seat) for all workers.
@@ -141,21 +145,26 @@ class Launch {
     const std::size_t sets = static_cast<std::size_t>(wave_steps_ > 0 ? layers() : stack_.directions);
     std::size_t most = 0;
     for (int at = 0; at < each_; ++at) most = std::max(most, round_up(local_bytes(at)));
-    const std::size_t bytes = sets * shared + static_cast<std::size_t>(workers()) * most;
+    const std::size_t apart = round_up(apart_bytes());
+    const std::size_t bytes = sets * shared + static_cast<std::size_t>(workers()) * most + apart;
     assert(bytes <= jobs_.size() * most_bytes());
     Scratch scratch(bytes);
     const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C);
     for (std::size_t set = 0; set < sets; ++set) std::memset(scratch.data() + set * shared, 0, zeros);
-    const bool halves = sides_ > 1 && wave_steps_ == 0;
-    BarrierHandle steps[] = {BarrierHandle(s_.tile_parts), BarrierHandle(halves ? s_.tile_parts : 1)};
+    char* const locals = scratch.data() + sets * shared + apart;
+    const bool halves = side_by_side();
+    const BarrierHandle steps[] = {BarrierHandle(s_.tile_parts), BarrierHandle(halves ? s_.tile_parts : 1)};
+    const int in_chunks = backward_ ? each_ : 1;
+    const BarrierHandle chunks[] = {BarrierHandle(in_chunks), BarrierHandle(halves ? in_chunks : 1)};
+    const BarrierHandle all(workers());
 
     const auto task = [&](int index) {
       if (index >= workers()) return;
       const FloatEnvironment environment;
       const int side = index / each_, at = index % each_, half = halves ? side : 0;
-      work(Seat{index, side, at, scratch.data(), shared,
-                scratch.data() + sets * shared + static_cast<std::size_t>(index) * most, most,
-                at < s_.workers() ? steps[half].get() : nullptr});
+      work(Seat{index, side, at, scratch.data(), shared, locals + static_cast<std::size_t>(index) * most, most,
+                at < s_.workers() ? steps[half].get() : nullptr, chunks[half].get(), all.get(),
+                apart > 0 ? reinterpret_cast<C*>(scratch.data() + sets * shared) : nullptr});
     };
     using Task = decltype(task);
     team.run([](void* context, int index) { (*static_cast<Task*>(context))(index); },
@@ -169,8 +178,13 @@ class Launch {
     worker.local = seat.local;
     worker.local_bytes = seat.local_bytes;
     worker.step_barrier = seat.steps;
+    worker.ring = ring_;
     return worker;
   }
+  bool is_clocked() const { return facts_.clocked; }
+  // Whether the second of two directions has a dx of its own in backward, which is added to the first one's: where both
+  // run at the same time, and where dx itself is a sum over clocks.
+  bool sums_apart() const { return stack_.directions == 2 && (side_by_side() || facts_.clocked); }
   bool takes(const Seat& seat, int direction) const { return sides_ == 1 || seat.side == direction; }
 
  private:
@@ -184,7 +198,7 @@ class Launch {
 
   void add(const Direction<F>& from) {
     const Weights<F>& weights = *from.weights;
-    Job<F> job{from.p, &weights.packed(isa_, backward_), &from.g};
+    Job<F> job{from.p, &weights.packed(isa_, backward_), from.g};
     Problem<C>& p = job.p;
     p.cell = weights.cell();
     p.input = weights.input();
@@ -222,8 +236,23 @@ class Launch {
     return static_cast<std::size_t>(most);
   }
   std::size_t shared_bytes() const {  // the same for all jobs
-    return backward_ ? static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C)
+    return backward_ ? kernels().backward_shared_bytes(first().p, ring_)
                      : kernels().forward_shared_bytes(first().p, *first().packed);
+  }
+  bool side_by_side() const { return sides_ > 1 && wave_steps_ == 0; }
+  // dx of the second direction, of any layer.
+  std::size_t apart_bytes() const {
+    if (!backward_ || !sums_apart()) return 0;
+    int64_t most = 0;
+    for (const Job<F>& job : jobs_) most = std::max(most, job.g.dx ? rows_of(job.p) * job.p.input : 0);
+    return static_cast<std::size_t>(most) * sizeof(C);
+  }
+  // Workers that share a chunk's sums begin with the next chunk before all of them have ended.
+  void set_ring() {
+    if (!backward_) return;
+    const Problem<C>& p = first().p;
+    const int64_t steps = most_chunk_steps(p, facts_.clocked);
+    ring_ = std::max<int64_t>(1, std::min(p.seq_len, each_ > 1 ? 2 * steps : steps + 1));
   }
 
   const Stack<F>& stack_;
@@ -233,7 +262,7 @@ class Launch {
   const FormatKernels<F>& kernels_;
   std::vector<Job<F>> jobs_;
   Work work_;
-  int64_t tiles_ = 0, h_tiles_ = 0, wave_steps_ = 0;
+  int64_t tiles_ = 0, h_tiles_ = 0, wave_steps_ = 0, ring_ = 0;
   int sides_ = 1, each_ = 1;
   Schedule s_{1, 1};
 };
@@ -248,11 +277,13 @@ template <class F>
 void drop_share(const Stack<F>& stack, int layer, const Job<F>& job, const Range& range,
                 const typename F::Compute* from, typename F::Compute* to, int index, int count) {
   const auto& p = job.p;
-  const int64_t start = range.first * p.batch, rows = (range.last - range.first) * p.batch;
-  for (int64_t at = start + rows * index / count; at < start + rows * (index + 1) / count; ++at) {
+  const int64_t start = range.first * p.batch, pairs = (range.last - range.first) * p.batch;
+  for (int64_t at = start + pairs * index / count; at < start + pairs * (index + 1) / count; ++at) {
+    const int64_t t = at / p.batch, row = at % p.batch;
+    if (!is_padded(p) && t >= length_of(p, row)) continue;
     for (int d = 0; d < stack.directions; ++d) {
-      const int64_t first = (at * stack.directions + d) * p.proj;
-      drop(stack.dropout, layer, d, at / p.batch, at % p.batch, from + first, to + first, p.proj);
+      const int64_t first = (place_of(p, t, row) * stack.directions + d) * p.proj;
+      drop(stack.dropout, layer, d, t, row, from + first, to + first, p.proj);
     }
   }
 }
@@ -268,13 +299,12 @@ template <class F>
 void drop_gradients(const Launch<F>& launch, const Stack<F>& stack, int layer, const Range& range, int index,
                     int count) {
   if (!stack.layers[static_cast<std::size_t>(layer)].dropped) return;
-  auto* const dx = launch.job(layer + 1, 0).g->dx;
+  auto* const dx = launch.job(layer + 1, 0).g.dx;
   drop_share(stack, layer, launch.job(layer, 0), range, dx, dx, index, count);
 }
 
 template <class F>
-void forward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const typename Launch<F>::Seat& seat,
-                     const BarrierHandle& all) {
+void forward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const typename Launch<F>::Seat& seat) {
   for (int layer = 0; layer < launch.layers(); ++layer) {
     for (int d = 0; d < launch.directions(); ++d) {
       if (!launch.takes(seat, d)) continue;
@@ -282,10 +312,10 @@ void forward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const typen
       launch.kernels().forward(job.p, *job.packed, launch.worker(job, d, seat), all_steps(job.p));
     }
     if (layer + 1 == launch.layers()) return;
-    meet(all);
+    meet(seat.all);
     if (!stack.layers[static_cast<std::size_t>(layer)].dropped) continue;
     drop_outputs(launch, stack, layer, all_steps(launch.first().p), seat.index, launch.workers());
-    meet(all);
+    meet(seat.all);
   }
 }
 
@@ -299,55 +329,92 @@ void forward_in_a_wave(const Launch<F>& launch, const Stack<F>& stack, const typ
   });
 }
 
+// The chunk of backward that has this step.
+template <class C>
+Range chunk_with(const Problem<C>& p, bool clocked, int64_t step) {
+  Range chunk{p.seq_len, p.seq_len};
+  do {
+    chunk = {chunk_begin(p, clocked, chunk.first), chunk.first};
+  } while (chunk.first > step);
+  return chunk;
+}
+
+// Backward of a job, chunk after chunk, by the workers of a side; `add`: to dx.
 template <class F>
-void backward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const typename Launch<F>::Seat& seat,
-                      const BarrierHandle& all) {
+void backward_of_job(const Launch<F>& launch, const Job<F>& job, const Worker& worker, Barrier* chunks, bool add) {
   const auto& kernels = launch.kernels();
+  int64_t last = job.p.seq_len;
+  do {
+    const Range chunk{chunk_begin(job.p, launch.is_clocked(), last), last};
+    kernels.backward(job.p, *job.packed, job.g, worker, chunk);
+    meet(chunks);
+    if (job.g.dx) kernels.input_gradient(job.p, *job.packed, job.g, worker, chunk, add);
+    kernels.weight_gradients(job.p, *job.packed, job.g, worker, chunk);
+    last = chunk.first;
+  } while (last > 0);
+}
+
+// dx += dx of the second direction: the share of one of `count` workers.
+template <class C>
+void add_apart(const Problem<C>& p, C* dx, const C* apart, int index, int count) {
+  const int64_t size = rows_of(p) * p.input;
+  for (int64_t i = size * index / count; i < size * (index + 1) / count; ++i) dx[i] += apart[i];
+}
+
+// dx is the sum of the directions', in their order.
+template <class F>
+void backward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const typename Launch<F>::Seat& seat) {
   for (int layer = launch.layers() - 1; layer >= 0; --layer) {
     for (int d = 0; d < launch.directions(); ++d) {
       if (!launch.takes(seat, d)) continue;
-      const Job<F>& job = launch.job(layer, d);
-      kernels.backward(job.p, *job.packed, *job.g, launch.worker(job, d, seat), all_steps(job.p));
+      Job<F> job = launch.job(layer, d);
+      if (launch.sums_apart() && d > 0 && job.g.dx) job.g.dx = seat.apart;
+      backward_of_job(launch, job, launch.worker(job, d, seat), seat.chunks, d > 0 && !launch.sums_apart());
     }
-    meet(all);
-    for (int d = 0; d < launch.directions(); ++d) {  // dx is the sum of the directions', in their order
-      const Job<F>& job = launch.job(layer, d);
-      Worker worker = launch.worker(job, d, seat);
-      worker.index = seat.index;
-      worker.count = launch.workers();
-      if (job.g->dx) kernels.input_gradient(job.p, *job.packed, *job.g, worker, all_steps(job.p), d > 0);
-    }
-    for (int d = 0; d < launch.directions(); ++d) {
-      if (!launch.takes(seat, d)) continue;
-      const Job<F>& job = launch.job(layer, d);
-      kernels.weight_gradients(job.p, *job.packed, *job.g, launch.worker(job, d, seat));
+    if (launch.sums_apart()) {
+      meet(seat.all);
+      const Job<F>& job = launch.job(layer, 0);
+      if (job.g.dx) add_apart(job.p, job.g.dx, seat.apart, seat.index, launch.workers());
     }
     if (layer == 0) return;
-    meet(all);
+    meet(seat.all);
     if (!stack.layers[static_cast<std::size_t>(layer) - 1].dropped) continue;
     drop_gradients(launch, stack, layer - 1, all_steps(launch.first().p), seat.index, launch.workers());
-    meet(all);
+    meet(seat.all);
+  }
+}
+
+// A range of a job in a wave. The sums of the chunk of the first steps are left.
+template <class F>
+void backward_of_range(const Launch<F>& launch, const Job<F>& job, const Worker& worker, const Range& range) {
+  const auto& kernels = launch.kernels();
+  for (int64_t last = range.last; last > range.first;) {
+    const Range chunk = chunk_with(job.p, launch.is_clocked(), last - 1);
+    const Range some{std::max(range.first, chunk.first), last};
+    kernels.backward(job.p, *job.packed, job.g, worker, some);
+    if (job.g.dx) kernels.input_gradient(job.p, *job.packed, job.g, worker, some, false);
+    if (some.first == chunk.first && chunk.first > 0) {
+      kernels.weight_gradients(job.p, *job.packed, job.g, worker, chunk);
+    }
+    last = some.first;
   }
 }
 
 template <class F>
 void backward_in_a_wave(const Launch<F>& launch, const Stack<F>& stack, const typename Launch<F>::Seat& seat,
-                        Wave& wave, const BarrierHandle& all) {
-  const auto& kernels = launch.kernels();
+                        Wave& wave) {
   wave.work(true, [&](int layer, const Range& range) {
     const Job<F>& job = launch.job(layer, 0);
-    const Worker worker = launch.worker(job, layer, seat);
-    kernels.backward(job.p, *job.packed, *job.g, worker, range);
-    if (job.g->dx) kernels.input_gradient(job.p, *job.packed, *job.g, worker, range, false);
+    backward_of_range(launch, job, launch.worker(job, layer, seat), range);
     if (layer > 0) drop_gradients(launch, stack, layer - 1, range, 0, 1);
   });
-  meet(all);
+  meet(seat.all);
   for (int layer = launch.layers() - 1; layer >= 0; --layer) {
     const Job<F>& job = launch.job(layer, 0);
     Worker worker = launch.worker(job, layer, seat);
     worker.index = seat.index;
     worker.count = launch.workers();
-    kernels.weight_gradients(job.p, *job.packed, *job.g, worker);
+    launch.kernels().weight_gradients(job.p, *job.packed, job.g, worker, chunk_with(job.p, launch.is_clocked(), 0));
   }
 }
 
@@ -377,8 +444,7 @@ void run_forward(const Stack<F>& stack) {
     Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
     return launch.run(team, [&](const auto& seat) { forward_in_a_wave(launch, stack, seat, wave); });
   }
-  const BarrierHandle all(launch.workers());
-  launch.run(team, [&](const auto& seat) { forward_in_turn(launch, stack, seat, all); });
+  launch.run(team, [&](const auto& seat) { forward_in_turn(launch, stack, seat); });
 }
 
 template <class F>
@@ -387,12 +453,11 @@ void run_backward(const Stack<F>& stack) {
   Launch<F> launch(stack, true);
   Team team(launch.workers());
   if (team.size() < launch.workers()) launch.share_out(team.size());  // as large as could be had
-  const BarrierHandle all(launch.workers());
   if (const int64_t steps = launch.wave_steps_of_task()) {
     Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
-    return launch.run(team, [&](const auto& seat) { backward_in_a_wave(launch, stack, seat, wave, all); });
+    return launch.run(team, [&](const auto& seat) { backward_in_a_wave(launch, stack, seat, wave); });
   }
-  launch.run(team, [&](const auto& seat) { backward_in_turn(launch, stack, seat, all); });
+  launch.run(team, [&](const auto& seat) { backward_in_turn(launch, stack, seat); });
 }
 
 #define RNN_INSTANTIATE(Format, ...)                                                               \

@@ -55,8 +55,8 @@ struct Stack {
 template <class F>
 void run_forward(const Stack<F>& stack);
 
-// Backward through all layers, from the highest to the lowest; consumes slots. dx of a layer is dy of the layer below,
-// with the directions side by side. Throws only before anything is written.
+// Backward through all layers, from the highest to the lowest; it only reads the reserve. dx of a layer is dy of the
+// layer below, with the directions side by side. Throws only before anything is written.
 template <class F>
 void run_backward(const Stack<F>& stack);
 

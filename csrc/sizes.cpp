@@ -56,8 +56,11 @@ std::optional<int64_t> most_weight_bytes(const CellFacts& f, int64_t hidden, int
 std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64_t input, int64_t seq_len,
                                        int64_t batch) {
   const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
-  // Of a step of a row: x, dx; y, dy, c, dc, c_below, dc_below; the reserve.
-  const Counted step = inputs * 2 + units * (6 + f.slots);
+  // Of a step of a row: x, dx, dx of another direction; y, dy, c, dc, c_below, dc_below; the reserve, h included; and,
+  // where clocks take all steps at once, the gradients of pre-activations.
+  const Counted step = inputs * 3 + units * (7 + f.slots + (f.clocked ? f.columns + 1 : 0));
+  // The gradients of pre-activations of two chunks.
+  const Counted chunks = units * (2 * f.columns + 2) * (Counted(batch) + kMostChunkPairs);
   // Of a row: states and their gradients; the slots of two steps; sums and extras of a stage; pre-activations of a
   // step, with a tile more for each clock that a worker has units of; and, for each worker that has all rows, two
   // pointers for each clock. There are no more workers than units where each of them has all rows.
@@ -67,7 +70,7 @@ std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64
   // Of a worker: zeros, a stretch of operands, the state of each clock.
   const Counted worker =
       units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * kStretch + clocks * kPerClock + kPerWorker;
-  return (((Counted(seq_len) * step + row) * batch + worker * kMostThreads) * kLargestElement).value();
+  return (((Counted(seq_len) * step + row) * batch + chunks + worker * kMostThreads) * kLargestElement).value();
 }
 
 }  // namespace fusedrnn

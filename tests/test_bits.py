@@ -101,6 +101,56 @@ def test_more_rows_than_a_step_of_backward_keeps_near(cell: Cell, rng: np.random
     np.testing.assert_array_equal(grads.dh0[-5:], want.dh0)
 
 
+def copied(problem: Problem, **changes: Any) -> Problem:
+    return type(problem)(**(vars(problem) | changes))
+
+
+@cells
+@pytest.mark.parametrize("variant", [{}, {"lengths": True, "reverse": True}], ids=["", "lengths reverse"])
+def test_a_reserve_serves_again(cell: Cell, variant: dict[str, bool], rng: np.random.Generator) -> None:
+    """Whatever happens to the outputs of forward, and to the gradients of another backward."""
+    problem = make_problem(cell, (40, 9, 3, 20), "float32", rng, **variant)
+    _, forward, backward, _ = cell.functions()
+    _, want = problem.run()
+    out, reserve = forward(problem.x, problem.w, *problem.states, **problem.kwargs)
+    for a in out:
+        a[...] = np.nan
+    for _ in range(2):
+        gradients = backward(reserve, problem.dy, *problem.dstates)
+        assert_same_bits(gradients, want, "again")
+        for a in gradients:
+            if a is not None:
+                a[...] = np.nan
+
+
+@pytest.mark.parametrize("cell", DISTINCT, ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_steps_that_no_row_has_change_nothing(cell: Cell, reverse: bool, rng: np.random.Generator) -> None:
+    """Neither in outputs nor in gradients of weights, whose sums are cut by steps."""
+    T, more = 60, 500
+    problem = make_problem(cell, (T, 11, 3, 20), "float32", rng, lengths=True, reverse=reverse)
+    problem.kwargs["lengths"] = np.maximum(problem.kwargs["lengths"] - 3, 0)
+    problem.kwargs["lengths"][0] = T
+    if cell.below:
+        pytest.skip("its further input would have to be padded too")
+    padded = copied(
+        problem,
+        x=np.concatenate([problem.x, np.full((more, *problem.x.shape[1:]), np.nan, "f4")]),
+        dy=np.concatenate([problem.dy, np.full((more, *problem.dy.shape[1:]), np.nan, "f4")]),
+    )
+    (out, gradients), (out_padded, gradients_padded) = problem.run(), padded.run()
+    assert_same_bits(out_padded._replace(y=out_padded.y[:T]), out)
+    assert_same_bits(gradients_padded._replace(dx=gradients_padded.dx[:T]), gradients)
+
+
+@pytest.mark.parametrize("cell", DISTINCT, ids=str)
+def test_lengths_of_whole_rows_are_none(cell: Cell, rng: np.random.Generator) -> None:
+    problem = make_problem(cell, (50, 7, 3, 20), "float32", rng)
+    whole = copied(problem, kwargs=problem.kwargs | {"lengths": [50] * 7})
+    for a, b in zip(everything(whole), everything(problem), strict=True):
+        assert_same_bits(a, b)
+
+
 def test_the_best_isa_runs_unless_another_is_asked_for() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "FUSEDRNN_ISA"}
     code = "import fusedrnn; print(fusedrnn.isa() == fusedrnn.available_isas()[0])"

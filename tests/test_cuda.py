@@ -277,38 +277,26 @@ def test_no_argument_is_ignored(roomy: ctypes.CDLL) -> None:
         w.backward(kept, None, states, zeros_on(4, 2, 2))
 
 
-def test_a_reserve_serves_once(roomy: ctypes.CDLL) -> None:
-    out, reserve = fusedrnn.lstm_forward(zeros_on(4, 2, 3), lstm_weights())
-    assert reserve.nbytes == 4 * 2 * 5 * 2 * 4
-    with pytest.raises(ValueError, match=r"dy: expected shape .* = \(4, 2, 2\), got \(4, 2, 3\)"):
-        fusedrnn.lstm_backward(reserve, zeros_on(4, 2, 3))
-    fusedrnn.lstm_backward(reserve, out.y)
-    with pytest.raises(ValueError, match="no backward has used"):
-        fusedrnn.lstm_backward(reserve, out.y)
-
-
-def test_a_reserve_that_a_kernel_has_written_to_is_used_up(roomy: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if what comes after the kernel fails: a second backward would take gradients for what forward kept."""
-    out, reserve = fusedrnn.lstm_forward(zeros_on(4, 2, 3), lstm_weights())
+def test_a_reserve_serves_again(roomy: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    """Whatever happens to y, and to the backward before."""
+    x, dy = (Arrays().make(rng.standard_normal((4, 2, n)), "float32") for n in (3, 2))
+    weights = [Arrays().make(rng.standard_normal(shape), "float32") for shape in ((8, 3), (8, 2))]
+    out, reserve = fusedrnn.lstm_forward(x, fusedrnn.LSTMWeights(*weights))
+    assert reserve.nbytes == 4 * 2 * (5 + 1) * 2 * 4
+    want = fusedrnn.lstm_backward(reserve, dy)
+    out.y[...] = fakegpu.asarray(np.zeros(out.y.shape), "float32")
 
     def fails(*_: Any) -> Any:
         raise MemoryError
 
-    with monkeypatch.context() as m:
-        m.setattr(fakegpu.Array, "__matmul__", fails)
-        with pytest.raises(MemoryError):
-            fusedrnn.lstm_backward(reserve, out.y)
-    assert reserve.used
-    with pytest.raises(ValueError, match="no backward has used"):
-        fusedrnn.lstm_backward(reserve, out.y)
-
-    _, reserve = fusedrnn.lstm_forward(zeros_on(4, 2, 3), lstm_weights())
-    with monkeypatch.context() as m:
-        m.setattr(fakegpu.Library, "empty", fails)  # before the kernel runs
-        with pytest.raises(MemoryError):
-            fusedrnn.lstm_backward(reserve, out.y)
-    assert not reserve.used
-    fusedrnn.lstm_backward(reserve, out.y)
+    with pytest.raises(ValueError, match=r"dy: expected shape .* = \(4, 2, 2\), got \(4, 2, 3\)"):
+        fusedrnn.lstm_backward(reserve, zeros_on(4, 2, 3))
+    for owner, name in ((fakegpu.Array, "__matmul__"), (fakegpu.Library, "empty")):  # after the kernel, and before
+        with monkeypatch.context() as m:
+            m.setattr(owner, name, fails)
+            with pytest.raises(MemoryError):
+                fusedrnn.lstm_backward(reserve, dy)
+    assert_same_bits(Arrays().back(fusedrnn.lstm_backward(reserve, dy)), Arrays().back(want))
 
 
 @pytest.mark.parametrize("kind", [list, np.array, lambda v: np.array(v, "u1"), lambda v: fakegpu.asarray(v, "int32")])

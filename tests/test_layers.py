@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from agreement import DIFFERENCE_TOLERANCE, STEP, assert_arrays_close, element_bound, roundings_of_layers
+from agreement import DIFFERENCE_TOLERANCE, STEP, assert_arrays_close, roundings_of_layers
 from cases import DISTINCT, Array, Cell
 from fusedrnn import _core
 from fusedrnn.layers.layer import LAYERS
@@ -95,16 +95,7 @@ def test_a_layer_has_the_bits_of_functions_wired_by_hand(
     out, gradients, _ = inputs.run(layer)
     assert_bits(outputs(out), outputs(want))
     assert_bits(outputs(layer(inputs.x, inputs.state, **inputs.kwargs)), outputs(want), "inference")
-    if cell.clocked and bidirectional:
-        # dx between layers is a sum over directions and clocks, of the second direction clock by clock: the layer and
-        # the functions take it in another order. Each step of each layer below is given such a sum.
-        addends, steps = 2 * len(layer.options["periods"]), T * (layer.num_layers - 1)
-        bound = element_bound("float32", 2 * addends * steps)
-        assert gradients.keys() == dwant.keys()
-        for name, a in gradients.items():
-            np.testing.assert_allclose(a, dwant[name], rtol=0, atol=bound * abs(a).max())
-    else:
-        assert_bits(gradients, dwant)
+    assert_bits(gradients, dwant)
 
 
 @pytest.mark.parametrize("cell", OF_ONE, ids=str)
@@ -771,9 +762,6 @@ def test_texts() -> None:
     assert f"{layer!r}, seq_len=2, batch_size=3" in repr(tape)
     assert tape.layer is layer
     assert tape.nbytes > 0
-    layer.backward(tape)
-    assert repr(tape).endswith(", used>")
-    assert tape.used
 
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])

@@ -1,11 +1,11 @@
 #include <pybind11/stl.h>
 
-#include <atomic>
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "../reserve.hpp"
 #include "../run.hpp"
 #include "arguments.hpp"
 #include "fastcall.hpp"
@@ -18,18 +18,15 @@ namespace fusedrnn {
 namespace {
 
 // The outputs of a sequence, of which `p` gets the pointers: y, the last states, and c of every step for cells that
-// give it. Returns y.
+// give it.
 template <class T>
-py::object new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, Results& results) {
-  auto y = new_array<T>("y", {n.seq_len, n.batch, n.proj});
-  p.y = data_of(y);
-  results.set(names().y, y);
+void new_outputs(const PyWeights& w, const Sizes& n, Problem<T>& p, Results& results) {
+  p.y = results.add<T>(names().y, {n.seq_len, n.batch, n.proj});
   for (int s = 0; s < w.facts().states; ++s) {
     const StateNames& state = w.cell->states[static_cast<std::size_t>(s)];
     p.state_n[s] = results.add<T>(state.last, {n.batch, w.state_size(s)});
   }
   if (w.facts().below) p.c = results.add<T>(names().c, {n.seq_len, n.batch, n.hidden});
-  return std::move(y);
 }
 
 template <class F, class T = typename F::Compute>
@@ -58,25 +55,30 @@ py::tuple kept_arguments(const SequenceArguments<T>& call, const py::tuple& stat
                         py::bool_(call.reverse), inputs);
 }
 
-std::size_t reserve_bytes(const PyWeights& w, const Sizes& n, std::size_t item) {
-  return checked_bytes("reserve", {n.seq_len, n.batch, w.facts().slots, n.hidden}, item);
+// Points the problem to its reserve in `memory`; the bytes of the reserve, which it only measures where that is null.
+template <class T>
+std::size_t place_reserve(const PyWeights& w, const Sizes& n, Problem<T>& p, char* memory) {
+  p.hidden = n.hidden;
+  p.proj = n.proj;
+  Arena arena(memory);
+  take_reserve(arena, p, w.facts(), false);
+  return arena.used;
 }
 
-// The results; the object for backward, which has the reserve's memory, y and the arguments; and the bytes of the
-// memory.
+// The results; the object for backward, which has the reserve's memory and the arguments; and the bytes of the memory.
 template <class F, class T = typename F::Compute>
 py::tuple forward(const PyWeights& w, const Weights<F>& weights, py::handle x, const py::tuple& states,
                   py::handle lengths, py::handle reverse, const py::dict& inputs) {
   const SequenceArguments<T> call(w, x, states, lengths, reverse, inputs);
   Problem<T> p = call.problem();
   Results results;
-  const py::object y = new_outputs(w, call.n, p, results);
+  new_outputs(w, call.n, p, results);
   auto memory = std::make_unique<PyMemory>();
-  memory->buffer = Buffer(reserve_bytes(w, call.n, sizeof(T)));
-  p.slots = memory->buffer.template as<T>();
+  memory->buffer = Buffer(place_reserve(w, call.n, p, nullptr));
+  place_reserve(w, call.n, p, memory->buffer.data());
   without_gil([&] { run_forward(weights, p); });
   const std::size_t bytes = memory->buffer.bytes();
-  const py::tuple kept = py::make_tuple(py::cast(std::move(memory)), y, kept_arguments(call, states));
+  const py::tuple kept = py::make_tuple(py::cast(std::move(memory)), kept_arguments(call, states));
   return py::make_tuple(results.take(), kept, bytes);
 }
 
@@ -90,15 +92,14 @@ Object checked(const py::object& o) {
 
 // The object that forward returned for backward.
 struct Kept {
-  py::object memory, y, x, lengths, reverse;
+  py::object memory, x, lengths, reverse;
   py::tuple states;
   py::dict inputs;
 
   explicit Kept(const py::tuple& kept) {
-    if (kept.size() != 3) fail_kept();
+    if (kept.size() != 2) fail_kept();
     memory = kept[0];
-    y = kept[1];
-    const auto arguments = checked<py::tuple>(kept[2]);
+    const auto arguments = checked<py::tuple>(kept[1]);
     if (arguments.size() != 5 || !py::isinstance<PyMemory>(memory)) fail_kept();
     x = arguments[0];
     states = checked<py::tuple>(arguments[1]);
@@ -114,10 +115,10 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   const Kept from(kept);
   const SequenceArguments<T> call(w, from.x, from.states, from.lengths, from.reverse, from.inputs);
   const Sizes& n = call.n;
-  const auto in_y = read_input<T>("y", y_symbols(w), {n.seq_len, n.batch, n.proj}, from.y, false);
-  auto& taken = from.memory.cast<PyMemory&>();
-  const Buffer& memory = taken.buffer;
-  if (memory.bytes() != reserve_bytes(w, n, sizeof(T))) throw py::value_error(kBadKept);
+  const Buffer& memory = from.memory.cast<const PyMemory&>().buffer;
+  Problem<T> p = call.problem();
+  if (memory.bytes() != place_reserve(w, n, p, nullptr)) throw py::value_error(kBadKept);
+  place_reserve(w, n, p, memory.data());
   const auto in_dy = read_input<T>("dy", y_symbols(w), {n.seq_len, n.batch, n.proj}, dy, true);
   const auto in_dc = read_input<T>(names().dc.c_str(), kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, dc, true);
   if (in_dc.data && !w.facts().below) {
@@ -144,10 +145,7 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   else if (w.facts().below)
     results.set(names().dc_below, py::none());
   const WeightGradients<T> dweights(w, g, results);
-  Problem<T> p = call.problem();
-  p.slots = memory.template as<T>();
-  p.h = in_y.data;
-  use_up(taken, [&] { without_gil([&] { run_backward(weights, p, g); }); });
+  without_gil([&] { run_backward(weights, p, g); });
   return results.take();
 }
 
@@ -250,11 +248,6 @@ py::object by_names(FastArguments a) {
 PyMethodDef kByNames =
     fast_definition("by_names", fast_function<by_names, 2>, "by_names(names: tuple, results: dict) -> tuple");
 
-py::object overwritten_method(const PyWeights&, FastArguments a) {
-  const auto memory = Kept(tuple_of(a[0])).memory;
-  return py::bool_(memory.cast<const PyMemory&>().overwritten.load());
-}
-
 PyMethodDef kMethods[] = {
     fast_definition(
         "infer", method<infer_method, 5>,
@@ -264,7 +257,6 @@ PyMethodDef kMethods[] = {
         "forward(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> tuple"),
     fast_definition("backward", method<backward_method, 4>,
                     "backward(kept: tuple, dy: ndarray | None, dstates: tuple, dabove: ndarray | None) -> dict"),
-    fast_definition("overwritten", method<overwritten_method, 1>, "overwritten(kept: tuple) -> bool"),
     fast_definition("step", method<step_method, 4>,
                     "step(x: ndarray, states: tuple, out: tuple, inputs: dict) -> tuple"),
 };

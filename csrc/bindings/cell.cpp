@@ -131,9 +131,10 @@ py::dict describe_cell(const std::string& name) {
     units[f.state[s].name] = f.state[s].units;
   }
   return py::dict("cuda"_a = cuda::runs(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
-                  "slots"_a = f.slots, "phases"_a = f.phases, "products"_a = products, "matrices"_a = matrices,
-                  "vectors"_a = f.vectors, "states"_a = states, "state_units"_a = units, "below"_a = f.below,
-                  "numbered"_a = f.clocked, "projects"_a = f.projection >= 0, "gradients"_a = gradients);
+                  "slots"_a = f.slots, "columns"_a = f.columns, "phases"_a = f.phases, "products"_a = products,
+                  "matrices"_a = matrices, "vectors"_a = f.vectors, "states"_a = states, "state_units"_a = units,
+                  "below"_a = f.below, "numbered"_a = f.clocked, "projects"_a = f.projection >= 0,
+                  "gradients"_a = gradients);
 }
 
 }  // namespace fusedrnn

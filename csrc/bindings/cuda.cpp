@@ -87,6 +87,7 @@ constexpr std::pair<const char*, std::size_t> kAddresses[] = {
     {"c_n", RNN_ADDRESS(state_n, 1)},
     {"vectors", RNN_ADDRESS(vectors, 0)},
     {"slots", RNN_ADDRESS(slots, 0)},
+    {"gradients", RNN_ADDRESS(gradients, 0)},
     {"pre", RNN_ADDRESS(pre, 0)},
     {"bias_ih", RNN_ADDRESS(bias_ih, 0)},
     {"bias_hh", RNN_ADDRESS(bias_hh, 0)},
@@ -114,6 +115,7 @@ struct CudaRun {
     a.cell = cell.cell;
     a.gates = f.gates;
     a.slot_count = f.slots;
+    a.column_count = f.columns;
     a.state_slot = f.states > 1 ? f.state[1].slot : -1;
     for (int g = 0; g < f.gates; ++g) a.split |= f.split[g] ? 1u << g : 0u;
     for (int p = 0; p < f.products; ++p) {

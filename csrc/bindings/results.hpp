@@ -1,7 +1,6 @@
 // Results of calls by name, and the memory that forward keeps for backward.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <initializer_list>
 #include <utility>
@@ -13,25 +12,12 @@
 
 namespace fusedrnn {
 
-// The memory of a reserve.
+// The memory of a reserve: forward writes it, backward reads it.
 struct PyMemory {
   Buffer buffer;
-  std::atomic<bool> overwritten{false};  // by backward
 };
 
 constexpr const char* kBadKept = "kept: expected the second result of forward";
-
-// Runs backward, which throws only before it writes, on memory that serves once.
-template <class Run>
-void use_up(PyMemory& memory, Run&& run) {
-  if (memory.overwritten.exchange(true)) throw py::value_error("kept: expected one that no backward has used");
-  try {
-    run();
-  } catch (...) {
-    memory.overwritten = false;
-    throw;
-  }
-}
 
 // Results and gradients by name.
 class Results {

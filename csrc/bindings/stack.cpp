@@ -9,7 +9,7 @@
 #include <utility>
 #include <vector>
 
-#include "../arena.hpp"
+#include "../reserve.hpp"
 #include "fastcall.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -74,9 +74,9 @@ struct StackArguments {
   }
 };
 
-// Gives the layers their memory: outputs of layers below the highest, whose output is y; and, in training, slots, and
-// outputs after dropout. Layers that are not apart take turns with the memory of two. Returns its bytes, which it only
-// measures where `memory` is null.
+// Gives the layers their memory: outputs of layers below the highest, whose output is y; and, in training, reserves,
+// and outputs after dropout. Layers that are not apart take turns with the memory of two. Returns its bytes, which it
+// only measures where `memory` is null.
 template <class F, class T = typename F::Compute>
 std::size_t give_memory(const PyStack& s, Stack<F>& stack, const StackArguments<T>& call, T* y, bool train,
                         char* memory) {
@@ -98,11 +98,12 @@ std::size_t give_memory(const PyStack& s, Stack<F>& stack, const StackArguments<
       p.start = call.start.empty() ? nullptr : call.start.data();
       p.x = below;
       p.y = outputs ? outputs + d * n.proj : nullptr;
-      p.h = p.y;
       p.y_stride = s.width();
       p.c = f.below && !highest ? arena.take<T>(steps * n.hidden) : nullptr;
       p.below = f.below && l > 0 ? stack.layers[static_cast<std::size_t>(l) - 1].direction[d].p.c : nullptr;
-      p.slots = train ? arena.take<T>(steps * f.slots * n.hidden) : nullptr;
+      p.hidden = n.hidden;
+      p.proj = n.proj;
+      if (train) take_reserve(arena, p, f, !highest);
       for (int i = 0; i < f.states; ++i) {
         const int64_t at = (int64_t{l} * s.directions + d) * n.batch * s.first().state_size(i);
         p.state0[i] = call.states[i].data ? call.states[i].data + at : nullptr;
@@ -186,16 +187,16 @@ py::object forward(const PyStack& s, F, FastArguments a) {
   }
   without_gil([&] { run_forward(stack); });
   const py::tuple kept =
-      py::make_tuple(py::cast(std::move(memory)), y, call.x.owner, kept_states,
+      py::make_tuple(py::cast(std::move(memory)), call.x.owner, kept_states,
                      call.has_lengths ? integers(call.lengths) : py::object(py::none()),
                      call.start.empty() ? py::object(py::none()) : integers(call.start),
                      py::reinterpret_borrow<py::object>(a[4]), py::reinterpret_borrow<py::object>(a[5]));
   return py::make_tuple(results.take(), kept, bytes);
 }
 
-PyMemory& memory_of(const py::tuple& kept) {
-  if (kept.size() != 8 || !py::isinstance<PyMemory>(kept[0])) throw py::type_error(kBadKept);
-  return py::object(kept[0]).cast<PyMemory&>();
+const Buffer& memory_of(const py::tuple& kept) {
+  if (kept.size() != 7 || !py::isinstance<PyMemory>(kept[0])) throw py::type_error(kBadKept);
+  return py::object(kept[0]).cast<const PyMemory&>().buffer;
 }
 
 // Gradients between layers: of a layer's input, which is dy of the layer below, and of c of the layer below. Two
@@ -228,21 +229,17 @@ void give_gradients(const PyStack& s, Stack<F>& stack, const Sizes& n, const T* 
 template <class F, class T = typename F::Compute>
 py::object backward(const PyStack& s, F, FastArguments a) {
   const py::tuple kept = tuple_of(a[0]), dstates = tuple_of(a[2]);
-  PyMemory& taken = memory_of(kept);
-  const StackArguments<T> call(s, kept[2], tuple_of(PyTuple_GET_ITEM(kept.ptr(), 3)), kept[4], kept[5]);
+  const Buffer& reserve = memory_of(kept);
+  const StackArguments<T> call(s, kept[1], tuple_of(PyTuple_GET_ITEM(kept.ptr(), 2)), kept[3], kept[4]);
   const Sizes& n = call.n;
   const CellFacts& f = s.facts();
   Stack<F> stack = s.stack<F>(n.seq_len, n.batch);
-  stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 6), PyTuple_GET_ITEM(kept.ptr(), 7));
+  stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 5), PyTuple_GET_ITEM(kept.ptr(), 6));
   const std::string y_symbols = s.y_symbols();
-  const auto y = read_input<T>("y", y_symbols.c_str(), {n.seq_len, n.batch, s.width()}, kept[1], false);
-  if (taken.buffer.bytes() != memory_bytes(s, stack, call, true)) {
-    throw py::value_error(kBadKept);
-  }
+  if (reserve.bytes() != memory_bytes(s, stack, call, true)) throw py::value_error(kBadKept);
   const auto dy = read_input<T>("dy", y_symbols.c_str(), {n.seq_len, n.batch, s.width()}, a[1], true);
   require_count("dstate", dstates, s.first());
-  // Backward does not write to y.
-  give_memory(s, stack, call, const_cast<T*>(y.data), true, taken.buffer.data());
+  give_memory(s, stack, call, static_cast<T*>(nullptr), true, reserve.data());
 
   Results results;
   T* const dx = results.add<T>(names().dx, {n.seq_len, n.batch, n.input});
@@ -284,7 +281,7 @@ py::object backward(const PyStack& s, F, FastArguments a) {
   if (s.layers == 2) between[1] = between[0];
   give_gradients(s, stack, n, dy.data, dx, between);
 
-  use_up(taken, [&] { without_gil([&] { run_backward(stack); }); });
+  without_gil([&] { run_backward(stack); });
   return py::make_tuple(results.take(), parameters);
 }
 
@@ -297,10 +294,6 @@ py::object forward_method(const PyStack& s, FastArguments a) {
 py::object backward_method(const PyStack& s, FastArguments a) {
   return s.with_format([&](auto format) { return backward(s, format, a); });
 }
-py::object overwritten_method(const PyStack&, FastArguments a) {
-  return py::bool_(memory_of(tuple_of(a[0])).overwritten.load());
-}
-
 PyMethodDef kMethods[] = {
     fast_definition(
         "infer", fast_method<PyStack, infer_method, 4>,
@@ -310,7 +303,6 @@ PyMethodDef kMethods[] = {
                     "dropout: float, seed: int) -> tuple"),
     fast_definition("backward", fast_method<PyStack, backward_method, 3>,
                     "backward(kept: tuple, dy: ndarray | None, dstate: tuple) -> tuple"),
-    fast_definition("overwritten", fast_method<PyStack, overwritten_method, 1>, "overwritten(kept: tuple) -> bool"),
 };
 
 // Whether two arrays of one shape and dtype have the same bits.

@@ -7,19 +7,21 @@
 // Backward runs the same phases from the last to the first. Its stage s gets the gradient of the row that the last
 // product of phase kPhases - s read (for stage 0: of this step's h, the product of the step after it included):
 //     backward<Stage>(d, at)
-// *Slots* are vectors of H units kept for each row and step: forward saves into them, backward reads them and then
-// overwrites them with gradients of pre-activations (`grad`), from where the remaining products take them.
+// *Slots* are vectors of H units kept for each row and step: forward saves into them, backward reads them. *Columns*
+// are the vectors of H units that backward makes (`grad`): gradients of pre-activations, from where the remaining
+// products take them. They outlive the step, but not the sequence.
 //
 // `at` is the place in memory, for as many units as V holds. Forward:
 //     at.h_prev() at.c_prev() at.pre(g) at.slot(k) at.save(k, v) at.set_c(v) at.set_h(v) at.vector(k) at.set_pre(g, v)
 // and backward:
-//     at.h_prev() at.c_prev() at.slot(k) at.dc() at.set_dc(v) at.direct() at.set_direct(v) at.grad(column, v)
-//     at.vector(k) at.extra(j)
+//     at.h() at.h_prev() at.c_prev() at.slot(k) at.dc() at.set_dc(v) at.direct() at.set_direct(v) at.grad(column, v)
+//     at.gradient(column) at.vector(k) at.extra(j)
 // and, for cells with kBelow, at.below() in both, at.dc_given() and at.set_dbelow(v) in backward,
 // where pre(g) is the input's part of gate g, for gates that keep it apart (`split`) or have no product; `direct` is
-// the part of h_prev's gradient that goes past the matrix products, as dc is that of c_prev's; vector(k) is the cell's
-// k-th vector of H weights; and extra(j) is, in stage 0, the gradient that the j-th vector among the rows of products
-// other than h_prev's gets from the step after: products that read c_prev or slots_prev, in their order.
+// the part of h_prev's gradient that goes past the matrix products, as dc is that of c_prev's; gradient(column) is one
+// that an earlier stage of the step has made; vector(k) is the cell's k-th vector of H weights; and extra(j) is, in
+// stage 0, the gradient that the j-th vector among the rows of products other than h_prev's gets from the step after:
+// products that read c_prev or slots_prev, in their order.
 //
 // A phase or stage may need sums over all units of a row, in up to three rounds; each may use the sums of the rounds
 // before:
@@ -31,7 +33,7 @@
 //     kGates             the gates, all of which see the input
 //     kRecurrentGates    the blocks of weight_hh and bias_hh: all gates, or the first of those that users stack
 //     kStates, state(s)  1: h; 2: h and c; 3: h, c and the vectors of slots_prev that a product reads
-//     kSlots, kPhases
+//     kSlots, kColumns, kPhases
 //     kProducts, product(i)
 //     kMatrices, matrix(m)   matrices of recurrent weights, weight_hh first
 //     kVectors           vectors of weights; vector_gradient(k)
@@ -40,10 +42,10 @@
 //     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step; the
 //                        gradient of that is dc_given
 //     kClocked           whether units take part in some steps only, as the weights' clocks say; for cells with one
-//                        state, one product and one slot
+//                        state, one product and no slots
 //     split(g)           gate g's input part and recurrent part stay apart (each with its own bias)
 //     carried(k)         slot k is read by a later phase, or by the next step, so inference needs it too
-//     kInputColumn       the slots that hold the gradients which the input sees begin here: one for each gate,
+//     kInputColumn       the columns of the gradients which the input sees begin here: one for each gate,
 //     input_gate(j)      whose gradient stands in the j-th of them
 //     user_gate(g)       where users stack gate g
 #pragma once
@@ -63,10 +65,11 @@ using fusedrnn::VectorGradient;
 constexpr State state_h(bool direct) { return {"h", 1, -1, direct}; }
 constexpr State state_c(int slot) { return {"c", 1, slot, true}; }
 
-// Defaults for the common case: one phase, all gates from h_prev, gate g's gradient in slot g.
+// Defaults for the common case: one phase, all gates from h_prev, gate g's gradient in column g.
 template <int Gates, int Slots>
 struct OnePhaseCell {
   static constexpr int kGates = Gates, kRecurrentGates = Gates, kStates = 1, kSlots = Slots, kPhases = 1;
+  static constexpr int kColumns = Gates;
   static constexpr int kProducts = 1, kMatrices = 1, kVectors = 0, kInputColumn = 0;
   static constexpr int kProjection = -1;
   static constexpr bool kBelow = false, kClocked = false;

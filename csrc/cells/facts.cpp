@@ -26,9 +26,9 @@ constexpr GradientPlan kGradients[] = {RNN_CELLS(RNN_GRADIENTS)};
 constexpr bool is_within(int first, int count, int limit) { return first >= 0 && count >= 0 && first + count <= limit; }
 
 constexpr bool counts_fit_their_arrays(const CellFacts& f) {
-  return f.gates >= 1 && f.gates <= kMaxGates && f.states >= 1 && f.states <= kMaxStates && f.slots >= 1 &&
-         f.slots <= kMaxSlots && f.phases >= 1 && f.phases <= kMaxPhases && f.products <= kMaxProducts &&
-         f.matrices <= kMaxMatrices && f.vectors <= kMaxVectors;
+  return f.gates >= 1 && f.gates <= kMaxGates && f.states >= 1 && f.states <= kMaxStates && f.slots >= 0 &&
+         f.slots <= kMaxSlots && f.columns >= 1 && f.columns <= kMaxColumns && f.phases >= 1 &&
+         f.phases <= kMaxPhases && f.products <= kMaxProducts && f.matrices <= kMaxMatrices && f.vectors <= kMaxVectors;
 }
 
 constexpr int last_of_phase(const CellFacts& f, int phase) {
@@ -119,7 +119,7 @@ constexpr bool is_state_slot(const CellFacts& f, int slot) {
   return false;
 }
 
-// h is in y; all other states lie in slots.
+// h has a history of its own; all other states lie in slots.
 constexpr bool states_have_their_places(const CellFacts& f) {
   if (f.state[0].slot != -1 || f.state[0].units != 1) return false;
   for (int s = 1; s < f.states; ++s) {
@@ -129,39 +129,14 @@ constexpr bool states_have_their_places(const CellFacts& f) {
   return true;
 }
 
-// Backward still needs a state and the operands in slots when the step's gradients have been written.
-constexpr bool is_overwritten(const CellFacts& f, int slot) {
-  bool found = slot >= f.input_column && slot < f.input_column + f.gates;
+constexpr bool columns_exist(const CellFacts& f) {
+  if (!is_within(f.input_column, f.gates, f.columns)) return false;
   for (int i = 0; i < f.products; ++i) {
-    const Product& p = f.product[i];
-    found = found || (p.depth > 0 && slot >= p.column && slot < p.column + p.gates);
-  }
-  for (int k = 0; k < f.vectors; ++k) found = found || slot == f.vector[k].column;
-  return found;
-}
-constexpr bool gradients_spare_operands(const CellFacts& f) {
-  for (int slot = 0; slot < f.slots; ++slot) {
-    if (!is_overwritten(f, slot)) continue;
-    if (is_state_slot(f, slot)) return false;
-    for (int i = 0; i < f.products; ++i) {
-      const Product& p = f.product[i];
-      if (p.from == From::slots && slot >= p.slot && slot < p.slot + p.depth) return false;
-    }
-    for (int k = 0; k < f.vectors; ++k) {
-      if (f.vector[k].from == From::slots && f.vector[k].slot == slot) return false;
-    }
-  }
-  return true;
-}
-
-constexpr bool columns_are_slots(const CellFacts& f) {
-  if (!is_within(f.input_column, f.gates, f.slots)) return false;
-  for (int i = 0; i < f.products; ++i) {
-    if (!is_within(f.product[i].column, f.product[i].gates, f.slots)) return false;
+    if (!is_within(f.product[i].column, f.product[i].gates, f.columns)) return false;
     if (!is_within(f.product[i].first_gate, f.product[i].gates, f.gates) || f.product[i].gates < 1) return false;
   }
   for (int k = 0; k < f.vectors; ++k) {
-    if (!is_within(f.vector[k].column, 1, f.slots)) return false;
+    if (!is_within(f.vector[k].column, 1, f.columns)) return false;
   }
   return true;
 }
@@ -218,7 +193,7 @@ constexpr bool sums_fit(const CellFacts& f) {
 }
 
 // A projection is the only product of the last phase, of a slot and with a matrix of its own. It makes all of h, whose
-// gradient is in a slot that no gate of the input has.
+// gradient is in a column that no gate of the input has.
 constexpr bool projections_come_last(const CellFacts& f) {
   if (f.projection < 0) return true;
   if (f.projection != f.products - 1) return false;
@@ -230,9 +205,9 @@ constexpr bool projections_come_last(const CellFacts& f) {
 
 // The cells that the drivers of clocks can run.
 constexpr bool clocked_cells_are_simple(const CellFacts& f) {
-  return !f.clocked || (f.phases == 1 && f.states == 1 && f.products == 1 && f.slots == 1 && f.gates == 1 &&
-                        f.vectors == 0 && f.matrices == 1 && !f.reduces && !f.below && !f.state[0].carries &&
-                        !f.split[0] && f.input_column == 0 && f.product[0].column == 0);
+  return !f.clocked || (f.phases == 1 && f.states == 1 && f.products == 1 && f.slots == 0 && f.columns == 1 &&
+                        f.gates == 1 && f.vectors == 0 && f.matrices == 1 && !f.reduces && !f.below &&
+                        !f.state[0].carries && !f.split[0] && f.input_column == 0 && f.product[0].column == 0);
 }
 
 // The operands of their gradients, in the order that these drivers expect.
@@ -316,8 +291,7 @@ static_assert(all_cells(split_gates_have_one_product));
 static_assert(all_cells(third_state_is_an_operand));
 static_assert(all_cells(operands_exist));
 static_assert(all_cells(states_have_their_places));
-static_assert(all_cells(gradients_spare_operands));
-static_assert(all_cells(columns_are_slots));
+static_assert(all_cells(columns_exist));
 static_assert(all_cells(blocks_have_one_product));
 static_assert(all_cells(weight_hh_comes_first));
 static_assert(all_cells(gates_have_one_place));

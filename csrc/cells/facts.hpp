@@ -19,7 +19,8 @@ constexpr int kMaxProducts = 3;
 constexpr int kMaxMatrices = 3;
 constexpr int kMaxDepth = 3;
 constexpr int kMaxStates = 3;
-constexpr int kMaxSlots = 24;
+constexpr int kMaxSlots = 16;
+constexpr int kMaxColumns = 24;
 constexpr int kMaxVectors = 18;
 constexpr int kMaxSums = 32;
 constexpr int kMaxRounds = 3;
@@ -33,7 +34,7 @@ constexpr const char* kFromNames[] = {"x", "h_prev", "c_prev", "slots_prev", "sl
 struct State {
   const char* name;  // for users: h, c, gates
   int units;         // its length in vectors of H elements
-  int slot;          // its first slot; -1 for h, which is in y
+  int slot;          // its first slot; -1 for h, which has a history of its own
   bool carries;      // part of its gradient goes past the products: pointwise steps keep it (at.direct, at.dc)
 };
 
@@ -45,7 +46,7 @@ struct Product {
   From from;              // the operand that it multiplies,
   int slot;               // its first slot, if it lies in slots,
   int depth;              // and how many vectors of H elements it is long; 0 where there is no matrix
-  int column;             // backward: the slots that hold the gradients of its gates begin here
+  int column;             // backward: the columns of the gradients of its gates begin here
 };
 
 // A matrix of recurrent weights: (blocks*H, depth*H).
@@ -55,7 +56,7 @@ struct Matrix {
 
 // The gradient of a vector of weights: the sum over steps and rows of a gradient times an operand.
 struct VectorGradient {
-  int column;  // the slot that holds the gradient
+  int column;  // of the gradient
   From from;
   int slot;  // if the operand lies in slots
 };
@@ -69,7 +70,7 @@ struct CellFacts {
   const char* name;
   int gates;            // all of them see the input
   int recurrent_gates;  // blocks of weight_hh and bias_hh
-  int states, slots, phases, products, matrices, vectors;
+  int states, slots, columns, phases, products, matrices, vectors;
   bool reduces;        // some phase needs sums over the units of a row
   bool below;          // the cell also reads c of the layer below, and gives its own c of every step
   bool clocked;        // units keep what they hold in steps between the ticks of their clocks
@@ -79,7 +80,7 @@ struct CellFacts {
   bool split[kMaxGates];
   int user_gate[kMaxGates];   // where users stack gate g
   int projection;             // the product whose sums are h itself, which then has P units; -1 if there is none
-  int input_column;           // the slots that hold the gradients which the input sees begin here,
+  int input_column;           // the columns of the gradients which the input sees begin here,
   int input_gate[kMaxGates];  // and the j-th of them holds the gradient of this gate
   Product product[kMaxProducts];
   Matrix matrix[kMaxMatrices];

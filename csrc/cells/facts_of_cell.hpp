@@ -16,6 +16,7 @@ constexpr CellFacts facts() {
   f.recurrent_gates = Cell::kRecurrentGates;
   f.states = Cell::kStates;
   f.slots = Cell::kSlots;
+  f.columns = Cell::kColumns;
   f.phases = Cell::kPhases;
   f.products = Cell::kProducts;
   f.matrices = Cell::kMatrices;

@@ -10,13 +10,13 @@ constexpr int kMaxTerms = 40;
 constexpr int kMaxOperands = 6;
 
 // One block of a gradient: H rows of a matrix's, or H elements of a bias's or vector's. It is the sum, over the steps
-// and rows of the batch, of the gradients in a slot times an operand. For matrices the product is that of each gradient
-// with each element of the operand, for vectors it is by element, and for biases the operand is one.
+// and rows of the batch, of the gradients in a column times an operand. For matrices the product is that of each
+// gradient with each element of the operand, for vectors it is by element, and for biases the operand is one.
 struct GradientTerm {
   enum class Of : int { weight_ih, matrix, bias_ih, bias_hh, vector } of;
   int index;    // which matrix or vector
   int block;    // of the target, as users stack gates
-  int column;   // the slot that holds the gradients
+  int column;   // of the gradients
   From from;    // the operand,
   int slot;     // its first slot, if it lies in slots,
   int depth;    // and its length in vectors of H elements; 0 for x and one
@@ -34,7 +34,7 @@ struct GradientPlan {
   int terms, operands, columns;
   GradientTerm term[kMaxTerms];
   Operand operand[kMaxOperands];
-  int column[kMaxSlots];
+  int column[kMaxColumns];
 
   constexpr int place_of(From from, int slot, int depth, bool of_matrix) {
     if (from == From::one) return -1;
@@ -51,7 +51,7 @@ struct GradientPlan {
   }
 };
 
-// The terms whose gradients are in this slot.
+// The terms whose gradients are in this column.
 constexpr void add_terms(GradientPlan& plan, const CellFacts& f, int column) {
   using Of = GradientTerm::Of;
   if (column >= f.input_column && column < f.input_column + f.gates) {
@@ -75,7 +75,7 @@ constexpr void add_terms(GradientPlan& plan, const CellFacts& f, int column) {
 constexpr GradientPlan gradient_plan(const CellFacts& f) {
   GradientPlan plan{};
   plan.place_of(From::x, 0, 0, true);
-  for (int column = 0; column < f.slots; ++column) add_terms(plan, f, column);
+  for (int column = 0; column < f.columns; ++column) add_terms(plan, f, column);
   return plan;
 }
 

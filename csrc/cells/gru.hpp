@@ -27,12 +27,13 @@ struct BlendGradients {
   }
 };
 
-// n's recurrent part stays apart, as r multiplies it. The slots are ordered so that the gradients that the input sees
+// n's recurrent part stays apart, as r multiplies it. The columns are ordered so that the gradients that the input sees
 // (n, r, z) are contiguous, and so are the gradients that the recurrent product sees (r, z, r * dn).
 template <bool kZWeighsNew>
 struct GruResetAfter : OnePhaseCell<3, 4> {
   enum Gate { R, Z, N };
-  enum Slot { SN, SR, SZ, SQ };  // q = U_n h_prev + b_Un
+  enum Slot { SN, SR, SZ, SQ };  // and columns; q = U_n h_prev + b_Un
+  static constexpr int kColumns = 4;
   static constexpr State state(int) { return state_h(true); }
   static constexpr bool split(int gate) { return gate == N; }
   static constexpr int kInputColumn = SN;

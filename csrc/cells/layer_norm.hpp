@@ -55,8 +55,9 @@ struct Normalisation {
 template <int G>
 struct NormalisedGates {
   using Norm = Normalisation<2 * G>;
-  // Slots: raw U h_prev and W x, whose gradients they become; then, from the gates' own slots on, each cell's.
-  static constexpr int HH = 0, IH = G, GATES = 2 * G;
+  // Slots: raw U h_prev and W x; then, from the gates' own slots on, each cell's. Columns: gradients in the same order;
+  // then the terms of the gains' gradients.
+  static constexpr int HH = 0, IH = G, GATES = 2 * G, P_HH = 3 * G, P_IH = 4 * G, REST = 5 * G;
   static constexpr int GAIN_IH = 0, GAIN_HH = G, BIAS_IH = 2 * G, BIAS_HH = 3 * G;
 
   template <class V, class At>
@@ -84,8 +85,8 @@ struct NormalisedGates {
                                   at);
     }
   }
-  // Leaves the gradients of raw products, and at P_HH and P_IH the terms of the gains' gradients.
-  template <int P_HH, int P_IH, class V, class At, class Ehh, class Eih>
+  // Leaves the gradients of raw products, and the terms of the gains' gradients.
+  template <class V, class At, class Ehh, class Eih>
   static RNN_INLINE void gradients(const At& at, Ehh&& e_hh, Eih&& e_ih) {
     RNN_UNROLL for (int g = 0; g < G; ++g) {
       const V d_hh = e_hh(g), d_ih = e_ih(g);
@@ -99,12 +100,13 @@ struct NormalisedGates {
 };
 
 // Phase 0 keeps the raw products, phase 1 makes gates and c, phase 2 h.
-struct LayerNormLstm : OnePhaseCell<4, 23> {
+struct LayerNormLstm : OnePhaseCell<4, 14> {
   using Gates = NormalisedGates<4>;
   using CellNorm = Normalisation<1>;
-  enum Slot { I = Gates::GATES, F, G, O, P_HH, P_IH = P_HH + 4, C = P_IH + 4, L, PC };  // L: tanh of normalised c
+  enum Slot { I = Gates::GATES, F, G, O, C, L };  // L: tanh of normalised c. Gates also are columns,
+  enum Column { DL = Gates::REST, PC };           // as are the gradient of L's argument and the term of gain_c's
   enum Vector { GAIN_C = 16, BIAS_C };
-  static constexpr int kStates = 2, kPhases = 3, kProducts = 3, kVectors = 18;
+  static constexpr int kStates = 2, kPhases = 3, kProducts = 3, kVectors = 18, kColumns = PC + 1;
   static constexpr int kInputColumn = Gates::IH;
   static constexpr State state(int s) { return s == 0 ? state_h(false) : state_c(C); }
   static constexpr Product product(int i) {
@@ -113,8 +115,8 @@ struct LayerNormLstm : OnePhaseCell<4, 23> {
   static constexpr bool split(int) { return true; }
   static constexpr bool carried(int slot) { return slot < Gates::GATES || slot == O; }
   static constexpr VectorGradient vector_gradient(int k) {
-    const int columns[] = {P_IH, P_HH, I, I};
-    return {k == GAIN_C ? PC : k == BIAS_C ? L : columns[k / 4] + k % 4, From::one, 0};
+    const int columns[] = {Gates::P_IH, Gates::P_HH, I, I};
+    return {k == GAIN_C ? PC : k == BIAS_C ? DL : columns[k / 4] + k % 4, From::one, 0};
   }
   static constexpr int sums(bool backward, int index, int round) {
     if (index == (backward ? 2 : 1)) return Gates::Norm::sums(backward, round);
@@ -123,11 +125,17 @@ struct LayerNormLstm : OnePhaseCell<4, 23> {
 
   template <bool kBackward, int Index, int Round, class V, class At>
   static RNN_INLINE void terms(V* to, const At& at) {
-    const auto e = [&](int g) { return V(at.slot(I + g)); };
+    const auto e = [&](int column) {
+      if constexpr (kBackward)
+        return V(at.gradient(column));
+      else
+        return V(0);
+    };
+    const auto of_gate = [&](int g) { return e(I + g); };
     if constexpr (Index == (kBackward ? 2 : 1))
-      Gates::template terms<Round, V>(to, at, e, e);
+      Gates::template terms<Round, V>(to, at, of_gate, of_gate);
     else
-      CellNorm::template terms<Round>(0, V(at.slot(C)), Round == 2 ? at.slot(L) * at.vector(GAIN_C) : V(0), to, at);
+      CellNorm::template terms<Round>(0, V(at.slot(C)), Round == 2 ? e(DL) * at.vector(GAIN_C) : V(0), to, at);
   }
   template <bool kBackward, int Index, int Round, class T>
   static void finish(T* sums, T count, T epsilon) {
@@ -162,9 +170,9 @@ struct LayerNormLstm : OnePhaseCell<4, 23> {
     if constexpr (Stage == 0) {
       const V o = at.slot(O), l = at.slot(L);
       at.grad(O, dh * l * (o * (one - o)));
-      at.grad(L, dh * o * (one - l * l));
+      at.grad(DL, dh * o * (one - l * l));
     } else if constexpr (Stage == 1) {
-      const V i = at.slot(I), f = at.slot(F), g = at.slot(G), e = at.slot(L);
+      const V i = at.slot(I), f = at.slot(F), g = at.slot(G), e = at.gradient(DL);
       const V x = CellNorm::normal(0, V(at.slot(C)), at);
       const V dc = at.dc() + CellNorm::gradient(0, x, e * at.vector(GAIN_C), at);
       at.grad(PC, e * x);
@@ -173,17 +181,18 @@ struct LayerNormLstm : OnePhaseCell<4, 23> {
       at.grad(G, dc * i * (one - g * g));
       at.set_dc(dc * f);
     } else {
-      const auto e = [&](int g) { return V(at.slot(I + g)); };
-      Gates::template gradients<P_HH, P_IH, V>(at, e, e);
+      const auto e = [&](int g) { return V(at.gradient(I + g)); };
+      Gates::template gradients<V>(at, e, e);
     }
   }
 };
 
 // Phase 0 keeps the raw products, phase 1 does the rest.
-struct LayerNormGru : OnePhaseCell<3, 16> {
+struct LayerNormGru : OnePhaseCell<3, 10> {
   using Gates = NormalisedGates<3>;
-  enum Slot { R = Gates::GATES, Z, N, Q, P_HH, P_IH = P_HH + 3 };  // Q: n's recurrent part, before r
-  static constexpr int kPhases = 2, kProducts = 2, kVectors = 12, kInputColumn = Gates::IH;
+  enum Slot { R = Gates::GATES, Z, N, Q };  // Q: n's recurrent part, before r. Gates also are columns,
+  enum Column { DQ = Gates::REST };         // as is the gradient of Q
+  static constexpr int kPhases = 2, kProducts = 2, kVectors = 12, kInputColumn = Gates::IH, kColumns = DQ + 1;
   static constexpr State state(int) { return state_h(true); }
   static constexpr Product product(int i) {
     return i == 0 ? Product{0, 0, 0, 3, From::h_prev, 0, 1, Gates::HH} : Product{1, -1, 0, 1, From::h_prev, 0, 0, 0};
@@ -191,7 +200,7 @@ struct LayerNormGru : OnePhaseCell<3, 16> {
   static constexpr bool split(int) { return true; }
   static constexpr bool carried(int slot) { return slot < Gates::GATES; }
   static constexpr VectorGradient vector_gradient(int k) {
-    const int columns[] = {P_IH + k % 3, P_HH + k % 3, R + k % 3, k % 3 == 2 ? Q : R + k % 3};
+    const int columns[] = {Gates::P_IH + k % 3, Gates::P_HH + k % 3, R + k % 3, k % 3 == 2 ? DQ : R + k % 3};
     return {columns[k / 3], From::one, 0};
   }
   static constexpr int sums(bool backward, int index, int round) {
@@ -200,12 +209,20 @@ struct LayerNormGru : OnePhaseCell<3, 16> {
 
   template <class V, class At>
   static RNN_INLINE V e_hh(int g, const At& at) {
-    return at.slot(g == 2 ? Q : R + g);
+    return at.gradient(g == 2 ? DQ : R + g);
+  }
+  template <class V, class At>
+  static RNN_INLINE V e_ih(int g, const At& at) {
+    return at.gradient(R + g);
   }
   template <bool kBackward, int Index, int Round, class V, class At>
   static RNN_INLINE void terms(V* to, const At& at) {
-    Gates::template terms<Round, V>(
-        to, at, [&](int g) { return e_hh<V>(g, at); }, [&](int g) { return V(at.slot(R + g)); });
+    const auto none = [](int) { return V(0); };
+    if constexpr (kBackward)
+      Gates::template terms<Round, V>(
+          to, at, [&](int g) { return e_hh<V>(g, at); }, [&](int g) { return e_ih<V>(g, at); });
+    else
+      Gates::template terms<Round, V>(to, at, none, none);
   }
   template <bool kBackward, int Index, int Round, class T>
   static void finish(T* sums, T count, T epsilon) {
@@ -236,11 +253,10 @@ struct LayerNormGru : OnePhaseCell<3, 16> {
       at.grad(R, d.n * q * (r * (one - r)));
       at.grad(Z, d.z);
       at.grad(N, d.n);
-      at.grad(Q, d.n * r);
+      at.grad(DQ, d.n * r);
       at.set_direct(d.h_prev);
     } else {
-      Gates::template gradients<P_HH, P_IH, V>(
-          at, [&](int g) { return e_hh<V>(g, at); }, [&](int g) { return V(at.slot(R + g)); });
+      Gates::template gradients<V>(at, [&](int g) { return e_hh<V>(g, at); }, [&](int g) { return e_ih<V>(g, at); });
     }
   }
 };

@@ -28,8 +28,8 @@ struct LstmLayout {
   // Gates and slots; c comes last. One that is left out has no place.
   static constexpr int I = kInput ? 0 : -1, F = kForget ? kInput : -1, G = kInput + kForget;
   static constexpr int O = kOutput ? G + 1 : -1, C = G + 1 + kOutput;
-  // Slots of a projection: its operand, and the gradients of h, of which there are no more than of units.
-  static constexpr int M = C + 1, Dh = C + 2;
+  // Of a projection: the slot of its operand; and the column of the gradients of h, which has no more units.
+  static constexpr int M = C + 1, Dh = C;
   // Peepholes among the cell's vectors.
   static constexpr int PI = kInput ? 0 : -1, PF = kForget ? kInput : -1, PO = kOutput ? kInput + kForget : -1;
   static constexpr int kPeepholeCount = has(kPeepholes) ? kInput + kForget + kOutput : 0;
@@ -39,7 +39,7 @@ template <unsigned kOptions>
 struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1> {
   using L = LstmLayout<kOptions>;
   static constexpr bool kProjects = L::has(kProjected);
-  static constexpr int kSlots = kProjects ? L::Dh + 1 : L::C + 1, kProjection = kProjects ? 1 : -1;
+  static constexpr int kSlots = L::C + 1 + kProjects, kColumns = L::C + kProjects, kProjection = kProjects ? 1 : -1;
   static constexpr int kPhases = 1 + kProjects, kProducts = 1 + kProjects, kMatrices = 1 + kProjects;
   static constexpr Product product(int i) {
     if (i == 1) return {1, 1, 0, 1, From::slots, L::M, 1, L::Dh};

@@ -77,12 +77,12 @@ using LstmMatrixPeepholesO = LstmMatrixPeepholes<false, true>;
 
 // Full gate recurrence (Greff et al. 2015): i, f and o also see R [i_prev, f_prev, o_prev], the nine matrices as one of
 // (3*H, 3*H), and diagonal peepholes. The gates of the step before are a third state.
-struct LstmGateRecurrence : OnePhaseCell<4, 8> {
-  enum Gate { GI, GF, GO, GG };  // o before g, so that i, f and o lie together
-  enum Slot { I, F, O, C, DI, DF, DO, DG, G = DG };
-  static constexpr int kStates = 3, kProducts = 2, kMatrices = 2, kVectors = 3, kInputColumn = DI;
+struct LstmGateRecurrence : OnePhaseCell<4, 5> {
+  enum Gate { GI, GF, GO, GG };  // and columns; o before g, so that i, f and o lie together
+  enum Slot { I, F, O, C, G };
+  static constexpr int kStates = 3, kProducts = 2, kMatrices = 2, kVectors = 3;
   static constexpr Product product(int i) {
-    return i == 0 ? Product{0, 1, GI, 3, From::slots_prev, I, 3, DI} : Product{0, 0, GI, 4, From::h_prev, 0, 1, DI};
+    return i == 0 ? Product{0, 1, GI, 3, From::slots_prev, I, 3, GI} : Product{0, 0, GI, 4, From::h_prev, 0, 1, GI};
   }
   static constexpr State state(int s) {
     return s == 0 ? state_h(false) : s == 1 ? state_c(C) : State{"gates", 3, I, false};
@@ -91,7 +91,7 @@ struct LstmGateRecurrence : OnePhaseCell<4, 8> {
   static constexpr int user_gate(int gate) { return gate == GO ? 3 : gate == GG ? 2 : gate; }
   static constexpr bool carried(int slot) { return slot <= O; }
   static constexpr VectorGradient vector_gradient(int k) {
-    return k == 2 ? VectorGradient{DO, From::slots, C} : VectorGradient{DI + k, From::c_prev, 0};
+    return k == 2 ? VectorGradient{GO, From::slots, C} : VectorGradient{GI + k, From::c_prev, 0};
   }
 
   template <int Phase, class V, class At>
@@ -114,10 +114,10 @@ struct LstmGateRecurrence : OnePhaseCell<4, 8> {
     const V dc = fma(at.vector(2), da_o, fma(dh * o, one - tanh_c * tanh_c, at.dc()));
     const V da_i = fma(dc, g, at.extra(0)) * (i * (one - i));
     const V da_f = fma(dc, at.c_prev(), at.extra(1)) * (f * (one - f));
-    at.grad(DI, da_i);
-    at.grad(DF, da_f);
-    at.grad(DO, da_o);
-    at.grad(DG, dc * i * (one - g * g));
+    at.grad(GI, da_i);
+    at.grad(GF, da_f);
+    at.grad(GO, da_o);
+    at.grad(GG, dc * i * (one - g * g));
     at.set_dc(fma(at.vector(0), da_i, fma(at.vector(1), da_f, dc * f)));
   }
 };

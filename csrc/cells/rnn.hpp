@@ -5,14 +5,10 @@
 
 namespace {
 
-struct RnnTanh : OnePhaseCell<1, 1> {
-  enum Slot { HIDDEN };
-
+struct RnnTanh : OnePhaseCell<1, 0> {
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
-    const V h = tanh(a[0]);
-    at.save(HIDDEN, h);
-    at.set_h(h);
+    at.set_h(tanh(a[0]));
   }
 
   template <class V>
@@ -22,18 +18,14 @@ struct RnnTanh : OnePhaseCell<1, 1> {
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
-    at.grad(HIDDEN, gradient(at.slot(HIDDEN), dh));
+    at.grad(0, gradient(V(at.h()), dh));
   }
 };
 
-struct RnnRelu : OnePhaseCell<1, 1> {
-  enum Slot { HIDDEN };
-
+struct RnnRelu : OnePhaseCell<1, 0> {
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
-    const V h = max(V(0), a[0]);
-    at.save(HIDDEN, h);
-    at.set_h(h);
+    at.set_h(max(V(0), a[0]));
   }
 
   // The gradient is that of h > 0: zero at 0, as in PyTorch; a NaN h passes it on.
@@ -44,13 +36,13 @@ struct RnnRelu : OnePhaseCell<1, 1> {
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
-    at.grad(HIDDEN, gradient(at.slot(HIDDEN), dh));
+    at.grad(0, gradient(V(at.h()), dh));
   }
 };
 
 // Independently recurrent (Li et al. 2018): h = f(W x + u * h_prev + b), so that a unit sees no other. The vector is u.
 template <class Rnn>
-struct IndRnn : OnePhaseCell<1, 1> {
+struct IndRnn : OnePhaseCell<1, 0> {
   static constexpr int kRecurrentGates = 0, kMatrices = 0, kVectors = 1;
   static constexpr State state(int) { return state_h(true); }
   static constexpr Product product(int) { return {0, -1, 0, 1, From::h_prev, 0, 0, 0}; }
@@ -64,7 +56,7 @@ struct IndRnn : OnePhaseCell<1, 1> {
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
-    const V da = Rnn::gradient(at.slot(0), dh);
+    const V da = Rnn::gradient(V(at.h()), dh);
     at.grad(0, da);
     at.set_direct(at.vector(0) * da);
   }

@@ -29,6 +29,7 @@ struct Backward {
   const CellFacts& f;
   const BackwardSteps<C> steps;
   const int64_t row_count, row_stride;
+  const BackwardShared<C> shared;
   const States<C> states;
   BackwardRow<C>* rows = nullptr;
   C* partial = nullptr;
@@ -47,19 +48,22 @@ struct Backward {
         steps(cell_steps),
         row_count(mine.row1 - mine.row0),
         row_stride(most(tiles_of_worker(mine).size(), h_tiles_of(mine).size()) * V::width),
-        states{problem, facts, reinterpret_cast<const C*>(mine.shared), problem.h, problem.slots, false} {}
+        shared(problem, facts, mine),
+        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false} {}
 
   static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
   BackwardRow<C> row_at(int64_t t, int64_t row) const {
-    const int64_t H = p.hidden, here = t * p.batch + row;
+    const int64_t H = p.hidden, here = place_of(p, t, row);
     const bool first = t == first_time(p, row);
     const int64_t before = time_before(p, t);
     assert(f.states >= 1 && f.states <= kMaxStates);
     BackwardRow<C> r{};
     r.dy = g.dy ? g.dy + here * g.dy_stride : nullptr;
+    r.h = states.after(0, t, row);
     r.slots = states.slots_at(t, row);
-    r.source = t == last_time(p, row) ? r.slots : states.slots_at(time_after(p, t), row);
+    r.gradients = shared.at(t, row);
+    r.source = t == last_time(p, row) ? r.gradients : shared.at(time_after(p, t), row);
     for (int s = 0; s < f.states; ++s) {
       r.before[s] = first ? states.initial(s, row) : states.after(s, before, row);
       r.carried[s] = g.dstate0[s] + row * states.size(s);
@@ -175,15 +179,16 @@ struct Backward {
     }
   }
 
-  // The gradient of the vector `part` of an initial state: the part that is carried, and the product with the first
-  // step's gradients.
-  void initial_state_gradient(int product, int part) {
+  // The gradient of the vector `part` of an initial state, of rows whose first step is in this range: the part that is
+  // carried, and the product with the first step's gradients.
+  void initial_state_gradient(const Range& range, int product, int part) {
     const int state = state_of(f.product[product].from);
     assert(state >= 0 && state < f.states && f.states <= kMaxStates);
     int64_t n = 0;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
-      if (length_of(p, row) == 0) continue;
-      from[n] = states.slots_at(first_time(p, row), row);
+      const int64_t t = first_time(p, row), step = time_of(p, t);
+      if (length_of(p, row) == 0 || step < range.first || step >= range.last) continue;
+      from[n] = shared.at(t, row);
       to[n++] = g.dstate0[state] + row * states.size(state) + part * p.hidden;
     }
     const CarryOp<F> op(weights.hh_t[product][part], depth_of(product), from, f.product[product].column * p.hidden, to,
@@ -213,11 +218,10 @@ struct Backward {
     lay_out(*this, worker);
     if (range.last == p.seq_len) begin();
     for (int64_t step = range.last - 1; step >= range.first; --step) run_step(step);
-    if (range.first > 0) return;
-    initial_state_gradient(main_product(0), 0);
+    initial_state_gradient(range, main_product(0), 0);
     for (int i = 0; i < f.products; ++i) {
       if (!gives_extras(f.product[i])) continue;
-      for (int part = 0; part < f.product[i].depth; ++part) initial_state_gradient(i, part);
+      for (int part = 0; part < f.product[i].depth; ++part) initial_state_gradient(range, i, part);
     }
   }
 };

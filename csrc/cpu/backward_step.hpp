@@ -14,10 +14,12 @@ struct BackwardRow {
   const C* dc_given;  // null: zeros
   const C* below;
   C* dbelow;                    // or null
-  const C* before[kMaxStates];  // the states before the step
+  const C* h;                   // after the step
+  const C* before[kMaxStates];  // the states before it
   C* carried[kMaxStates];       // rows of dstate0: gradients of states, carried from the step after
-  C* slots;
-  const C* source;  // slots of the step after, which hold its gradients by now; not read in a row's last step
+  const C* slots;
+  C* gradients;     // of the step's pre-activations, by column
+  const C* source;  // those of the step after; not read in a row's last step
 };
 
 // One step of one worker, as pointwise functions see it. `extras` is [extra][row][tile of this worker][lane].
@@ -78,6 +80,7 @@ struct BackwardAt {
   typename V::Lanes lanes;
 
   RNN_INLINE V load(const C* p) const { return V::load(p + unit, lanes); }
+  RNN_INLINE V h() const { return load(row.h); }
   RNN_INLINE V h_prev() const { return load(row.before[0]); }
   RNN_INLINE V c_prev() const { return load(row.before[1]); }
   RNN_INLINE V slot(int k) const { return load(row.slots + k * hidden); }
@@ -93,7 +96,8 @@ struct BackwardAt {
   RNN_INLINE void set_dc(V v) const { v.store(row.carried[1] + unit, lanes); }
   RNN_INLINE V direct() const { return load(row.carried[0]); }
   RNN_INLINE void set_direct(V v) const { v.store(row.carried[0] + unit, lanes); }
-  RNN_INLINE void grad(int column, V v) const { v.store(row.slots + column * hidden + unit, lanes); }
+  RNN_INLINE V gradient(int column) const { return load(row.gradients + column * hidden); }
+  RNN_INLINE void grad(int column, V v) const { v.store(row.gradients + column * hidden + unit, lanes); }
 };
 
 template <class Cell, class C, int Stage>
@@ -121,7 +125,7 @@ void backward_reduce(const BackwardStep<C>& step, int64_t rows) {
   }
 }
 
-// One product of a stage: U^T times the gradients in some slots, of the step after (stage 0) or of this one. The sums
+// One product of a stage: U^T times the gradients in some columns, of the step after (stage 0) or of this one. The sums
 // go to the stage's pointwise step, if the product is the stage's main one, else to `extra`.
 template <class F>
 struct StageProduct {
@@ -129,7 +133,7 @@ struct StageProduct {
   PackedMatrix<typename F::Storage> weights;
   int64_t depth;                   // 0: the sums stay as they begin
   int64_t units;                   // of the operand, whose gradient the sums are
-  int64_t source_offset;           // where the gradients begin among the slots
+  int64_t source_offset;           // where the gradients begin among the columns
   bool first_stage;                // the gradients belong to the step after
   BackwardPointwise<C> pointwise;  // of the main product; else null,
   int extra;                       // and this is the number of the extra
@@ -173,7 +177,7 @@ struct StageOp {
   }
   RNN_INLINE const C* const* sources(int64_t row) const {
     const BackwardRow<C>& at = step.rows[row];
-    return product.first_stage ? &at.source : &at.slots;
+    return product.first_stage ? &at.source : &at.gradients;
   }
   RNN_INLINE V initial(const BackwardRow<C>& row, int64_t r, int64_t tile) const {
     if (continues) return V::load(partial_at(r, tile));
@@ -205,7 +209,8 @@ struct StageOp {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const BackwardRow<C>& at = step.rows[row];
       if (facts.states > 1) __builtin_prefetch(at.before[1] + tile * V::width);
-      for (int k = 0; k < facts.slots; ++k) prefetch_write(at.slots + k * step.hidden + tile * V::width);
+      for (int k = 0; k < facts.slots; ++k) __builtin_prefetch(at.slots + k * step.hidden + tile * V::width);
+      for (int k = 0; k < facts.columns; ++k) prefetch_write(at.gradients + k * step.hidden + tile * V::width);
     });
   }
   RNN_INLINE void end(const Area& area, const C* sums) const {

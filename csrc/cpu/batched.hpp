@@ -1,7 +1,8 @@
-// Backward's products over all steps at once: dx, the gradients of weights and biases. Steps past a row's length take
-// no part. Workers share the output out among them, so no sum depends on how many there are: sums over steps run in
-// *stretches* of kStretch valid (t, row) pairs, in the order of t, then row; each stretch is one chain, and the
-// stretches are added in order. The plan (cells/gradients.hpp) lists the sums.
+// Backward's products over the steps of a chunk: dx, the gradients of weights and biases. Steps past a row's length
+// take no part. Workers share the output out among them, so no sum depends on how many there are. A chunk's valid
+// (step, row) pairs, from the last step to the first, rows in order, are cut evenly into *stretches* of at most
+// kStretch pairs; each stretch is one chain, and the stretches are added in order. The plan (cells/gradients.hpp) lists
+// the sums.
 #pragma once
 
 #include "../cells/gradients.hpp"
@@ -105,6 +106,10 @@ struct Batched {
   struct Pair {
     int64_t t, row;
   };
+  // A place among the pairs of a chunk, valid or not.
+  struct Cursor {
+    int64_t step, row;
+  };
   static constexpr int64_t kAhead = 8;  // rows of gradients lie too far apart for the hardware to see the next one
   static constexpr int64_t kRowsTogether = 96;  // rows of gradients that stay in L2 while the weights pass over them
 
@@ -114,12 +119,14 @@ struct Batched {
   const Worker& worker;
   const CellFacts& f;
   const GradientPlan& plan;
+  const BackwardShared<C> shared;
   const States<C> states;
-  const C** d = nullptr;                            // kStretch rows of gradients
+  const int64_t longest;                            // the most pairs of a stretch
+  const C** d = nullptr;                            // rows of gradients: a stretch's, or kRowsTogether
   C** to = nullptr;                                 // kRowsTogether rows of dx
   Pair* pairs = nullptr;                            // the pairs of a stretch
   C* columns = nullptr;                             // gradients of a stretch, [k][kStrip]
-  const C** operands[fusedrnn::kMaxOperands] = {};  // kStretch rows of each operand,
+  const C** operands[fusedrnn::kMaxOperands] = {};  // a stretch's rows of each operand,
   C* panels[fusedrnn::kMaxOperands] = {};           // and, of the operands of matrices, [tile][k][lane]
 
   Batched(const Problem<C>& problem, const PackedWeights<F>& packed, const Gradients<C>& gradients, const Worker& mine,
@@ -130,17 +137,24 @@ struct Batched {
         worker(mine),
         f(facts),
         plan(gradient_plan),
-        states{problem, facts, reinterpret_cast<const C*>(mine.shared), problem.h, problem.slots, false} {}
+        shared(problem, facts, mine),
+        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false},
+        longest(longest_stretch(problem, facts)) {}
+
+  static int64_t longest_stretch(const Problem<C>& p, const CellFacts& f) {
+    const int64_t pairs = most_chunk_steps(p, f.clocked) * p.batch;
+    return pairs < kStretch ? pairs : kStretch;
+  }
 
   void layout(Arena& arena) {
-    d = arena.take<const C*>(kStretch);
+    d = arena.take<const C*>(longest > kRowsTogether ? longest : kRowsTogether);
     to = arena.take<C*>(kRowsTogether);
-    columns = arena.take<C>(kStretch * kStrip);
-    pairs = arena.take<Pair>(kStretch);
+    columns = arena.take<C>(longest * kStrip);
+    pairs = arena.take<Pair>(longest);
     for (int i = 0; i < plan.operands; ++i) {
-      operands[i] = arena.take<const C*>(kStretch);
+      operands[i] = arena.take<const C*>(longest);
       const bool packed = plan.operand[i].of_matrix;
-      panels[i] = arena.take<C>(packed ? tiles_of<V>(width_of(plan.operand[i])) * kStretch * V::width : 0);
+      panels[i] = arena.take<C>(packed ? tiles_of<V>(width_of(plan.operand[i])) * longest * V::width : 0);
     }
   }
 
@@ -148,47 +162,69 @@ struct Batched {
     return operand.from == From::x ? p.input : fusedrnn::operand_size(operand.from, operand.depth, p.hidden, p.proj);
   }
 
-  // Lists the next stretch of pairs that are `wanted`, from the pair at `from` on, and sets `count` to their number;
-  // returns where it stopped.
+  static Cursor start_of(const Range& range) { return {range.last - 1, 0}; }
+
+  // Lists the next pairs of the range that are `wanted`, at most `most`, from `at` on, which it moves; their number.
   template <class Wanted>
-  int64_t next_stretch(int64_t from, int64_t& count, Wanted&& wanted) {
-    count = 0;
-    const int64_t end = p.seq_len * p.batch;
-    if (end == 0) return 0;
-    int64_t t = from / p.batch, row = from % p.batch;
-    for (; from < end && count < kStretch; ++from) {
-      if (t < length_of(p, row) && wanted(t, row)) {
-        pairs[count] = {t, row};
-        d[count++] = states.slots_at(t, row);
+  int64_t list_pairs(const Range& range, Cursor& at, int64_t most, Wanted&& wanted) {
+    assert(most <= longest);
+    int64_t count = 0;
+    for (; at.step >= range.first; --at.step, at.row = 0) {
+      const int64_t t = time_of(p, at.step);
+      for (; at.row < p.batch; ++at.row) {
+        if (t >= length_of(p, at.row) || !wanted(t, at.row)) continue;
+        if (count == most) return count;
+        pairs[count] = {t, at.row};
+        d[count++] = shared.at(t, at.row);
       }
-      if (++row == p.batch) row = 0, ++t;
     }
-    return from;
+    return count;
+  }
+
+  int64_t count_pairs(const Range& range) const {
+    if (!p.lengths) return (range.last - range.first) * p.batch;
+    int64_t count = 0;
+    for (int64_t step = range.first; step < range.last; ++step) {
+      for (int64_t row = 0; row < p.batch; ++row) count += time_of(p, step) < length_of(p, row);
+    }
+    return count;
   }
 
   // This worker's share of 0..n-1.
-  Span share(int64_t n) const { return {n * worker.index / worker.count, n * (worker.index + 1) / worker.count}; }
+  Span share(int64_t n) const { return part_of(n, worker.index, worker.count); }
+  static Span part_of(int64_t n, int64_t part, int64_t parts) { return {n * part / parts, n * (part + 1) / parts}; }
 
-  // dx and dc_below of this worker's share of the steps; with `add`, dx is added to.
+  // Zeros for units of a row of a sequence of `width` units; for a step past a row's length.
+  void clear(C* sequence, int64_t width, int64_t place, Span units) const {
+    if (!sequence || !is_padded(p)) return;
+    std::memset(sequence + place * width + units.first, 0, static_cast<std::size_t>(units.size()) * sizeof(C));
+  }
+
+  // dx and dc_below of this worker's share of the steps; with `add`, dx is added to. Workers share out the rows, and
+  // the inputs where rows are few.
   void input_gradient(const Range& range, bool add) {
-    const int64_t start = (p.reverse ? p.seq_len - range.last : range.first) * p.batch;
-    const Span mine = share((range.last - range.first) * p.batch), steps{start + mine.first, start + mine.last};
-    const int64_t H = p.hidden, depth = f.gates * H;
-    int64_t from = steps.first;
-    while (from < steps.last) {
+    constexpr int64_t kLeastRows = 48;  // that are worth a pass over the weights
+    const int64_t all = (range.last - range.first) * p.batch, depth = f.gates * p.hidden;
+    int64_t row_parts = worker.count;
+    while (row_parts > 1 && (worker.count % row_parts != 0 || all < row_parts * kLeastRows)) --row_parts;
+    const int64_t tile_parts = worker.count / row_parts, tile_part = worker.index % tile_parts;
+    const Span rows = part_of(all, worker.index / tile_parts, row_parts);
+    const Span tiles = part_of(tiles_of<V>(p.input), tile_part, tile_parts);
+    const int64_t groups = (rows.size() + kRowsTogether - 1) / kRowsTogether;
+    for (int64_t group = 0; group < groups; ++group) {
+      const Span some = part_of(rows.size(), group, groups);
       int64_t n = 0;
-      for (; from < steps.last && n < kRowsTogether; ++from) {
-        const int64_t t = from / p.batch, row = from % p.batch;
-        C* dx = g.dx + from * p.input;
-        if (t >= length_of(p, row)) {
-          if (!add) std::memset(dx, 0, static_cast<std::size_t>(p.input) * sizeof(C));
-          if (g.dbelow) std::memset(g.dbelow + from * H, 0, static_cast<std::size_t>(H) * sizeof(C));
+      for (int64_t at = rows.first + some.first; at < rows.first + some.last; ++at) {
+        const int64_t t = time_of(p, range.first + at / p.batch), row = at % p.batch;
+        if (t < length_of(p, row)) {
+          d[n] = shared.at(t, row) + f.input_column * p.hidden;
+          to[n++] = g.dx + place_of(p, t, row) * p.input;
           continue;
         }
-        d[n] = states.slots_at(t, row) + f.input_column * H;
-        to[n++] = dx;
+        if (!add) clear(g.dx, p.input, place_of(p, t, row), units_of<V>(tiles, p.input));
+        if (tile_part == 0) clear(g.dbelow, p.hidden, place_of(p, t, row), {0, p.hidden});
       }
-      sweep(InputGradientOp<F>(weights.ih_t, depth, d, to, p.input, add), {0, n}, {0, tiles_of<V>(p.input)});
+      sweep(InputGradientOp<F>(weights.ih_t, depth, d, to, p.input, add), {0, n}, tiles);
     }
   }
 
@@ -288,10 +324,9 @@ struct Batched {
 
   // Where an operand lay in forward.
   const C* operand_at(const Operand& operand, int64_t t, int64_t row) const {
-    const int64_t H = p.hidden, here = t * p.batch + row;
-    if (operand.from == From::x) return p.x + here * p.input;
-    if (operand.from == From::slots) return states.slots_at(t, row) + operand.slot * H;
-    if (operand.from == From::below) return p.below ? p.below + here * H : states.zeros;
+    if (operand.from == From::x) return p.x + place_of(p, t, row) * p.input;
+    if (operand.from == From::slots) return states.slots_at(t, row) + operand.slot * p.hidden;
+    if (operand.from == From::below) return p.below ? p.below + place_of(p, t, row) * p.hidden : states.zeros;
     return states.before(state_of(operand.from), t, row);
   }
 
@@ -307,37 +342,42 @@ struct Batched {
     return f.projection >= 0 && column == f.product[f.projection].column ? p.proj : p.hidden;
   }
 
-  // All weight and bias gradients. Workers share out the columns of gradients, units and all.
-  void weight_gradients() {
-    const int64_t end = p.seq_len * p.batch;
+  // Adds the sums of the pairs that are listed to the gradients of these units, among the units of all columns.
+  void add_stretch(Span mine, int64_t count, bool add) {
+    for (int i = 0; i < plan.operands; ++i) gather_operand(i, count);
+    int64_t start = 0;  // of the column's units
+    for (int i = 0; i < plan.columns; ++i) {
+      const int64_t units = units_of_column(plan.column[i]);
+      const int64_t first = mine.first > start ? mine.first - start : 0;
+      const int64_t last = mine.last < start + units ? mine.last - start : units;
+      if (first < last) column_gradients(plan.column[i], {first, last}, count, add);
+      start += units;
+    }
+  }
+
+  // All weight and bias gradients of a chunk. Workers share out the columns of gradients, units and all.
+  void weight_gradients(const Range& range) {
+    const bool is_last = range.last == p.seq_len;
     int64_t all = 0;
     for (int i = 0; i < plan.columns; ++i) all += units_of_column(plan.column[i]);
     const Span mine = share(all);
-    int64_t from = 0;
-    bool add = false;
-    do {
-      int64_t count = 0;
-      from = next_stretch(from, count, [](int64_t, int64_t) { return true; });
-      for (int i = 0; i < plan.operands; ++i) gather_operand(i, count);
-      int64_t start = 0;  // of the column's units among all columns' units
-      for (int i = 0; i < plan.columns; ++i) {
-        const int64_t units = units_of_column(plan.column[i]);
-        const int64_t first = mine.first > start ? mine.first - start : 0;
-        const int64_t last = mine.last < start + units ? mine.last - start : units;
-        if (first < last) column_gradients(plan.column[i], {first, last}, count, add);
-        start += units;
-      }
-      add = true;
-    } while (from < end);
+    const int64_t valid = count_pairs(range), stretches = (valid + kStretch - 1) / kStretch;
+    if (valid == 0 && is_last) add_stretch(mine, 0, false);
+    Cursor at = start_of(range);
+    for (int64_t i = 0; i < stretches; ++i) {
+      const int64_t count =
+          list_pairs(range, at, part_of(valid, i, stretches).size(), [](int64_t, int64_t) { return true; });
+      add_stretch(mine, count, !is_last || i > 0);
+    }
   }
 
   void run_input_gradient(const Range& range, bool add) {
     lay_out(*this, worker);
     input_gradient(range, add);
   }
-  void run_weight_gradients() {
+  void run_weight_gradients(const Range& range) {
     lay_out(*this, worker);
-    weight_gradients();
+    weight_gradients(range);
   }
 };
 

@@ -17,6 +17,7 @@
 namespace {
 
 using fusedrnn::Clock;
+using fusedrnn::kChunkPairs;
 
 // Which steps of which rows are a clock's. Steps that are asked for in the order of time take no division.
 template <class C>
@@ -100,7 +101,7 @@ struct ClockworkForward {
     for (int64_t step = first; step < last; ++step) {
       const int64_t t = time_of(p, step);
       for (int64_t row = worker.row0; row < worker.row1; ++row) {
-        if (t < length_of(p, row) && of_clock.at(t, row)) all.x[n++] = p.x + (t * p.batch + row) * p.input;
+        if (t < length_of(p, row) && of_clock.at(t, row)) all.x[n++] = p.x + place_of(p, t, row) * p.input;
       }
     }
     sweep(ProjectOp<F>(p, weights, step_of(clock, from), all.x), {0, n}, tiles_of_clock(clock));
@@ -121,7 +122,9 @@ struct ClockworkForward {
   // Units that keep what they hold.
   static void keep_units(const ForwardRow<C>& row, Span units) {
     if (units.size() <= 0) return;
-    std::memcpy(row.h + units.first, row.before[0] + units.first, static_cast<std::size_t>(units.size()) * sizeof(C));
+    const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(C);
+    std::memcpy(row.h + units.first, row.before[0] + units.first, bytes);
+    if (row.h_kept) std::memcpy(row.h_kept + units.first, row.before[0] + units.first, bytes);
   }
 
   void run_clock(int64_t index, int64_t t, bool backwards) {
@@ -177,7 +180,7 @@ struct ClockworkBackward {
   const PackedWeights<F>& weights;
   const Worker& worker;
   BackwardRow<C>* ticking = nullptr;  // rows that tick,
-  const C** d = nullptr;              // their slots, and where the gradient of their h is carried: [clock][row]
+  const C** d = nullptr;              // their gradients, and where that of their h is carried: [clock][row]
   C** carried = nullptr;
   int64_t* count = nullptr;  // and their number, by clock
   C* dh = nullptr;           // of one row, [tile of this worker][lane]
@@ -218,7 +221,7 @@ struct ClockworkBackward {
       if (t >= length_of(p, row)) continue;
       if (ticks[index].at(t, row)) {
         ticking[n] = all.rows[r];
-        d[index * all.row_count + n] = all.rows[r].slots;
+        d[index * all.row_count + n] = all.rows[r].gradients;
         carried[index * all.row_count + n++] = all.rows[r].carried[0];
       }
       ++r;
@@ -236,15 +239,15 @@ struct ClockworkBackward {
     const BackwardStep<C> step(p, weights, worker, ticking, clock.last);
     const int64_t tile_unit = tiles.first * V::width;
     const std::size_t before = clock.first > tile_unit ? static_cast<std::size_t>(clock.first - tile_unit) : 0;
-    C kept[V::width];  // the slots of the units before this clock's in its first tile
+    C kept[V::width];  // the gradients of the units before this clock's in its first tile
     for (int64_t r = 0; r < count[index]; ++r) {
       C* const row_dh = ticking[r].carried[0];
-      if (before) std::memcpy(kept, ticking[r].slots + tile_unit, before * sizeof(C));
+      if (before) std::memcpy(kept, ticking[r].gradients + tile_unit, before * sizeof(C));
       for (int64_t tile = tiles.first; tile < tiles.last; ++tile) {
         V::load(row_dh + tile * V::width, lanes_of<V>(tile, clock.last)).store(dh + (tile - tiles.first) * V::width);
       }
       all.steps.pointwise[0](step, {r, r + 1}, tiles, dh);
-      if (before) std::memcpy(ticking[r].slots + tile_unit, kept, before * sizeof(C));
+      if (before) std::memcpy(ticking[r].gradients + tile_unit, kept, before * sizeof(C));
       std::memset(row_dh + units.first, 0, static_cast<std::size_t>(units.size()) * sizeof(C));
     }
   }
@@ -293,15 +296,15 @@ struct ClockworkBatched {
     ticking = arena.take<C*>(kRowsTogether);
   }
 
-  // Adds one clock's part to dx of steps [first, last).
-  void add_input_gradient(const Clock& clock, int64_t first, int64_t last) {
+  // Adds one clock's part to dx of these pairs.
+  void add_input_gradient(const Clock& clock, Span places) {
     Ticks<C> ticks(p, clock);
     int64_t n = 0;
-    for (int64_t at = first; at < last; ++at) {
+    for (int64_t at = places.first; at < places.last; ++at) {
       const int64_t t = at / p.batch, row = at % p.batch;
       if (t >= length_of(p, row) || !ticks.at(t, row)) continue;
-      all.d[n] = all.states.slots_at(t, row);
-      ticking[n++] = g.dx + at * p.input;
+      all.d[n] = all.shared.at(t, row);
+      ticking[n++] = g.dx + place_of(p, t, row) * p.input;
     }
     const CarryOp<F> op(moved(weights.ih_t, 0, clock.first * V::width), clock.last - clock.first, all.d, clock.first,
                         ticking, p.input, true);
@@ -309,13 +312,16 @@ struct ClockworkBatched {
   }
 
   void input_gradient(bool add) {
-    const Span steps = all.share(p.seq_len * p.batch);
-    if (steps.size() <= 0) return;
-    if (!add)
-      std::memset(g.dx + steps.first * p.input, 0, static_cast<std::size_t>(steps.size() * p.input) * sizeof(C));
-    for (int64_t first = steps.first; first < steps.last; first += kRowsTogether) {
-      const int64_t last = first + kRowsTogether < steps.last ? first + kRowsTogether : steps.last;
-      for (int i = 0; i < weights.clock_count; ++i) add_input_gradient(weights.clocks[i], first, last);
+    const Span pairs = all.share(p.seq_len * p.batch);
+    for (int64_t first = pairs.first; first < pairs.last; first += kRowsTogether) {
+      const int64_t last = first + kRowsTogether < pairs.last ? first + kRowsTogether : pairs.last;
+      for (int64_t at = first; at < last && !add; ++at) {
+        const int64_t t = at / p.batch, row = at % p.batch;
+        if (t < length_of(p, row) || is_padded(p)) {
+          std::memset(g.dx + place_of(p, t, row) * p.input, 0, static_cast<std::size_t>(p.input) * sizeof(C));
+        }
+      }
+      for (int i = 0; i < weights.clock_count; ++i) add_input_gradient(weights.clocks[i], {first, last});
     }
   }
 
@@ -329,14 +335,15 @@ struct ClockworkBatched {
     if (g.dbias_hh) all.add_sums(g.dbias_hh, first, n, count, add);
   }
 
-  void weight_gradients_of(const Clock& clock, Span units) {
-    const int64_t end = p.seq_len * p.batch;
+  // The pairs of a clock are cut into stretches of kChunkPairs; the last one has the rest.
+  void weight_gradients_of(const Range& range, const Clock& clock, Span units) {
     Ticks<C> ticks(p, clock);
-    int64_t from = 0;
+    const int64_t most = kChunkPairs < all.longest ? kChunkPairs : all.longest;
+    auto at = Batched<F>::start_of(range);
     bool add = false;
     do {
-      int64_t count = 0;
-      from = all.next_stretch(from, count, [&](int64_t t, int64_t row) { return ticks.at(t, row); });
+      const int64_t count = all.list_pairs(range, at, most, [&](int64_t t, int64_t row) { return ticks.at(t, row); });
+      if (count == 0 && add) return;
       all.gather_operand(kX, count);
       all.gather_operand(kHPrev, count, clock.first);
       for (int64_t first = units.first; first < units.last; first += kStrip) {
@@ -344,7 +351,7 @@ struct ClockworkBatched {
         add_gradients(clock, first, n, count, add);
       }
       add = true;
-    } while (from < end);
+    } while (at.step >= range.first);
   }
 
   // The first unit of part number `part`, where all `parts` parts of the units sum over equally many steps of units.
@@ -364,13 +371,13 @@ struct ClockworkBatched {
     return p.hidden;
   }
 
-  void weight_gradients() {
+  void weight_gradients(const Range& range) {
     const Span mine{cut(all.worker.index, all.worker.count), cut(all.worker.index + 1, all.worker.count)};
     for (int i = 0; i < weights.clock_count; ++i) {
       const Clock& clock = weights.clocks[i];
       const Span units = both({clock.first, clock.last}, mine);
       if (units.size() <= 0) continue;
-      weight_gradients_of(clock, units);
+      weight_gradients_of(range, clock, units);
       for (int64_t unit = units.first; unit < units.last; ++unit) {
         std::memset(g.dmatrix[0] + unit * p.hidden, 0, static_cast<std::size_t>(clock.first) * sizeof(C));
       }
@@ -382,9 +389,10 @@ struct ClockworkBatched {
     lay_out(*this, all.worker);
     input_gradient(add);
   }
-  void run_weight_gradients() {
+  void run_weight_gradients(const Range& range) {
+    assert(range.first == 0 && range.last == p.seq_len);
     lay_out(*this, all.worker);
-    weight_gradients();
+    weight_gradients(range);
   }
 };
 

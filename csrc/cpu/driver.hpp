@@ -7,8 +7,7 @@
 #include <cstring>
 
 #include "../arena.hpp"
-#include "../problem.hpp"
-#include "../sizes.hpp"
+#include "../steps.hpp"
 #include "sweep.hpp"
 
 namespace {
@@ -18,10 +17,8 @@ using fusedrnn::From;
 using fusedrnn::Gradients;
 using fusedrnn::kMaxStates;
 using fusedrnn::PackedWeights;
-using fusedrnn::Problem;
 using fusedrnn::Range;
 using fusedrnn::Worker;
-using std::int64_t;
 
 template <class V>
 RNN_INLINE int64_t tiles_of(int64_t units) {
@@ -64,59 +61,60 @@ Span h_units_of(const Problem<C>& p, const Worker& worker) {
   return units_of<V>(h_tiles_of(worker), p.proj);
 }
 
-template <class C>
-int64_t length_of(const Problem<C>& p, int64_t row) {
-  return p.lengths ? p.lengths[row] : p.seq_len;
-}
-
-// Steps are counted in the order in which forward runs them; time t is where a step lies in x and y.
-template <class C>
-int64_t time_of(const Problem<C>& p, int64_t step) {
-  return p.reverse ? p.seq_len - 1 - step : step;
-}
-
-template <class C>
-int64_t first_time(const Problem<C>& p, int64_t row) {
-  return p.reverse ? length_of(p, row) - 1 : 0;
-}
-
-template <class C>
-int64_t last_time(const Problem<C>& p, int64_t row) {
-  return p.reverse ? 0 : length_of(p, row) - 1;
-}
-
-template <class C>
-int64_t time_before(const Problem<C>& p, int64_t t) {
-  return p.reverse ? t + 1 : t - 1;
-}
-
-template <class C>
-int64_t time_after(const Problem<C>& p, int64_t t) {
-  return p.reverse ? t - 1 : t + 1;
-}
-
-// Where the states of a row lie. Before its first step they are where the caller gave them; after a step, h is in y and
-// all other states are in the step's slots.
+// Where the states of a row lie. Before its first step they are where the caller gave them; after a step, h is in its
+// history (in inference: in y), and all other states are in the step's slots.
 template <class C>
 struct States {
   const Problem<C>& p;
   const CellFacts& f;
-  const C* zeros;   // as many as the longest state has
-  const C* h;       // (T, B, P), rows p.y_stride apart
+  const C* zeros;  // as many as the longest state has
+  const C* h;      // (T, B, P)
+  int64_t h_stride;
   C* slots;         // (T, B, S, H); (2, B, S, H) if steps take turns
   bool take_turns;  // each step reuses the slots of the step before the last
 
   int64_t size(int s) const { return s == 0 ? p.proj : f.state[s].units * p.hidden; }
   C* slots_at(int64_t t, int64_t row) const {
-    const int64_t step = take_turns ? time_of(p, t) % 2 : t;
-    return slots + (step * p.batch + row) * f.slots * p.hidden;
+    const int64_t at = take_turns ? time_of(p, t) % 2 * p.batch + row : place_of(p, t, row);
+    return slots + at * f.slots * p.hidden;
   }
   const C* initial(int s, int64_t row) const { return p.state0[s] ? p.state0[s] + row * size(s) : zeros; }
   const C* after(int s, int64_t t, int64_t row) const {
-    return s == 0 ? h + (t * p.batch + row) * p.y_stride : slots_at(t, row) + f.state[s].slot * p.hidden;
+    return s == 0 ? h + place_of(p, t, row) * h_stride : slots_at(t, row) + f.state[s].slot * p.hidden;
   }
   const C* before(int s, int64_t t, int64_t row) const {
     return t == first_time(p, row) ? initial(s, row) : after(s, time_before(p, t), row);
+  }
+};
+
+// The memory that all workers of backward share: zeros, and the gradients of pre-activations of the last steps that
+// have run, rows of all columns.
+template <class C>
+struct BackwardShared {
+  const Problem<C>& p;
+  const CellFacts& f;
+  int64_t ring;
+  int64_t row_size;  // a line more than the columns: rows a power of two apart would push each other out of L1
+  const C* zeros = nullptr;
+  C* gradients = nullptr;
+
+  BackwardShared(const Problem<C>& problem, const CellFacts& facts, int64_t ring_steps)
+      : p(problem),
+        f(facts),
+        ring(ring_steps),
+        row_size(facts.columns * problem.hidden + kCacheLine / static_cast<int64_t>(sizeof(C))) {}
+  BackwardShared(const Problem<C>& problem, const CellFacts& facts, const Worker& worker)
+      : BackwardShared(problem, facts, worker.ring) {
+    Arena arena(worker.shared);
+    layout(arena);
+  }
+  void layout(Arena& arena) {
+    zeros = arena.take<C>(f.longest_state * p.hidden);
+    gradients = arena.take<C>(ring * p.batch * row_size);
+  }
+  C* at(int64_t t, int64_t row) const {
+    const int64_t step = (p.seq_len - 1 - time_of(p, t)) % ring;
+    return gradients + (step * p.batch + row) * row_size;
   }
 };
 

@@ -45,7 +45,13 @@ struct Forward {
         row_count(mine.row1 - mine.row0),
         chunk(chunk_steps(problem, facts, mine)),
         pre_stride(chunk * row_count * facts.gates * V::width),
-        states{problem, facts, reinterpret_cast<const C*>(mine.shared), problem.y, problem.slots, !train} {}
+        states{problem,
+               facts,
+               reinterpret_cast<const C*>(mine.shared),
+               train ? problem.h : problem.y,
+               train ? problem.h_stride : problem.y_stride,
+               problem.slots,
+               !train} {}
 
   // The steps whose projection waits in cache until the recurrence takes it: half of a private L2.
   static int64_t chunk_steps(const Problem<C>& p, const CellFacts& f, const Worker& mine) {
@@ -77,17 +83,17 @@ struct Forward {
     for (int64_t step = first; step < last; ++step) {
       const int64_t t = time_of(p, step);
       for (int64_t row = worker.row0; row < worker.row1; ++row) {
-        if (t < length_of(p, row)) x[n++] = p.x + (t * p.batch + row) * p.input;
+        if (t < length_of(p, row)) x[n++] = p.x + place_of(p, t, row) * p.input;
       }
     }
     assert(n <= chunk * row_count);
     sweep(ProjectOp<F>(p, weights, step_at(pre), x), {0, n}, {worker.tile0, worker.tile1});
   }
 
-  // Zeros for these units of one step of one row.
+  // Zeros for these units of one step of one row, past its length.
   void clear(C* sequence, int64_t stride, Span units, int64_t t, int64_t row) const {
-    if (units.size() <= 0) return;
-    std::memset(sequence + (t * p.batch + row) * stride + units.first, 0,
+    if (units.size() <= 0 || !is_padded(p)) return;
+    std::memset(sequence + place_of(p, t, row) * stride + units.first, 0,
                 static_cast<std::size_t>(units.size()) * sizeof(C));
   }
 
@@ -96,7 +102,8 @@ struct Forward {
     const bool first = t == first_time(p, row);
     const int64_t before = time_before(p, t);
     r.before[0] = first ? states.initial(0, row) : states.after(0, before, row);
-    r.h = p.y + (t * p.batch + row) * p.y_stride;
+    r.h = p.y + place_of(p, t, row) * p.y_stride;
+    r.h_kept = train && p.h != p.y ? p.h + place_of(p, t, row) * p.h_stride : nullptr;
     if (has_slots) r.slots = states.slots_at(t, row);
     for (int s = 1; s < f.states; ++s) {
       if (!has_slots)
@@ -119,8 +126,8 @@ struct Forward {
       ForwardRow<C>& r = rows[n++];
       find_states(r, t, row);
       if (f.below) {
-        r.below = p.below ? p.below + (t * p.batch + row) * p.hidden : states.zeros;
-        r.c_of_step = p.c ? p.c + (t * p.batch + row) * p.hidden : nullptr;
+        r.below = p.below ? p.below + place_of(p, t, row) * p.hidden : states.zeros;
+        r.c_of_step = p.c ? p.c + place_of(p, t, row) * p.hidden : nullptr;
       }
     }
     return n;

@@ -12,6 +12,7 @@ template <class C>
 struct ForwardRow {
   const C* before[kMaxStates];  // the states before the step
   C* h;                         // after it, in y
+  C* h_kept;                    // a second place for h, in the reserve, or null
   C* c;                         // after it, of cells that have one
   C* c_of_step;                 // a second place for c, or null
   const C* below;
@@ -102,7 +103,10 @@ struct ForwardAt {
     v.store(row.c + unit, lanes);
     if (Cell::kBelow && row.c_of_step) v.store(row.c_of_step + unit, lanes);
   }
-  RNN_INLINE void set_h(V v) const { v.store(row.h + unit, lanes); }
+  RNN_INLINE void set_h(V v) const {
+    v.store(row.h + unit, lanes);
+    if (kTrain && row.h_kept) v.store(row.h_kept + unit, lanes);
+  }
 };
 
 // The gates that a phase's last product ends with.

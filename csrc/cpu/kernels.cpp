@@ -130,6 +130,13 @@ std::size_t backward_local_bytes(const Problem<typename F::Compute>& p, const Pa
   return recurrent.used > batched.used ? recurrent.used : batched.used;
 }
 
+template <class C>
+std::size_t backward_shared_bytes(const Problem<C>& p, int64_t ring) {
+  Arena arena(nullptr);
+  BackwardShared<C>(p, facts_of(p.cell), ring).layout(arena);
+  return arena.used;
+}
+
 template <class F>
 void backward_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights,
                     const Gradients<typename F::Compute>& g, const Worker& worker, const Range& range) {
@@ -144,8 +151,8 @@ void input_gradient_share(const Problem<typename F::Compute>& p, const PackedWei
 
 template <class F>
 void weight_gradients_share(const Problem<typename F::Compute>& p, const PackedWeights<F>& weights,
-                            const Gradients<typename F::Compute>& g, const Worker& worker) {
-  Given<F>(p, weights, worker).with_backward(g, [](auto&&, auto&& all) { all.run_weight_gradients(); });
+                            const Gradients<typename F::Compute>& g, const Worker& worker, const Range& range) {
+  Given<F>(p, weights, worker).with_backward(g, [&](auto&&, auto&& all) { all.run_weight_gradients(range); });
 }
 
 // Tails go through the same vector arithmetic as whole vectors.
@@ -172,7 +179,8 @@ template <class F>
 constexpr FormatKernels<F> format_kernels() {
   return {Vec<typename F::Compute>::width,
           {forward_local_bytes<F>, forward_shared_bytes<F>, forward_share<F>, backward_local_bytes<F>,
-           backward_share<F>, input_gradient_share<F>, weight_gradients_share<F>},
+           backward_shared_bytes<typename F::Compute>, backward_share<F>, input_gradient_share<F>,
+           weight_gradients_share<F>},
           {packed_bytes<F>, packed_at<F>, pack_interleaved<F>, pack_transposed<F>}};
 }
 

@@ -74,7 +74,7 @@ struct Arguments {
   Plan plan;
   // The cell, and facts that the code of each cell would only repeat.
   CellId cell;
-  int gates, slot_count, state_slot;
+  int gates, slot_count, column_count, state_slot;
   unsigned split;  // bit g: gate g's input part and recurrent part stay apart
   int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts];
   int64_t seq_len, batch, hidden;
@@ -88,7 +88,7 @@ struct Arguments {
   const void* state0[2];                 // (B, H) or null for zeros; null in all launches but the first
   void* state_n[2];                      // (B, H) or null; null in all launches but the last
   const void* vectors;                   // (vectors, H)
-  void* slots;                           // (T or 1, B, S, H) or null; backward overwrites it
+  void* slots;                           // (T or 1, B, S, H) or null
   int64_t slots_step;                    // elements between steps: 0 where there is room for one
 
   // Forward.
@@ -99,6 +99,7 @@ struct Arguments {
   void* y;              // (T, B, H)
 
   // Backward. state0 are the initial states, whichever steps run; state_n has no part.
+  void* gradients;          // (T, B, columns, H): of pre-activations
   const void* h;            // (T, B, H): y as forward wrote it
   const void* dy;           // (T, B, H) or null for zeros
   const void* dstate_n[2];  // (B, H) or null for zeros

@@ -1,5 +1,5 @@
-// The recurrent part of backward through a whole sequence: gradients of pre-activations, which overwrite the reserve,
-// and of the initial states. The products over all steps at once are the array library's.
+// The recurrent part of backward through a whole sequence: gradients of pre-activations, and of the initial states. The
+// products over all steps at once are the array library's.
 #pragma once
 
 #include "thread_block.hpp"
@@ -29,6 +29,9 @@ struct Backward : ThreadBlock<Format> {
     RNN_DEVICE int64_t slot_at(int k) const { return slots + k * block.a.hidden + e.unit; }
     RNN_DEVICE bool is_first() const { return block.a.reverse ? t + 1 == block.length_of(e.row) : t == 0; }
     RNN_DEVICE int64_t before() const { return block.a.reverse ? t + 1 : t - 1; }
+    RNN_DEVICE Scalar h() const {
+      return Scalar(load_element<Storage>(block.a.h, (t * block.a.batch + e.row) * block.a.hidden + e.unit));
+    }
     RNN_DEVICE Scalar h_prev() const {
       if (is_first()) return Scalar(block.optional(block.a.state0[0], here()));
       const int64_t row = before() * block.a.batch + e.row;
@@ -40,6 +43,9 @@ struct Backward : ThreadBlock<Format> {
       const int64_t from = block.slot_place(before(), e.row) + kSlot * block.a.hidden;
       return Scalar(load_element<Storage>(block.a.slots, from + e.unit));
     }
+    RNN_DEVICE Scalar gradient(int column) const {
+      return Scalar(load_element<Storage>(block.a.gradients, block.gradient_place(t, e, column)));
+    }
     RNN_DEVICE Scalar vector(int k) const {
       return Scalar(load_element<Storage>(block.a.vectors, k * block.a.hidden + e.unit));
     }
@@ -49,7 +55,7 @@ struct Backward : ThreadBlock<Format> {
     RNN_DEVICE Scalar direct() const { return Scalar(block.a.run[0][here()]); }
     RNN_DEVICE void set_direct(Scalar v) const { block.a.run[0][here()] = v.v; }
     RNN_DEVICE void grad(int column, Scalar v) const {
-      store_element<Storage>(block.a.slots, slot_at(column), v.v);
+      store_element<Storage>(block.a.gradients, block.gradient_place(t, e, column), v.v);
       give(column, v.v);
     }
     // To the product among whose columns this one is, if there is one.
@@ -61,6 +67,11 @@ struct Backward : ThreadBlock<Format> {
       }
     }
   };
+
+  // Where the gradient of an element stands.
+  RNN_DEVICE int64_t gradient_place(int64_t t, const Element& e, int column) const {
+    return ((t * a.batch + e.row) * a.column_count + column) * a.hidden + e.unit;
+  }
 
   // Fetches the operands of the next round: its slots, dy, and the states before it.
   RNN_DEVICE void fetch_inputs(const Element& e, int64_t next_round) const {
@@ -80,10 +91,7 @@ struct Backward : ThreadBlock<Format> {
   // A step past the row's end, or before its beginning: carried gradients stay, all others are zeros.
   RNN_DEVICE void pass(const Element& e, float carried, int64_t t, int64_t round) const {
     a.run[0][e.row * a.hidden + e.unit] = carried;
-    const int64_t slots = this->slot_place(t, e.row) + e.unit;
-    for (int k = 0; k < a.slot_count; ++k) {
-      if (k != a.state_slot) store_element<Storage>(a.slots, slots + k * a.hidden, 0.0f);
-    }
+    for (int k = 0; k < a.column_count; ++k) store_element<Storage>(a.gradients, gradient_place(t, e, k), 0.0f);
     for (int p = 0; p < a.plan.products; ++p) {
       for (int j = 0; j < a.product_gates[p]; ++j) {
         this->give(p, copy_of(p, round), e.row, j * a.hidden + e.unit, 0.0f);

@@ -27,8 +27,7 @@ States = tuple[Array | None, ...]
 
 
 class Reserve(Kept):
-    """The memory and arrays that forward keeps for backward, which runs on the same backend. Backward uses it up: its
-    memory becomes gradients."""
+    """The memory and arrays that forward keeps for backward, which runs on the same backend, and leaves it as it is."""
 
     __slots__ = ("_shape", "_weights")
 
@@ -53,8 +52,7 @@ class Reserve(Kept):
     def __repr__(self) -> str:
         seq_len, batch_size, _ = self._shape
         sizes = f"seq_len={seq_len}, batch_size={batch_size}, hidden_size={self._weights.hidden_size}"
-        used = ", used" if self.used else ""
-        return f"<fusedrnn.Reserve of {self.cell}, {sizes}, {self.dtype}, {self._nbytes} bytes{used}>"
+        return f"<fusedrnn.Reserve of {self.cell}, {sizes}, {self.dtype}, {self._nbytes} bytes>"
 
 
 def _named(result: Any, results: dict[str, Any]) -> Any:
@@ -92,9 +90,7 @@ def backward(
     w = reserve._weights
     if w._spec.family != spec.family:
         raise TypeError(f"reserve: expected one of {spec.family}_forward, got one of cell {reserve.cell!r}")
-    loaded = w._loaded
-    gradients = reserve._use("reserve", loaded, lambda kept: loaded.backward(kept, dy, dstates, dabove))
-    result: Gradients = _named(spec.gradients, gradients)
+    result: Gradients = _named(spec.gradients, w._loaded.backward(reserve._kept, dy, dstates, dabove))
     return result
 
 

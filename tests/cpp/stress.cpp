@@ -64,6 +64,13 @@ Array<T> unwritten(int64_t n) {
   return Array<T>(static_cast<std::size_t>(n), std::numeric_limits<T>::quiet_NaN());
 }
 
+template <class T>
+void same(const Array<T>& a, const Array<T>& b, const char* what, CellId cell) {
+  if (a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0) return;
+  std::printf("cell %d: %s changes the bits\n", static_cast<int>(cell), what);
+  std::exit(1);
+}
+
 // All outputs of inference, training forward and backward, one after another.
 template <class F, class T = typename F::Compute>
 Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, bool with_lengths) {
@@ -104,11 +111,15 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
   const auto append = [&all](const Array<T>& a) { all.insert(all.end(), a.begin(), a.end()); };
   for (int s = 0; s < f.states; ++s) append(state_n[s]);
 
-  Buffer slots(static_cast<std::size_t>(n.T * n.B * f.slots * n.H) * sizeof(T));
-  p.slots = slots.as<T>();
+  const int64_t steps = n.T * n.B, h_stride = P + 3;
+  auto slots = unwritten<T>(steps * f.slots * n.H + 1), h = unwritten<T>(steps * h_stride);
+  p.slots = slots.data();
+  p.h = h.data();
+  p.h_stride = h_stride;
   run_forward(w, p);
   append(y);
-  p.h = y.data();
+  std::fill(y.begin(), y.end(), std::numeric_limits<T>::quiet_NaN());  // backward does not read it
+  const Array<T> kept_slots = slots, kept_h = h;
   auto dx = unwritten<T>(n.T * n.B * n.I), dw_ih = unwritten<T>(f.gates * n.H * n.I);
   auto db_ih = unwritten<T>(f.gates * n.H), db_hh = unwritten<T>(f.recurrent_gates * n.H);
   auto dvectors = unwritten<T>(f.vectors * n.H);
@@ -131,6 +142,8 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
     g.dmatrix[m] = dmatrix[m].data();
   }
   run_backward(w, p, g);
+  same(slots, kept_slots, "backward on its reserve", cell);
+  same(h, kept_h, "backward on its reserve", cell);
   for (const auto* a : {&dx, &dw_ih, &db_ih, &db_hh, &dvectors}) append(*a);
   if (f.below) append(c), append(dbelow);
   for (const auto& a : dmatrix) append(a);
@@ -187,7 +200,7 @@ Array<T> run_stack(const std::vector<std::unique_ptr<Weights<F>>>& weights, cons
       run = {weights[l * static_cast<std::size_t>(directions) + static_cast<std::size_t>(d)].get(), {}, {}};
       run.p.seq_len = n.T, run.p.batch = n.B, run.p.reverse = d > 0;
       run.p.lengths = lengths.data();
-      run.p.x = below, run.p.y = y + d * P, run.p.h = run.p.y, run.p.y_stride = width;
+      run.p.x = below, run.p.y = y + d * P, run.p.h = run.p.y, run.p.y_stride = run.p.h_stride = width;
       slots.emplace_back(new Buffer(static_cast<std::size_t>(steps * f.slots * H) * sizeof(T)));
       run.p.slots = slots.back()->template as<T>();
       if (f.below) run.p.c = make(steps * H);
@@ -230,13 +243,6 @@ Array<T> run_stack(const std::vector<std::unique_ptr<Weights<F>>>& weights, cons
     }
   }
   return results;
-}
-
-template <class T>
-void same(const Array<T>& a, const Array<T>& b, const char* what, CellId cell) {
-  if (a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0) return;
-  std::printf("cell %d: %s changes the bits\n", static_cast<int>(cell), what);
-  std::exit(1);
 }
 
 template <class F>
@@ -359,7 +365,8 @@ bool is_distinct(int cell) {
 
 int main() {
   const Sizes sizes[] = {{4, 5, 7, 19},   {0, 3, 2, 5},   {2, 0, 3, 5},    {3, 2, 1, 1},
-                         {6, 13, 20, 33}, {9, 3, 5, 100}, {5, 70, 40, 48}, {2, 3000, 2, 17}};  // the last in slices
+                         {6, 13, 20, 33}, {9, 3, 5, 100}, {5, 70, 40, 48}, {2, 3000, 2, 17},  // in slices
+                         {600, 1, 2, 17}, {150, 9, 3, 16}};                                   // in chunks of backward
   set_num_threads(3);
   int runs = 0, distinct = 0;
   for (int i = 0; i < kCells; ++i) {
@@ -372,7 +379,9 @@ int main() {
       if (n.T < 5) runs += check<Float64>(cell, n);
     }
     callers<Float32>(cell, {12, 6, 32, 150});
-    if (is_distinct(i)) runs += check_stack<Float32>(cell, {9, 3, 5, 36});
+    if (!is_distinct(i)) continue;
+    runs += check_stack<Float32>(cell, {9, 3, 5, 36});
+    runs += check_stack<Float32>(cell, {300, 2, 3, 16});
   }
   check_allocations();
   std::printf("%d cells, %d of them distinct\n", kCells, distinct);

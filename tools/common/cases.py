@@ -27,7 +27,7 @@ class Cell:
     gates: int
     states: int
     weights: Callable[..., Any]
-    reserve_slots: int  # the reserve holds at most so many times T*B*H elements
+    reserve_slots: int  # the reserve holds so many times T*B*H elements, and h
     gain: float = 1.0  # weights are uniform in +-gain/sqrt(H); relu needs less than 1 to keep states bounded
     kink: bool = False  # the gradient jumps where a pre-activation is 0
     bounded: bool = True  # outputs lie within -1..1 whatever the input
@@ -181,17 +181,17 @@ PLAIN_CELLS = [
     lstm("lstm", "ifgo"),
     Cell("gru_reset_after", "gru", 3, 1, fusedrnn.GRUWeights, 4),
     Cell("gru_reset_before", "gru", 3, 1, partial(fusedrnn.GRUWeights, reset_after=False), 4),
-    Cell("rnn_tanh", "rnn", 1, 1, fusedrnn.RNNWeights, 1),
-    Cell("rnn_relu", "rnn", 1, 1, partial(fusedrnn.RNNWeights, nonlinearity="relu"), 1, 0.25, True, False),
+    Cell("rnn_tanh", "rnn", 1, 1, fusedrnn.RNNWeights, 0),
+    Cell("rnn_relu", "rnn", 1, 1, partial(fusedrnn.RNNWeights, nonlinearity="relu"), 0, 0.25, True, False),
 ]
 CELLS = [
     *PLAIN_CELLS,
     Cell("gru_reset_after_z_new", "gru", 3, 1, partial(fusedrnn.GRUWeights, z_weighs="n"), 4),
     Cell("gru_reset_before_z_new", "gru", 3, 1, partial(fusedrnn.GRUWeights, reset_after=False, z_weighs="n"), 4),
-    Cell("indrnn_tanh", "indrnn", 1, 1, partial(fusedrnn.IndRNNWeights, nonlinearity="tanh"), 1, **INDRNN),
-    Cell("indrnn_relu", "indrnn", 1, 1, fusedrnn.IndRNNWeights, 1, 0.25, True, False, **INDRNN),
-    Cell("clockwork_rnn_tanh", "clockwork_rnn", 1, 1, partial(clockwork, "tanh"), 1, clocked=True),
-    Cell("clockwork_rnn_relu", "clockwork_rnn", 1, 1, partial(clockwork, "relu"), 1, 0.25, True, False, clocked=True),
+    Cell("indrnn_tanh", "indrnn", 1, 1, partial(fusedrnn.IndRNNWeights, nonlinearity="tanh"), 0, **INDRNN),
+    Cell("indrnn_relu", "indrnn", 1, 1, fusedrnn.IndRNNWeights, 0, 0.25, True, False, **INDRNN),
+    Cell("clockwork_rnn_tanh", "clockwork_rnn", 1, 1, partial(clockwork, "tanh"), 0, clocked=True),
+    Cell("clockwork_rnn_relu", "clockwork_rnn", 1, 1, partial(clockwork, "relu"), 0, 0.25, True, False, clocked=True),
     *(lstm(f"lstm_{v}", gates, variant=v, bounded=BOUNDED.get(v, True)) for v, gates in VARIANTS.items()),
     lstm("lstm_peephole", "ifgo", "ifo"),
     *(
@@ -207,7 +207,7 @@ CELLS = [
         4,
         3,
         fusedrnn.FGRLSTMWeights,
-        8,
+        5,
         extras=(("weight_gates", (3, 3)), *PEEPHOLES),
         required=("weight_ih", "weight_hh", "weight_gates"),
     ),
@@ -217,7 +217,7 @@ CELLS = [
         4,
         2,
         partial(fusedrnn.LayerNormLSTMWeights, **NORMALISED),
-        23,
+        14,
         bounded=False,  # infinities of opposite sign have no mean
         extras=(("gain_ih", (4,)), ("gain_hh", (4,)), ("gain_c", (1,)), ("bias_c", (1,))),
         required=("weight_ih", "weight_hh", *GAINS),
@@ -229,7 +229,7 @@ CELLS = [
         3,
         1,
         partial(fusedrnn.LayerNormGRUWeights, **NORMALISED),
-        16,
+        10,
         bounded=False,
         extras=(("gain_ih", (3,)), ("gain_hh", (3,))),
         required=("weight_ih", "weight_hh", *GAINS),
@@ -253,7 +253,7 @@ CELLS = [
         4,
         2,
         fusedrnn.LSTMWeights,
-        7,
+        6,
         bounded=False,
         required=("weight_ih", "weight_hh", "weight_hr"),
         projects=True,

@@ -98,7 +98,7 @@ def early_weights(rng: Rng) -> Any:
 
 def kept(rng: Rng) -> Any:
     """What the native layer's forward gives for backward."""
-    return reserve(rng)._kept[0]
+    return reserve(rng)._kept
 
 
 def layer(rng: Rng) -> fusedrnn.Layer:
@@ -137,7 +137,7 @@ NATIVE: dict[str, Callable[[Rng], Any]] = {
     "stream": stream,
     "native stack": lambda rng: layer(rng)._stack(),
     "native stream": lambda rng: stream(rng)._native,
-    "kept by a stack": lambda rng: tape(rng)._kept[0],
+    "kept by a stack": lambda rng: tape(rng)._kept,
 }
 KINDS = POOL | NATIVE
 # Native classes whose objects there are without a GPU.

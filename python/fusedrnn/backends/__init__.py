@@ -42,10 +42,7 @@ class Loaded(Protocol):
         """The results, the object that backward needs, and its size in bytes."""
 
     def backward(self, kept: Any, dy: Any, dstates: States, dabove: Any) -> dict[str, Any]:
-        """The gradients. `kept` serves once."""
-
-    def overwritten(self, kept: Any) -> bool:
-        """Whether a backward that raised has used `kept` up."""
+        """The gradients. `kept` is left as it is."""
 
     def step(self, x: Any, states: States, out: States, inputs: dict[str, Any]) -> tuple[Any, ...]:
         """The new states, in `out` where that is not None."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import _core, cuda
 from ..cells.spec import CellSpec
@@ -82,16 +82,13 @@ class CudaWeights(CheckedWeights):
         self.transposed()
         slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
         results = self._run(call, slots)
-        nbytes = call.T * call.B * self.facts["slots"] * self.hidden_size * self.itemsize
-        return results, Kept(call, results["y"], slots), nbytes
+        nbytes = call.T * call.B * (self.facts["slots"] + 1) * self.hidden_size * self.itemsize
+        return results, Kept(call, self.library.copy(results["y"]), slots), nbytes
 
     def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
         if dabove is not None:
             raise ValueError(_core.not_taken("dc", self.spec.cell, type(dabove).__name__))
-        return kept.backward(dy, dstates)
-
-    def overwritten(self, kept: Kept) -> bool:
-        return kept.overwritten
+        return Backward(kept).run(dy, dstates)
 
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
         call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
@@ -160,32 +157,43 @@ class Launcher:
         self.run.launch(first, last, pre_first, reverse, slots_step, self.w.stream())
 
 
-class Kept:
-    """The call, y and the reserve of forward, on the GPU, for backward."""
+class Kept(NamedTuple):
+    """What forward keeps for backward, on the GPU: the call, a copy of y, and the slots."""
 
-    def __init__(self, call: Arguments, y: Any, slots: Any) -> None:
-        self.call, self.y, self.slots = call, y, slots
-        self.w: Any = call.w
-        self.overwritten = False  # whether a kernel may have written to the slots
+    call: Arguments
+    y: Any
+    slots: Any
 
-    def backward(self, dy: Any, dstates: tuple[Any, ...]) -> Results:
+
+class Backward:
+    """One backward from what forward kept."""
+
+    def __init__(self, kept: Kept) -> None:
+        self.call, self.y, self.slots = kept
+        w: Any = self.call.w
+        self.w, self.gradients = w, w.empty(self.call.T, self.call.B, w.facts["columns"] * w.hidden_size)
+
+    def run(self, dy: Any, dstates: tuple[Any, ...]) -> Results:
         call, w = self.call, self.w
         T, B, H, states = call.T, call.B, w.hidden_size, w.spec.states
         dy = w.sequence("dy", states[0], T, B, dy)
         given = {f"d{s.name}_n": a for s, a in zip(states, w.states("d{}_n", B, dstates), strict=True)}
         run = w._launcher(call, True, w.transposed())
         dstates0 = {f"d{s.name}0": w.empty(B, H) for s in states}
-        run.give(dy=dy, h=self.y, slots=self.slots, **given, **dstates0)
+        run.give(dy=dy, h=self.y, slots=self.slots, gradients=self.gradients, **given, **dstates0)
         if B > 0:
-            self.overwritten = True
             run.launch(0, T, 0, call.reverse, B * w.facts["slots"] * H)
         return {"dx": self._dx()} | dstates0 | self._parameters()
 
     def _columns(self, first: int, count: int = 1) -> Any:
-        """Gradients that stand in some slots, ``(T, B, count*H)``."""
+        """Gradients that stand in some columns, ``(T, B, count*H)``."""
+        H = self.w.hidden_size
+        return self.gradients[:, :, first * H : (first + count) * H]
+
+    def _slot(self, slot: int) -> Any:
         H = self.w.hidden_size
         flat = self.slots.reshape(self.call.T, self.call.B, self.w.facts["slots"] * H)
-        return flat[:, :, first * H : (first + count) * H]
+        return flat[:, :, slot * H : (slot + 1) * H]
 
     def _dx(self) -> Any:
         w, H = self.w, self.w.hidden_size
@@ -223,10 +231,10 @@ class Kept:
         if operand == "x":
             pairs = [(d, self._read_x())]
         elif operand == "slots":
-            pairs = [(d, self._columns(term["slot"]))]
+            pairs = [(d, self._slot(term["slot"]))]
         else:
             state, slot = w.facts["states"][operand]
-            sequence = self.y if slot < 0 else self._columns(slot)
+            sequence = self.y if slot < 0 else self._slot(slot)
             pairs = self._with_before(d, sequence, self.call.states[state])
         if term["of"] == "vector":
             products = [(cast(a, "float32") * cast(b, "float32")).reshape(-1, H).sum(0) for a, b in pairs]

@@ -156,7 +156,7 @@ def depth_gated_lstm_forward(
     reverse: bool = False,
 ) -> tuple[DepthGatedLSTMOutput, Reserve]:
     """Forward for training: the bits of `depth_gated_lstm` in ``y``, zero past a row's length, and in the states
-    after the row's last step; and a reserve for `depth_gated_lstm_backward`, of ``6*T*B*H`` elements. It refers to
+    after the row's last step; and a reserve for `depth_gated_lstm_backward`, of ``7*T*B*H`` elements. It refers to
     ``c_below`` too. See `lstm_forward`."""
     return forward(DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, c_below=c_below)
 

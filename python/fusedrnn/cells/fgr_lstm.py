@@ -143,7 +143,7 @@ def fgr_lstm_forward(
     reverse: bool = False,
 ) -> tuple[FGRLSTMOutput, Reserve]:
     """Forward for training: the bits of `fgr_lstm` in ``y``, zero past a row's length, and in the states after the
-    row's last step; and a reserve for `fgr_lstm_backward`, of ``8*T*B*H`` elements. See `lstm_forward`."""
+    row's last step; and a reserve for `fgr_lstm_backward`, of ``6*T*B*H`` elements. See `lstm_forward`."""
     return forward(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse)
 
 

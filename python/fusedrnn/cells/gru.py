@@ -98,9 +98,9 @@ def gru_forward(
     x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `gru` in ``y``, zero past a row's length, and in the states after the row's
-    last step; and a reserve for `gru_backward`, of ``4*T*B*H`` elements.
+    last step; and a reserve for `gru_backward`, of ``5*T*B*H`` elements.
 
-    The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
+    The reserve refers to ``x`` and ``h0``; they must not change before backward. ``y`` may.
     """
     return forward(RESET_AFTER, x, w, (h0,), lengths, reverse)
 

@@ -225,7 +225,7 @@ def layer_norm_lstm_forward(
     reverse: bool = False,
 ) -> tuple[LSTMOutput, Reserve]:
     """Forward for training: the bits of `layer_norm_lstm` in ``y``, zero past a row's length, and in the states
-    after the row's last step; and a reserve for `layer_norm_lstm_backward`, of ``23*T*B*H`` elements. See
+    after the row's last step; and a reserve for `layer_norm_lstm_backward`, of ``15*T*B*H`` elements. See
     `lstm_forward`."""
     return forward(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse)
 
@@ -279,7 +279,7 @@ def layer_norm_gru_forward(
     x: Array, w: LayerNormGRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `layer_norm_gru` in ``y``, zero past a row's length, and in the states
-    after the row's last step; and a reserve for `layer_norm_gru_backward`, of ``16*T*B*H`` elements. See
+    after the row's last step; and a reserve for `layer_norm_gru_backward`, of ``11*T*B*H`` elements. See
     `lstm_forward`."""
     return forward(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse)
 

@@ -219,10 +219,10 @@ def lstm_forward(
     x: Array, w: LSTMWeights, h0: Maybe = None, c0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
 ) -> tuple[LSTMOutput, Reserve]:
     """Forward for training: the bits of `lstm` in ``y``, zero past a row's length, and in the states after the
-    row's last step; and a reserve for `lstm_backward`, of ``(G+1)*T*B*H`` elements, G the number of gates, or
-    ``7*T*B*H`` with a projection.
+    row's last step; and a reserve for `lstm_backward`, of ``(G+2)*T*B*H`` elements, G the number of gates, or
+    ``(6*H+P)*T*B`` with a projection.
 
-    The reserve refers to ``x``, ``h0``, ``c0`` and ``y``; they must not change before backward.
+    The reserve refers to ``x``, ``h0`` and ``c0``; they must not change before backward. ``y`` may.
     """
     return forward(PLAIN, x, w, (h0, c0), lengths, reverse)
 
@@ -231,8 +231,7 @@ def lstm_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe =
     """Gradients of a loss, from its gradients with respect to the outputs of `lstm_forward`.
 
     Args:
-        reserve: from `lstm_forward`. It is used up: its memory is turned into gradients, and a second use raises
-            ValueError.
+        reserve: from `lstm_forward`. It may be used again.
         dy: ``(T, B, H)`` or None for zeros; not read past a row's length.
         dh_n, dc_n: ``(B, H)`` or None for zeros.
 

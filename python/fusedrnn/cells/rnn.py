@@ -74,7 +74,7 @@ def rnn_forward(
     """Forward for training: the bits of `rnn` in ``y``, zero past a row's length, and in the states after the row's
     last step; and a reserve for `rnn_backward`, of ``T*B*H`` elements.
 
-    The reserve refers to ``x``, ``h0`` and ``y``; they must not change before backward.
+    The reserve refers to ``x`` and ``h0``; they must not change before backward. ``y`` may.
     """
     return forward(TANH, x, w, (h0,), lengths, reverse)
 

@@ -316,7 +316,7 @@ class Layer:
         """Gradients of a loss, from its gradients with respect to the outputs of `forward`.
 
         Args:
-            tape: from `forward`. It is used up.
+            tape: from `forward`. It may be used again.
             dy: as y, or None for zeros; not read past a row's length.
             dstate: the gradient of the last state, as `state`: dh_n, or a tuple ``(dh_n, dc_n)``; None for zeros.
 
@@ -325,8 +325,8 @@ class Layer:
             gradients of parameters by the names of the parameters.
 
         Raises:
-            ValueError: a tape of another layer, or one that has been used; shapes that do not fit. TypeError: no tape;
-                an argument that is no array, or another dtype.
+            ValueError: a tape of another layer; shapes that do not fit. TypeError: no tape; an argument that is no
+                array, or another dtype.
         """
         if not isinstance(tape, Tape):
             raise TypeError(f"tape: expected a Tape, as forward returns it, got {type(tape).__name__}")
@@ -336,7 +336,7 @@ class Layer:
         symbol = "num_directions*" + ("proj_size" if self.proj_size else "hidden_size")
         dy = form.take("dy", symbol, self.output_size, dy)
         dstates = form.take_state(spec, "dstate", dstate)
-        results, parameters = tape._use("tape", tape._stack, lambda kept: tape._stack.backward(kept, dy, dstates))
+        results, parameters = tape._stack.backward(tape._kept, dy, dstates)
         gradients = {
             name_of(p.name, layer, d): of_weights[f"d{p.name}"]
             for (layer, d), of_weights in zip(self._config.places, parameters, strict=True)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 
 class Tape(Kept):
-    """The memory and arrays that a layer's `forward` keeps for its `backward`, which uses them up. It refers to x and
-    y, which must not change before; parameters may."""
+    """The memory and arrays that a layer's `forward` keeps for its `backward`, which leaves them as they are. It refers
+    to x, which must not change before; y and parameters may."""
 
     __slots__ = ("_form", "_layer", "_seed", "_stack")
 
@@ -33,4 +33,4 @@ class Tape(Kept):
 
     def __repr__(self) -> str:
         sizes = f"seq_len={self._form.seq_len}, batch_size={self._form.batch_size}"
-        return f"<fusedrnn.Tape of {self._layer!r}, {sizes}, {self._nbytes} bytes{', used' if self.used else ''}>"
+        return f"<fusedrnn.Tape of {self._layer!r}, {sizes}, {self._nbytes} bytes>"

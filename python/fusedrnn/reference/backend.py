@@ -102,9 +102,6 @@ class ReferenceWeights(CheckedWeights):
         gradients |= {f"d{s.name}0": value for s, value in zip(spec.states, d, strict=True)}
         return {"dx": dx} | gradients | ({f"d{spec.below}": dbelow} if spec.below else {})
 
-    def overwritten(self, kept: Any) -> bool:
-        return False
-
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
         x, below = self.one_step(x), self.spec.below
         if below and inputs[below] is not None:

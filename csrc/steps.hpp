@@ -1,0 +1,100 @@
+// Steps, times and places. Steps are counted in the order in which forward runs them; time t is where a step lies in
+// x and y.
+#pragma once
+
+#include <cstdint>
+
+#include "problem.hpp"
+#include "sizes.hpp"
+
+// Internal linkage: kernels.cpp, which is compiled once per ISA, calls these when it runs.
+namespace {
+
+using fusedrnn::Problem;
+using std::int64_t;
+
+template <class C>
+int64_t length_of(const Problem<C>& p, int64_t row) {
+  return p.lengths ? p.lengths[row] : p.seq_len;
+}
+
+template <class C>
+int64_t time_of(const Problem<C>& p, int64_t step) {
+  return p.reverse ? p.seq_len - 1 - step : step;
+}
+
+template <class C>
+int64_t first_time(const Problem<C>& p, int64_t row) {
+  return p.reverse ? length_of(p, row) - 1 : 0;
+}
+
+template <class C>
+int64_t last_time(const Problem<C>& p, int64_t row) {
+  return p.reverse ? 0 : length_of(p, row) - 1;
+}
+
+template <class C>
+int64_t time_before(const Problem<C>& p, int64_t t) {
+  return p.reverse ? t + 1 : t - 1;
+}
+
+template <class C>
+int64_t time_after(const Problem<C>& p, int64_t t) {
+  return p.reverse ? t - 1 : t + 1;
+}
+
+// Where a row of time t lies among the rows of a sequence.
+template <class C>
+int64_t place_of(const Problem<C>& p, int64_t t, int64_t row) {
+  return (p.offsets ? p.offsets[t] : t * p.batch) + row;
+}
+
+// Whether there is memory for steps past a row's length.
+template <class C>
+bool is_padded(const Problem<C>& p) {
+  return !p.offsets;
+}
+
+// The rows of a sequence.
+template <class C>
+int64_t rows_of(const Problem<C>& p) {
+  if (!p.offsets || p.seq_len == 0) return p.seq_len * p.batch;
+  int64_t last = p.offsets[p.seq_len - 1];
+  for (int64_t row = 0; row < p.batch; ++row) last += p.lengths[row] == p.seq_len;
+  return last;
+}
+
+// Backward runs in *chunks* of steps, from the last steps to the first: the recurrence, then the sums of its gradients,
+// while they are in cache. A chunk is as many whole steps as have kChunkPairs valid (step, row) pairs; or fewer, of
+// kMostChunkPairs pairs in all, where many rows have ended. It depends on nothing but the batch and its lengths; steps
+// that no row has at the end of a sequence change nothing. Cells with clocks take all steps at once.
+//
+// The first step of the chunk that ends before the step `last`.
+template <class C>
+int64_t chunk_begin(const Problem<C>& p, bool clocked, int64_t last) {
+  using fusedrnn::kChunkPairs;
+  using fusedrnn::kMostChunkPairs;
+  if (clocked || last == 0) return 0;
+  if (!p.lengths) {
+    const int64_t steps = (kChunkPairs + p.batch - 1) / p.batch;
+    return last > steps ? last - steps : 0;
+  }
+  int64_t first = last, begun = last, valid = 0;
+  while (first > 0 && valid < kChunkPairs && (begun - first) * p.batch < kMostChunkPairs) {
+    const int64_t t = time_of(p, --first);
+    for (int64_t row = 0; row < p.batch; ++row) valid += t < length_of(p, row);
+    if (valid == 0) begun = first;
+  }
+  return first;
+}
+
+// At least the steps of any chunk that rows have.
+template <class C>
+int64_t most_chunk_steps(const Problem<C>& p, bool clocked) {
+  if (clocked || p.batch == 0) return p.seq_len;
+  const int64_t pairs = p.lengths ? fusedrnn::kMostChunkPairs : fusedrnn::kChunkPairs;
+  const int64_t steps = (pairs + p.batch - 1) / p.batch;
+  return steps < p.seq_len ? steps : p.seq_len;
+}
+
+}  // namespace
