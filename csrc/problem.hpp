@@ -24,12 +24,35 @@ struct PackedMatrix {
   std::int64_t tile_stride;
 };
 
+// A matrix as users have it: blocks of `units` rows, a row every `stride` elements, of which `width` are taken. Its
+// packed form has, at [tile][k][gate][lane], from[block[gate] * units + tile * VL + lane][k]; or, transposed, one gate:
+// from[block[j] * units + unit][tile * VL + lane], with k over j, then units.
+template <class C>
+struct RowMatrix {
+  const C* from;
+  bool transposed;
+  int block[kMaxGates], blocks;
+  std::int64_t units, width, stride;
+
+  std::int64_t lane_units() const { return transposed ? width : units; }
+  std::int64_t depth() const { return transposed ? blocks * units : width; }
+  int gates() const { return transposed ? 1 : blocks; }
+};
+
+// A matrix of weights: packed, or read where it lies.
+template <class S, class C>
+struct WeightMatrix {
+  PackedMatrix<S> packed;
+  const RowMatrix<C>* rows;  // in place; null where it is packed
+  std::int64_t k;            // of its first element; counted already where it is packed
+};
+
 // Each array begins at a multiple of 64 bytes. No matrix and no bias of a pass that was packed for is null: a product
 // without a matrix points to the input's weights, of which it reads nothing.
 template <class F>
 struct PackedWeights {
   using Compute = typename F::Compute;
-  using Matrix = PackedMatrix<typename F::Storage>;
+  using Matrix = WeightMatrix<typename F::Storage, Compute>;
   // Forward, gate-interleaved: one for the input and one for each product.
   Matrix ih, hh[kMaxProducts];
   const Compute* bias_pre;  // [tile][gate][lane]: bias_ih + bias_hh, or bias_ih alone for gates that are split
@@ -76,11 +99,12 @@ struct Gradients {
   const C* dstate_n[kMaxStates];  // as state_n, or null for zeros
   C* dx;                          // (T, B, I), zeros past a row's length; null if it is not asked for
   C* dstate0[kMaxStates];         // as state0; meanwhile the gradients that are carried from step to step
-  C* dweight_ih;                  // (G*H, I)
-  C* dmatrix[kMaxMatrices];       // (blocks*H, depth*H) each, or as h's units make it; the first is weight_hh's
-  C* dbias_ih;                    // (G*H,) or null
-  C* dbias_hh;                    // (recurrent_gates*H,) or null
-  C* dvectors;                    // (vectors, H)
+  // Of weights; null where one is not asked for.
+  C* dweight_ih;             // (G*H, I)
+  C* dmatrix[kMaxMatrices];  // (blocks*H, depth*H) each, or as h's units make it; the first is weight_hh's
+  C* dbias_ih;               // (G*H,)
+  C* dbias_hh;               // (recurrent_gates*H,)
+  C* dvectors;               // (vectors, H)
 };
 
 struct Barrier;
@@ -131,18 +155,11 @@ struct SequenceKernels {
 // Packing (cpu/pack.hpp). A packed matrix has `tiles` tiles of `gates` gates; k runs from 0 to depth - 1.
 template <class F>
 struct PackKernels {
-  using Compute = typename F::Compute;
   std::size_t (*bytes)(std::int64_t tiles, std::int64_t depth, int gates);
   // The matrix that is packed at `memory`.
   PackedMatrix<typename F::Storage> (*at)(const char* memory, std::int64_t tiles, std::int64_t depth, int gates);
-  // Packs tiles [tile0, tile1): element [tile][k][gate][lane] is from[block[gate] * hidden + unit][k]; `from` has rows
-  // of `depth` elements.
-  void (*interleaved)(char* memory, const Compute* from, const int* block, int gates, std::int64_t hidden,
-                      std::int64_t depth, std::int64_t tile0, std::int64_t tile1);
-  // Likewise: element [tile][k][lane] is from[block[j] * hidden + unit][tile * VL + lane], with k over j, then units;
-  // `from` has rows of `stride` elements, of which the first `width` are packed.
-  void (*transposed)(char* memory, const Compute* from, const int* block, int gates, std::int64_t hidden,
-                     std::int64_t width, std::int64_t stride, std::int64_t tile0, std::int64_t tile1);
+  // Packs tiles [tile0, tile1) of a matrix.
+  void (*pack)(char* memory, const RowMatrix<typename F::Compute>& from, std::int64_t tile0, std::int64_t tile1);
 };
 
 // The machine's ceilings (cpu/probe.hpp). `sink` takes a vector.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <memory>
 #include <vector>
 
 #include "cpu/float_environment.hpp"
@@ -64,7 +65,11 @@ struct Job {
   Problem<typename F::Compute> p;
   const PackedWeights<F>* packed;
   Gradients<typename F::Compute> g;
+  const WeightView<typename F::Compute>* view;  // of weights that are not packed; else null
 };
+
+// Up to so many rows, weights that are not packed are read where they lie (bench/weights.py).
+constexpr int64_t kMostRowsInPlace = 2;
 
 // The jobs of a stack, what they need, and how the team's workers share them: all of them take one job after the other;
 // or, *side by side*, each half of them takes one direction; or each takes ranges of layers of a *wave* front.
@@ -79,19 +84,20 @@ class Launch {
         isa_(current_isa()),
         facts_(facts_of(stack.layers[0].direction[0].weights->cell())),
         kernels_(isa_.kernels->of_format<F>()) {
-    jobs_.swap(spare_jobs());
+    jobs_.swap(spare().jobs);
+    make_packings();
     for (const Layer<F>& layer : stack.layers) {
       for (int d = 0; d < stack.directions; ++d) add(layer.direction[d]);
     }
     tiles_ = tiles_of(first().p.hidden);
     h_tiles_ = tiles_of(first().p.proj);
     // A schedule that is asked for, in tests, may have more threads than there are CPUs.
-    share_out(is_schedule_asked() ? num_threads() : useful_threads());
+    share_out(threads_of_call());
   }
 
   ~Launch() {
     jobs_.clear();
-    jobs_.swap(spare_jobs());
+    jobs_.swap(spare().jobs);
   }
   Launch(const Launch&) = delete;
   Launch& operator=(const Launch&) = delete;
@@ -148,7 +154,8 @@ class Launch {
     const std::size_t apart = round_up(apart_bytes());
     const std::size_t bytes = sets * shared + static_cast<std::size_t>(workers()) * most + apart;
     assert(bytes <= jobs_.size() * most_bytes());
-    Scratch scratch(bytes);
+    Scratch scratch(bytes + lay_out_packings(nullptr));
+    lay_out_packings(scratch.data() + bytes);
     const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C);
     for (std::size_t set = 0; set < sets; ++set) std::memset(scratch.data() + set * shared, 0, zeros);
     char* const locals = scratch.data() + sets * shared + apart;
@@ -162,6 +169,8 @@ class Launch {
       if (index >= workers()) return;
       const FloatEnvironment environment;
       const int side = index / each_, at = index % each_, half = halves ? side : 0;
+      for (std::size_t i = 0; i < lent_; ++i) packings_[i].run(index, workers());
+      if (lent_ > 0) meet(all.get());
       work(Seat{index, side, at, scratch.data(), shared, locals + static_cast<std::size_t>(index) * most, most,
                 at < s_.workers() ? steps[half].get() : nullptr, chunks[half].get(), all.get(),
                 apart > 0 ? reinterpret_cast<C*>(scratch.data() + sets * shared) : nullptr});
@@ -190,21 +199,64 @@ class Launch {
  private:
   int64_t tiles_of(int64_t units) const { return (units + kernels_.lanes - 1) / kernels_.lanes; }
 
-  // The memory of this thread's jobs, from launch to launch: a step of a stream allocates nothing.
-  static std::vector<Job<F>>& spare_jobs() {
-    static thread_local std::vector<Job<F>> spare;
+  // The memory of this thread's launches, from one to the next: a step of a stream allocates nothing.
+  struct Spare {
+    std::vector<Job<F>> jobs;
+    std::unique_ptr<Packing<F>[]> packings;
+    std::size_t packing_count = 0;
+  };
+  static Spare& spare() {
+    static thread_local Spare spare;
     return spare;
   }
 
+  int threads_of_call() const {
+    const int most = stack_.threads > 0 ? stack_.threads : num_threads();
+    // A schedule that is asked for, in tests, may have more threads than there are CPUs.
+    return is_schedule_asked() ? most : useful_threads(most);
+  }
+
+  // Packed forms that live as long as the call, for weights that are not packed.
+  void make_packings() {
+    std::size_t count = 0;
+    for (const Layer<F>& layer : stack_.layers) {
+      for (int d = 0; d < stack_.directions; ++d) count += !layer.direction[d].weights;
+    }
+    Spare& s = spare();
+    if (count > s.packing_count) {
+      s.packings.reset(new Packing<F>[count]);
+      s.packing_count = count;
+    }
+    packings_ = s.packings.get();
+  }
+  // Lays them out in `memory`, or measures them; their bytes.
+  std::size_t lay_out_packings(char* memory) {
+    std::size_t bytes = 0, next = 0;
+    for (const Job<F>& job : jobs_) {
+      if (!job.view) continue;
+      bytes +=
+          packings_[next++].lay_out(*job.view, kernels_, backward_, in_place(job.p), memory ? memory + bytes : nullptr);
+    }
+    return bytes;
+  }
+  // Whether it costs less to bring weights into order on the way, once for each step, than to pack them before.
+  bool in_place(const Problem<C>& p) const { return !facts_.clocked && p.seq_len * p.batch <= kMostRowsInPlace; }
+
   void add(const Direction<F>& from) {
-    const Weights<F>& weights = *from.weights;
-    Job<F> job{from.p, &weights.packed(isa_, backward_), from.g};
+    const WeightView<C>& weights = from.weights ? from.weights->view() : *from.view;
+    Job<F> job{from.p, nullptr, from.g, from.weights ? nullptr : from.view};
     Problem<C>& p = job.p;
-    p.cell = weights.cell();
-    p.input = weights.input();
-    p.hidden = weights.hidden();
-    p.proj = weights.proj();
+    p.cell = weights.cell;
+    p.input = weights.input;
+    p.hidden = weights.hidden;
+    p.proj = weights.proj;
     if (p.batch == 0) p.seq_len = 0;  // no row has steps
+    if (job.view) {
+      packings_[lent_].lay_out(weights, kernels_, backward_, in_place(p), nullptr);
+      job.packed = &packings_[lent_++].packed();
+    } else {
+      job.packed = &from.weights->packed(isa_, backward_);
+    }
     check(p);
     assert(!stack_.apart || stack_.directions > 1 || !p.reverse);  // a wave front runs in the order of time
     work_.add(facts_, p.seq_len, p.batch, p.input, p.hidden, p.proj, sizeof(typename F::Storage));
@@ -261,6 +313,8 @@ class Launch {
   const CellFacts& facts_;
   const FormatKernels<F>& kernels_;
   std::vector<Job<F>> jobs_;
+  Packing<F>* packings_ = nullptr;
+  std::size_t lent_ = 0;
   Work work_;
   int64_t tiles_ = 0, h_tiles_ = 0, wave_steps_ = 0, ring_ = 0;
   int sides_ = 1, each_ = 1;
@@ -369,7 +423,8 @@ void backward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const type
       if (!launch.takes(seat, d)) continue;
       Job<F> job = launch.job(layer, d);
       if (launch.sums_apart() && d > 0 && job.g.dx) job.g.dx = seat.apart;
-      backward_of_job(launch, job, launch.worker(job, d, seat), seat.chunks, d > 0 && !launch.sums_apart());
+      backward_of_job(launch, job, launch.worker(job, d, seat), seat.chunks,
+                      d > 0 ? !launch.sums_apart() : layer == 0 && stack.add_dx);
     }
     if (launch.sums_apart()) {
       meet(seat.all);
@@ -386,13 +441,13 @@ void backward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const type
 
 // A range of a job in a wave. The sums of the chunk of the first steps are left.
 template <class F>
-void backward_of_range(const Launch<F>& launch, const Job<F>& job, const Worker& worker, const Range& range) {
+void backward_of_range(const Launch<F>& launch, const Job<F>& job, const Worker& worker, const Range& range, bool add) {
   const auto& kernels = launch.kernels();
   for (int64_t last = range.last; last > range.first;) {
     const Range chunk = chunk_with(job.p, launch.is_clocked(), last - 1);
     const Range some{std::max(range.first, chunk.first), last};
     kernels.backward(job.p, *job.packed, job.g, worker, some);
-    if (job.g.dx) kernels.input_gradient(job.p, *job.packed, job.g, worker, some, false);
+    if (job.g.dx) kernels.input_gradient(job.p, *job.packed, job.g, worker, some, add);
     if (some.first == chunk.first && chunk.first > 0) {
       kernels.weight_gradients(job.p, *job.packed, job.g, worker, chunk);
     }
@@ -405,7 +460,7 @@ void backward_in_a_wave(const Launch<F>& launch, const Stack<F>& stack, const ty
                         Wave& wave) {
   wave.work(true, [&](int layer, const Range& range) {
     const Job<F>& job = launch.job(layer, 0);
-    backward_of_range(launch, job, launch.worker(job, layer, seat), range);
+    backward_of_range(launch, job, launch.worker(job, layer, seat), range, layer == 0 && stack.add_dx);
     if (layer > 0) drop_gradients(launch, stack, layer - 1, range, 0, 1);
   });
   meet(seat.all);

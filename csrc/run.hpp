@@ -23,11 +23,13 @@ std::pair<int, int> forward_schedule(const Weights<F>& weights, std::int64_t seq
 
 constexpr int kMaxDirections = 2;
 
-// One direction of one layer. Sizes and the cell are filled in from the weights, but for seq_len and batch.
+// One direction of one layer. Sizes and the cell are filled in from the weights, but for seq_len and batch. Weights are
+// packed already; or, where `weights` is null, the call reads or packs them where they lie, at `view`.
 template <class F>
 struct Direction {
   using C = typename F::Compute;
   const Weights<F>* weights;
+  const WeightView<C>* view;
   Problem<C> p;
   Gradients<C> g;  // of backward
 };
@@ -46,8 +48,10 @@ template <class F>
 struct Stack {
   std::vector<Layer<F>> layers;
   int directions;
-  Dropout dropout;  // between layers that have `dropped`
-  bool apart;       // each layer has outputs of its own, so that layers may run at the same time
+  Dropout dropout;      // between layers that have `dropped`
+  bool apart;           // each layer has outputs of its own, so that layers may run at the same time
+  bool add_dx = false;  // backward adds to dx of the lowest layer, which it else overwrites
+  int threads = 0;      // that the call may use; 0: as many as are set for all calls
 };
 
 // Forward of all layers; training where slots are set. Throws only before anything is written: std::bad_alloc, or
@@ -63,12 +67,12 @@ void run_backward(const Stack<F>& stack);
 // The same for one layer in one direction.
 template <class F>
 void run_forward(const Weights<F>& weights, const Problem<typename F::Compute>& p) {
-  run_forward(Stack<F>{{Layer<F>{{{&weights, p, {}}, {}}, nullptr}}, 1, {}, false});
+  run_forward(Stack<F>{{Layer<F>{{{&weights, nullptr, p, {}}, {}}, nullptr}}, 1, {}, false});
 }
 template <class F>
 void run_backward(const Weights<F>& weights, const Problem<typename F::Compute>& p,
                   const Gradients<typename F::Compute>& g) {
-  run_backward(Stack<F>{{Layer<F>{{{&weights, p, g}, {}}, nullptr}}, 1, {}, false});
+  run_backward(Stack<F>{{Layer<F>{{{&weights, nullptr, p, g}, {}}, nullptr}}, 1, {}, false});
 }
 
 }  // namespace fusedrnn

@@ -72,88 +72,41 @@ struct StackArguments {
     }
     x = contiguous<T>(x_array);
   }
+
+  // Without outputs.
+  CallArrays<T> call() const {
+    CallArrays<T> call{};
+    call.seq_len = n.seq_len;
+    call.batch = n.batch;
+    call.lengths = has_lengths ? lengths.data() : nullptr;
+    call.start = start.empty() ? nullptr : start.data();
+    call.x = x.data;
+    for (int i = 0; i < kMaxStates; ++i) call.state0[i] = states[i].data;
+    return call;
+  }
 };
 
-// Gives the layers their memory: outputs of layers below the highest, whose output is y; and, in training, reserves,
-// and outputs after dropout. Layers that are not apart take turns with the memory of two. Returns its bytes, which it
-// only measures where `memory` is null.
-template <class F, class T = typename F::Compute>
-std::size_t give_memory(const PyStack& s, Stack<F>& stack, const StackArguments<T>& call, T* y, bool train,
-                        char* memory) {
-  const CellFacts& f = s.facts();
-  const Sizes& n = call.n;
-  const int64_t steps = n.seq_len * n.batch;
-  const T* below = call.x.data;
-  Arena arena(memory);
-  std::size_t bytes = 0;
-  for (int l = 0; l < s.layers; ++l) {
-    Layer<F>& layer = stack.layers[static_cast<std::size_t>(l)];
-    const bool highest = l + 1 == s.layers;
-    if (!stack.apart && l % 2 == 0) arena.used = 0;
-    T* const outputs = highest ? y : arena.take<T>(steps * s.width());
-    layer.dropped = highest || stack.dropout.p == 0 ? nullptr : arena.take<T>(steps * s.width());
-    for (int d = 0; d < s.directions; ++d) {
-      Problem<T>& p = layer.direction[d].p;
-      p.lengths = call.has_lengths ? call.lengths.data() : nullptr;
-      p.start = call.start.empty() ? nullptr : call.start.data();
-      p.x = below;
-      p.y = outputs ? outputs + d * n.proj : nullptr;
-      p.y_stride = s.width();
-      p.c = f.below && !highest ? arena.take<T>(steps * n.hidden) : nullptr;
-      p.below = f.below && l > 0 ? stack.layers[static_cast<std::size_t>(l) - 1].direction[d].p.c : nullptr;
-      p.hidden = n.hidden;
-      p.proj = n.proj;
-      if (train) take_reserve(arena, p, f, !highest);
-      for (int i = 0; i < f.states; ++i) {
-        const int64_t at = (int64_t{l} * s.directions + d) * n.batch * s.first().state_size(i);
-        p.state0[i] = call.states[i].data ? call.states[i].data + at : nullptr;
-      }
-    }
-    below = layer.dropped ? layer.dropped : outputs;
-    bytes = std::max(bytes, arena.used);
-  }
-  return bytes;
-}
-
-template <class F, class T>
-std::size_t memory_bytes(const PyStack& s, Stack<F>& stack, const StackArguments<T>& call, bool train) {
-  return give_memory(s, stack, call, static_cast<T*>(nullptr), train, nullptr);
-}
-
-// New outputs, which the layers' pointers are set to.
-template <class F, class T = typename F::Compute>
-py::array_t<T> new_outputs(const PyStack& s, Stack<F>& stack, const Sizes& n, Results& results) {
-  auto y = new_array<T>("y", {n.seq_len, n.batch, s.width()});
-  results.set(names().y, y);
+// New outputs, to which the call's pointers are set.
+template <class T>
+void new_outputs(const PyStack& s, CallArrays<T>& call, Results& results) {
+  call.y = results.add<T>(names().y, {call.seq_len, call.batch, s.width()});
+  call.y_stride = s.width();
   for (int i = 0; i < s.facts().states; ++i) {
-    const int64_t each = n.batch * s.first().state_size(i);
-    T* const all = results.add<T>(s.first().cell->states[static_cast<std::size_t>(i)].last,
-                                  {s.runs(), n.batch, s.first().state_size(i)});
-    for (int l = 0; l < s.layers; ++l) {
-      for (int d = 0; d < s.directions; ++d) {
-        stack.layers[static_cast<std::size_t>(l)].direction[d].p.state_n[i] =
-            all + (int64_t{l} * s.directions + d) * each;
-      }
-    }
+    call.state_n[i] = results.add<T>(s.first().cell->states[static_cast<std::size_t>(i)].last,
+                                     {s.runs(), call.batch, s.first().state_size(i)});
   }
-  return y;
 }
 
 template <class F, class T = typename F::Compute>
 py::object infer(const PyStack& s, F, FastArguments a) {
-  const StackArguments<T> call(s, a[0], tuple_of(a[1]), a[2], a[3]);
-  Stack<F> stack = s.stack<F>(call.n.seq_len, call.n.batch);
-  // Large outputs of many layers are not kept, as calls with many rows need no layers at the same time.
-  constexpr std::size_t kWorthSharing = 32u << 20;
-  std::size_t bytes = memory_bytes(s, stack, call, false);
-  if (bytes > kWorthSharing) {
-    stack.apart = false;
-    bytes = memory_bytes(s, stack, call, false);
-  }
+  const StackArguments<T> given(s, a[0], tuple_of(a[1]), a[2], a[3]);
+  CallArrays<T> call = given.call();
+  Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
+  const std::size_t bytes = place_inference(s.shape(), stack, call);
   Results results;
-  const auto y = new_outputs(s, stack, call.n, results);
+  new_outputs(s, call, results);
   const Buffer memory(bytes);
-  give_memory(s, stack, call, data_of(y), false, memory.data());
+  place_call(s.shape(), stack, call, false, memory.data());
   without_gil([&] { run_forward(stack); });
   return results.take();
 }
@@ -171,25 +124,26 @@ Dropout dropout_of(PyObject* p, PyObject* seed) {
 template <class F, class T = typename F::Compute>
 py::object forward(const PyStack& s, F, FastArguments a) {
   const py::tuple states = tuple_of(a[1]);
-  const StackArguments<T> call(s, a[0], states, a[2], a[3]);
-  Stack<F> stack = s.stack<F>(call.n.seq_len, call.n.batch);
+  const StackArguments<T> given(s, a[0], states, a[2], a[3]);
+  CallArrays<T> call = given.call();
+  Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
   stack.dropout = dropout_of(a[4], a[5]);
   Results results;
-  const auto y = new_outputs(s, stack, call.n, results);
+  new_outputs(s, call, results);
   auto memory = std::make_unique<PyMemory>();
-  const std::size_t bytes = memory_bytes(s, stack, call, true);
+  const std::size_t bytes = place_call(s.shape(), stack, call, true, nullptr);
   memory->buffer = Buffer(bytes);
-  give_memory(s, stack, call, data_of(y), true, memory->buffer.data());
+  place_call(s.shape(), stack, call, true, memory->buffer.data());
   py::tuple kept_states(states.size());  // copies: the caller's may be where the next states go
   for (std::size_t i = 0; i < states.size(); ++i) {
-    const py::object& given = call.states[i].owner;
-    kept_states[i] = given ? py::object(given.attr("copy")()) : py::object(py::none());
+    const py::object& state = given.states[i].owner;
+    kept_states[i] = state ? py::object(state.attr("copy")()) : py::object(py::none());
   }
   without_gil([&] { run_forward(stack); });
   const py::tuple kept =
-      py::make_tuple(py::cast(std::move(memory)), call.x.owner, kept_states,
-                     call.has_lengths ? integers(call.lengths) : py::object(py::none()),
-                     call.start.empty() ? py::object(py::none()) : integers(call.start),
+      py::make_tuple(py::cast(std::move(memory)), given.x.owner, kept_states,
+                     given.has_lengths ? integers(given.lengths) : py::object(py::none()),
+                     given.start.empty() ? py::object(py::none()) : integers(given.start),
                      py::reinterpret_borrow<py::object>(a[4]), py::reinterpret_borrow<py::object>(a[5]));
   return py::make_tuple(results.take(), kept, bytes);
 }
@@ -199,62 +153,35 @@ const Buffer& memory_of(const py::tuple& kept) {
   return py::object(kept[0]).cast<const PyMemory&>().buffer;
 }
 
-// Gradients between layers: of a layer's input, which is dy of the layer below, and of c of the layer below. Two
-// layers' memory is enough.
-template <class T>
-struct BetweenLayers {
-  T* dx;
-  T* dbelow[kMaxDirections];
-};
-
-template <class F, class T = typename F::Compute>
-void give_gradients(const PyStack& s, Stack<F>& stack, const Sizes& n, const T* dy, T* dx,
-                    const BetweenLayers<T> (&between)[2]) {
-  for (int l = s.layers - 1; l >= 0; --l) {
-    const BetweenLayers<T>&mine = between[l % 2], &above = between[(l + 1) % 2];
-    const bool highest = l + 1 == s.layers;
-    for (int d = 0; d < s.directions; ++d) {
-      Gradients<T>& g = stack.layers[static_cast<std::size_t>(l)].direction[d].g;
-      const T* const all_dy = highest ? dy : above.dx;
-      g.dy = all_dy ? all_dy + d * n.proj : nullptr;
-      g.dy_stride = s.width();
-      g.dc = highest ? nullptr : above.dbelow[d];
-      g.dx = l == 0 ? dx : mine.dx;
-      g.dbelow = l == 0 ? nullptr : mine.dbelow[d];
-    }
-  }
-}
-
 // The gradients by name; and the gradients of parameters, a dict for each of the stack's weights.
 template <class F, class T = typename F::Compute>
 py::object backward(const PyStack& s, F, FastArguments a) {
   const py::tuple kept = tuple_of(a[0]), dstates = tuple_of(a[2]);
   const Buffer& reserve = memory_of(kept);
-  const StackArguments<T> call(s, kept[1], tuple_of(PyTuple_GET_ITEM(kept.ptr(), 2)), kept[3], kept[4]);
-  const Sizes& n = call.n;
-  const CellFacts& f = s.facts();
+  const StackArguments<T> given(s, kept[1], tuple_of(PyTuple_GET_ITEM(kept.ptr(), 2)), kept[3], kept[4]);
+  const Sizes& n = given.n;
   Stack<F> stack = s.stack<F>(n.seq_len, n.batch);
   stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 5), PyTuple_GET_ITEM(kept.ptr(), 6));
+  const CallArrays<T> call = given.call();
+  if (reserve.bytes() != place_call(s.shape(), stack, call, true, nullptr)) throw py::value_error(kBadKept);
   const std::string y_symbols = s.y_symbols();
-  if (reserve.bytes() != memory_bytes(s, stack, call, true)) throw py::value_error(kBadKept);
   const auto dy = read_input<T>("dy", y_symbols.c_str(), {n.seq_len, n.batch, s.width()}, a[1], true);
   require_count("dstate", dstates, s.first());
-  give_memory(s, stack, call, static_cast<T*>(nullptr), true, reserve.data());
+  place_call(s.shape(), stack, call, true, reserve.data());
 
   Results results;
-  T* const dx = results.add<T>(names().dx, {n.seq_len, n.batch, n.input});
+  GradientArrays<T> g{};
+  g.dy = dy.data;
+  g.dy_stride = s.width();
+  g.dx = results.add<T>(names().dx, {n.seq_len, n.batch, n.input});
   Input<T> last[kMaxStates];
-  for (int i = 0; i < f.states; ++i) {
+  for (int i = 0; i < s.facts().states; ++i) {
     const StateNames& state = s.first().cell->states[static_cast<std::size_t>(i)];
     const int64_t size = s.first().state_size(i);
     last[i] = read_input<T>(state.gradient_last.c_str(), s.state_symbols(i).c_str(), {s.runs(), n.batch, size},
                             dstates[static_cast<std::size_t>(i)], true);
-    T* const first = results.add<T>(state.gradient_first, {s.runs(), n.batch, size});
-    for (int64_t run = 0; run < s.runs(); ++run) {
-      Gradients<T>& g = stack.layers[static_cast<std::size_t>(run / s.directions)].direction[run % s.directions].g;
-      g.dstate0[i] = first + run * n.batch * size;
-      g.dstate_n[i] = last[i].data ? last[i].data + run * n.batch * size : nullptr;
-    }
+    g.dstate_n[i] = last[i].data;
+    g.dstate0[i] = results.add<T>(state.gradient_first, {s.runs(), n.batch, size});
   }
   py::list parameters;
   std::vector<WeightGradients<T>> all_weights;  // of which some arrays belong to no parameter
@@ -262,24 +189,13 @@ py::object backward(const PyStack& s, F, FastArguments a) {
   for (int l = 0; l < s.layers; ++l) {
     for (int d = 0; d < s.directions; ++d) {
       Results of_weights;
-      Gradients<T>& g = stack.layers[static_cast<std::size_t>(l)].direction[d].g;
-      all_weights.emplace_back(s.of(l, d), g, of_weights);
+      Gradients<T>& of_run = stack.layers[static_cast<std::size_t>(l)].direction[d].g;
+      all_weights.emplace_back(s.of(l, d), of_run, of_weights);
       parameters.append(of_weights.take());
     }
   }
-  const int64_t steps = n.seq_len * n.batch;
-  Buffer memory;
-  BetweenLayers<T> between[2] = {};
-  for (const bool measuring : {true, false}) {
-    Arena arena(memory.data());
-    for (int i = 0; i < 2 && i < s.layers - 1; ++i) {
-      between[i].dx = arena.take<T>(steps * s.width());
-      for (int d = 0; d < s.directions && f.below; ++d) between[i].dbelow[d] = arena.take<T>(steps * n.hidden);
-    }
-    if (measuring) memory = Buffer(arena.used);
-  }
-  if (s.layers == 2) between[1] = between[0];
-  give_gradients(s, stack, n, dy.data, dx, between);
+  const Buffer memory(place_gradients(s.shape(), stack, g, nullptr));
+  place_gradients(s.shape(), stack, g, memory.data());
 
   without_gil([&] { run_backward(stack); });
   return py::make_tuple(results.take(), parameters);

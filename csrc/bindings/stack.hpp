@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "../run.hpp"
+#include "../call.hpp"
 #include "arguments.hpp"
 #include "weights.hpp"
 
@@ -25,8 +25,11 @@ struct PyStack {
   }
   const PyWeights& first() const { return *weights[0]; }
   const CellFacts& facts() const { return first().facts(); }
-  int64_t width() const { return directions * first().proj; }  // of y
-  int64_t runs() const { return int64_t{layers} * directions; }
+  StackShape shape() const {
+    return {first().cell->id, layers, directions, first().input, first().hidden, first().proj};
+  }
+  int64_t width() const { return shape().width(); }
+  int64_t runs() const { return shape().runs(); }
 
   // The shapes of a state and of y, in words.
   std::string state_symbols(int s) const {
@@ -62,7 +65,7 @@ struct PyStack {
     for (int l = 0; l < layers; ++l) {
       for (int d = 0; d < directions; ++d) {
         auto& direction = stack.layers[static_cast<std::size_t>(l)].direction[d];
-        direction = {&typed<F>(l, d), {}, {}};
+        direction = {&typed<F>(l, d), nullptr, {}, {}};
         direction.p.seq_len = seq_len;
         direction.p.batch = batch;
         direction.p.reverse = d > 0;

@@ -133,9 +133,11 @@ void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
   check_periods(w);
   WeightArrays<T>& all = parts.arrays();
   all.epsilon = rounded<T>(epsilon);
-  all.clocks = clocks_of(w.periods, w.hidden);
-  check_unseen(all.clocks, w.hidden, all.matrix[0]);
-  w.weights = std::make_unique<Weights<F>>(w.cell->id, w.input, w.hidden, w.proj, all);
+  const std::vector<Clock> clocks = clocks_of(w.periods, w.hidden);
+  check_unseen(clocks, w.hidden, all.matrix[0]);
+  all.clocks = clocks.data();
+  all.clock_count = static_cast<int>(clocks.size());
+  w.weights = std::make_unique<Weights<F>>(WeightView<T>{w.cell->id, w.input, w.hidden, w.proj, all});
 }
 
 // Fills the weights if `format` is this one, or if there is none and arrays of its type have this dtype.

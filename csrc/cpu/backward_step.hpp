@@ -130,7 +130,7 @@ void backward_reduce(const BackwardStep<C>& step, int64_t rows) {
 template <class F>
 struct StageProduct {
   using C = typename F::Compute;
-  PackedMatrix<typename F::Storage> weights;
+  WeightMatrix<typename F::Storage, C> weights;
   int64_t depth;                   // 0: the sums stay as they begin
   int64_t units;                   // of the operand, whose gradient the sums are
   int64_t source_offset;           // where the gradients begin among the columns
@@ -154,7 +154,7 @@ struct StageOp {
   const BackwardStep<C>& step;
   const CellFacts& facts;
   const StageProduct<F> product;
-  PackedMatrix<Storage> weights;
+  WeightMatrix<Storage, Compute> weights;
   int64_t depth, source_offset;
   bool continues, last;  // not the first slice; the last one
   C* partial;
@@ -164,7 +164,7 @@ struct StageOp {
       : step(at),
         facts(f),
         product(whole),
-        weights(moved(whole.weights, 0, k0 * V::width)),
+        weights(without(whole.weights, k0, V::width)),
         depth(count),
         source_offset(whole.source_offset + k0),
         continues(k0 > 0),

@@ -27,15 +27,15 @@ struct InputGradientOp {
   static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = true;
   static constexpr int64_t gates = 1, source_stride = sizeof(const C*), source_offset = 0;
   static constexpr const Sums<const C>* from = kFromZero<C>;
-  PackedMatrix<Storage> weights;
+  WeightMatrix<Storage, Compute> weights;
   int64_t depth;
   const C* const* d;
   C* const* to;
   int64_t input;
   bool adds;
 
-  InputGradientOp(const PackedMatrix<Storage>& packed, int64_t k_count, const C* const* d_rows, C* const* to_rows,
-                  int64_t width, bool add)
+  InputGradientOp(const WeightMatrix<Storage, Compute>& packed, int64_t k_count, const C* const* d_rows,
+                  C* const* to_rows, int64_t width, bool add)
       : weights(packed), depth(k_count), d(d_rows), to(to_rows), input(width), adds(add) {}
 
   RNN_INLINE const C* const* sources(int64_t row) const { return d + row; }
@@ -65,7 +65,7 @@ struct WeightGradientOp {
   static constexpr bool kColumns = true, kFills = false, kDirect = false, kCold = true;
   static constexpr int64_t gates = 1, column_stride = kStrip;
   static constexpr const Sums<const C>* from = kFromZero<C>;
-  PackedMatrix<C> weights;  // v
+  WeightMatrix<C, C> weights;  // v
   int64_t depth;
   const C* d;  // [k][kStrip]
   C* to;
@@ -74,7 +74,7 @@ struct WeightGradientOp {
 
   WeightGradientOp(const C* panel, int64_t k_count, const C* d_columns, C* to_row, int64_t row_width,
                    int64_t row_stride, bool adds)
-      : weights{panel, k_count * V::width},
+      : weights{{panel, k_count * V::width}, nullptr, 0},
         depth(k_count),
         d(d_columns),
         to(to_row),
@@ -294,8 +294,10 @@ struct Batched {
     const int64_t row = term.block * p.hidden + first;
     switch (term.of) {
       case Of::weight_ih:
+        if (!g.dweight_ih) return;
         return add_products(g.dweight_ih, panels[term.operand], row, n, count, p.input, p.input, add);
       case Of::matrix: {
+        if (!g.dmatrix[term.index]) return;
         const int64_t width = width_of(plan.operand[term.operand]);
         return add_products(g.dmatrix[term.index], panels[term.operand], row, n, count, width, width, add);
       }
@@ -306,6 +308,7 @@ struct Batched {
         if (g.dbias_hh) add_sums(g.dbias_hh, row, n, count, add);
         return;
       case Of::vector:
+        if (!g.dvectors) return;
         C* const dvector = g.dvectors + term.index * p.hidden;
         if (term.from == From::one) return add_sums(dvector, row, n, count, add);
         return add_scaled_sums(dvector, operands[term.operand], row, n, count, add);

@@ -15,7 +15,7 @@ struct CarryOp {
   using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = false;
   static constexpr int64_t gates = 1, source_stride = sizeof(const C*);
-  PackedMatrix<Storage> weights;  // transposed (problem.hpp, PackedWeights)
+  WeightMatrix<Storage, Compute> weights;  // transposed (problem.hpp, PackedWeights)
   int64_t depth;
   const C* const* d;
   int64_t source_offset;
@@ -24,7 +24,7 @@ struct CarryOp {
   bool add;
   int64_t first = 0;
 
-  CarryOp(const PackedMatrix<Storage>& packed, int64_t k_count, const C* const* d_rows, int64_t d_offset,
+  CarryOp(const WeightMatrix<Storage, Compute>& packed, int64_t k_count, const C* const* d_rows, int64_t d_offset,
           C* const* to_rows, int64_t to_units, bool adds)
       : weights(packed), depth(k_count), d(d_rows), source_offset(d_offset), to(to_rows), units(to_units), add(adds) {}
 

@@ -255,7 +255,7 @@ struct ClockworkBackward {
   void run_product(int64_t index, bool backwards) {
     if (count[index] == 0) return;
     const Clock& clock = weights.clocks[index];
-    CarryOp<F> op(moved(weights.hh_t[0][0], 0, clock.first * V::width), clock.last - clock.first,
+    CarryOp<F> op(without(weights.hh_t[0][0], clock.first, V::width), clock.last - clock.first,
                   d + index * all.row_count, clock.first, carried + index * all.row_count, p.hidden, true);
     op.first = clock.first;
     sweep(op, {0, count[index]}, tiles_with<V>(clock.first, p.hidden, worker), backwards);
@@ -306,7 +306,7 @@ struct ClockworkBatched {
       all.d[n] = all.shared.at(t, row);
       ticking[n++] = g.dx + place_of(p, t, row) * p.input;
     }
-    const CarryOp<F> op(moved(weights.ih_t, 0, clock.first * V::width), clock.last - clock.first, all.d, clock.first,
+    const CarryOp<F> op(without(weights.ih_t, clock.first, V::width), clock.last - clock.first, all.d, clock.first,
                         ticking, p.input, true);
     sweep(op, {0, n}, {0, tiles_of<V>(p.input)});
   }
@@ -329,8 +329,8 @@ struct ClockworkBatched {
   void add_gradients(const Clock& clock, int64_t first, int64_t n, int64_t count, bool add) {
     const int64_t H = p.hidden, seen = H - clock.first;
     all.pack_columns(0, first, n, count);
-    all.add_products(g.dweight_ih, all.panels[kX], first, n, count, p.input, p.input, add);
-    all.add_products(g.dmatrix[0] + clock.first, all.panels[kHPrev], first, n, count, seen, H, add);
+    if (g.dweight_ih) all.add_products(g.dweight_ih, all.panels[kX], first, n, count, p.input, p.input, add);
+    if (g.dmatrix[0]) all.add_products(g.dmatrix[0] + clock.first, all.panels[kHPrev], first, n, count, seen, H, add);
     if (g.dbias_ih) all.add_sums(g.dbias_ih, first, n, count, add);
     if (g.dbias_hh) all.add_sums(g.dbias_hh, first, n, count, add);
   }
@@ -378,7 +378,7 @@ struct ClockworkBatched {
       const Span units = both({clock.first, clock.last}, mine);
       if (units.size() <= 0) continue;
       weight_gradients_of(range, clock, units);
-      for (int64_t unit = units.first; unit < units.last; ++unit) {
+      for (int64_t unit = units.first; unit < units.last && g.dmatrix[0]; ++unit) {
         std::memset(g.dmatrix[0] + unit * p.hidden, 0, static_cast<std::size_t>(clock.first) * sizeof(C));
       }
     }

@@ -20,11 +20,6 @@ using fusedrnn::PackedWeights;
 using fusedrnn::Range;
 using fusedrnn::Worker;
 
-template <class V>
-RNN_INLINE int64_t tiles_of(int64_t units) {
-  return (units + V::width - 1) / V::width;
-}
-
 // A worker's own scratch, laid out by the driver.
 template <class Driver>
 void lay_out(Driver& driver, const Worker& worker) {
@@ -32,14 +27,6 @@ void lay_out(Driver& driver, const Worker& worker) {
   Arena arena(worker.local);
   driver.layout(arena);
   assert(arena.used <= worker.local_bytes);
-}
-
-// The lanes of a tile that are units.
-template <class V>
-RNN_INLINE typename V::Lanes lanes_of(int64_t tile, int64_t units) {
-  const int64_t left = units - tile * V::width;
-  assert(tile >= 0 && left > 0);
-  return typename V::Lanes(left < V::width ? static_cast<int>(left) : V::width);
 }
 
 // The units of these tiles, of `units`.

@@ -154,7 +154,7 @@ struct ProjectOp {
   using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = false, kDirect = true, kCold = false;
   static constexpr int64_t source_stride = sizeof(const C*), source_offset = 0;
-  PackedMatrix<Storage> weights;
+  WeightMatrix<Storage, Compute> weights;
   int64_t depth, gates;
   const C* const* x;
   Sums<const C> from[kMaxGates];
@@ -178,7 +178,7 @@ struct RecurrentProduct {
   using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = false, kCold = false;
   static constexpr int64_t source_stride = sizeof(ForwardRow<C>);
-  PackedMatrix<Storage> weights;
+  WeightMatrix<Storage, Compute> weights;
   int64_t depth, gates;
   const ForwardStep<C>& step;
   const CellFacts& facts;
@@ -212,7 +212,7 @@ struct RecurrentProduct {
   }
   // Leaves out the units before this one, which the units of a clock do not see.
   void begin_at(int64_t unit) {
-    weights = moved(weights, 0, unit * gates * V::width);
+    weights = without(weights, unit, gates * V::width);
     depth -= unit;
     source_offset = unit;
   }

@@ -181,7 +181,7 @@ constexpr FormatKernels<F> format_kernels() {
           {forward_local_bytes<F>, forward_shared_bytes<F>, forward_share<F>, backward_local_bytes<F>,
            backward_shared_bytes<typename F::Compute>, backward_share<F>, input_gradient_share<F>,
            weight_gradients_share<F>},
-          {packed_bytes<F>, packed_at<F>, pack_interleaved<F>, pack_transposed<F>}};
+          {packed_bytes<F>, packed_at<F>, pack_tiles<F>}};
 }
 
 template <class C>

@@ -3,7 +3,7 @@
 // little more than a copy.
 #pragma once
 
-#include "driver.hpp"
+#include "lanes.hpp"
 
 namespace {
 
@@ -31,52 +31,75 @@ PackedMatrix<typename F::Storage> packed_at(const char* memory, int64_t, int64_t
   return {reinterpret_cast<const typename F::Storage*>(memory), depth * gates * Vec<typename F::Compute>::width};
 }
 
-template <class F>
-void pack_interleaved(char* memory, const typename F::Compute* from, const int* block, int gates, int64_t hidden,
-                      int64_t depth, int64_t tile0, int64_t tile1) {
-  using C = typename F::Compute;
-  using S = typename F::Storage;
+// Part of a matrix: these tiles, over these k.
+struct PackedPart {
+  int64_t tile0, tile1, k0, k1;
+};
+
+// Packs a part to [tile - tile0][k - k0][gate][lane]. With kFetch, it asks for the lines that the next part of k reads.
+template <class S, class C, bool kFetch>
+void pack_interleaved(S* to, const RowMatrix<C>& m, const PackedPart& part) {
   using V = Vec<C>;
-  S* const to = reinterpret_cast<S*>(memory);
-  for (int64_t tile = tile0; tile < tile1; ++tile) {
-    const int64_t unit0 = tile * V::width, used = hidden - unit0 < V::width ? hidden - unit0 : V::width;
-    for (int64_t k0 = 0; k0 < depth; k0 += V::width) {
-      const int64_t count = depth - k0 < V::width ? depth - k0 : V::width;
-      const auto lanes = lanes_of<V>(k0 / V::width, depth);
-      for (int gate = 0; gate < gates; ++gate) {
-        const C* rows = from + (block[gate] * hidden + unit0) * depth + k0;
+  const int64_t count = part.k1 - part.k0, gates = m.blocks;
+  for (int64_t tile = part.tile0; tile < part.tile1; ++tile) {
+    const int64_t unit0 = tile * V::width, used = m.units - unit0 < V::width ? m.units - unit0 : V::width;
+    S* const tile_to = to + (tile - part.tile0) * count * gates * V::width;
+    for (int64_t gate = 0; gate < gates; ++gate) {
+      const C* const rows = m.from + (m.block[gate] * m.units + unit0) * m.stride + part.k0;
+      for (int64_t k = 0; k < count; k += V::width) {
+        const int64_t some = count - k < V::width ? count - k : V::width;
+        const auto lanes = lanes_of<V>(k / V::width, count);
         V square[V::width];
-        for (int64_t j = 0; j < V::width; ++j) square[j] = j < used ? V::load(rows + j * depth, lanes) : V(0);
+        for (int64_t j = 0; j < V::width; ++j) {
+          square[j] = j < used ? V::load(rows + j * m.stride + k, lanes) : V(0);
+          if (kFetch) __builtin_prefetch(rows + (j < used ? j : 0) * m.stride + k + count);
+        }
         transpose(square);
-        S* target = to + ((tile * depth + k0) * gates + gate) * V::width;
-        for (int64_t k = 0; k < count; ++k) store_stored(square[k], target + k * gates * V::width);
+        S* target = tile_to + (k * gates + gate) * V::width;
+        for (int64_t i = 0; i < some; ++i) store_stored(square[i], target + i * gates * V::width);
       }
     }
   }
 }
 
-template <class F>
-void pack_transposed(char* memory, const typename F::Compute* from, const int* block, int gates, int64_t hidden,
-                     int64_t width, int64_t stride, int64_t tile0, int64_t tile1) {
-  using C = typename F::Compute;
-  using S = typename F::Storage;
+// Likewise, of a transposed matrix, to [tile - tile0][k - k0][lane].
+template <class S, class C, bool kFetch>
+void pack_transposed(S* to, const RowMatrix<C>& m, const PackedPart& part) {
   using V = Vec<C>;
-  S* const to = reinterpret_cast<S*>(memory);
   constexpr int64_t kRows = 16;
-  const int64_t depth = gates * hidden;
-  for (int j = 0; j < gates; ++j) {
-    for (int64_t unit0 = 0; unit0 < hidden; unit0 += kRows) {
-      const int64_t unit1 = unit0 + kRows < hidden ? unit0 + kRows : hidden;
-      for (int64_t tile = tile0; tile < tile1; ++tile) {
-        const auto lanes = lanes_of<V>(tile, width);
-        const C* row = from + (block[j] * hidden + unit0) * stride + tile * V::width;
-        S* target = to + (tile * depth + j * hidden + unit0) * V::width;
-        for (int64_t unit = unit0; unit < unit1; ++unit, row += stride, target += V::width) {
-          store_stored(V::load(row, lanes), target);
-        }
+  const int64_t count = part.k1 - part.k0;
+  for (int64_t k = part.k0; k < part.k1;) {
+    const int64_t block = k / m.units, unit = k % m.units;
+    int64_t rows = m.units - unit < kRows ? m.units - unit : kRows;
+    if (part.k1 - k < rows) rows = part.k1 - k;
+    const C* const first = m.from + (m.block[block] * m.units + unit) * m.stride;
+    for (int64_t tile = part.tile0; tile < part.tile1; ++tile) {
+      const auto lanes = lanes_of<V>(tile, m.width);
+      const C* row = first + tile * V::width;
+      S* target = to + ((tile - part.tile0) * count + k - part.k0) * V::width;
+      for (int64_t i = 0; i < rows; ++i, row += m.stride, target += V::width) {
+        store_stored(V::load(row, lanes), target);
+        if (kFetch) __builtin_prefetch(row + count * m.stride);
       }
     }
+    k += rows;
   }
+}
+
+template <class S, class C, bool kFetch>
+void pack_part(S* to, const RowMatrix<C>& m, const PackedPart& part) {
+  if (m.transposed)
+    pack_transposed<S, C, kFetch>(to, m, part);
+  else
+    pack_interleaved<S, C, kFetch>(to, m, part);
+}
+
+template <class F>
+void pack_tiles(char* memory, const RowMatrix<typename F::Compute>& m, int64_t tile0, int64_t tile1) {
+  using S = typename F::Storage;
+  const int64_t depth = m.depth(), tile_size = depth * m.gates() * Vec<typename F::Compute>::width;
+  pack_part<S, typename F::Compute, false>(reinterpret_cast<S*>(memory) + tile0 * tile_size, m,
+                                           {tile0, tile1, 0, depth});
 }
 
 }  // namespace

@@ -11,6 +11,8 @@
 namespace {
 
 using fusedrnn::PackedMatrix;
+using fusedrnn::RowMatrix;
+using fusedrnn::WeightMatrix;
 
 template <class V>
 RNN_INLINE V load_stored(const typename V::value_type* from) {
@@ -25,6 +27,12 @@ RNN_INLINE void store_stored(V v, typename V::value_type* to) {
 template <class S>
 RNN_INLINE PackedMatrix<S> moved(const PackedMatrix<S>& from, std::int64_t tile, std::int64_t elements) {
   return {from.first + tile * from.tile_stride + elements, from.tile_stride};
+}
+
+// The matrix without the first `k` of its depth, each of which has `line` elements in a tile.
+template <class S, class C>
+RNN_INLINE WeightMatrix<S, C> without(const WeightMatrix<S, C>& from, std::int64_t k, std::int64_t line) {
+  return {from.rows ? from.packed : moved(from.packed, 0, k * line), from.rows, from.k + k};
 }
 
 // Reads a few tiles for a micro-kernel: gives the vector of this tile, gate and k, whose elements lie at `from`.

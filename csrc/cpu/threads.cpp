@@ -136,10 +136,11 @@ void set_num_threads(int n) {
   chosen_threads.store(n, std::memory_order_relaxed);
 }
 
-int useful_threads() {
-  const int n = num_threads(), cpus = usable_cpus();
-  return n < cpus ? n : cpus;
+int useful_threads(int most) {
+  const int cpus = usable_cpus();
+  return most < cpus ? most : cpus;
 }
+int useful_threads() { return useful_threads(num_threads()); }
 
 struct Barrier {
   alignas(64) std::atomic<int> missing{0};

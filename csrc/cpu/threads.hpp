@@ -54,5 +54,6 @@ void set_num_threads(int n);  // n >= 1
 // The threads that a call uses: no more than there are CPUs, as threads that share a CPU wait for each other in every
 // step.
 int useful_threads();
+int useful_threads(int most);  // of a call that may use so many
 
 }  // namespace fusedrnn

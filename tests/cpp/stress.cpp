@@ -167,12 +167,14 @@ std::unique_ptr<Weights<F>> make_weights(CellId cell, const Sizes& n) {
   Array<T> matrix[kMaxMatrices];
   std::vector<int64_t> periods = {1, 2, 2, 5};
   periods.resize(!f.clocked ? 0 : n.H % 4 == 0 ? 4 : n.H % 3 == 0 ? 3 : 1);
-  WeightArrays<T> arrays{w_ih.data(), {}, b.data(), b.data(), vectors.data(), T(0.1), clocks_of(periods, n.H)};
+  const auto clocks = clocks_of(periods, n.H);
+  WeightArrays<T> arrays{w_ih.data(),    {},     b.data(),      b.data(),
+                         vectors.data(), T(0.1), clocks.data(), static_cast<int>(clocks.size())};
   for (int m = 0; m < f.matrices; ++m) {
     matrix[m] = random<T>(rng, f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P));
     arrays.matrix[m] = matrix[m].data();
   }
-  return std::make_unique<Weights<F>>(cell, n.I, n.H, P, arrays);
+  return std::make_unique<Weights<F>>(WeightView<T>{cell, n.I, n.H, P, arrays});
 }
 
 // All outputs of layers above each other, in one direction or both, with dropout between them.
@@ -197,7 +199,7 @@ Array<T> run_stack(const std::vector<std::unique_ptr<Weights<F>>>& weights, cons
     layer.dropped = l + 1 < layers && p > 0 ? make(steps * width) : nullptr;
     for (int d = 0; d < directions; ++d) {
       Direction<F>& run = layer.direction[d];
-      run = {weights[l * static_cast<std::size_t>(directions) + static_cast<std::size_t>(d)].get(), {}, {}};
+      run = {weights[l * static_cast<std::size_t>(directions) + static_cast<std::size_t>(d)].get(), nullptr, {}, {}};
       run.p.seq_len = n.T, run.p.batch = n.B, run.p.reverse = d > 0;
       run.p.lengths = lengths.data();
       run.p.x = below, run.p.y = y + d * P, run.p.h = run.p.y, run.p.y_stride = run.p.h_stride = width;

@@ -1,0 +1,158 @@
+#include "packing.hpp"
+
+#include <algorithm>
+#include <cassert>
+
+#include "arena.hpp"
+#include "cpu/float_environment.hpp"
+#include "sizes.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+using std::int64_t;
+
+int64_t tiles_of(int64_t units, int lanes) { return (units + lanes - 1) / lanes; }
+
+// Blocks of `units` rows each.
+template <class C>
+RowMatrix<C> row_matrix(bool transposed, const C* from, const int* blocks, int count, int64_t units, int64_t width,
+                        int64_t stride) {
+  RowMatrix<C> m{from, transposed, {}, count, units, width, stride};
+  std::copy(blocks, blocks + count, m.block);
+  return m;
+}
+
+}  // namespace
+
+template <class F>
+std::size_t Packing<F>::lay_out(const WeightView<C>& w, const FormatKernels<F>& kernels, bool backward, bool in_place,
+                                char* memory) {
+  w_ = w;
+  kernels_ = &kernels;
+  in_place_ = in_place;
+  memory_ = memory;
+  used_ = 0;
+  packed_ = {};
+  count_ = tasks_ = 0;
+  pre_ = rec_ = nullptr;
+  if (backward)
+    lay_out_backward();
+  else
+    lay_out_forward();
+  assert(used_ <= static_cast<std::size_t>(most_weight_bytes(facts_of(w.cell), w.hidden, w.input).value()));
+  packed_.vectors = w.arrays.vectors;
+  packed_.epsilon = w.arrays.epsilon;
+  packed_.clocks = w.arrays.clocks;
+  packed_.clock_count = w.arrays.clock_count;
+  return used_;
+}
+
+// As an arena's (arena.hpp).
+template <class F>
+template <class T>
+T* Packing<F>::take(int64_t count) {
+  Arena arena(memory_);
+  arena.used = used_;
+  T* const place = arena.take<T>(count);
+  used_ = arena.used;
+  return place;
+}
+
+template <class F>
+auto Packing<F>::add(const RowMatrix<C>& from) -> Matrix {
+  assert(count_ < kMost);
+  RowMatrix<C>& rows = rows_[count_++] = from;
+  if (in_place_) return {{nullptr, 0}, &rows, 0};
+  const int64_t tiles = tiles_of(rows.lane_units(), kernels_->lanes);
+  const auto& kernel = kernels_->pack;
+  char* const memory = take<char>(static_cast<int64_t>(kernel.bytes(tiles, rows.depth(), rows.gates())));
+  task_[tasks_++] = {memory, &rows, tiles};
+  return {kernel.at(memory, tiles, rows.depth(), rows.gates()), nullptr, 0};
+}
+
+// Of a product without a matrix: a valid place, from which nothing is read.
+template <class F>
+auto Packing<F>::unread(Matrix valid) -> Matrix {
+  valid.packed.tile_stride = 0;
+  return valid;
+}
+
+template <class F>
+void Packing<F>::lay_out_forward() {
+  const CellFacts& f = facts_of(w_.cell);
+  packed_.ih = add(row_matrix(false, w_.arrays.weight_ih, f.user_gate, f.gates, w_.hidden, w_.input, w_.input));
+  for (int i = 0; i < f.products; ++i) {
+    const Product& product = f.product[i];
+    packed_.hh[i] = unread(packed_.ih);
+    if (product.depth == 0) continue;
+    int blocks[kMaxGates];
+    for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
+    const int64_t depth = operand_size(product.from, product.depth, w_.hidden, w_.proj);
+    const int64_t units = product_units(f, i, w_.hidden, w_.proj);
+    packed_.hh[i] =
+        add(row_matrix(false, w_.arrays.matrix[product.matrix], blocks, product.gates, units, depth, depth));
+  }
+  const int64_t biases = tiles_of(w_.hidden, kernels_->lanes) * kernels_->lanes * f.gates;
+  packed_.bias_pre = pre_ = take<C>(biases);
+  packed_.bias_rec = rec_ = take<C>(biases);
+}
+
+template <class F>
+void Packing<F>::lay_out_backward() {
+  const CellFacts& f = facts_of(w_.cell);
+  int blocks[kMaxGates];
+  for (int j = 0; j < f.gates; ++j) blocks[j] = f.user_gate[f.input_gate[j]];
+  packed_.ih_t = add(row_matrix(true, w_.arrays.weight_ih, blocks, f.gates, w_.hidden, w_.input, w_.input));
+  for (int i = 0; i < f.products; ++i) {
+    const Product& product = f.product[i];
+    for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
+    const int64_t width = operand_size(product.from, 1, w_.hidden, w_.proj);  // of one vector
+    const int64_t units = product_units(f, i, w_.hidden, w_.proj);
+    packed_.hh_t[i][0] = unread(packed_.ih_t);
+    for (int part = 0; part < product.depth; ++part) {
+      packed_.hh_t[i][part] = add(row_matrix(true, w_.arrays.matrix[product.matrix] + part * width, blocks,
+                                             product.gates, units, width, product.depth * width));
+    }
+  }
+}
+
+template <class F>
+void Packing<F>::run(int part, int parts) const {
+  const auto& kernel = kernels_->pack;
+  for (int i = 0; i < tasks_; ++i) {
+    const Task& task = task_[i];
+    kernel.pack(task.memory, *task.from, task.tiles * part / parts, task.tiles * (part + 1) / parts);
+  }
+  if (!pre_) return;
+  const int64_t tiles = tiles_of(w_.hidden, kernels_->lanes);
+  pack_biases(tiles * part / parts, tiles * (part + 1) / parts);
+}
+
+// [tile][gate][lane], zeros in lanes past the last unit.
+template <class F>
+void Packing<F>::pack_biases(int64_t tile0, int64_t tile1) const {
+  const FloatEnvironment environment;
+  const CellFacts& f = facts_of(w_.cell);
+  const WeightArrays<C>& a = w_.arrays;
+  const int lanes = kernels_->lanes;
+  std::fill(pre_ + tile0 * lanes * f.gates, pre_ + tile1 * lanes * f.gates, C(0));
+  std::fill(rec_ + tile0 * lanes * f.gates, rec_ + tile1 * lanes * f.gates, C(0));
+  for (int64_t unit = tile0 * lanes; unit < std::min(tile1 * lanes, w_.hidden); ++unit) {
+    for (int64_t gate = 0; gate < f.gates; ++gate) {
+      const int64_t at = (unit / lanes * f.gates + gate) * lanes + unit % lanes;
+      const int block = f.user_gate[gate];
+      const C b_ih = a.bias_ih ? a.bias_ih[block * w_.hidden + unit] : C(0);
+      const bool has_hh = a.bias_hh && block < f.recurrent_gates;
+      const C b_hh = has_hh ? a.bias_hh[block * w_.hidden + unit] : C(0);
+      pre_[at] = f.split[gate] ? b_ih : b_ih + b_hh;
+      rec_[at] = f.split[gate] ? b_hh : C(0);
+    }
+  }
+}
+
+#define RNN_INSTANTIATE(Format, ...) template class Packing<Format>;
+RNN_FORMATS(RNN_INSTANTIATE)
+
+}  // namespace fusedrnn

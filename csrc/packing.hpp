@@ -1,0 +1,81 @@
+// The packed forms of weights: where they lie in memory, and how they are made, by any number of workers.
+#pragma once
+
+#include <cstdint>
+
+#include "problem.hpp"
+
+namespace fusedrnn {
+
+// The arrays of a cell, all contiguous, in shapes that its facts give. Null where there is none: biases, or all vectors
+// or matrices of a cell that has none.
+template <class C>
+struct WeightArrays {
+  const C* weight_ih;             // (G*H, I)
+  const C* matrix[kMaxMatrices];  // (blocks*H, depth*H) each, but for h's units (facts.hpp); the first is weight_hh
+  const C *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
+  const C* vectors;               // (vectors, H)
+  C epsilon;                      // added to a variance before its root is taken
+  const Clock* clocks;            // of cells that have them, by falling speed; weights between a unit and a faster
+  int clock_count;                // clock are not read
+};
+
+// Weights where they lie.
+template <class C>
+struct WeightView {
+  CellId cell;
+  std::int64_t input, hidden,
+      proj;  // proj: the units of h, `hidden` for cells that do not project, and less for others
+  WeightArrays<C> arrays;
+};
+
+// One packed form of weights, for forward or for backward. To pack is to run() all parts.
+template <class F>
+class Packing {
+ public:
+  using C = typename F::Compute;
+
+  Packing() = default;
+  Packing(const Packing&) = delete;
+  Packing& operator=(const Packing&) = delete;
+  // Lays the form out in `memory`, which begins at a multiple of 64 bytes; its bytes, which it only measures where
+  // `memory` is null. With `in_place`, matrices are not packed: products read them where they lie.
+  std::size_t lay_out(const WeightView<C>& w, const FormatKernels<F>& kernels, bool backward, bool in_place,
+                      char* memory);
+
+  // Its pointers are to the memory, to the weights' arrays, and to this object.
+  const PackedWeights<F>& packed() const { return packed_; }
+  // Makes one of `parts` parts of what lies in the memory.
+  void run(int part, int parts) const;
+
+ private:
+  template <class T>
+  T* take(std::int64_t count);
+  static constexpr int kMost = 1 + kMaxProducts * kMaxDepth;
+  struct Task {
+    char* memory;
+    const RowMatrix<C>* from;  // of rows_
+    std::int64_t tiles;
+  };
+
+  using Matrix = typename PackedWeights<F>::Matrix;
+  // The packed form of a matrix, or what reads it in place.
+  Matrix add(const RowMatrix<C>& from);
+  static Matrix unread(Matrix valid);
+  void lay_out_forward();
+  void lay_out_backward();
+  void pack_biases(std::int64_t tile0, std::int64_t tile1) const;
+
+  WeightView<C> w_{};
+  const FormatKernels<F>* kernels_ = nullptr;
+  bool in_place_ = false;
+  char* memory_ = nullptr;
+  std::size_t used_ = 0;
+  PackedWeights<F> packed_{};
+  RowMatrix<C> rows_[kMost];
+  Task task_[kMost];
+  int count_ = 0, tasks_ = 0;
+  C *pre_ = nullptr, *rec_ = nullptr;  // biases
+};
+
+}  // namespace fusedrnn
