@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "arena.hpp"
+#include "buffer.hpp"
 #include "reserve.hpp"
 #include "run.hpp"
 
@@ -95,21 +96,26 @@ std::size_t place_call(const StackShape& s, Stack<F>& stack, const CallArrays<C>
   return bytes;
 }
 
-// The bytes of inference. Large outputs of many layers are not kept, as calls with many rows need no layers at the same
-// time.
+// Places inference, in memory that is returned: it lives as long as the call. Large outputs of many layers are not
+// kept, as calls with many rows need no layers at the same time.
 template <class F, class C = typename F::Compute>
-std::size_t place_inference(const StackShape& s, Stack<F>& stack, const CallArrays<C>& call) {
+Buffer place_inference(const StackShape& s, Stack<F>& stack, const CallArrays<C>& call) {
   constexpr std::size_t kWorthSharing = 32u << 20;
-  const std::size_t bytes = place_call(s, stack, call, false, nullptr);
-  if (bytes <= kWorthSharing) return bytes;
-  stack.apart = false;
-  return place_call(s, stack, call, false, nullptr);
+  std::size_t bytes = place_call(s, stack, call, false, nullptr);
+  if (bytes > kWorthSharing) {
+    stack.apart = false;
+    bytes = place_call(s, stack, call, false, nullptr);
+  }
+  if (bytes == 0) return {};
+  Buffer memory(bytes);
+  place_call(s, stack, call, false, memory.data());
+  return memory;
 }
 
-// Points the layers of a call that has been placed to the arrays of backward, and to `memory` for the gradients between
-// layers. Returns its bytes, as place_call does.
+// Points the layers of a call that has been placed to the arrays of backward, and to memory for the gradients between
+// layers, which is returned.
 template <class F, class C = typename F::Compute>
-std::size_t place_gradients(const StackShape& s, Stack<F>& stack, const GradientArrays<C>& call, char* memory) {
+Buffer place_gradients(const StackShape& s, Stack<F>& stack, const GradientArrays<C>& call) {
   const CellFacts& f = s.facts();
   const Problem<C>& first = stack.layers[0].direction[0].p;
   const std::int64_t rows = rows_of(first);
@@ -118,10 +124,18 @@ std::size_t place_gradients(const StackShape& s, Stack<F>& stack, const Gradient
     C* dx;
     C* dbelow[kMaxDirections];
   } between[2] = {};
-  Arena arena(memory);
-  for (int i = 0; i < 2 && i < s.layers - 1; ++i) {
-    between[i].dx = arena.take<C>(rows * s.width());
-    for (int d = 0; d < s.directions && f.below; ++d) between[i].dbelow[d] = arena.take<C>(rows * s.hidden);
+  const auto take_between = [&](char* at) {
+    Arena arena(at);
+    for (int i = 0; i < 2 && i < s.layers - 1; ++i) {
+      between[i].dx = arena.take<C>(rows * s.width());
+      for (int d = 0; d < s.directions && f.below; ++d) between[i].dbelow[d] = arena.take<C>(rows * s.hidden);
+    }
+    return arena.used;
+  };
+  Buffer memory;
+  if (const std::size_t bytes = take_between(nullptr)) {
+    memory = Buffer(bytes);
+    take_between(memory.data());
   }
   if (s.layers == 2) between[1] = between[0];
   for (int l = s.layers - 1; l >= 0; --l) {
@@ -142,7 +156,7 @@ std::size_t place_gradients(const StackShape& s, Stack<F>& stack, const Gradient
       }
     }
   }
-  return arena.used;
+  return memory;
 }
 
 }  // namespace fusedrnn

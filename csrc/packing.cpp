@@ -31,6 +31,7 @@ std::size_t Packing<F>::lay_out(const WeightView<C>& w, const FormatKernels<F>& 
                                 char* memory) {
   w_ = w;
   kernels_ = &kernels;
+  backward_ = backward;
   in_place_ = in_place;
   memory_ = memory;
   used_ = 0;
@@ -47,6 +48,17 @@ std::size_t Packing<F>::lay_out(const WeightView<C>& w, const FormatKernels<F>& 
   packed_.clocks = w.arrays.clocks;
   packed_.clock_count = w.arrays.clock_count;
   return used_;
+}
+
+template <class F>
+void Packing<F>::move_to(char* memory) {
+  if (!in_place_) {
+    lay_out(w_, *kernels_, backward_, false, memory);
+    return;
+  }
+  memory_ = memory;
+  used_ = 0;
+  if (!backward_) take_biases();
 }
 
 // As an arena's (arena.hpp).
@@ -94,7 +106,12 @@ void Packing<F>::lay_out_forward() {
     packed_.hh[i] =
         add(row_matrix(false, w_.arrays.matrix[product.matrix], blocks, product.gates, units, depth, depth));
   }
-  const int64_t biases = tiles_of(w_.hidden, kernels_->lanes) * kernels_->lanes * f.gates;
+  take_biases();
+}
+
+template <class F>
+void Packing<F>::take_biases() {
+  const int64_t biases = tiles_of(w_.hidden, kernels_->lanes) * kernels_->lanes * facts_of(w_.cell).gates;
   packed_.bias_pre = pre_ = take<C>(biases);
   packed_.bias_rec = rec_ = take<C>(biases);
 }

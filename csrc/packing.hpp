@@ -42,9 +42,12 @@ class Packing {
   // `memory` is null. With `in_place`, matrices are not packed: products read them where they lie.
   std::size_t lay_out(const WeightView<C>& w, const FormatKernels<F>& kernels, bool backward, bool in_place,
                       char* memory);
+  // The same, in other memory.
+  void move_to(char* memory);
 
   // Its pointers are to the memory, to the weights' arrays, and to this object.
   const PackedWeights<F>& packed() const { return packed_; }
+  std::size_t bytes() const { return used_; }
   // Makes one of `parts` parts of what lies in the memory.
   void run(int part, int parts) const;
 
@@ -62,13 +65,14 @@ class Packing {
   // The packed form of a matrix, or what reads it in place.
   Matrix add(const RowMatrix<C>& from);
   static Matrix unread(Matrix valid);
+  void take_biases();
   void lay_out_forward();
   void lay_out_backward();
   void pack_biases(std::int64_t tile0, std::int64_t tile1) const;
 
   WeightView<C> w_{};
   const FormatKernels<F>* kernels_ = nullptr;
-  bool in_place_ = false;
+  bool backward_ = false, in_place_ = false;
   char* memory_ = nullptr;
   std::size_t used_ = 0;
   PackedWeights<F> packed_{};

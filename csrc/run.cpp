@@ -82,7 +82,7 @@ class Launch {
       : stack_(stack),
         backward_(backward),
         isa_(current_isa()),
-        facts_(facts_of(stack.layers[0].direction[0].weights->cell())),
+        facts_(facts_of(stack.layers[0].direction[0].where().cell)),
         kernels_(isa_.kernels->of_format<F>()) {
     jobs_.swap(spare().jobs);
     make_packings();
@@ -154,8 +154,12 @@ class Launch {
     const std::size_t apart = round_up(apart_bytes());
     const std::size_t bytes = sets * shared + static_cast<std::size_t>(workers()) * most + apart;
     assert(bytes <= jobs_.size() * most_bytes());
-    Scratch scratch(bytes + lay_out_packings(nullptr));
-    lay_out_packings(scratch.data() + bytes);
+    Scratch scratch(bytes + packing_bytes_);
+    char* packed = scratch.data() + bytes;
+    for (std::size_t i = 0; i < lent_; ++i) {
+      packings_[i].move_to(packed);
+      packed += packings_[i].bytes();
+    }
     const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C);
     for (std::size_t set = 0; set < sets; ++set) std::memset(scratch.data() + set * shared, 0, zeros);
     char* const locals = scratch.data() + sets * shared + apart;
@@ -229,21 +233,11 @@ class Launch {
     }
     packings_ = s.packings.get();
   }
-  // Lays them out in `memory`, or measures them; their bytes.
-  std::size_t lay_out_packings(char* memory) {
-    std::size_t bytes = 0, next = 0;
-    for (const Job<F>& job : jobs_) {
-      if (!job.view) continue;
-      bytes +=
-          packings_[next++].lay_out(*job.view, kernels_, backward_, in_place(job.p), memory ? memory + bytes : nullptr);
-    }
-    return bytes;
-  }
   // Whether it costs less to bring weights into order on the way, once for each step, than to pack them before.
   bool in_place(const Problem<C>& p) const { return !facts_.clocked && p.seq_len * p.batch <= kMostRowsInPlace; }
 
   void add(const Direction<F>& from) {
-    const WeightView<C>& weights = from.weights ? from.weights->view() : *from.view;
+    const WeightView<C>& weights = from.where();
     Job<F> job{from.p, nullptr, from.g, from.weights ? nullptr : from.view};
     Problem<C>& p = job.p;
     p.cell = weights.cell;
@@ -252,7 +246,7 @@ class Launch {
     p.proj = weights.proj;
     if (p.batch == 0) p.seq_len = 0;  // no row has steps
     if (job.view) {
-      packings_[lent_].lay_out(weights, kernels_, backward_, in_place(p), nullptr);
+      packing_bytes_ += packings_[lent_].lay_out(weights, kernels_, backward_, in_place(p), nullptr);
       job.packed = &packings_[lent_++].packed();
     } else {
       job.packed = &from.weights->packed(isa_, backward_);
@@ -314,7 +308,7 @@ class Launch {
   const FormatKernels<F>& kernels_;
   std::vector<Job<F>> jobs_;
   Packing<F>* packings_ = nullptr;
-  std::size_t lent_ = 0;
+  std::size_t lent_ = 0, packing_bytes_ = 0;
   Work work_;
   int64_t tiles_ = 0, h_tiles_ = 0, wave_steps_ = 0, ring_ = 0;
   int sides_ = 1, each_ = 1;

@@ -32,6 +32,8 @@ struct Direction {
   const WeightView<C>* view;
   Problem<C> p;
   Gradients<C> g;  // of backward
+
+  const WeightView<C>& where() const { return weights ? weights->view() : *view; }
 };
 
 // Layers over the same steps, from the lowest to the highest, all with the same directions, of the same cell and sizes

@@ -65,7 +65,7 @@ const PackedWeights<F>& Weights<F>::packed(const Isa& isa, bool with_backward) c
     const FormatKernels<F>& kernels = isa.kernels->of_format<F>();
     auto made = std::make_unique<Pack>();
     made->buffer = Buffer(made->packing.lay_out(view_, kernels, with_backward, false, nullptr));
-    made->packing.lay_out(view_, kernels, with_backward, false, made->buffer.data());
+    made->packing.move_to(made->buffer.data());
     constexpr std::size_t kWorthSharing = 1 << 20;  // bytes
     Team team(made->buffer.bytes() < kWorthSharing ? 1 : useful_threads());
     struct Job {

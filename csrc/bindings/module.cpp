@@ -11,5 +11,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   fusedrnn::register_calls(m);
   fusedrnn::register_stacks(m);
   fusedrnn::register_streams(m);
+  fusedrnn::register_runners(m);
   fusedrnn::register_cuda(m);
 }

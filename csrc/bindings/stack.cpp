@@ -102,11 +102,9 @@ py::object infer(const PyStack& s, F, FastArguments a) {
   const StackArguments<T> given(s, a[0], tuple_of(a[1]), a[2], a[3]);
   CallArrays<T> call = given.call();
   Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
-  const std::size_t bytes = place_inference(s.shape(), stack, call);
   Results results;
   new_outputs(s, call, results);
-  const Buffer memory(bytes);
-  place_call(s.shape(), stack, call, false, memory.data());
+  const Buffer memory = place_inference(s.shape(), stack, call);
   without_gil([&] { run_forward(stack); });
   return results.take();
 }
@@ -194,8 +192,7 @@ py::object backward(const PyStack& s, F, FastArguments a) {
       parameters.append(of_weights.take());
     }
   }
-  const Buffer memory(place_gradients(s.shape(), stack, g, nullptr));
-  place_gradients(s.shape(), stack, g, memory.data());
+  const Buffer memory = place_gradients(s.shape(), stack, g);
 
   without_gil([&] { run_backward(stack); });
   return py::make_tuple(results.take(), parameters);
