@@ -178,6 +178,7 @@ struct ActivationKernels {
 template <class F>
 struct FormatKernels {
   int lanes;
+  int rows_together;  // that pass over weights which are read in place
   SequenceKernels<F> sequence;
   PackKernels<F> pack;
 };

@@ -68,9 +68,6 @@ struct Job {
   const WeightView<typename F::Compute>* view;  // of weights that are not packed; else null
 };
 
-// Up to so many rows, weights that are not packed are read where they lie (bench/weights.py).
-constexpr int64_t kMostRowsInPlace = 2;
-
 // The jobs of a stack, what they need, and how the team's workers share them: all of them take one job after the other;
 // or, *side by side*, each half of them takes one direction; or each takes ranges of layers of a *wave* front.
 template <class F>
@@ -233,8 +230,13 @@ class Launch {
     }
     packings_ = s.packings.get();
   }
-  // Whether it costs less to bring weights into order on the way, once for each step, than to pack them before.
-  bool in_place(const Problem<C>& p) const { return !facts_.clocked && p.seq_len * p.batch <= kMostRowsInPlace; }
+  bool in_place(const Problem<C>& p) const {
+    if (facts_.clocked) return false;
+    Work one;
+    one.add(facts_, 1, 1, p.input, p.hidden, p.proj, sizeof(typename F::Storage));
+    const int64_t groups = (p.batch + kernels_.rows_together - 1) / kernels_.rows_together;
+    return worth_in_place(p.seq_len * groups, one.weight_bytes);
+  }
 
   void add(const Direction<F>& from) {
     const WeightView<C>& weights = from.where();

@@ -16,6 +16,10 @@ namespace fusedrnn {
 // bits. Throws std::invalid_argument for any other name.
 void set_schedule(const std::string& name);
 
+// Whether calls read weights that are not packed where they lie: "auto" decides by size; "never" and "always" are for
+// tests and measurements. All give the same bits. Throws std::invalid_argument for any other name.
+void set_in_place(const std::string& name);
+
 // How forward of a problem of this size is shared out now, if all threads are free: among how many parts of the rows,
 // and of the units.
 template <class F>

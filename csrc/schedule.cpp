@@ -26,8 +26,11 @@ struct Thresholds {
   static constexpr double kPrivateWeights = 1.5e6;  // bytes that one core keeps to itself
   static constexpr int64_t kSomeRows = 4;           // rows that make a pass over private weights worthwhile
   static constexpr int64_t kManyRows = 24;  // rows that make it worthwhile to fetch weights from the shared cache
-  static constexpr double kTask = 200e3;    // multiply-adds of a task that outweigh its start
-  static constexpr int64_t kRanges = 8;     // of a wave front for each thread, so that few wait at its ends
+  // By bench/weights.py.
+  static constexpr double kOnePass = 1e6;     // bytes of weights that are read in place, if one pass is enough,
+  static constexpr double kTwoPasses = 16e6;  // or two
+  static constexpr double kTask = 200e3;      // multiply-adds of a task that outweigh its start
+  static constexpr int64_t kRanges = 8;       // of a wave front for each thread, so that few wait at its ends
 };
 
 // Multiply-adds of all recurrent products of a step, for one row.
@@ -42,6 +45,22 @@ double recurrent_weights(const CellFacts& f, int64_t hidden, int64_t proj) {
 }
 
 }  // namespace
+
+namespace {
+std::atomic<int> asked_in_place{-1};  // 0 never, 1 always
+}
+
+void set_in_place(const std::string& name) {
+  if (name != "auto" && name != "never" && name != "always") {
+    throw std::invalid_argument("in_place: expected one of 'auto', 'never', 'always', got '" + name + "'");
+  }
+  asked_in_place.store(name == "auto" ? -1 : name == "always", std::memory_order_relaxed);
+}
+
+bool worth_in_place(int64_t passes, double weight_bytes) {
+  if (const int asked = asked_in_place.load(std::memory_order_relaxed); asked >= 0) return asked == 1;
+  return passes <= 1 ? weight_bytes >= Thresholds::kOnePass : passes == 2 && weight_bytes >= Thresholds::kTwoPasses;
+}
 
 void set_schedule(const std::string& name) {
   for (int i = 0; i < kScheduleCount; ++i) {

@@ -28,6 +28,10 @@ struct Work {
   bool is_tiny() const;
 };
 
+// Whether it costs less to read weights of so many bytes where they lie, bringing a part of them into order in each of
+// `passes` passes over them, than to pack them before.
+bool worth_in_place(std::int64_t passes, double weight_bytes);
+
 // The schedule of a problem of `batch` rows that runs on up to `threads` threads, as part of a launch.
 Schedule choose(const CellFacts& f, std::int64_t batch, std::int64_t hidden, std::int64_t proj, const Work& work,
                 std::int64_t tiles, int threads, std::size_t storage_bytes);

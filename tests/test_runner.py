@@ -79,13 +79,14 @@ def test_the_bits_of_layers(cell: Cell, bidirectional: bool, dtype: str, rng: np
 
 @pytest.mark.parametrize("cell", FEW, ids=str)
 @directions
-@pytest.mark.parametrize("rows", [(1, 1), (2, 1), (1, 2), (1, 5)], ids=str)
+@pytest.mark.parametrize("rows", [(1, 1), (2, 1), (1, 2), (2, 5), (1, 9)], ids=str)
 def test_weights_that_are_read_in_place(cell: Cell, bidirectional: bool, rows: Any, rng: np.random.Generator) -> None:
     """Few rows: on every ISA, with tiles and parts of every kind."""
     layer = make_layer(cell, 70, 210, 2, bidirectional=bidirectional, rng=1)
     p = Problem(layer, rng, rows)
     want = p.of_layer()
     best = fusedrnn.isa()
+    _core.set_in_place("always")
     try:
         for isa in fusedrnn.available_isas():
             fusedrnn.set_isa(isa)
@@ -100,6 +101,7 @@ def test_weights_that_are_read_in_place(cell: Cell, bidirectional: bool, rows: A
     finally:
         fusedrnn.set_isa(best)
         _core.set_schedule("auto")
+        _core.set_in_place("auto")
 
 
 @pytest.mark.parametrize("cell", STACKED, ids=str)

@@ -46,6 +46,7 @@ void register_config(py::module_& m) {
   m.def("isa", [] { return std::string(current_isa().kernels->isa); });
   m.def("set_isa", &set_isa);
   m.def("set_schedule", &set_schedule);
+  m.def("set_in_place", &set_in_place);
   m.def("release_memory", &release_kept_memory);
   m.def("kept_memory", &kept_memory);
   m.def("num_threads", &num_threads);

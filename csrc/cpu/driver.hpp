@@ -8,6 +8,7 @@
 
 #include "../arena.hpp"
 #include "../steps.hpp"
+#include "lanes.hpp"
 #include "sweep.hpp"
 
 namespace {

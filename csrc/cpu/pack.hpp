@@ -36,34 +36,50 @@ struct PackedPart {
   int64_t tile0, tile1, k0, k1;
 };
 
-// Packs a part to [tile - tile0][k - k0][gate][lane]. With kFetch, it asks for the lines that the next part of k reads.
-template <class S, class C, bool kFetch>
+// Rows of `count` elements, one every `stride`, as squares of a tile's rows and V::width columns, which are transposed:
+// column k goes to `to` + k * line.
+template <class S, class C>
+RNN_INLINE void pack_squares(S* to, int64_t line, const C* rows, int64_t stride, int64_t used, int64_t count) {
+  using V = Vec<C>;
+  int64_t k = 0;
+  if (used == V::width) {
+    for (; k + V::width <= count; k += V::width) {
+      V square[V::width];
+      RNN_UNROLL for (int64_t j = 0; j < V::width; ++j) square[j] = V::load(rows + j * stride + k);
+      transpose(square);
+      RNN_UNROLL for (int64_t i = 0; i < V::width; ++i) store_stored(square[i], to + (k + i) * line);
+    }
+  }
+  for (; k < count; k += V::width) {
+    const int64_t some = count - k < V::width ? count - k : V::width;
+    const auto lanes = lanes_of<V>(k / V::width, count);
+    V square[V::width];
+    for (int64_t j = 0; j < V::width; ++j) square[j] = j < used ? V::load(rows + j * stride + k, lanes) : V(0);
+    transpose(square);
+    for (int64_t i = 0; i < some; ++i) store_stored(square[i], to + (k + i) * line);
+  }
+}
+
+// Packs a part to [tile - tile0][k - k0][gate][lane].
+template <class S, class C>
 void pack_interleaved(S* to, const RowMatrix<C>& m, const PackedPart& part) {
   using V = Vec<C>;
-  const int64_t count = part.k1 - part.k0, gates = m.blocks;
+  const int64_t count = part.k1 - part.k0, line = m.blocks * V::width;
   for (int64_t tile = part.tile0; tile < part.tile1; ++tile) {
     const int64_t unit0 = tile * V::width, used = m.units - unit0 < V::width ? m.units - unit0 : V::width;
-    S* const tile_to = to + (tile - part.tile0) * count * gates * V::width;
-    for (int64_t gate = 0; gate < gates; ++gate) {
-      const C* const rows = m.from + (m.block[gate] * m.units + unit0) * m.stride + part.k0;
-      for (int64_t k = 0; k < count; k += V::width) {
-        const int64_t some = count - k < V::width ? count - k : V::width;
-        const auto lanes = lanes_of<V>(k / V::width, count);
-        V square[V::width];
-        for (int64_t j = 0; j < V::width; ++j) {
-          square[j] = j < used ? V::load(rows + j * m.stride + k, lanes) : V(0);
-          if (kFetch) __builtin_prefetch(rows + (j < used ? j : 0) * m.stride + k + count);
-        }
-        transpose(square);
-        S* target = tile_to + (k * gates + gate) * V::width;
-        for (int64_t i = 0; i < some; ++i) store_stored(square[i], target + i * gates * V::width);
+    S* const tile_to = to + (tile - part.tile0) * count * line;
+    for (int64_t k = 0; k < count; k += V::width) {
+      const int64_t some = count - k < V::width ? count - k : V::width;
+      for (int gate = 0; gate < m.blocks; ++gate) {
+        const C* const rows = m.from + (m.block[gate] * m.units + unit0) * m.stride + part.k0 + k;
+        pack_squares(tile_to + k * line + gate * V::width, line, rows, m.stride, used, some);
       }
     }
   }
 }
 
-// Likewise, of a transposed matrix, to [tile - tile0][k - k0][lane].
-template <class S, class C, bool kFetch>
+// A part of a transposed matrix, to [tile - tile0][k - k0][lane].
+template <class S, class C>
 void pack_transposed(S* to, const RowMatrix<C>& m, const PackedPart& part) {
   using V = Vec<C>;
   constexpr int64_t kRows = 16;
@@ -79,27 +95,26 @@ void pack_transposed(S* to, const RowMatrix<C>& m, const PackedPart& part) {
       S* target = to + ((tile - part.tile0) * count + k - part.k0) * V::width;
       for (int64_t i = 0; i < rows; ++i, row += m.stride, target += V::width) {
         store_stored(V::load(row, lanes), target);
-        if (kFetch) __builtin_prefetch(row + count * m.stride);
       }
     }
     k += rows;
   }
 }
 
-template <class S, class C, bool kFetch>
+template <class S, class C>
 void pack_part(S* to, const RowMatrix<C>& m, const PackedPart& part) {
   if (m.transposed)
-    pack_transposed<S, C, kFetch>(to, m, part);
+    pack_transposed(to, m, part);
   else
-    pack_interleaved<S, C, kFetch>(to, m, part);
+    pack_interleaved(to, m, part);
 }
 
 template <class F>
 void pack_tiles(char* memory, const RowMatrix<typename F::Compute>& m, int64_t tile0, int64_t tile1) {
   using S = typename F::Storage;
-  const int64_t depth = m.depth(), tile_size = depth * m.gates() * Vec<typename F::Compute>::width;
-  pack_part<S, typename F::Compute, false>(reinterpret_cast<S*>(memory) + tile0 * tile_size, m,
-                                           {tile0, tile1, 0, depth});
+  using C = typename F::Compute;
+  S* const to = reinterpret_cast<S*>(memory) + tile0 * m.depth() * m.gates() * Vec<C>::width;
+  pack_part(to, m, {tile0, tile1, 0, m.depth()});
 }
 
 }  // namespace

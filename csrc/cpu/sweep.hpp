@@ -17,7 +17,6 @@
 #include <cstdint>
 
 #include "gemm.hpp"
-#include "pack.hpp"
 
 namespace {
 
@@ -27,8 +26,6 @@ constexpr int kGroupsTogether = 8;
 constexpr int kMostSums = kAccumulators > kMaxGates ? kAccumulators : kMaxGates;
 // Bytes of weights that stay in L1 while these rows pass over them.
 constexpr std::size_t kNearestBytes = 32 * 1024;
-// Weights that are read in place are packed a part at a time, into as many bytes of the stack.
-constexpr std::size_t kPartBytes = 16 * 1024;
 // Weights that a sweep finds in L2 without fetching them ahead of time.
 constexpr std::int64_t kNearBytes = 1 << 20;
 
@@ -87,9 +84,12 @@ struct Groups {
   RNN_INLINE std::int64_t rows(std::int64_t group) const { return size + (group < larger); }
 };
 
+// A sweep of weights that are not packed (in_place.hpp).
+template <class Op>
+void sweep_in_place(const Op& op, Span rows, Span tiles);
+
 // Some groups of rows and one tile, or a few side by side, over all k.
-// Where the weights are read in place, they are packed on the way, part after part of k.
-template <class Op, bool kInPlace>
+template <class Op>
 struct TileSweep {
   using S = typename Op::Storage;
   using C = typename Op::Compute;
@@ -99,34 +99,15 @@ struct TileSweep {
   const Groups& groups;
   bool fetch;
 
-  static constexpr std::int64_t kPartSize = kInPlace ? kPartBytes / sizeof(S) : V::width;
-
   static std::int64_t parts_of(std::size_t bytes) {
     return bytes <= kNearestBytes ? 1 : static_cast<std::int64_t>((bytes + kNearestBytes - 1) / kNearestBytes);
   }
-
-  // How k is cut into parts, for a few tiles of `width` sums.
-  struct Parts {
-    std::int64_t depth, count, each;
-    Parts(std::int64_t k_count, std::int64_t width, bool one_group) : depth(k_count), count(1), each(k_count) {
-      if (kInPlace) {
-        each = kPartSize / width / V::width * V::width;
-        if (depth > each) count = (depth + each - 1) / each;
-      } else if (!one_group) {
-        count = parts_of(depth * width * sizeof(S));
-      }
-    }
-    RNN_INLINE std::int64_t begin(std::int64_t i) const {
-      return i == 0 ? 0 : i == count ? depth : kInPlace ? i * each : depth * i / count;
-    }
-  };
 
   // [group0, group1) begin at `row`; `tile` is 1 << log tiles wide; tile_after is the one whose turn comes next.
   void run(std::int64_t row, std::int64_t group0, std::int64_t group1, std::int64_t tile, int log,
            std::int64_t tile_after) const {
     const std::int64_t gates = op.gates, line = gates * V::width, width = line << log;
-    const Parts parts(op.depth, width, group1 - group0 == 1);
-    alignas(64) S packed[kPartSize];
+    const std::int64_t parts = group1 - group0 == 1 ? 1 : parts_of(op.depth * width * sizeof(S));
     const KernelRow<S, C>* const kernels = kernels_of<S, C, Op::kColumns>(static_cast<int>(gates));
     alignas(64) C sums[kGroupsTogether * kMostSums * V::width];
     Sums<const C> from_sums[kMaxGates];
@@ -136,17 +117,12 @@ struct TileSweep {
       part.column_stride = op.column_stride;
     else
       part.source_stride = op.source_stride;
-    for (std::int64_t i = 0; i < parts.count; ++i) {
-      const std::int64_t k0 = parts.begin(i), k1 = parts.begin(i + 1);
-      const bool first = i == 0, last = i + 1 == parts.count, from_op = first && !Op::kFills;
+    for (std::int64_t i = 0; i < parts; ++i) {
+      const std::int64_t k0 = i == 0 ? 0 : op.depth * i / parts;
+      const std::int64_t k1 = i + 1 == parts ? op.depth : op.depth * (i + 1) / parts;
+      const bool first = i == 0, last = i + 1 == parts, from_op = first && !Op::kFills;
       part.depth = k1 - k0;
-      if constexpr (kInPlace) {
-        const std::int64_t k = op.weights.k;
-        pack_part<S, C, true>(packed, *op.weights.rows, {tile, tile + (1 << log), k + k0, k + k1});
-        part.weights = {packed, part.depth * line};
-      } else {
-        part.weights = moved(op.weights.packed, tile, k0 * line);
-      }
+      part.weights = moved(op.weights.packed, tile, k0 * line);
       part.from = from_sums;
       part.from_tile = part.to_tile = 0;
       if constexpr (!Op::kFills) {
@@ -156,8 +132,7 @@ struct TileSweep {
       if constexpr (Op::kDirect) {
         if (last) part.to = op.to, part.to_tile = tile;
       }
-      PackedMatrix<S> ahead{};
-      if (fetch) ahead = moved(op.weights.packed, last ? tile_after : tile, last ? 0 : k1 * line);
+      const PackedMatrix<S> ahead = moved(op.weights.packed, last ? tile_after : tile, last ? 0 : k1 * line);
       std::int64_t at = row, next_tile = 0, next_gate = 0;
       for (std::int64_t group = group0; group < group1; ++group) {
         const std::int64_t n = groups.rows(group);
@@ -234,11 +209,29 @@ struct TileSweep {
   }
 };
 
-// The groups and tiles of a sweep. `widest` is the log of the most tiles of a kernel.
-template <class Op, bool kInPlace>
-void sweep_groups(const TileSweep<Op, kInPlace>& some, Span rows, Span tiles, int widest, bool backwards) {
-  const Groups& groups = some.groups;
+// Runs the Op over rows x tiles, in an order in which weights stay in L1 while rows pass over them. A driver that
+// sweeps the same weights again and again goes `backwards` every other time: the weights that a cache smaller than all
+// of them still holds are then wanted first.
+template <class Op>
+void sweep(const Op& op, Span rows, Span tiles, bool backwards = false) {
+  using S = typename Op::Storage;
+  using V = Vec<typename Op::Compute>;
+  if (rows.size() <= 0 || tiles.size() <= 0) return;
+  assert(op.gates >= 1 && op.gates <= kMaxGates && op.depth >= 0);
+  if constexpr (!Op::kColumns) {
+    if (op.weights.rows) return sweep_in_place(op, rows, tiles);
+  }
+  const Groups groups(rows.size(), kShapes.max_rows[op.gates]);
+  const std::int64_t bytes = tiles.size() * op.depth * op.gates * V::width * static_cast<std::int64_t>(sizeof(S));
+  const TileSweep<Op> some{op, groups, bytes > kNearBytes};
+  const int widest = kShapes.log_tiles[op.gates][groups.rows(0)];
+  if (groups.count == 1 && !some.fetch && (tiles.size() & (tiles.size() - 1)) == 0 && tiles.size() <= 1 << widest) {
+    int log = 0;
+    while (1 << log < tiles.size()) ++log;
+    return some.run_once(rows.first, rows.size(), tiles.first, log);
+  }
   const std::int64_t whole = tiles.size() >> widest, tail = tiles.first + (whole << widest);
+
   const auto run_tiles = [&](std::int64_t tile, int log, std::int64_t after) {
     std::int64_t row = rows.first;
     for (std::int64_t group = 0; group < groups.count; group += kGroupsTogether) {
@@ -261,40 +254,6 @@ void sweep_groups(const TileSweep<Op, kInPlace>& some, Span rows, Span tiles, in
     run_tiles(tiles.first + (at << widest), widest, tiles.first + (after << widest));
   }
   if (!backwards) run_tail();
-}
-
-// A sweep of weights that are read in place. Few tiles at a time, so that a part has enough of k to read whole lines.
-template <class Op>
-__attribute__((noinline)) void sweep_in_place(const Op& op, const Groups& groups, Span rows, Span tiles,
-                                              bool backwards) {
-  int widest = kShapes.log_tiles[op.gates][groups.rows(0)];
-  const int most_sums = op.weights.rows->transposed ? 8 : 4;
-  while (widest > 0 && op.gates << widest > most_sums) --widest;
-  sweep_groups(TileSweep<Op, true>{op, groups, false}, rows, tiles, widest, backwards);
-}
-
-// Runs the Op over rows x tiles, in an order in which weights stay in L1 while rows pass over them. A driver that
-// sweeps the same weights again and again goes `backwards` every other time: the weights that a cache smaller than all
-// of them still holds are then wanted first.
-template <class Op>
-void sweep(const Op& op, Span rows, Span tiles, bool backwards = false) {
-  using S = typename Op::Storage;
-  using V = Vec<typename Op::Compute>;
-  if (rows.size() <= 0 || tiles.size() <= 0) return;
-  assert(op.gates >= 1 && op.gates <= kMaxGates && op.depth >= 0);
-  const Groups groups(rows.size(), kShapes.max_rows[op.gates]);
-  if constexpr (!Op::kColumns) {
-    if (op.weights.rows) return sweep_in_place(op, groups, rows, tiles, backwards);
-  }
-  const std::int64_t bytes = tiles.size() * op.depth * op.gates * V::width * static_cast<std::int64_t>(sizeof(S));
-  const TileSweep<Op, false> some{op, groups, bytes > kNearBytes};
-  const int widest = kShapes.log_tiles[op.gates][groups.rows(0)];
-  if (groups.count == 1 && !some.fetch && (tiles.size() & (tiles.size() - 1)) == 0 && tiles.size() <= 1 << widest) {
-    int log = 0;
-    while (1 << log < tiles.size()) ++log;
-    return some.run_once(rows.first, rows.size(), tiles.first, log);
-  }
-  sweep_groups(some, rows, tiles, widest, backwards);
 }
 
 }  // namespace
