@@ -159,7 +159,7 @@ def f4(*shape: int) -> Any:
 
 # What a call gets, and what it says.
 BAD_CALLS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
-    "x type": ({"x": [[1.0]]}, TypeError, "x: expected a numpy.ndarray, got list"),
+    "x type": ({"x": [[1.0]]}, TypeError, "x: expected a numpy.ndarray or a fusedrnn.Packed, got list"),
     "x dtype": ({"x": np.zeros((T, B, I))}, TypeError, "x: expected dtype float32, got float64"),
     "x rank": (
         {"x": f4(I)},

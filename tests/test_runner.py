@@ -19,7 +19,9 @@ directions = pytest.mark.parametrize("bidirectional", [False, True], ids=["forwa
 
 
 class Problem:
-    def __init__(self, layer: fusedrnn.Layer, rng: np.random.Generator, shape: Any = (T, B), lengths: Any = None) -> None:
+    def __init__(
+        self, layer: fusedrnn.Layer, rng: np.random.Generator, shape: Any = (T, B), lengths: Any = None
+    ) -> None:
         seq_len, batch = shape
 
         def normal(*size: int) -> Array:
@@ -106,7 +108,9 @@ def test_weights_that_are_read_in_place(cell: Cell, bidirectional: bool, rows: A
 
 @pytest.mark.parametrize("cell", STACKED, ids=str)
 @directions
-def test_packed_sequences_have_the_bits_of_padded_ones(cell: Cell, bidirectional: bool, rng: np.random.Generator) -> None:
+def test_packed_sequences_have_the_bits_of_padded_ones(
+    cell: Cell, bidirectional: bool, rng: np.random.Generator
+) -> None:
     layer = make_layer(cell, I, H, 3, bidirectional=bidirectional, rng=1, dropout=0.4)
     seq_len, lengths = 60, np.array([60, 60, 41, 40, 17, 17, 3, 1, 0])
     p = Problem(layer, rng, (seq_len, len(lengths)), lengths)

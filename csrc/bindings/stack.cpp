@@ -45,18 +45,40 @@ PyStack make_stack(const py::tuple& weights, int directions) {
   return stack;
 }
 
-// The arguments of a call, checked, and alive as long as the call.
+constexpr const char* kPackedSymbols = "(sum(batch_sizes), input_size)";
+
+// How many rows each step of packed sequences has: positive, and never more than the step before.
+std::vector<int64_t> read_batch_sizes(py::handle h) {
+  const auto count = py::len(h);
+  const auto sizes = read_integers("batch_sizes", "(seq_len,)", static_cast<int64_t>(count), h);
+  int64_t rows = 0;
+  for (std::size_t t = 0; t < sizes.size(); ++t) {
+    const bool falls = sizes[t] >= 1 && (t == 0 || sizes[t] <= sizes[t - 1]);
+    if (!falls || __builtin_add_overflow(rows, sizes[t], &rows)) {
+      throw py::value_error("batch_sizes: expected positive integers, none larger than the one before, got " +
+                            std::to_string(sizes[t]) + " at index " + std::to_string(t));
+    }
+  }
+  if (sizes.empty()) throw py::value_error("batch_sizes: expected at least one step, got none");
+  return sizes;
+}
+
+// The arguments of a call, checked, and alive as long as the call. Sequences are padded, (T, B, .); or packed, (rows,
+// .) with the sizes of the batch at each step in place of lengths.
 template <class T>
 struct StackArguments {
   Sizes n;
   Input<T> x, states[kMaxStates];
-  std::vector<int64_t> lengths, start;
+  std::vector<int64_t> lengths, start, batch_sizes, offsets;
   bool has_lengths;
 
   StackArguments(const PyStack& s, py::handle x_array, const py::tuple& given, py::handle lengths_array,
-                 py::handle start_array) {
+                 py::handle start_array, py::handle sizes) {
     const PyWeights& w = s.first();
-    n = read_sizes<T>(w, x_array);
+    if (sizes.is_none())
+      n = read_sizes<T>(w, x_array);
+    else
+      read_packed(w, x_array, sizes);
     if (!s.fits(n.seq_len, n.batch)) throw py::value_error(too_large("x", dims_of(x_array)));
     require_count("state", given, w);
     for (int i = 0; i < w.facts().states; ++i) {
@@ -64,13 +86,27 @@ struct StackArguments {
       states[i] = read_input<T>(names.first.c_str(), s.state_symbols(i).c_str(), {s.runs(), n.batch, w.state_size(i)},
                                 given[static_cast<std::size_t>(i)], true);
     }
-    has_lengths = !lengths_array.is_none();
-    if (has_lengths) lengths = read_lengths(lengths_array, n.batch, n.seq_len);
+    has_lengths = is_packed() || !lengths_array.is_none();
+    if (is_packed() && !lengths_array.is_none()) throw py::value_error("lengths: expected None beside batch_sizes");
+    if (has_lengths && !is_packed()) lengths = read_lengths(lengths_array, n.batch, n.seq_len);
     if (!start_array.is_none()) start = read_start(start_array, n.batch);
     if (!start.empty() && !w.facts().clocked) {
       throw py::value_error(not_taken(names().start.text, w.facts().name, type_name(start_array)));
     }
     x = contiguous<T>(x_array);
+  }
+
+  bool is_packed() const { return !batch_sizes.empty(); }
+  // A new sequence.
+  T* add_sequence(Results& results, const Name& name, int64_t units) const {
+    if (is_packed()) return results.add<T>(name, {offsets.back() + batch_sizes.back(), units});
+    return results.add<T>(name, {n.seq_len, n.batch, units});
+  }
+  // A sequence, or null for None where `optional`.
+  Input<T> read_sequence(const char* name, const std::string& symbols, int64_t units, py::handle h) const {
+    if (!is_packed()) return read_input<T>(name, symbols.c_str(), {n.seq_len, n.batch, units}, h, true);
+    const std::string packed = "(sum(batch_sizes)" + symbols.substr(symbols.rfind(','));
+    return read_input<T>(name, packed.c_str(), {offsets.back() + batch_sizes.back(), units}, h, true);
   }
 
   // Without outputs.
@@ -79,17 +115,36 @@ struct StackArguments {
     call.seq_len = n.seq_len;
     call.batch = n.batch;
     call.lengths = has_lengths ? lengths.data() : nullptr;
+    call.offsets = is_packed() ? offsets.data() : nullptr;
     call.start = start.empty() ? nullptr : start.data();
     call.x = x.data;
     for (int i = 0; i < kMaxStates; ++i) call.state0[i] = states[i].data;
     return call;
   }
+
+ private:
+  void read_packed(const PyWeights& w, py::handle x_array, py::handle sizes) {
+    batch_sizes = read_batch_sizes(sizes);
+    require_array("x", x_array);
+    require_dtype<T>("x", x_array);
+    require_rank("x", kPackedSymbols, 2, x_array);
+    n = {static_cast<int64_t>(batch_sizes.size()), batch_sizes[0], w.input, w.hidden, w.proj};
+    int64_t rows = 0;
+    for (const int64_t size : batch_sizes) {
+      offsets.push_back(rows);
+      rows += size;
+    }
+    require_shape("x", kPackedSymbols, {rows, n.input}, x_array);
+    for (std::size_t t = batch_sizes.size(); t-- > 0;) {
+      lengths.resize(static_cast<std::size_t>(batch_sizes[t]), static_cast<int64_t>(t) + 1);
+    }
+  }
 };
 
 // New outputs, to which the call's pointers are set.
 template <class T>
-void new_outputs(const PyStack& s, CallArrays<T>& call, Results& results) {
-  call.y = results.add<T>(names().y, {call.seq_len, call.batch, s.width()});
+void new_outputs(const PyStack& s, const StackArguments<T>& given, CallArrays<T>& call, Results& results) {
+  call.y = given.add_sequence(results, names().y, s.width());
   call.y_stride = s.width();
   for (int i = 0; i < s.facts().states; ++i) {
     call.state_n[i] = results.add<T>(s.first().cell->states[static_cast<std::size_t>(i)].last,
@@ -99,11 +154,11 @@ void new_outputs(const PyStack& s, CallArrays<T>& call, Results& results) {
 
 template <class F, class T = typename F::Compute>
 py::object infer(const PyStack& s, F, FastArguments a) {
-  const StackArguments<T> given(s, a[0], tuple_of(a[1]), a[2], a[3]);
+  const StackArguments<T> given(s, a[0], tuple_of(a[1]), a[2], a[3], a[4]);
   CallArrays<T> call = given.call();
   Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
   Results results;
-  new_outputs(s, call, results);
+  new_outputs(s, given, call, results);
   const Buffer memory = place_inference(s.shape(), stack, call);
   without_gil([&] { run_forward(stack); });
   return results.take();
@@ -122,12 +177,12 @@ Dropout dropout_of(PyObject* p, PyObject* seed) {
 template <class F, class T = typename F::Compute>
 py::object forward(const PyStack& s, F, FastArguments a) {
   const py::tuple states = tuple_of(a[1]);
-  const StackArguments<T> given(s, a[0], states, a[2], a[3]);
+  const StackArguments<T> given(s, a[0], states, a[2], a[3], a[4]);
   CallArrays<T> call = given.call();
   Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
-  stack.dropout = dropout_of(a[4], a[5]);
+  stack.dropout = dropout_of(a[5], a[6]);
   Results results;
-  new_outputs(s, call, results);
+  new_outputs(s, given, call, results);
   auto memory = std::make_unique<PyMemory>();
   const std::size_t bytes = place_call(s.shape(), stack, call, true, nullptr);
   memory->buffer = Buffer(bytes);
@@ -140,14 +195,15 @@ py::object forward(const PyStack& s, F, FastArguments a) {
   without_gil([&] { run_forward(stack); });
   const py::tuple kept =
       py::make_tuple(py::cast(std::move(memory)), given.x.owner, kept_states,
-                     given.has_lengths ? integers(given.lengths) : py::object(py::none()),
+                     given.has_lengths && !given.is_packed() ? integers(given.lengths) : py::object(py::none()),
                      given.start.empty() ? py::object(py::none()) : integers(given.start),
-                     py::reinterpret_borrow<py::object>(a[4]), py::reinterpret_borrow<py::object>(a[5]));
+                     given.is_packed() ? integers(given.batch_sizes) : py::object(py::none()),
+                     py::reinterpret_borrow<py::object>(a[5]), py::reinterpret_borrow<py::object>(a[6]));
   return py::make_tuple(results.take(), kept, bytes);
 }
 
 const Buffer& memory_of(const py::tuple& kept) {
-  if (kept.size() != 7 || !py::isinstance<PyMemory>(kept[0])) throw py::type_error(kBadKept);
+  if (kept.size() != 8 || !py::isinstance<PyMemory>(kept[0])) throw py::type_error(kBadKept);
   return py::object(kept[0]).cast<const PyMemory&>().buffer;
 }
 
@@ -156,14 +212,13 @@ template <class F, class T = typename F::Compute>
 py::object backward(const PyStack& s, F, FastArguments a) {
   const py::tuple kept = tuple_of(a[0]), dstates = tuple_of(a[2]);
   const Buffer& reserve = memory_of(kept);
-  const StackArguments<T> given(s, kept[1], tuple_of(PyTuple_GET_ITEM(kept.ptr(), 2)), kept[3], kept[4]);
+  const StackArguments<T> given(s, kept[1], tuple_of(PyTuple_GET_ITEM(kept.ptr(), 2)), kept[3], kept[4], kept[5]);
   const Sizes& n = given.n;
   Stack<F> stack = s.stack<F>(n.seq_len, n.batch);
-  stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 5), PyTuple_GET_ITEM(kept.ptr(), 6));
+  stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 6), PyTuple_GET_ITEM(kept.ptr(), 7));
   const CallArrays<T> call = given.call();
   if (reserve.bytes() != place_call(s.shape(), stack, call, true, nullptr)) throw py::value_error(kBadKept);
-  const std::string y_symbols = s.y_symbols();
-  const auto dy = read_input<T>("dy", y_symbols.c_str(), {n.seq_len, n.batch, s.width()}, a[1], true);
+  const auto dy = given.read_sequence("dy", s.y_symbols(), s.width(), a[1]);
   require_count("dstate", dstates, s.first());
   place_call(s.shape(), stack, call, true, reserve.data());
 
@@ -171,7 +226,7 @@ py::object backward(const PyStack& s, F, FastArguments a) {
   GradientArrays<T> g{};
   g.dy = dy.data;
   g.dy_stride = s.width();
-  g.dx = results.add<T>(names().dx, {n.seq_len, n.batch, n.input});
+  g.dx = given.add_sequence(results, names().dx, n.input);
   Input<T> last[kMaxStates];
   for (int i = 0; i < s.facts().states; ++i) {
     const StateNames& state = s.first().cell->states[static_cast<std::size_t>(i)];
@@ -208,12 +263,12 @@ py::object backward_method(const PyStack& s, FastArguments a) {
   return s.with_format([&](auto format) { return backward(s, format, a); });
 }
 PyMethodDef kMethods[] = {
-    fast_definition(
-        "infer", fast_method<PyStack, infer_method, 4>,
-        "infer(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None) -> dict"),
-    fast_definition("forward", fast_method<PyStack, forward_method, 6>,
+    fast_definition("infer", fast_method<PyStack, infer_method, 5>,
+                    "infer(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None, "
+                    "batch_sizes: Sequence[int] | None) -> dict"),
+    fast_definition("forward", fast_method<PyStack, forward_method, 7>,
                     "forward(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None, "
-                    "dropout: float, seed: int) -> tuple"),
+                    "batch_sizes: Sequence[int] | None, dropout: float, seed: int) -> tuple"),
     fast_definition("backward", fast_method<PyStack, backward_method, 3>,
                     "backward(kept: tuple, dy: ndarray | None, dstate: tuple) -> tuple"),
 };
@@ -242,6 +297,7 @@ void register_stacks(py::module_& m) {
   m.attr("MOST_LAYERS") = kMostLayers;
   m.def("make_stack", &make_stack, py::arg("weights"), py::arg("directions"));
   add_function(m, kSameBits);
+  m.def("read_batch_sizes", [](py::handle sizes) { return integers(read_batch_sizes(sizes)); });
 }
 
 }  // namespace fusedrnn

@@ -26,6 +26,7 @@ from .cells.results import *
 from .cells.rnn import *
 from .config import available_isas, get_num_threads, isa, release_memory, set_isa, set_num_threads, show_config
 from .layers.layer import Layer
+from .layers.packed import Packed
 from .layers.stream import Stream
 from .layers.tape import Tape
 from .weights import Weights
@@ -36,6 +37,7 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "Layer",
+    "Packed",
     "Reserve",
     "Stream",
     "Tape",

@@ -37,7 +37,13 @@ class Weights:
 
 class Stack:
     def infer(
-        self, x: Any, state: _States, lengths: _Integers | None, start: int | _Integers | None, /
+        self,
+        x: Any,
+        state: _States,
+        lengths: _Integers | None,
+        start: int | _Integers | None,
+        batch_sizes: _Integers | None,
+        /,
     ) -> _Results: ...
     def forward(
         self,
@@ -45,6 +51,7 @@ class Stack:
         state: _States,
         lengths: _Integers | None,
         start: int | _Integers | None,
+        batch_sizes: _Integers | None,
         dropout: float,
         seed: int,
         /,
@@ -65,9 +72,7 @@ class Runner:
     def infer(self, *arguments: Any) -> None: ...
     def forward(self, *arguments: Any) -> None: ...
     def backward(self, *arguments: Any) -> None: ...
-    def reserve_bytes(
-        self, seq_len: int, batch_size: int, lengths: int, offsets: int, dropout: bool, /
-    ) -> int: ...
+    def reserve_bytes(self, seq_len: int, batch_size: int, lengths: int, offsets: int, dropout: bool, /) -> int: ...
 
 MOST_LAYERS: int
 MOST_ROWS: int
@@ -85,6 +90,7 @@ def make_runner(
     periods: Sequence[int],
 ) -> Runner: ...
 def make_stream(stack: Stack, batch_size: int) -> Stream: ...
+def read_batch_sizes(batch_sizes: _Integers, /) -> npt.NDArray[np.int64]: ...
 def same_bits(a: Any, b: Any, /) -> bool: ...
 def make_cell(
     cell: str,

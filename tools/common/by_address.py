@@ -102,9 +102,7 @@ class ByAddress:
         )  # fmt: skip
         return [y, *last], (common, [*kept, reserve], reserve, dropout, seed)
 
-    def backward(
-        self, tape: Any, dy: Any, dlast: Any = None, dx: Any = None, wanted: Any = None
-    ) -> dict[str, Any]:
+    def backward(self, tape: Any, dy: Any, dlast: Any = None, dx: Any = None, wanted: Any = None) -> dict[str, Any]:
         """`dx` is added to, if it is given; `wanted` says of each parameter whether its gradient is."""
         common, kept, reserve, dropout, seed = tape
         x, dtype = kept[0], kept[0].dtype

@@ -11,6 +11,7 @@ import numpy as np
 from .. import _core
 from ..aliases import Array
 from ..cells.spec import CellSpec
+from .packed import Packed
 
 
 class Form(NamedTuple):
@@ -20,6 +21,7 @@ class Form(NamedTuple):
     batch_first: bool
     seq_len: int
     batch_size: int
+    batch_sizes: None = None  # those of packed sequences
 
     @property
     def symbols(self) -> str:
@@ -73,10 +75,43 @@ class Form(NamedTuple):
         return a if self.batched else a[:, 0]
 
 
-def form_of(x: Any, input_size: int, batch_first: bool) -> Form:
+class PackedForm:
+    """The form of a call's packed sequences, and its sizes."""
+
+    batched = True
+
+    def __init__(self, x: Packed) -> None:
+        self.x, self.batch_sizes, self.seq_len, self.batch_size = x, x.batch_sizes, x.seq_len, x.batch_size
+
+    def take(self, name: str, width_symbol: str, width: int, a: Any) -> Any:
+        """The data of packed sequences with the same rows; None for None."""
+        if a is None:
+            return None
+        if not isinstance(a, Packed):
+            raise TypeError(_core.wrong_type(name, "a fusedrnn.Packed, as x is", type(a).__name__))
+        if not np.array_equal(a.batch_sizes, self.batch_sizes):
+            raise ValueError(f"{name}: expected the batch_sizes of x, got others")
+        if a.data.shape != (len(self.x.data), width):
+            expected = f"(sum(batch_sizes), {width_symbol})"
+            raise ValueError(_core.wrong_shape(name, expected, (len(self.x.data), width), a.data.shape))
+        return a.data
+
+    def give(self, a: Array) -> Packed:
+        return self.x.with_data(a)
+
+    def take_state(self, spec: CellSpec[Any, Any], name: str, state: Any) -> tuple[Any, ...]:
+        return Form(True, False, self.seq_len, self.batch_size).take_state(spec, name, state)
+
+    def give_state(self, a: Array) -> Array:
+        return a
+
+
+def form_of(x: Any, input_size: int, batch_first: bool) -> Form | PackedForm:
     """The form of a call with this x. Raises TypeError or ValueError if it is no sequence of inputs."""
+    if isinstance(x, Packed):
+        return PackedForm(x)
     if not isinstance(x, np.ndarray):
-        raise TypeError(_core.wrong_type("x", "a numpy.ndarray", type(x).__name__))
+        raise TypeError(_core.wrong_type("x", "a numpy.ndarray or a fusedrnn.Packed", type(x).__name__))
     if x.ndim not in (2, 3):
         symbols = "batch_size, seq_len" if batch_first else "seq_len, batch_size"
         raise ValueError(

@@ -14,11 +14,12 @@ from .. import _core
 from ..aliases import Array, Lengths
 from ..cells.spec import CellSpec
 from ..weights import Weights
-from .arguments import Form, flag, form_of, whole
+from .arguments import Form, PackedForm, flag, form_of, whole
 from .config import Config, config_of, name_of, probability
 from .initial import Initial
 from .numbers import seed_in_range, seed_of, seed_of_call
 from .options import Options
+from .packed import Packed
 from .parameters import IncompatibleKeys, Parameters, Watch, load
 from .results import gradients_of
 from .stream import Stream
@@ -262,11 +263,11 @@ class Layer:
 
     # Calls.
 
-    def __call__(self, x: Array, state: Any = None, *, lengths: Lengths = None, **inputs: Any) -> Any:
+    def __call__(self, x: Array | Packed, state: Any = None, *, lengths: Lengths = None, **inputs: Any) -> Any:
         """Inference over a sequence: nothing is dropped, and nothing is kept.
 
         Args:
-            x: ``(T, B, I)``; ``(B, T, I)`` with `batch_first`; ``(T, I)`` for one row.
+            x: ``(T, B, I)``; ``(B, T, I)`` with `batch_first`; ``(T, I)`` for one row; or a `Packed` of I units.
             state: the initial state, h0, or a tuple ``(h0, c0)`` where the cell has several states, each ``(num_layers
                 * num_directions, B, H)``, or without B for one row. None, also in place of one, for zeros.
             lengths: ``(B,)`` integers in 0..T, or None for T: how many steps each row has. Steps past them are not
@@ -276,7 +277,7 @@ class Layer:
         Returns:
             ``y``, as x, with ``num_directions*H`` units (of both directions side by side), zero past a row's length;
             and ``h_n``, ``c_n``, as `state`, after the step with which each direction ends. With a projection, h has P
-            units.
+            units. Of a `Packed` x, y is a `Packed`, and the rows of all states are in its order.
 
         Raises:
             ValueError: shapes and values that do not fit. TypeError: an argument that is no array, or another dtype.
@@ -285,7 +286,7 @@ class Layer:
         return self._outputs(form, self._stack().infer(*native))
 
     def forward(
-        self, x: Array, state: Any = None, *, lengths: Lengths = None, seed: int | None = None, **inputs: Any
+        self, x: Array | Packed, state: Any = None, *, lengths: Lengths = None, seed: int | None = None, **inputs: Any
     ) -> tuple[Any, Tape]:
         """Forward for training, with dropout between layers. Arguments and outputs are those of a plain call, whose
         bits the outputs have if there is no dropout.
@@ -296,7 +297,7 @@ class Layer:
         Returns:
             The outputs, and a tape for `backward`.
         """
-        form, (native_x, states, lengths, start) = self._arguments(x, state, lengths, inputs)
+        form, native = self._arguments(x, state, lengths, inputs)
         dropout = self.dropout if self.num_layers > 1 else 0.0
         if seed is not None:
             seed = seed_in_range("seed", seed)
@@ -305,14 +306,14 @@ class Layer:
         if call is not None:
             seed = seed_of_call(self.seed, call)
         try:
-            results, kept, nbytes = stack.forward(native_x, states, lengths, start, dropout, seed or 0)
+            results, kept, nbytes = stack.forward(*(*native, dropout, seed or 0))
         except BaseException:
             if call is not None and next(self._calls) == call + 1:  # no other thread has begun a call
                 self._calls = itertools.count(call)
             raise
         return self._outputs(form, results), Tape(self, stack, form, seed if dropout else None, kept, nbytes)
 
-    def backward(self, tape: Tape, dy: Array | None = None, dstate: Any = None) -> Any:
+    def backward(self, tape: Tape, dy: Array | Packed | None = None, dstate: Any = None) -> Any:
         """Gradients of a loss, from its gradients with respect to the outputs of `forward`.
 
         Args:
@@ -369,17 +370,24 @@ class Layer:
                 raise TypeError(f"{type(self).__name__}: unexpected argument {name!r}")
         return inputs.get(self.spec.numbered) if self.spec.numbered else None
 
-    def _arguments(self, x: Any, state: Any, lengths: Any, inputs: dict[str, Any]) -> tuple[Form, tuple[Any, ...]]:
+    def _arguments(
+        self, x: Any, state: Any, lengths: Any, inputs: dict[str, Any]
+    ) -> tuple[Form | PackedForm, tuple[Any, ...]]:
         start = self._start(inputs)
         form = form_of(x, self.input_size, self.batch_first)
         if lengths is not None and not form.batched:
             raise ValueError(
                 f"lengths: expected None for one row, x (seq_len, input_size), got {type(lengths).__name__}"
             )
+        if lengths is not None and form.batch_sizes is not None:
+            raise ValueError(
+                f"lengths: expected None beside a Packed x, which has its own, got {type(lengths).__name__}"
+            )
         states = form.take_state(self.spec, "state", state)
-        return form, (form.take("x", "input_size", self.input_size, x), states, lengths, start)
+        sequence = form.take("x", "input_size", self.input_size, x)
+        return form, (sequence, states, lengths, start, form.batch_sizes)
 
-    def _outputs(self, form: Form, results: dict[str, Any]) -> Any:
+    def _outputs(self, form: Form | PackedForm, results: dict[str, Any]) -> Any:
         y = form.give(results["y"])
         return self.spec.of_layer(y, *(form.give_state(results[f"{s.name}_n"]) for s in self.spec.states))
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _core
 from ..kept import Kept
-from .arguments import Form
+from .arguments import Form, PackedForm
 
 if TYPE_CHECKING:
     from .layer import Layer
@@ -18,7 +18,9 @@ class Tape(Kept):
 
     __slots__ = ("_form", "_layer", "_seed", "_stack")
 
-    def __init__(self, layer: Layer, stack: _core.Stack, form: Form, seed: int | None, kept: Any, nbytes: int) -> None:
+    def __init__(
+        self, layer: Layer, stack: _core.Stack, form: Form | PackedForm, seed: int | None, kept: Any, nbytes: int
+    ) -> None:
         super().__init__(kept, nbytes)
         self._layer, self._stack, self._form, self._seed = layer, stack, form, seed
 
