@@ -41,8 +41,7 @@ inline int64_t integer_of(const char* name, py::handle h, const std::string& whe
 // An array's integers, read as From, which holds all values of its dtype, and clamped to the range of int64.
 template <class From>
 std::vector<int64_t> values_of(py::handle array) {
-  const auto in = py::array_t<From, py::array::c_style | py::array::forcecast>::ensure(array);
-  if (!in) throw py::error_already_set();
+  const py::array_t<From, py::array::c_style | py::array::forcecast> in(py::reinterpret_borrow<py::object>(array));
   std::vector<int64_t> values(static_cast<std::size_t>(in.size()));
   for (std::size_t i = 0; i < values.size(); ++i) {
     const From value = in.data()[i];

@@ -135,6 +135,7 @@ NATIVE: dict[str, Callable[[Rng], Any]] = {
     "tape": tape,
     "used tape": lambda rng: tape(rng, used=True),
     "stream": stream,
+    "packed": lambda rng: fusedrnn.Packed.from_padded(np.ones((3, 2, 2), "float32"), [1 + rng.integers(3), 3]),
     "native stack": lambda rng: layer(rng)._stack(),
     "native stream": lambda rng: stream(rng)._native,
     "kept by a stack": lambda rng: tape(rng)._kept,
@@ -268,6 +269,8 @@ def draw_self(target: Target, rng: Rng) -> tuple[str, Any]:
         kind = ["reserve", "used reserve"][rng.integers(2)]
     elif issubclass(owner, fusedrnn.Tape):
         kind = ["tape", "used tape"][rng.integers(2)]
+    elif issubclass(owner, fusedrnn.Packed):
+        kind = "packed"
     elif issubclass(owner, (fusedrnn.Layer, fusedrnn.Stream)):
         kind = "layer" if issubclass(owner, fusedrnn.Layer) else "stream"
     elif cells := instances_of(owner):
@@ -415,8 +418,9 @@ def slots_of(kind: type) -> set[str]:
 def is_of_uninitialised(call: Call, e: AttributeError) -> bool:
     """Whether an object was given that has not been initialised, and it is one of its attributes that is missing."""
     kinds, text = " ".join(call.kinds).lower(), str(e)
-    if "uninitialised reserve" in kinds and any(name in text for name in slots_of(fusedrnn.Reserve)):
-        return True
+    for kind in (fusedrnn.Reserve, fusedrnn.Packed):
+        if f"uninitialised {kind.__name__.lower()}" in kinds and any(name in text for name in slots_of(kind)):
+            return True
     name = re.search(r"no attribute '(\w+)'", text)
     own = text.endswith("these weights have not been initialised") or (name and name.group(1) in weights_attributes())
     return "uninitialised" in kinds and bool(own)
