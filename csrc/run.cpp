@@ -177,8 +177,11 @@ class Launch {
                 apart > 0 ? reinterpret_cast<C*>(scratch.data() + sets * shared) : nullptr});
     };
     using Task = decltype(task);
-    team.run([](void* context, int index) { (*static_cast<Task*>(context))(index); },
-             const_cast<void*>(static_cast<const void*>(&task)));
+    const bool ran = team.run([](void* context, int index) { (*static_cast<Task*>(context))(index); },
+                              const_cast<void*>(static_cast<const void*>(&task)));
+    if (ran) return;
+    share_out(team.size());  // fewer threads after all
+    run(team, work);
   }
 
   // The worker of a job at a seat; `set` is the job's direction, or its layer in a wave front.
@@ -489,7 +492,7 @@ template <class F>
 void run_forward(const Stack<F>& stack) {
   const FloatEnvironment environment;  // choosing a schedule is arithmetic too
   Launch<F> launch(stack, false);
-  Team team(launch.workers());
+  Team team(launch.workers(), stack.from_front_end);
   if (team.size() < launch.workers()) launch.share_out(team.size());  // as large as could be had
   if (const int64_t steps = launch.wave_steps_of_task()) {
     Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
@@ -502,7 +505,7 @@ template <class F>
 void run_backward(const Stack<F>& stack) {
   const FloatEnvironment environment;
   Launch<F> launch(stack, true);
-  Team team(launch.workers());
+  Team team(launch.workers(), stack.from_front_end);
   if (team.size() < launch.workers()) launch.share_out(team.size());  // as large as could be had
   if (const int64_t steps = launch.wave_steps_of_task()) {
     Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());

@@ -54,10 +54,11 @@ template <class F>
 struct Stack {
   std::vector<Layer<F>> layers;
   int directions;
-  Dropout dropout;      // between layers that have `dropped`
-  bool apart;           // each layer has outputs of its own, so that layers may run at the same time
-  bool add_dx = false;  // backward adds to dx of the lowest layer, which it else overwrites
-  int threads = 0;      // that the call may use; 0: as many as are set for all calls
+  Dropout dropout;              // between layers that have `dropped`
+  bool apart;                   // each layer has outputs of its own, so that layers may run at the same time
+  bool add_dx = false;          // backward adds to dx of the lowest layer, which it else overwrites
+  int threads = 0;              // that the call may use; 0: as many as are set for all calls
+  bool from_front_end = false;  // whose threads "auto" takes (cpu/threads.hpp)
 };
 
 // Forward of all layers; training where slots are set. Throws only before anything is written: std::bad_alloc, or

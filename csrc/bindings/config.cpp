@@ -5,6 +5,7 @@
 
 #include "../cpu/dispatch.hpp"
 #include "../cpu/float_environment.hpp"
+#include "../cpu/openmp.hpp"
 #include "../cpu/threads.hpp"
 #include "../run.hpp"
 #include "arrays.hpp"
@@ -51,6 +52,9 @@ void register_config(py::module_& m) {
   m.def("kept_memory", &kept_memory);
   m.def("num_threads", &num_threads);
   m.def("set_num_threads", &set_num_threads);
+  m.def("thread_source", &thread_source);
+  m.def("set_thread_source", &set_thread_source);
+  m.def("openmp_file", [] { return py::bytes(host_openmp_file()); });
   m.def("sigmoid", [](py::handle x) { return activation(false, x); });
   m.def("tanh", [](py::handle x) { return activation(true, x); });
 }

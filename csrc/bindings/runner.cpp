@@ -155,6 +155,7 @@ struct Call {
     stack.layers.assign(static_cast<std::size_t>(s.layers), {});
     stack.directions = s.directions;
     stack.apart = true;
+    stack.from_front_end = true;
     for (int l = 0; l < s.layers; ++l) {
       for (int d = 0; d < s.directions; ++d) {
         stack.layers[static_cast<std::size_t>(l)].direction[d].view =

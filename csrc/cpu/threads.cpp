@@ -23,6 +23,7 @@
 
 #include "../problem.hpp"
 #include "../sizes.hpp"
+#include "openmp.hpp"
 
 namespace fusedrnn {
 
@@ -141,6 +142,36 @@ int useful_threads(int most) {
   return most < cpus ? most : cpus;
 }
 int useful_threads() { return useful_threads(num_threads()); }
+
+namespace {
+
+constexpr const char* kSources[] = {"auto", "pool", "openmp"};
+enum Source : int { kUnset = -1, kAuto, kPool, kOpenMP };
+std::atomic<int> chosen_source{kUnset};
+
+int source_by_name(const std::string& name, const std::string& what) {
+  for (int i = 0; i < 3; ++i) {
+    if (name == kSources[i]) return i;
+  }
+  throw std::invalid_argument(what + ": expected one of 'auto', 'pool', 'openmp', got '" + name + "'");
+}
+
+int asked_source() {
+  int source = chosen_source.load(std::memory_order_relaxed);
+  if (source != kUnset) return source;
+  const char* const text = std::getenv("FUSEDRNN_THREAD_SOURCE");
+  source = text && *text ? source_by_name(text, "FUSEDRNN_THREAD_SOURCE") : kAuto;
+  chosen_source.store(source, std::memory_order_relaxed);
+  return source;
+}
+
+}  // namespace
+
+void set_thread_source(const std::string& name) {
+  chosen_source.store(source_by_name(name, "source"), std::memory_order_relaxed);
+}
+
+const char* thread_source() { return kSources[asked_source()]; }
 
 struct Barrier {
   alignas(64) std::atomic<int> missing{0};
@@ -302,8 +333,17 @@ Pool* get_pool() {
 
 }  // namespace
 
-Team::Team(int wanted) {
+Team::Team(int wanted, bool from_front_end) {
   if (wanted <= 1) return;
+  const int source = asked_source();
+  if (source == kOpenMP || (source == kAuto && from_front_end)) {
+    if (const OpenMP* const host = host_openmp()) {
+      if (host->in_parallel()) return;
+      openmp_ = host;
+      size_ = wanted;
+      return;
+    }
+  }
   Pool* pool = get_pool();
   if (!pool || !pool->try_enter()) return;
   size_ = 1 + pool->grow(wanted - 1);
@@ -316,9 +356,40 @@ Team::~Team() {
   if (pool_) static_cast<Pool*>(pool_)->leave();
 }
 
-void Team::run(void (*task)(void*, int), void* context) {
-  if (!pool_) return task(context, 0);
-  static_cast<Pool*>(pool_)->run(size_, task, context);
+namespace {
+
+// A region of OpenMP: its threads run the task if there are as many as were asked for.
+struct Region {
+  const OpenMP& host;
+  int size;
+  void (*task)(void*, int);
+  void* context;
+  std::atomic<bool> ran{false};
+
+  static void enter(void* data) {
+    Region& region = *static_cast<Region*>(data);
+    if (region.host.num_threads() != region.size) return;
+    region.ran.store(true, std::memory_order_relaxed);
+    region.task(region.context, region.host.thread_num());
+  }
+};
+
+}  // namespace
+
+bool Team::run(void (*task)(void*, int), void* context) {
+  if (openmp_) {
+    Region region{*openmp_, size_, task, context};
+    openmp_->parallel(&Region::enter, &region, static_cast<unsigned>(size_), 0);
+    if (region.ran.load(std::memory_order_relaxed)) return true;
+    openmp_ = nullptr;
+    size_ = 1;
+    return false;
+  }
+  if (pool_)
+    static_cast<Pool*>(pool_)->run(size_, task, context);
+  else
+    task(context, 0);
+  return true;
 }
 
 }  // namespace fusedrnn

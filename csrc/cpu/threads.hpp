@@ -1,13 +1,15 @@
-// A small pool of threads. It is made when first needed, spins briefly for the next job and then parks, is forgotten in
-// the child of a fork, and is never torn down: a process may exit while workers are parked.
+// Where threads come from. A small pool of our own: it is made when first needed, spins briefly for the next job and
+// then parks, is forgotten in the child of a fork, and is never torn down: a process may exit while workers are parked.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
+#include <string>
 
 namespace fusedrnn {
 
 struct Barrier;
+struct OpenMP;
 
 // Where workers meet again and again within one job; for one worker there is none, and get() is null.
 class BarrierHandle {
@@ -22,22 +24,33 @@ class BarrierHandle {
   Barrier* barrier_;
 };
 
-// The pool, held by one caller. Where another caller has it, or threads cannot be made, the team is smaller, down to
-// the calling thread alone; results do not depend on its size.
+// Or the threads of the host's OpenMP runtime (openmp.hpp), which spin for milliseconds after each of its regions, on
+// the cores that other threads would need. "pool", "openmp" (the pool where there is no runtime), or "auto": the pool
+// for calls from NumPy, OpenMP for calls from front ends. Throws std::invalid_argument for any other name.
+void set_thread_source(const std::string& name);
+// set_thread_source, else FUSEDRNN_THREAD_SOURCE, else "auto". Throws std::invalid_argument where the variable is set
+// to anything else.
+const char* thread_source();
+
+// Threads for one caller: the pool, which one caller has at a time, or OpenMP's. Where another caller has the pool,
+// where the caller is in a region of OpenMP already, or where threads cannot be made, the team is smaller, down to the
+// calling thread alone; results do not depend on its size.
 class Team {
  public:
-  explicit Team(int wanted);
+  explicit Team(int wanted, bool from_front_end = false);
   ~Team();
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
   int size() const { return size_; }
 
   // Calls task(context, index) for index 0..size()-1, index 0 on the calling thread, all of them at the same time.
-  // Tasks must not throw.
-  void run(void (*task)(void* context, int index), void* context);
+  // Tasks must not throw. Returns false, with no task called, if there were not so many threads after all; the team has
+  // one thread then.
+  bool run(void (*task)(void* context, int index), void* context);
 
  private:
   void* pool_ = nullptr;
+  const OpenMP* openmp_ = nullptr;
   int size_ = 1;
 };
 

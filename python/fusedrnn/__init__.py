@@ -24,7 +24,17 @@ from .cells.layer_norm import *
 from .cells.lstm import *
 from .cells.results import *
 from .cells.rnn import *
-from .config import available_isas, get_num_threads, isa, release_memory, set_isa, set_num_threads, show_config
+from .config import (
+    available_isas,
+    get_num_threads,
+    get_thread_source,
+    isa,
+    release_memory,
+    set_isa,
+    set_num_threads,
+    set_thread_source,
+    show_config,
+)
 from .layers.layer import Layer
 from .layers.packed import Packed
 from .layers.stream import Stream
@@ -46,12 +56,14 @@ __all__ = [
     "available_isas",
     "cuda",
     "get_num_threads",
+    "get_thread_source",
     "isa",
     "load",
     "reference",
     "release_memory",
     "set_isa",
     "set_num_threads",
+    "set_thread_source",
     "show_config",
 ]
 __all__ += [name for module in (*_FAMILIES, _results) for name in module.__all__]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 
 import numpy as np
@@ -31,6 +32,30 @@ def set_num_threads(n: int) -> None:
     if not 1 <= n <= 1024:
         raise ValueError(f"n: expected an integer in 1..1024, got {n}")
     _core.set_num_threads(n)
+
+
+def get_thread_source() -> str:
+    """Where calls take their threads: `set_thread_source`, else ``FUSEDRNN_THREAD_SOURCE``, else "auto". Raises
+    ValueError if ``FUSEDRNN_THREAD_SOURCE`` is none of its names."""
+    return _core.thread_source()
+
+
+def set_thread_source(source: str) -> None:
+    """Chooses where calls take their threads, for the whole process. Results do not depend on it.
+
+    Args:
+        source: "pool", the threads of this package, which sleep between calls; "openmp", those of the OpenMP runtime
+            that another library has loaded (libgomp, libiomp5 or libomp; the pool where there is none, and in the child
+            of a fork); or "auto": the pool for NumPy, OpenMP for front ends, whose operators leave their threads
+            spinning. A call inside of a parallel region of OpenMP has one thread.
+
+    Raises:
+        TypeError: source is no str.
+        ValueError: source is none of these.
+    """
+    if not isinstance(source, str):
+        raise TypeError(f"source: expected str, got {type(source).__name__}")
+    _core.set_thread_source(source)
 
 
 def available_isas() -> list[str]:
@@ -63,7 +88,9 @@ def release_memory() -> None:
 
 
 def show_config() -> None:
-    """Prints versions, instruction set, threads, and the state of CUDA."""
+    """Prints versions, instruction set, threads and their source, and the state of CUDA."""
     print(f"fusedrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
     print(f"ISA {isa()} (available: {', '.join(available_isas())}), {get_num_threads()} threads")
+    runtime = os.fsdecode(_core.openmp_file()) or "none in this process"
+    print(f"threads from: {get_thread_source()} (OpenMP runtime: {runtime})")
     print(f"CUDA: {status()}")
