@@ -1,6 +1,7 @@
 // Threads, instruction sets, schedules and memory, and the activations by themselves.
 #include <pybind11/stl.h>
 
+#include <stdexcept>
 #include <string>
 
 #include "../cpu/dispatch.hpp"
@@ -8,6 +9,7 @@
 #include "../cpu/openmp.hpp"
 #include "../cpu/threads.hpp"
 #include "../run.hpp"
+#include "../sizes.hpp"
 #include "arrays.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -41,6 +43,20 @@ py::object activation(bool is_tanh, py::handle x) {
 }
 
 }  // namespace
+
+// For threadpoolctl (python/fusedrnn/threadpools.py), which looks for C functions in loaded libraries.
+extern "C" {
+__attribute__((visibility("default"))) int fusedrnn_get_num_threads() {
+  try {
+    return num_threads();
+  } catch (const std::invalid_argument&) {
+    return 1;  // FUSEDRNN_NUM_THREADS makes no sense: calls raise
+  }
+}
+__attribute__((visibility("default"))) void fusedrnn_set_num_threads(int n) {
+  if (n >= 1 && n <= kMostThreads) set_num_threads(n);
+}
+}
 
 void register_config(py::module_& m) {
   m.def("available_isas", &available_isas);

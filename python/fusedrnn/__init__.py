@@ -6,6 +6,7 @@ Shapes: ``x (seq_len, batch_size, input_size)``, ``y (seq_len, batch_size, hidde
 ``r, z, n`` for GRU. All float32, or all float64. On NVIDIA GPUs: see `fusedrnn.cuda`.
 """
 
+import sys as _sys
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
@@ -40,6 +41,9 @@ from .layers.packed import Packed
 from .layers.stream import Stream
 from .layers.tape import Tape
 from .weights import Weights
+
+if "threadpoolctl" in _sys.modules:
+    _import_module(".threadpools", __name__)  # registers the pool
 
 if _TYPE_CHECKING:
     from . import reference

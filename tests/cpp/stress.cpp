@@ -15,6 +15,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../../csrc/cpu/openmp.hpp"
 #include "../../csrc/cpu/threads.hpp"
 #include "../../csrc/run.hpp"
 
@@ -337,6 +338,32 @@ void callers(CellId cell, const Sizes& n) {
   for (std::thread& t : threads) t.join();
 }
 
+// The threads of an OpenMP runtime, which may be fewer than were asked for; several callers at once.
+template <class F>
+int check_openmp(CellId cell, const Sizes& n) {
+  if (!host_openmp()) {
+    std::printf("the OpenMP runtime of this program was not found\n");
+    std::exit(1);
+  }
+  set_isa(available_isas().front());
+  const auto made = make_weights<F>(cell, n);
+  set_thread_source("pool");
+  set_schedule("one");
+  const auto want = run(cell, n, *made, false, true);
+  set_thread_source("openmp");
+  for (const std::string schedule : {"rows", "units"}) {
+    set_schedule(schedule);
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 3; ++i) {
+      threads.emplace_back([&] { same(run(cell, n, *made, false, true), want, "OpenMP", cell); });
+    }
+    for (std::thread& t : threads) t.join();
+  }
+  const int runs = check_stack<F>(cell, n);
+  set_thread_source("auto");
+  return runs + 2;
+}
+
 // Sizes that 64 bits can count, and sizes that they cannot. That packing and calls ask for no more is asserted there.
 void check_sizes(CellId cell) {
   const CellFacts& f = facts_of(cell);
@@ -384,6 +411,7 @@ int main() {
     if (!is_distinct(i)) continue;
     runs += check_stack<Float32>(cell, {9, 3, 5, 36});
     runs += check_stack<Float32>(cell, {300, 2, 3, 16});
+    runs += check_openmp<Float32>(cell, {9, 5, 5, 36});
   }
   check_allocations();
   std::printf("%d cells, %d of them distinct\n", kCells, distinct);
