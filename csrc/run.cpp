@@ -141,9 +141,9 @@ class Launch {
     C* apart;                       // backward: dx of the second direction, where it has its own
   };
 
-  // Runs work(seat) for all workers.
+  // Runs work(seat) for all workers. Returns false, with nothing run and new shares, if the team is smaller after all.
   template <class Work>
-  void run(Team& team, Work&& work) {
+  bool run(Team& team, Work&& work) {
     const std::size_t shared = round_up(shared_bytes());
     const std::size_t sets = static_cast<std::size_t>(wave_steps_ > 0 ? layers() : stack_.directions);
     std::size_t most = 0;
@@ -179,9 +179,8 @@ class Launch {
     using Task = decltype(task);
     const bool ran = team.run([](void* context, int index) { (*static_cast<Task*>(context))(index); },
                               const_cast<void*>(static_cast<const void*>(&task)));
-    if (ran) return;
-    share_out(team.size());  // fewer threads after all
-    run(team, work);
+    if (!ran) share_out(team.size());
+    return ran;
   }
 
   // The worker of a job at a seat; `set` is the job's direction, or its layer in a wave front.
@@ -488,30 +487,37 @@ std::pair<int, int> forward_schedule(const Weights<F>& weights, int64_t seq_len,
   return {s.row_parts, s.tile_parts};
 }
 
+// Runs in_turn(seat), or in_a_wave(seat, wave), as the shares say.
+template <class F, class InTurn, class InAWave>
+void run_launch(Launch<F>& launch, bool from_front_end, InTurn&& in_turn, InAWave&& in_a_wave) {
+  Team team(launch.workers(), from_front_end);
+  if (team.size() < launch.workers()) launch.share_out(team.size());  // as large as could be had
+  for (bool ran = false; !ran;) {
+    if (const int64_t steps = launch.wave_steps_of_task()) {
+      Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
+      ran = launch.run(team, [&](const auto& seat) { in_a_wave(seat, wave); });
+    } else {
+      ran = launch.run(team, in_turn);
+    }
+  }
+}
+
 template <class F>
 void run_forward(const Stack<F>& stack) {
   const FloatEnvironment environment;  // choosing a schedule is arithmetic too
   Launch<F> launch(stack, false);
-  Team team(launch.workers(), stack.from_front_end);
-  if (team.size() < launch.workers()) launch.share_out(team.size());  // as large as could be had
-  if (const int64_t steps = launch.wave_steps_of_task()) {
-    Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
-    return launch.run(team, [&](const auto& seat) { forward_in_a_wave(launch, stack, seat, wave); });
-  }
-  launch.run(team, [&](const auto& seat) { forward_in_turn(launch, stack, seat); });
+  run_launch(
+      launch, stack.from_front_end, [&](const auto& seat) { forward_in_turn(launch, stack, seat); },
+      [&](const auto& seat, Wave& wave) { forward_in_a_wave(launch, stack, seat, wave); });
 }
 
 template <class F>
 void run_backward(const Stack<F>& stack) {
   const FloatEnvironment environment;
   Launch<F> launch(stack, true);
-  Team team(launch.workers(), stack.from_front_end);
-  if (team.size() < launch.workers()) launch.share_out(team.size());  // as large as could be had
-  if (const int64_t steps = launch.wave_steps_of_task()) {
-    Wave wave(launch.layers(), launch.first().p.seq_len, steps, launch.workers());
-    return launch.run(team, [&](const auto& seat) { backward_in_a_wave(launch, stack, seat, wave); });
-  }
-  launch.run(team, [&](const auto& seat) { backward_in_turn(launch, stack, seat); });
+  run_launch(
+      launch, stack.from_front_end, [&](const auto& seat) { backward_in_turn(launch, stack, seat); },
+      [&](const auto& seat, Wave& wave) { backward_in_a_wave(launch, stack, seat, wave); });
 }
 
 #define RNN_INSTANTIATE(Format, ...)                                                               \

@@ -67,7 +67,7 @@ Array<T> unwritten(int64_t n) {
 
 template <class T>
 void same(const Array<T>& a, const Array<T>& b, const char* what, CellId cell) {
-  if (a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0) return;
+  if (a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(T)) == 0)) return;
   std::printf("cell %d: %s changes the bits\n", static_cast<int>(cell), what);
   std::exit(1);
 }
@@ -395,7 +395,7 @@ bool is_distinct(int cell) {
 int main() {
   const Sizes sizes[] = {{4, 5, 7, 19},   {0, 3, 2, 5},   {2, 0, 3, 5},    {3, 2, 1, 1},
                          {6, 13, 20, 33}, {9, 3, 5, 100}, {5, 70, 40, 48}, {2, 3000, 2, 17},  // in slices
-                         {600, 1, 2, 17}, {150, 9, 3, 16}};                                   // in chunks of backward
+                         {300, 1, 2, 17}, {60, 9, 3, 16}};                                   // in chunks of backward
   set_num_threads(3);
   int runs = 0, distinct = 0;
   for (int i = 0; i < kCells; ++i) {
@@ -410,7 +410,7 @@ int main() {
     callers<Float32>(cell, {12, 6, 32, 150});
     if (!is_distinct(i)) continue;
     runs += check_stack<Float32>(cell, {9, 3, 5, 36});
-    runs += check_stack<Float32>(cell, {300, 2, 3, 16});
+    runs += check_stack<Float32>(cell, {140, 2, 3, 16});
     runs += check_openmp<Float32>(cell, {9, 5, 5, 36});
   }
   check_allocations();
