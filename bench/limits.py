@@ -15,11 +15,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import _common
 import fusedrnn
+from by_address import ByAddress, address
 from process import peak_memory
 from suite import GATES, Case
 from systems import SYSTEMS, FusedRNN, PyTorch, prepared
 
+assert _common
 CPUS = len(os.sched_getaffinity(0))
 
 
@@ -134,8 +137,24 @@ def latency() -> dict[str, float]:
     system = FusedRNN(CPUS)
     steps = {f"{op}_cell": prepared(system, Case(op, "step", "float32", 1, 1, 32, 32)) for op in GATES}
     calls = {f"{op}, T=1": prepared(system, Case(op, "infer", "float32", 1, 1, 32, 32)) for op in GATES}
-    runs = steps | calls
+    runs = {f"{name}, B=1, H=I=32": run for name, run in (steps | calls).items()}
+    runs |= {f"{op} by address, T=B=H=I=1": by_address(op) for op in GATES}
     return dict(zip(runs, (1e3 * t for t in in_turns(list(runs.values()))), strict=True))
+
+
+def by_address(op: str) -> Callable[[], Any]:
+    """One step as front ends call it, with everything given."""
+    calls = ByAddress(getattr(fusedrnn, op.upper())(1, 1, rng=0))
+    x, states = np.zeros((1, 1, 1), "float32"), [np.zeros((1, 1, 1), "float32") for _ in calls.states]
+    common, kept = calls.common(x, states, None, None)
+    y, last = np.empty_like(x), calls.new_states(1, "float32")
+    T, B, lengths, offsets, start, x_at, states_at, parameters = common
+    y_at, last_at, infer, alive = address(y), tuple(map(address, last)), calls.runner.infer, (kept, y, last, calls)
+
+    def call(_: Any = alive) -> None:
+        infer(T, B, lengths, offsets, start, x_at, states_at, parameters, y_at, 1, last_at, 0)
+
+    return call
 
 
 def main() -> None:
@@ -143,7 +162,7 @@ def main() -> None:
     for column in ("limit", "measured"):
         table.add_column(column)
     for name, us in latency().items():
-        table.add_row(f"latency: {name}, B=1, H=I=32", f"{us:.2f} us")
+        table.add_row(f"latency: {name}", f"{us:.2f} us")
     table.add_row("CPU burnt in a second, 50 ms after a call", f"{1e3 * idle_cpu():.1f} ms")
     table.add_row("four threads a CPU, time over one a CPU: lstm infer (100,16,256,256)", f"{oversubscribed():.2f}x")
     for shape in ("100,1,64,64", "100,1,256,256", "100,16,256,256", "100,64,128,128", "100,64,512,512"):

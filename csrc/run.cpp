@@ -409,8 +409,13 @@ void backward_of_job(const Launch<F>& launch, const Job<F>& job, const Worker& w
 // dx += dx of the second direction: the share of one of `count` workers.
 template <class C>
 void add_apart(const Problem<C>& p, C* dx, const C* apart, int index, int count) {
-  const int64_t size = rows_of(p) * p.input;
-  for (int64_t i = size * index / count; i < size * (index + 1) / count; ++i) dx[i] += apart[i];
+  const int64_t pairs = p.seq_len * p.batch;
+  for (int64_t at = pairs * index / count; at < pairs * (index + 1) / count; ++at) {
+    const int64_t t = at / p.batch, row = at % p.batch;
+    if (t >= length_of(p, row)) continue;  // the first direction has cleared it, or it is the caller's
+    const int64_t first = place_of(p, t, row) * p.input;
+    for (int64_t i = first; i < first + p.input; ++i) dx[i] += apart[i];
+  }
 }
 
 // dx is the sum of the directions', in their order.

@@ -72,12 +72,11 @@ const PackedWeights<F>& Weights<F>::packed(const Isa& isa, bool with_backward) c
       const Packing<F>& packing;
       int size;
     } job{made->packing, team.size()};
-    team.run(
-        [](void* context, int index) {
-          const Job& j = *static_cast<const Job*>(context);
-          j.packing.run(index, j.size);
-        },
-        &job);
+    const auto task = [](void* context, int index) {
+      const Job& j = *static_cast<const Job*>(context);
+      j.packing.run(index, j.size);
+    };
+    while (!team.run(task, &job)) job.size = team.size();
     if (slot.compare_exchange_strong(pack, made.get(), std::memory_order_acq_rel)) pack = made.release();
   }
   return pack->packing.packed();

@@ -172,6 +172,10 @@ def test_bad_calls_of_layers(rng: np.random.Generator) -> None:
         layer.backward(tape, fusedrnn.Packed(np.zeros((3, H), "float32"), [2, 1]))
     with pytest.raises(ValueError, match=r"dy: expected shape \(sum\(batch_sizes\), num_directions\*hidden_size\)"):
         layer.backward(tape, packed)
+    assert packed.sorted_indices is not None
+    other = fusedrnn.Packed(out.y.data, packed.batch_sizes, packed.sorted_indices[::-1])
+    with pytest.raises(ValueError, match="dy: expected the sorted_indices of x, got others"):
+        layer.backward(tape, other)
     layer.backward(tape, out.y)
     with pytest.raises(TypeError, match="x: expected a numpy.ndarray or a fusedrnn.Packed, got list"):
         layer([1])  # type: ignore[arg-type]

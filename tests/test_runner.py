@@ -209,6 +209,27 @@ def test_bad_lengths(lengths: Any, offsets: Any, text: str) -> None:
         runner.reserve_bytes(3 if offsets else T, B, *addresses, False)
 
 
+def test_dropout_is_a_bool_where_bytes_are_asked_for() -> None:
+    runner = ByAddress(fusedrnn.LSTM(I, H, 2, rng=1)).runner
+    assert runner.reserve_bytes(T, B, 0, 0, True) > runner.reserve_bytes(T, B, 0, 0, False)
+    for value in (0.4, 1):
+        with pytest.raises(TypeError, match="dropout: expected bool"):
+            runner.reserve_bytes(T, B, 0, 0, value)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_padding_of_dx_stays_where_it_is_added_to(threads: int, rng: np.random.Generator) -> None:
+    layer = fusedrnn.LSTM(40, 300, bidirectional=True, rng=1)
+    p, lengths = Problem(layer, rng, (12, 8), [12, 3, 0, 7, 12, 1, 5, 9]), [12, 3, 0, 7, 12, 1, 5, 9]
+    calls = ByAddress(layer, threads=threads)
+    _, tape = calls.forward(p.x, p.states, lengths)
+    past = np.arange(12)[:, None] >= np.array(lengths)
+    dx = np.where(past[:, :, None], np.float32(-0.0), np.float32(1)) * np.ones_like(p.x)
+    got = calls.backward(tape, p.dy, p.dlast, dx=dx)["dx"]
+    assert np.signbit(got[past]).all()
+    assert not got[past].any()
+
+
 def test_runners_that_cannot_be() -> None:
     from fusedrnn.backends import native_cell
 

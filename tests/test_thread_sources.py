@@ -148,6 +148,21 @@ assert front_end() == limited
     assert run(code, OMP_THREAD_LIMIT="1") == ""
 
 
+def test_packing_on_fewer_threads(region: str) -> None:
+    """Of weights that are large enough to be packed by several."""
+    code = f"""
+w = fusedrnn.LSTMWeights(*(np.full(shape, 0.01, "float32") for shape in ((2400, 300), (2400, 600))))
+same = fusedrnn.LSTMWeights(*(w.arrays()[name] for name in ("weight_ih", "weight_hh")))
+one = np.ones((2, 3, 300), "float32")
+fusedrnn.set_thread_source("pool")
+want = fusedrnn.lstm(one, w).y
+{region}
+fusedrnn.set_thread_source("openmp")
+assert fusedrnn.lstm(one, same).y.tobytes() == want.tobytes()
+"""
+    assert run(code, OMP_THREAD_LIMIT="1") == ""
+
+
 def test_the_child_of_a_fork_takes_the_pool(region: str) -> None:
     code = f"""
 {region}

@@ -26,13 +26,12 @@ double rate(int threads, Probe&& probe) {
     Probe& probe;
     std::vector<double> done;
   } job{probe, std::vector<double>(static_cast<std::size_t>(team.size()))};
-  const auto start = std::chrono::steady_clock::now();
-  team.run(
-      [](void* context, int index) {
-        Job& j = *static_cast<Job*>(context);
-        j.done[static_cast<std::size_t>(index)] = j.probe(index);
-      },
-      &job);
+  const auto task = [](void* context, int index) {
+    Job& j = *static_cast<Job*>(context);
+    j.done[static_cast<std::size_t>(index)] = j.probe(index);
+  };
+  auto start = std::chrono::steady_clock::now();
+  while (!team.run(task, &job)) start = std::chrono::steady_clock::now();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return std::accumulate(job.done.begin(), job.done.end(), 0.0) / seconds / 1e9;
 }

@@ -365,7 +365,7 @@ py::object reserve_bytes(const PyRunner& r, F, FastArguments a) {
   check_lengths(call);
   call.y_stride = s.width();
   Stack<F> stack{std::vector<Layer<F>>(static_cast<std::size_t>(s.layers)), s.directions, {}, true};
-  stack.dropout.p = a[4] == Py_True ? 1 : 0;
+  stack.dropout.p = read_bool("dropout", a[4]) ? 1 : 0;
   return py::int_(place_call(s, stack, call, true, nullptr));
 }
 

@@ -110,8 +110,9 @@ struct StackArguments {
   }
 
   // Without outputs.
-  CallArrays<T> call() const {
+  CallArrays<T> call(const PyStack& s) const {
     CallArrays<T> call{};
+    call.y_stride = s.width();
     call.seq_len = n.seq_len;
     call.batch = n.batch;
     call.lengths = has_lengths ? lengths.data() : nullptr;
@@ -145,7 +146,6 @@ struct StackArguments {
 template <class T>
 void new_outputs(const PyStack& s, const StackArguments<T>& given, CallArrays<T>& call, Results& results) {
   call.y = given.add_sequence(results, names().y, s.width());
-  call.y_stride = s.width();
   for (int i = 0; i < s.facts().states; ++i) {
     call.state_n[i] = results.add<T>(s.first().cell->states[static_cast<std::size_t>(i)].last,
                                      {s.runs(), call.batch, s.first().state_size(i)});
@@ -155,7 +155,7 @@ void new_outputs(const PyStack& s, const StackArguments<T>& given, CallArrays<T>
 template <class F, class T = typename F::Compute>
 py::object infer(const PyStack& s, F, FastArguments a) {
   const StackArguments<T> given(s, a[0], tuple_of(a[1]), a[2], a[3], a[4]);
-  CallArrays<T> call = given.call();
+  CallArrays<T> call = given.call(s);
   Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
   Results results;
   new_outputs(s, given, call, results);
@@ -178,7 +178,7 @@ template <class F, class T = typename F::Compute>
 py::object forward(const PyStack& s, F, FastArguments a) {
   const py::tuple states = tuple_of(a[1]);
   const StackArguments<T> given(s, a[0], states, a[2], a[3], a[4]);
-  CallArrays<T> call = given.call();
+  CallArrays<T> call = given.call(s);
   Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
   stack.dropout = dropout_of(a[5], a[6]);
   Results results;
@@ -216,7 +216,7 @@ py::object backward(const PyStack& s, F, FastArguments a) {
   const Sizes& n = given.n;
   Stack<F> stack = s.stack<F>(n.seq_len, n.batch);
   stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 6), PyTuple_GET_ITEM(kept.ptr(), 7));
-  const CallArrays<T> call = given.call();
+  const CallArrays<T> call = given.call(s);
   if (reserve.bytes() != place_call(s.shape(), stack, call, true, nullptr)) throw py::value_error(kBadKept);
   const auto dy = given.read_sequence("dy", s.y_symbols(), s.width(), a[1]);
   require_count("dstate", dstates, s.first());

@@ -14,8 +14,8 @@ struct OpenMP {
   int (*num_threads)();  // of the region
 };
 
-// Null where none is loaded, and in the child of a fork: its threads are the parent's, and a region might wait for them
-// for ever.
+// Null where none is loaded, and in the child of a fork that came after this library: the threads are the parent's, and
+// a region might wait for them for ever.
 const OpenMP* host_openmp();
 // The file of the runtime, or nothing.
 std::string host_openmp_file();

@@ -46,7 +46,7 @@ class Team {
   // Calls task(context, index) for index 0..size()-1, index 0 on the calling thread, all of them at the same time.
   // Tasks must not throw. Returns false, with no task called, if there were not so many threads after all; the team has
   // one thread then.
-  bool run(void (*task)(void* context, int index), void* context);
+  [[nodiscard]] bool run(void (*task)(void* context, int index), void* context);
 
  private:
   void* pool_ = nullptr;

@@ -46,8 +46,8 @@ def set_thread_source(source: str) -> None:
     Args:
         source: "pool", the threads of this package, which sleep between calls; "openmp", those of the OpenMP runtime
             that another library has loaded (libgomp, libiomp5 or libomp; the pool where there is none, and in the child
-            of a fork); or "auto": the pool for NumPy, OpenMP for front ends, whose operators leave their threads
-            spinning. A call inside of a parallel region of OpenMP has one thread.
+            of a process that had imported this package); or "auto": the pool for NumPy, OpenMP for front ends, whose
+            operators leave their threads spinning. A call inside of a parallel region of OpenMP has one thread.
 
     Raises:
         TypeError: source is no str.

@@ -1,6 +1,7 @@
 // The native code without Python, for the sanitizers: every cell, dtype and ISA, forward and backward, with lengths and
 // in reverse, on several threads and from several callers at once; and stacks of layers. Fails where results differ
 // between any of them, where an output is left unwritten, or where a step of a stream would allocate.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdio>
@@ -72,21 +73,69 @@ void same(const Array<T>& a, const Array<T>& b, const char* what, CellId cell) {
   std::exit(1);
 }
 
+// How a call is made: on weights where they lie; on packed sequences; on lengths that fall.
+struct Way {
+  bool lent = false, packed = false, falling = false;
+};
+
+// The live rows of a padded batch whose lengths fall.
+struct LiveRows {
+  const Sizes n;
+  const std::vector<int64_t>& lengths;
+  std::vector<int64_t> offsets;
+  int64_t count = 0;
+
+  LiveRows(const Sizes& sizes, const std::vector<int64_t>& of_rows) : n(sizes), lengths(of_rows) {
+    for (int64_t t = 0; t < n.T; ++t) {
+      offsets.push_back(count);
+      for (const int64_t length : lengths) count += t < length;
+    }
+  }
+  bool is_live(int64_t t, int64_t row) const { return t < lengths[static_cast<std::size_t>(row)]; }
+  template <class T>
+  Array<T> of(const Array<T>& padded, int64_t units) const {
+    Array<T> rows;
+    for (int64_t at = 0; at < n.T * n.B; ++at) {
+      const auto from = padded.begin() + at * units;
+      if (is_live(at / n.B, at % n.B)) rows.insert(rows.end(), from, from + units);
+    }
+    return rows;
+  }
+  template <class T>
+  Array<T> padded(const Array<T>& rows, int64_t units) const {
+    Array<T> all(static_cast<std::size_t>(n.T * n.B * units), T(0));
+    auto from = rows.begin();
+    for (int64_t at = 0; at < n.T * n.B; ++at) {
+      if (!is_live(at / n.B, at % n.B)) continue;
+      std::copy(from, from + units, all.begin() + at * units);
+      from += units;
+    }
+    return all;
+  }
+};
+
 // All outputs of inference, training forward and backward, one after another.
 template <class F, class T = typename F::Compute>
-Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, bool with_lengths) {
+Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, bool with_lengths, const Way& way = {}) {
   const CellFacts& f = facts_of(cell);
   std::mt19937 rng(1);
-  const auto x = random<T>(rng, n.T * n.B * n.I), dy = random<T>(rng, n.T * n.B * n.H);
-  const auto below = random<T>(rng, n.T * n.B * n.H);
+  auto x = random<T>(rng, n.T * n.B * n.I), dy = random<T>(rng, n.T * n.B * w.proj());
+  auto below = random<T>(rng, n.T * n.B * n.H), dc = random<T>(rng, n.T * n.B * n.H);
   std::vector<int64_t> lengths(static_cast<std::size_t>(n.B)), start = lengths;
   for (int64_t b = 0; b < n.B; ++b) {
     lengths[static_cast<std::size_t>(b)] = (b * 7 + 3) % (n.T + 1);
     start[static_cast<std::size_t>(b)] = b % 3;
   }
-
-  const int64_t P = w.proj();
-  auto y = unwritten<T>(n.T * n.B * P);
+  if (way.falling) std::sort(lengths.rbegin(), lengths.rend());
+  const LiveRows live(n, lengths);
+  const int64_t P = w.proj(), places = way.packed ? live.count : n.T * n.B;
+  if (way.packed) {
+    x = live.of(x, n.I);
+    dy = live.of(dy, P);
+    below = live.of(below, n.H);
+    dc = live.of(dc, n.H);
+  }
+  auto y = unwritten<T>(places * P);
   Array<T> state0[kMaxStates], state_n[kMaxStates], dstate0[kMaxStates];
   Problem<T> p{};
   p.seq_len = n.T;
@@ -94,10 +143,11 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
   p.y_stride = P;
   p.reverse = reverse;
   p.lengths = with_lengths ? lengths.data() : nullptr;
+  p.offsets = way.packed ? live.offsets.data() : nullptr;
   p.start = with_lengths ? start.data() : nullptr;
   p.x = x.data();
   p.y = y.data();
-  auto c = unwritten<T>(n.T * n.B * n.H), dbelow = c;
+  auto c = unwritten<T>(places * n.H), dbelow = c;
   if (f.below) p.below = below.data(), p.c = c.data();
   for (int s = 0; s < f.states; ++s) {
     const int64_t size = n.B * (s == 0 ? P : f.state[s].units * n.H);
@@ -107,21 +157,31 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
     if (!reverse) p.state0[s] = state0[s].data();  // else zeros
     p.state_n[s] = state_n[s].data();
   }
-  run_forward(w, p);
-  Array<T> all = y;
+  const WeightView<T> view = w.view();
+  Stack<F> stack{std::vector<Layer<F>>(1), 1, {}, false};
+  const auto place = [&](const Gradients<T>& g) {
+    stack.layers[0].direction[0] = {way.lent ? nullptr : &w, way.lent ? &view : nullptr, p, g};
+  };
+  place({});
+  run_forward(stack);
+  Array<T> all;
   const auto append = [&all](const Array<T>& a) { all.insert(all.end(), a.begin(), a.end()); };
+  // With zeros past the lengths.
+  const auto append_rows = [&](const Array<T>& a, int64_t units) { append(way.packed ? live.padded(a, units) : a); };
+  append_rows(y, P);
   for (int s = 0; s < f.states; ++s) append(state_n[s]);
 
-  const int64_t steps = n.T * n.B, h_stride = P + 3;
-  auto slots = unwritten<T>(steps * f.slots * n.H + 1), h = unwritten<T>(steps * h_stride);
+  const int64_t h_stride = P + 3;
+  auto slots = unwritten<T>(places * f.slots * n.H + 1), h = unwritten<T>(places * h_stride);
   p.slots = slots.data();
   p.h = h.data();
   p.h_stride = h_stride;
-  run_forward(w, p);
-  append(y);
+  place({});
+  run_forward(stack);
+  append_rows(y, P);
   std::fill(y.begin(), y.end(), std::numeric_limits<T>::quiet_NaN());  // backward does not read it
   const Array<T> kept_slots = slots, kept_h = h;
-  auto dx = unwritten<T>(n.T * n.B * n.I), dw_ih = unwritten<T>(f.gates * n.H * n.I);
+  auto dx = unwritten<T>(places * n.I), dw_ih = unwritten<T>(f.gates * n.H * n.I);
   auto db_ih = unwritten<T>(f.gates * n.H), db_hh = unwritten<T>(f.recurrent_gates * n.H);
   auto dvectors = unwritten<T>(f.vectors * n.H);
   Array<T> dmatrix[kMaxMatrices];
@@ -133,7 +193,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
   g.dbias_ih = db_ih.data();
   if (f.recurrent_gates > 0) g.dbias_hh = db_hh.data();
   g.dvectors = dvectors.data();
-  if (f.below) g.dc = dy.data(), g.dbelow = dbelow.data();
+  if (f.below) g.dc = dc.data(), g.dbelow = dbelow.data();
   for (int s = 0; s < f.states; ++s) {
     g.dstate0[s] = dstate0[s].data();
     if (reverse) g.dstate_n[s] = state0[s].data();  // any numbers; else zeros
@@ -142,11 +202,13 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
     dmatrix[m] = unwritten<T>(f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P));
     g.dmatrix[m] = dmatrix[m].data();
   }
-  run_backward(w, p, g);
+  place(g);
+  run_backward(stack);
   same(slots, kept_slots, "backward on its reserve", cell);
   same(h, kept_h, "backward on its reserve", cell);
-  for (const auto* a : {&dx, &dw_ih, &db_ih, &db_hh, &dvectors}) append(*a);
-  if (f.below) append(c), append(dbelow);
+  append_rows(dx, n.I);
+  for (const auto* a : {&dw_ih, &db_ih, &db_hh, &dvectors}) append(*a);
+  if (f.below) append_rows(c, n.H), append_rows(dbelow, n.H);
   for (const auto& a : dmatrix) append(a);
   for (const auto& a : dstate0) append(a);
   for (const T v : all) {
@@ -273,6 +335,29 @@ int check(CellId cell, const Sizes& n) {
   return runs;
 }
 
+// Weights where they lie, read in place and packed before; and packed sequences.
+template <class F>
+int check_ways(CellId cell, const Sizes& n) {
+  int runs = 0;
+  const auto made = make_weights<F>(cell, n);
+  set_isa(available_isas().front());
+  for (const bool reverse : {false, true}) {
+    set_schedule("one");
+    const auto want = run(cell, n, *made, reverse, true, {false, false, true});
+    for (const std::string in_place : {"never", "always"}) {
+      set_in_place(in_place);
+      for (const std::string schedule : {"rows", "units"}) {
+        set_schedule(schedule);
+        same(run(cell, n, *made, reverse, true, {true, false, true}), want, "reading weights where they lie", cell);
+        same(run(cell, n, *made, reverse, true, {true, true, true}), want, "packing sequences", cell);
+        runs += 2;
+      }
+    }
+  }
+  set_in_place("auto");
+  return runs;
+}
+
 // Stacks, under all schedules: five layers in one direction, so that a wave front is long, and two in both, with
 // dropout.
 template <class F>
@@ -395,7 +480,7 @@ bool is_distinct(int cell) {
 int main() {
   const Sizes sizes[] = {{4, 5, 7, 19},   {0, 3, 2, 5},   {2, 0, 3, 5},    {3, 2, 1, 1},
                          {6, 13, 20, 33}, {9, 3, 5, 100}, {5, 70, 40, 48}, {2, 3000, 2, 17},  // in slices
-                         {300, 1, 2, 17}, {60, 9, 3, 16}};                                   // in chunks of backward
+                         {300, 1, 2, 17}, {60, 9, 3, 16}};                                    // in chunks of backward
   set_num_threads(3);
   int runs = 0, distinct = 0;
   for (int i = 0; i < kCells; ++i) {
@@ -412,6 +497,7 @@ int main() {
     runs += check_stack<Float32>(cell, {9, 3, 5, 36});
     runs += check_stack<Float32>(cell, {140, 2, 3, 16});
     runs += check_openmp<Float32>(cell, {9, 5, 5, 36});
+    for (const Sizes& n : {Sizes{5, 9, 40, 100}, Sizes{140, 4, 3, 17}}) runs += check_ways<Float32>(cell, n);
   }
   check_allocations();
   std::printf("%d cells, %d of them distinct\n", kCells, distinct);

@@ -91,6 +91,9 @@ class PackedForm:
             raise TypeError(_core.wrong_type(name, "a fusedrnn.Packed, as x is", type(a).__name__))
         if not np.array_equal(a.batch_sizes, self.batch_sizes):
             raise ValueError(f"{name}: expected the batch_sizes of x, got others")
+        mine, its = self.x.sorted_indices, a.sorted_indices
+        if mine is not None and its is not None and not np.array_equal(mine, its):
+            raise ValueError(f"{name}: expected the sorted_indices of x, got others")
         if a.data.shape != (len(self.x.data), width):
             expected = f"(sum(batch_sizes), {width_symbol})"
             raise ValueError(_core.wrong_shape(name, expected, (len(self.x.data), width), a.data.shape))
