@@ -10,6 +10,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
 #include <memory>
 #include <string>
@@ -156,11 +157,10 @@ struct Call {
     stack.directions = s.directions;
     stack.apart = true;
     stack.from_front_end = true;
-    for (int l = 0; l < s.layers; ++l) {
-      for (int d = 0; d < s.directions; ++d) {
-        stack.layers[static_cast<std::size_t>(l)].direction[d].view =
-            &views[static_cast<std::size_t>(l * s.directions + d)];
-      }
+    assert(s.directions >= 1 && s.directions <= kMaxDirections);
+    const WeightView<C>* view = views.data();
+    for (Layer<F>& layer : stack.layers) {
+      for (int d = 0; d < s.directions; ++d) layer.direction[d].view = view++;
     }
   }
 

@@ -101,6 +101,7 @@ struct BackwardShared {
     gradients = arena.take<C>(ring * p.batch * row_size);
   }
   C* at(int64_t t, int64_t row) const {
+    assert(gradients && ring > 0);
     const int64_t step = (p.seq_len - 1 - time_of(p, t)) % ring;
     return gradients + (step * p.batch + row) * row_size;
   }

@@ -1,0 +1,326 @@
+// One run of a stack: its jobs, what they need, and how the workers of a team share them.
+#pragma once
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "cpu/float_environment.hpp"
+#include "cpu/threads.hpp"
+#include "run.hpp"
+#include "schedule.hpp"
+#include "sizes.hpp"
+#include "steps.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+// Scratch of up to kKeep bytes is kept by the calling thread between calls.
+class Scratch {
+ public:
+  explicit Scratch(std::size_t bytes) {
+    static thread_local Buffer kept;
+    if (bytes > kKeep) {
+      own_ = Buffer(bytes);
+      data_ = own_.data();
+      return;
+    }
+    if (bytes > kept.bytes()) kept = Buffer(bytes);
+    data_ = kept.data();
+  }
+  char* data() const { return data_; }
+
+ private:
+  static constexpr std::size_t kKeep = 4u << 20;
+  Buffer own_;
+  char* data_;
+};
+
+std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+void meet(Barrier* barrier) {
+  if (barrier) barrier_wait(barrier);
+}
+
+// The caller's part of the contract in problem.hpp.
+template <class C>
+void check([[maybe_unused]] const Problem<C>& p) {
+#ifndef NDEBUG
+  assert(p.seq_len >= 0 && p.batch >= 0 && p.input > 0 && p.hidden > 0 && p.proj > 0 && p.y_stride >= p.proj);
+  assert(!p.slots || (p.h_stride >= p.proj && (p.h || p.seq_len * p.batch == 0)));
+  assert(!p.offsets || p.lengths);
+  for (int64_t row = 0; row < p.batch; ++row) {
+    assert(!p.lengths || (p.lengths[row] >= 0 && p.lengths[row] <= p.seq_len));
+    assert(!p.start || (p.start[row] >= 0 && p.start[row] <= kMostSteps));
+    assert(!p.offsets || row == 0 || p.lengths[row] <= p.lengths[row - 1]);
+  }
+#endif
+}
+
+// A direction of a layer, ready to run.
+template <class F>
+struct Job {
+  Problem<typename F::Compute> p;
+  const PackedWeights<F>* packed;
+  Gradients<typename F::Compute> g;
+  const WeightView<typename F::Compute>* view;  // of weights that are not packed; else null
+};
+
+// The jobs of a stack, what they need, and how the team's workers share them: all of them take one job after the other;
+// or, *side by side*, each half of them takes one direction; or each takes ranges of layers of a *wave* front.
+template <class F>
+class Launch {
+ public:
+  using C = typename F::Compute;
+
+  Launch(const Stack<F>& stack, bool backward)
+      : stack_(stack),
+        backward_(backward),
+        isa_(current_isa()),
+        facts_(facts_of(stack.layers[0].direction[0].where().cell)),
+        kernels_(isa_.kernels->of_format<F>()) {
+    jobs_.swap(spare().jobs);
+    make_packings();
+    for (const Layer<F>& layer : stack.layers) {
+      for (int d = 0; d < stack.directions; ++d) add(layer.direction[d]);
+    }
+    tiles_ = tiles_of(first().p.hidden);
+    h_tiles_ = tiles_of(first().p.proj);
+    // A schedule that is asked for, in tests, may have more threads than there are CPUs.
+    share_out(threads_of_call());
+  }
+
+  ~Launch() {
+    jobs_.clear();
+    jobs_.swap(spare().jobs);
+  }
+  Launch(const Launch&) = delete;
+  Launch& operator=(const Launch&) = delete;
+
+  // Sets the shares of a team of up to this many workers.
+  void share_out(int threads) {
+    const Problem<C>& p = first().p;
+    const bool alone = work_.is_tiny() && !is_schedule_asked();
+    sides_ = stack_.directions == 2 && threads % 2 == 0 && !alone ? 2 : 1;
+    s_ = choose(facts_, p.batch, p.hidden, p.proj, work_, tiles_, threads / sides_, sizeof(typename F::Storage));
+    wave_steps_ = stack_.directions > 1 || !stack_.apart || alone
+                      ? 0
+                      : wave_steps(facts_, s_, p.seq_len, p.batch, p.hidden, p.proj, layers(), threads,
+                                   sizeof(typename F::Storage));
+    if (wave_steps_ > 0) {
+      s_ = {1, 1};
+      sides_ = std::min(threads, layers());
+    }
+    // Products over all steps at once have work for all workers, the recurrence may have less.
+    const bool all = backward_ && wave_steps_ == 0 && !(work_.is_tiny() && s_.workers() == 1);
+    each_ = all ? threads / sides_ : s_.workers();
+    set_ring();
+  }
+
+  int layers() const { return static_cast<int>(stack_.layers.size()); }
+  int directions() const { return stack_.directions; }
+  int workers() const { return sides_ * each_; }
+  std::int64_t wave_steps_of_task() const { return wave_steps_; }
+  const SequenceKernels<F>& kernels() const { return kernels_.sequence; }
+  const Job<F>& job(int layer, int direction) const {
+    return jobs_[static_cast<std::size_t>(layer) * static_cast<std::size_t>(stack_.directions) +
+                 static_cast<std::size_t>(direction)];
+  }
+  const Job<F>& first() const { return jobs_[0]; }
+
+  // One of the team's workers: its number, its side and its place there, its memory and meetings.
+  struct Seat {
+    int index, side, at;
+    char* shared;
+    std::size_t shared_bytes;  // of a direction, or of a layer of a wave front
+    char* local;
+    std::size_t local_bytes;
+    Barrier *steps, *chunks, *all;  // of workers that share rows; of its side; of the team
+    C* apart;                       // backward: dx of the second direction, where it has its own
+  };
+
+  // Runs work(seat) for all workers. Returns false, with nothing run and new shares, if the team is smaller after all.
+  template <class Work>
+  bool run(Team& team, Work&& work) {
+    const std::size_t shared = round_up(shared_bytes());
+    const std::size_t sets = static_cast<std::size_t>(wave_steps_ > 0 ? layers() : stack_.directions);
+    std::size_t most = 0;
+    for (int at = 0; at < each_; ++at) most = std::max(most, round_up(local_bytes(at)));
+    const std::size_t apart = round_up(apart_bytes());
+    const std::size_t bytes = sets * shared + static_cast<std::size_t>(workers()) * most + apart;
+    assert(bytes <= jobs_.size() * most_bytes());
+    Scratch scratch(bytes + packing_bytes_);
+    char* packed = scratch.data() + bytes;
+    for (std::size_t i = 0; i < lent_; ++i) {
+      packings_[i].move_to(packed);
+      packed += packings_[i].bytes();
+    }
+    const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C);
+    for (std::size_t set = 0; set < sets; ++set) std::memset(scratch.data() + set * shared, 0, zeros);
+    char* const locals = scratch.data() + sets * shared + apart;
+    const bool halves = side_by_side();
+    const BarrierHandle steps[] = {BarrierHandle(s_.tile_parts), BarrierHandle(halves ? s_.tile_parts : 1)};
+    const int in_chunks = backward_ ? each_ : 1;
+    const BarrierHandle chunks[] = {BarrierHandle(in_chunks), BarrierHandle(halves ? in_chunks : 1)};
+    const BarrierHandle all(workers());
+
+    const auto task = [&](int index) {
+      if (index >= workers()) return;
+      const FloatEnvironment environment;
+      const int side = index / each_, at = index % each_, half = halves ? side : 0;
+      for (std::size_t i = 0; i < lent_; ++i) packings_[i].run(index, workers());
+      if (lent_ > 0) meet(all.get());
+      work(Seat{index, side, at, scratch.data(), shared, locals + static_cast<std::size_t>(index) * most, most,
+                at < s_.workers() ? steps[half].get() : nullptr, chunks[half].get(), all.get(),
+                apart > 0 ? reinterpret_cast<C*>(scratch.data() + sets * shared) : nullptr});
+    };
+    using Task = decltype(task);
+    const bool ran = team.run([](void* context, int index) { (*static_cast<Task*>(context))(index); },
+                              const_cast<void*>(static_cast<const void*>(&task)));
+    if (!ran) share_out(team.size());
+    return ran;
+  }
+
+  // The worker of a job at a seat; `set` is the job's direction, or its layer in a wave front.
+  Worker worker(const Job<F>& job, int set, const Seat& seat) const {
+    Worker worker = placed(job, seat.at);
+    worker.shared = seat.shared + static_cast<std::size_t>(set) * seat.shared_bytes;
+    worker.local = seat.local;
+    worker.local_bytes = seat.local_bytes;
+    worker.step_barrier = seat.steps;
+    worker.ring = ring_;
+    return worker;
+  }
+  bool is_clocked() const { return facts_.clocked; }
+  // Whether the second of two directions has a dx of its own in backward, which is added to the first one's: where both
+  // run at the same time, and where dx itself is a sum over clocks.
+  bool sums_apart() const { return stack_.directions == 2 && (side_by_side() || facts_.clocked); }
+  bool takes(const Seat& seat, int direction) const { return sides_ == 1 || seat.side == direction; }
+
+ private:
+  int64_t tiles_of(int64_t units) const { return (units + kernels_.lanes - 1) / kernels_.lanes; }
+
+  // The memory of this thread's launches, from one to the next: a step of a stream allocates nothing.
+  struct Spare {
+    std::vector<Job<F>> jobs;
+    std::unique_ptr<Packing<F>[]> packings;
+    std::size_t packing_count = 0;
+  };
+  static Spare& spare() {
+    static thread_local Spare spare;
+    return spare;
+  }
+
+  int threads_of_call() const {
+    const int most = stack_.threads > 0 ? stack_.threads : num_threads();
+    // A schedule that is asked for, in tests, may have more threads than there are CPUs.
+    return is_schedule_asked() ? most : useful_threads(most);
+  }
+
+  // Packed forms that live as long as the call, for weights that are not packed.
+  void make_packings() {
+    std::size_t count = 0;
+    for (const Layer<F>& layer : stack_.layers) {
+      for (int d = 0; d < stack_.directions; ++d) count += !layer.direction[d].weights;
+    }
+    Spare& s = spare();
+    if (count > s.packing_count) {
+      s.packings.reset(new Packing<F>[count]);
+      s.packing_count = count;
+    }
+    packings_ = s.packings.get();
+  }
+  bool in_place(const Problem<C>& p) const {
+    if (facts_.clocked) return false;
+    Work one;
+    one.add(facts_, 1, 1, p.input, p.hidden, p.proj, sizeof(typename F::Storage));
+    const int64_t groups = (p.batch + kernels_.rows_together - 1) / kernels_.rows_together;
+    return worth_in_place(p.seq_len * groups, one.weight_bytes);
+  }
+
+  void add(const Direction<F>& from) {
+    const WeightView<C>& weights = from.where();
+    Job<F> job{from.p, nullptr, from.g, from.weights ? nullptr : from.view};
+    Problem<C>& p = job.p;
+    p.cell = weights.cell;
+    p.input = weights.input;
+    p.hidden = weights.hidden;
+    p.proj = weights.proj;
+    if (p.batch == 0) p.seq_len = 0;  // no row has steps
+    if (job.view) {
+      packing_bytes_ += packings_[lent_].lay_out(weights, kernels_, backward_, in_place(p), nullptr);
+      job.packed = &packings_[lent_++].packed();
+    } else {
+      job.packed = &from.weights->packed(isa_, backward_);
+    }
+    check(p);
+    assert(!stack_.apart || stack_.directions > 1 || !p.reverse);  // a wave front runs in the order of time
+    work_.add(facts_, p.seq_len, p.batch, p.input, p.hidden, p.proj, sizeof(typename F::Storage));
+    jobs_.push_back(job);
+  }
+
+  Worker placed(const Job<F>& job, int at) const {
+    const Problem<C>& p = job.p;
+    if (facts_.clocked && !backward_) {
+      return place(s_, at, each_, p.batch, tiles_, h_tiles_, ClockCuts<F>{p, *job.packed, kernels_.lanes});
+    }
+    return place(s_, at, each_, p.batch, tiles_, h_tiles_, EvenCuts());
+  }
+
+  // The scratch of the worker at this place, in whichever job.
+  std::size_t local_bytes(int at) const {
+    const auto& bytes = backward_ ? kernels().backward_local_bytes : kernels().forward_local_bytes;
+    std::size_t most = 0;
+    for (const Job<F>& job : jobs_) most = std::max(most, bytes(job.p, *job.packed, placed(job, at)));
+    return most;
+  }
+  // What sizes.hpp says of one of the jobs.
+  std::size_t most_bytes() const {
+    std::int64_t most = 0;
+    for (const Job<F>& job : jobs_) {
+      const Problem<C>& p = job.p;
+      most = std::max(most, most_call_bytes(facts_, p.hidden, p.input, p.seq_len, p.batch).value());
+    }
+    return static_cast<std::size_t>(most);
+  }
+  std::size_t shared_bytes() const {  // the same for all jobs
+    return backward_ ? kernels().backward_shared_bytes(first().p, ring_)
+                     : kernels().forward_shared_bytes(first().p, *first().packed);
+  }
+  bool side_by_side() const { return sides_ > 1 && wave_steps_ == 0; }
+  // dx of the second direction, of any layer.
+  std::size_t apart_bytes() const {
+    if (!backward_ || !sums_apart()) return 0;
+    int64_t most = 0;
+    for (const Job<F>& job : jobs_) most = std::max(most, job.g.dx ? rows_of(job.p) * job.p.input : 0);
+    return static_cast<std::size_t>(most) * sizeof(C);
+  }
+  // Workers that share a chunk's sums begin with the next chunk before all of them have ended.
+  void set_ring() {
+    if (!backward_) return;
+    const Problem<C>& p = first().p;
+    const int64_t steps = most_chunk_steps(p, facts_.clocked);
+    ring_ = std::max<int64_t>(1, std::min(p.seq_len, each_ > 1 ? 2 * steps : steps + 1));
+  }
+
+  const Stack<F>& stack_;
+  const bool backward_;
+  const Isa isa_;
+  const CellFacts& facts_;
+  const FormatKernels<F>& kernels_;
+  std::vector<Job<F>> jobs_;
+  Packing<F>* packings_ = nullptr;
+  std::size_t lent_ = 0, packing_bytes_ = 0;
+  Work work_;
+  int64_t tiles_ = 0, h_tiles_ = 0, wave_steps_ = 0, ring_ = 0;
+  int sides_ = 1, each_ = 1;
+  Schedule s_{1, 1};
+};
+
+}  // namespace
+
+}  // namespace fusedrnn
