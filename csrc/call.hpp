@@ -10,8 +10,11 @@
 #include "buffer.hpp"
 #include "reserve.hpp"
 #include "run.hpp"
+#include "sizes.hpp"
 
 namespace fusedrnn {
+
+constexpr int kMostLayers = 1024;
 
 // Letters as in problem.hpp; L layers, D directions. A *run* is a direction of a layer: layer 0 forward in time, layer
 // 0 backward in time, layer 1, ...
@@ -25,6 +28,11 @@ struct StackShape {
   std::int64_t width() const { return directions * proj; }  // of y
   std::int64_t input_of(int layer) const { return layer == 0 ? input : width(); }
   std::int64_t state_size(int s) const { return s == 0 ? proj : facts().state[s].units * hidden; }
+  // Whether 64 bits can count the bytes of a call.
+  bool fits(std::int64_t seq_len, std::int64_t batch) const {
+    const auto bytes = most_call_bytes(facts(), hidden, std::max(input, width()), seq_len, batch);
+    return bytes && *bytes <= INT64_MAX / (4 * runs());
+  }
 };
 
 // The arrays of a call. They are the caller's: inputs are read, and outputs written, during the call alone; none

@@ -61,6 +61,13 @@ void check([[maybe_unused]] const Problem<C>& p) {
 #endif
 }
 
+// The threads of a call that may use so many; 0: as many as are set for all calls. A schedule that is asked for, in
+// tests, may have more than there are CPUs.
+int threads_of_call(int asked) {
+  const int most = asked > 0 ? asked : num_threads();
+  return is_schedule_asked() ? most : useful_threads(most);
+}
+
 // A direction of a layer, ready to run.
 template <class F>
 struct Job {
@@ -90,8 +97,7 @@ class Launch {
     }
     tiles_ = tiles_of(first().p.hidden);
     h_tiles_ = tiles_of(first().p.proj);
-    // A schedule that is asked for, in tests, may have more threads than there are CPUs.
-    share_out(threads_of_call());
+    share_out(threads_of_call(stack.threads));
   }
 
   ~Launch() {
@@ -115,7 +121,7 @@ class Launch {
       s_ = {1, 1};
       sides_ = std::min(threads, layers());
     }
-    // Products over all steps at once have work for all workers, the recurrence may have less.
+    // The products of a chunk have work for all workers, the recurrence may have less.
     const bool all = backward_ && wave_steps_ == 0 && !(work_.is_tiny() && s_.workers() == 1);
     each_ = all ? threads / sides_ : s_.workers();
     set_ring();
@@ -215,12 +221,6 @@ class Launch {
     return spare;
   }
 
-  int threads_of_call() const {
-    const int most = stack_.threads > 0 ? stack_.threads : num_threads();
-    // A schedule that is asked for, in tests, may have more threads than there are CPUs.
-    return is_schedule_asked() ? most : useful_threads(most);
-  }
-
   // Packed forms that live as long as the call, for weights that are not packed.
   void make_packings() {
     std::size_t count = 0;
@@ -234,6 +234,8 @@ class Launch {
     }
     packings_ = s.packings.get();
   }
+  // Whether it costs less to bring weights into order on the way, once for each pass over them, than to pack them
+  // before.
   bool in_place(const Problem<C>& p) const {
     if (facts_.clocked) return false;
     Work one;

@@ -137,6 +137,7 @@ void Packing<F>::lay_out_backward() {
 
 template <class F>
 void Packing<F>::run(int part, int parts) const {
+  const FloatEnvironment environment;  // biases are added, and formats may round
   const auto& kernel = kernels_->pack;
   for (int i = 0; i < tasks_; ++i) {
     const Task& task = task_[i];
@@ -150,7 +151,6 @@ void Packing<F>::run(int part, int parts) const {
 // [tile][gate][lane], zeros in lanes past the last unit.
 template <class F>
 void Packing<F>::pack_biases(int64_t tile0, int64_t tile1) const {
-  const FloatEnvironment environment;
   const CellFacts& f = facts_of(w_.cell);
   const WeightArrays<C>& a = w_.arrays;
   const int lanes = kernels_->lanes;

@@ -24,8 +24,8 @@ struct WeightArrays {
 template <class C>
 struct WeightView {
   CellId cell;
-  std::int64_t input, hidden,
-      proj;  // proj: the units of h, `hidden` for cells that do not project, and less for others
+  std::int64_t input, hidden;
+  std::int64_t proj;  // the units of h: `hidden` for cells that do not project, and less for others
   WeightArrays<C> arrays;
 };
 

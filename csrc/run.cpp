@@ -178,9 +178,8 @@ std::pair<int, int> forward_schedule(const Weights<F>& weights, int64_t seq_len,
   const CellFacts& f = facts_of(weights.cell());
   Work work;
   work.add(f, seq_len, batch, weights.input(), weights.hidden(), weights.proj(), sizeof(typename F::Storage));
-  const int threads = is_schedule_asked() ? num_threads() : useful_threads();
   const Schedule s = choose(f, batch, weights.hidden(), weights.proj(), work, (weights.hidden() + lanes - 1) / lanes,
-                            threads, sizeof(typename F::Storage));
+                            threads_of_call(0), sizeof(typename F::Storage));
   return {s.row_parts, s.tile_parts};
 }
 

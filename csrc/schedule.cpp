@@ -16,6 +16,7 @@ constexpr const char* kScheduleNames[] = {"auto", "one", "rows", "units", "wave"
 constexpr int kScheduleCount = sizeof kScheduleNames / sizeof *kScheduleNames;
 enum Asked : int { kAuto, kOne, kRows, kUnits, kWave };
 std::atomic<int> asked_schedule{kAuto};
+std::atomic<int> asked_in_place{-1};  // 0 never, 1 always; -1 by size
 
 // Where one schedule overtakes another, by bench/schedules.py on two cores with 2 MB of L2 each.
 struct Thresholds {
@@ -45,10 +46,6 @@ double recurrent_weights(const CellFacts& f, int64_t hidden, int64_t proj) {
 }
 
 }  // namespace
-
-namespace {
-std::atomic<int> asked_in_place{-1};  // 0 never, 1 always
-}
 
 void set_in_place(const std::string& name) {
   if (name != "auto" && name != "never" && name != "always") {

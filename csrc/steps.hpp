@@ -49,6 +49,14 @@ int64_t place_of(const Problem<C>& p, int64_t t, int64_t row) {
   return (p.offsets ? p.offsets[t] : t * p.batch) + row;
 }
 
+// How many rows have a step at time t.
+template <class C>
+int64_t live_rows(const Problem<C>& p, int64_t t) {
+  int64_t count = 0;
+  for (int64_t row = 0; row < p.batch; ++row) count += t < length_of(p, row);
+  return count;
+}
+
 // Whether there is memory for steps past a row's length.
 template <class C>
 bool is_padded(const Problem<C>& p) {
@@ -59,9 +67,7 @@ bool is_padded(const Problem<C>& p) {
 template <class C>
 int64_t rows_of(const Problem<C>& p) {
   if (!p.offsets || p.seq_len == 0) return p.seq_len * p.batch;
-  int64_t last = p.offsets[p.seq_len - 1];
-  for (int64_t row = 0; row < p.batch; ++row) last += p.lengths[row] == p.seq_len;
-  return last;
+  return p.offsets[p.seq_len - 1] + live_rows(p, p.seq_len - 1);
 }
 
 // Backward runs in *chunks* of steps, from the last steps to the first: the recurrence, then the sums of its gradients,
@@ -81,8 +87,7 @@ int64_t chunk_begin(const Problem<C>& p, bool clocked, int64_t last) {
   }
   int64_t first = last, begun = last, valid = 0;
   while (first > 0 && valid < kChunkPairs && (begun - first) * p.batch < kMostChunkPairs) {
-    const int64_t t = time_of(p, --first);
-    for (int64_t row = 0; row < p.batch; ++row) valid += t < length_of(p, row);
+    valid += live_rows(p, time_of(p, --first));
     if (valid == 0) begun = first;
   }
   return first;

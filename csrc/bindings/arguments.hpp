@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "../dropout.hpp"
 #include "../problem.hpp"
 #include "arrays.hpp"
 #include "integers.hpp"
@@ -106,6 +107,16 @@ Input<T> read_state(const PyWeights& w, int s, Name StateNames::* name, int64_t 
   if (h.is_none()) return {};
   const StateNames& names = w.cell->states[static_cast<std::size_t>(s)];
   return read_input<T>((names.*name).c_str(), names.symbols.c_str(), {batch, w.state_size(s)}, h, true);
+}
+
+// Dropout by its probability and its seed, which are a float and an int.
+inline Dropout dropout_of(PyObject* p, PyObject* seed) {
+  const double probability = PyFloat_AsDouble(p);
+  if (probability == -1 && PyErr_Occurred()) throw py::error_already_set();
+  if (!(probability >= 0 && probability <= 1)) throw py::value_error("dropout: expected a number in 0..1");
+  const std::uint64_t key = PyLong_AsUnsignedLongLong(seed);
+  if (key == static_cast<std::uint64_t>(-1) && PyErr_Occurred()) throw py::error_already_set();
+  return {probability, key};
 }
 
 // The arguments of a call over a sequence.

@@ -38,6 +38,15 @@ struct Parameter {
   std::int64_t first = 0;  // and its first gate there; of a vector: the first among the cell's
 };
 
+// The shape of a parameter: (rows, columns), or (rows,) for one column.
+inline std::int64_t rows_of(const CellFacts& f, const Parameter& p, std::int64_t hidden, std::int64_t proj) {
+  return p.gates * (p.role == Role::matrix ? block_rows(f, p.matrix, hidden, proj) : hidden);
+}
+inline std::int64_t columns_of(const CellFacts& f, const Parameter& p, std::int64_t input, std::int64_t hidden,
+                               std::int64_t proj) {
+  return p.role == Role::matrix ? matrix_columns(f, p.matrix, hidden, proj) : p.role == Role::weight_ih ? input : 1;
+}
+
 // The names of a state: in arguments, results and gradients.
 struct StateNames {
   Name now, first, last, gradient_first, gradient_last, out;

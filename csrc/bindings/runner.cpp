@@ -20,8 +20,7 @@
 #include "../call.hpp"
 #include "../sizes.hpp"
 #include "../weights.hpp"
-#include "arrays.hpp"
-#include "cell.hpp"
+#include "arguments.hpp"
 #include "fastcall.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -40,23 +39,17 @@ struct PyRunner {
   std::vector<Clock> clocks;
 
   const CellFacts& facts() const { return cell->facts(); }
-  int64_t rows_of(const Parameter& p) const {
-    return p.gates * (p.role == Role::matrix ? block_rows(facts(), p.matrix, shape.hidden, shape.proj) : shape.hidden);
-  }
   int64_t size_of(const Parameter& p, int layer) const {
-    return rows_of(p) * (p.role == Role::matrix      ? matrix_columns(facts(), p.matrix, shape.hidden, shape.proj)
-                         : p.role == Role::weight_ih ? shape.input_of(layer)
-                                                     : 1);
+    return rows_of(facts(), p, shape.hidden, shape.proj) *
+           columns_of(facts(), p, shape.input_of(layer), shape.hidden, shape.proj);
   }
-  // Whether the parameter is all of its native array.
-  bool is_whole(const Parameter& p) const {
-    return p.role == Role::matrix ? p.gates == facts().matrix[p.matrix].blocks
-                                  : p.role != Role::vector || p.gates == facts().vectors;
+  // The blocks of gates of the native array that the parameter is, or is a part of.
+  int64_t gates_of(const Parameter& p) const {
+    return p.role == Role::matrix   ? facts().matrix[p.matrix].blocks
+           : p.role == Role::vector ? facts().vectors
+                                    : p.gates;
   }
-  bool fits(int64_t seq_len, int64_t batch) const {
-    const auto bytes = most_call_bytes(facts(), shape.hidden, std::max(shape.input, shape.width()), seq_len, batch);
-    return bytes && *bytes <= INT64_MAX / (4 * shape.runs());
-  }
+  bool is_whole(const Parameter& p) const { return p.gates == gates_of(p); }
   template <class Run>
   py::object with_format(Run&& run) const {
 #define RNN_WITH(Format, ...) \
@@ -111,17 +104,44 @@ void check_lengths(const CallArrays<C>& call) {
     }
   }
   for (int64_t row = 0; call.start && row < call.batch; ++row) {
-    if (call.start[row] < 0 || call.start[row] > kMostSteps)
-      throw py::value_error("start: expected values in 0..2**62");
+    if (call.start[row] < 0 || call.start[row] > kMostSteps) {
+      throw py::value_error("start: expected values in 0..2**62, got " + std::to_string(call.start[row]) +
+                            " at index " + std::to_string(row));
+    }
   }
   if (!call.offsets) return;
   if (!call.lengths) throw py::value_error("offsets: expected lengths beside them");
   int64_t expected = 0, live = call.batch;
   for (int64_t t = 0; t < call.seq_len; ++t) {
     while (live > 0 && call.lengths[live - 1] <= t) --live;
-    if (call.offsets[t] != expected) throw py::value_error("offsets: expected the rows of all steps before");
+    if (call.offsets[t] != expected) {
+      throw py::value_error("offsets: expected the rows of all steps before = " + std::to_string(expected) + ", got " +
+                            std::to_string(call.offsets[t]) + " at index " + std::to_string(t));
+    }
     expected += live;
   }
+}
+
+// seq_len, batch_size, lengths and offsets, which `a` begins with; checked but for lengths and offsets.
+template <class C>
+CallArrays<C> read_sizes_of_call(const PyRunner& r, FastArguments a) {
+  CallArrays<C> call{};
+  call.seq_len = number(a[0]);
+  call.batch = number(a[1]);
+  if (call.seq_len < 0 || call.batch < 0 || !r.shape.fits(call.seq_len, call.batch)) {
+    throw py::value_error("seq_len, batch_size: expected sizes of a call, got " + std::to_string(call.seq_len) + ", " +
+                          std::to_string(call.batch));
+  }
+  call.lengths = address<const int64_t>(a[2]);
+  call.offsets = address<const int64_t>(a[3]);
+  return call;
+}
+
+// That rows of y or dy do not overlap.
+inline void require_stride(const char* name, int64_t stride, const StackShape& s) {
+  if (stride >= s.width()) return;
+  throw py::value_error(std::string(name) + ": expected at least the units of y = " + std::to_string(s.width()) +
+                        ", got " + std::to_string(stride));
 }
 
 // The first arguments of all calls: seq_len, batch_size, lengths, offsets, start, x, states, parameters.
@@ -136,14 +156,7 @@ struct Call {
 
   Call(const PyRunner& r, FastArguments a) {
     const StackShape& s = r.shape;
-    arrays.seq_len = number(a[0]);
-    arrays.batch = number(a[1]);
-    if (arrays.seq_len < 0 || arrays.batch < 0 || !r.fits(arrays.seq_len, arrays.batch)) {
-      throw py::value_error("seq_len, batch_size: expected sizes of a call, got " + std::to_string(arrays.seq_len) +
-                            ", " + std::to_string(arrays.batch));
-    }
-    arrays.lengths = address<const int64_t>(a[2]);
-    arrays.offsets = address<const int64_t>(a[3]);
+    arrays = read_sizes_of_call<C>(r, a);
     arrays.start = address<const int64_t>(a[4]);
     arrays.x = address<const C>(a[5]);
     const auto states = static_cast<std::size_t>(r.facts().states);
@@ -219,9 +232,8 @@ struct Call {
       whole = from;
       return;
     }
-    const int64_t size = r.size_of(p, layer),
-                  gates = p.role == Role::matrix ? r.facts().matrix[p.matrix].blocks : r.facts().vectors;
-    if (!whole) whole = join(size / p.gates * gates);
+    const int64_t size = r.size_of(p, layer);
+    if (!whole) whole = join(size / p.gates * r.gates_of(p));
     if (from) {
       std::memcpy(const_cast<C*>(whole) + p.first * (size / p.gates), from, static_cast<std::size_t>(size) * sizeof(C));
     }
@@ -234,27 +246,19 @@ void read_outputs(const PyRunner& r, Call<F>& call, PyObject* y, PyObject* strid
   using C = typename F::Compute;
   call.arrays.y = address<C>(y);
   call.arrays.y_stride = number(stride);
-  if (call.arrays.y_stride < r.shape.width()) throw py::value_error("y_stride: expected at least the units of y");
+  require_stride("y_stride", call.arrays.y_stride, r.shape);
   const auto states = static_cast<std::size_t>(r.facts().states);
   const Addresses given("last", last, states);
   for (std::size_t i = 0; i < states; ++i) call.arrays.state_n[i] = given.at<C>(i);
 }
 
 template <class F>
-void read_options(Call<F>& call, PyObject* dropout, PyObject* seed) {
-  const double p = PyFloat_AsDouble(dropout);
-  if (p == -1 && PyErr_Occurred()) throw py::error_already_set();
-  if (!(p >= 0 && p <= 1)) throw py::value_error("dropout: expected a number in 0..1");
-  const std::uint64_t key = PyLong_AsUnsignedLongLong(seed);
-  if (key == static_cast<std::uint64_t>(-1) && PyErr_Occurred()) throw py::error_already_set();
-  call.stack.dropout = {p, key};
-}
-
-template <class F>
 void read_threads(Call<F>& call, PyObject* threads) {
   const int64_t n = number(threads);
-  if (n < 0 || n > kMostThreads)
-    throw py::value_error("threads: expected an integer in 0.." + std::to_string(kMostThreads));
+  if (n < 0 || n > kMostThreads) {
+    throw py::value_error("threads: expected an integer in 0.." + std::to_string(kMostThreads) + ", got " +
+                          std::to_string(n));
+  }
   call.stack.threads = static_cast<int>(n);
 }
 
@@ -274,7 +278,7 @@ template <class F>
 py::object forward(const PyRunner& r, F, FastArguments a) {
   Call<F> call(r, a);
   read_outputs(r, call, a[kCommon], a[kCommon + 1], a[kCommon + 2]);
-  read_options(call, a[kCommon + 4], a[kCommon + 5]);
+  call.stack.dropout = dropout_of(a[kCommon + 4], a[kCommon + 5]);
   read_threads(call, a[kCommon + 6]);
   place_call(r.shape, call.stack, call.arrays, true, address<char>(a[kCommon + 3]));
   without_gil([&] { run_forward(call.stack); });
@@ -310,9 +314,8 @@ void place_parameter_gradients(const PyRunner& r, Call<F>& call, PyObject* given
         whole = to;
         continue;
       }
-      const int64_t size = r.size_of(p, layer),
-                    gates = p.role == Role::matrix ? r.facts().matrix[p.matrix].blocks : r.facts().vectors;
-      if (!whole) whole = call.join(size / p.gates * gates);
+      const int64_t size = r.size_of(p, layer);
+      if (!whole) whole = call.join(size / p.gates * r.gates_of(p));
       parts.push_back({whole + p.first * (size / p.gates), to, size});
     }
   }
@@ -323,13 +326,13 @@ template <class F>
 py::object backward(const PyRunner& r, F, FastArguments a) {
   using C = typename F::Compute;
   Call<F> call(r, a);
-  read_options(call, a[kCommon + 1], a[kCommon + 2]);
+  call.stack.dropout = dropout_of(a[kCommon + 1], a[kCommon + 2]);
   call.arrays.y_stride = r.shape.width();
   place_call(r.shape, call.stack, call.arrays, true, address<char>(a[kCommon]));
   GradientArrays<C> g{};
   g.dy = address<const C>(a[kCommon + 3]);
   g.dy_stride = number(a[kCommon + 4]);
-  if (g.dy && g.dy_stride < r.shape.width()) throw py::value_error("dy_stride: expected at least the units of y");
+  if (g.dy) require_stride("dy_stride", g.dy_stride, r.shape);
   const auto states = static_cast<std::size_t>(r.facts().states);
   const Addresses dlast("dlast", a[kCommon + 5], states), dfirst("dfirst", a[kCommon + 8], states);
   for (std::size_t i = 0; i < states; ++i) {
@@ -354,14 +357,7 @@ template <class F>
 py::object reserve_bytes(const PyRunner& r, F, FastArguments a) {
   using C = typename F::Compute;
   const StackShape& s = r.shape;
-  CallArrays<C> call{};
-  call.seq_len = number(a[0]);
-  call.batch = number(a[1]);
-  if (call.seq_len < 0 || call.batch < 0 || !r.fits(call.seq_len, call.batch)) {
-    throw py::value_error("seq_len, batch_size: expected sizes of a call");
-  }
-  call.lengths = address<const int64_t>(a[2]);
-  call.offsets = address<const int64_t>(a[3]);
+  CallArrays<C> call = read_sizes_of_call<C>(r, a);
   check_lengths(call);
   call.y_stride = s.width();
   Stack<F> stack{std::vector<Layer<F>>(static_cast<std::size_t>(s.layers)), s.directions, {}, true};
@@ -407,19 +403,24 @@ PyRunner make_runner(std::shared_ptr<PyCell> cell, const std::string& format, in
   require_positive("input_size", input, kMost);
   require_positive("hidden_size", hidden, kMost);
   require_positive("proj_size", proj, f.projection < 0 ? hidden : hidden - 1);
-  if (f.projection < 0 && proj != hidden) throw py::value_error("proj_size: expected hidden_size");
-  require_positive("num_layers", layers, 1024);
+  if (f.projection < 0 && proj != hidden) {
+    throw py::value_error("proj_size: expected hidden_size = " + std::to_string(hidden) + ", got " +
+                          std::to_string(proj));
+  }
+  require_positive("num_layers", layers, kMostLayers);
   require_positive("directions", directions, kMaxDirections);
   bool known = false;
 #define RNN_IS(Format, ...) known = known || format == Format::name;
   RNN_FORMATS(RNN_IS)
 #undef RNN_IS
   if (!known) throw py::value_error("format: expected that of weights on the CPU, got '" + format + "'");
-  if (f.clocked != !periods.empty()) throw py::value_error("periods: expected those of a cell with clocks");
+  if (f.clocked != !periods.empty()) {
+    throw py::value_error(std::string("periods: expected ") + (f.clocked ? "some" : "none") + " for cell '" + f.name +
+                          "', got " + std::to_string(periods.size()));
+  }
   const CellId id = cell->id;
   PyRunner r{
       std::move(cell), {id, layers, directions, input, hidden, proj}, format, epsilon, clocks_of(periods, hidden)};
-
   if (!sizes_fit(f, hidden, std::max(input, r.shape.width())))
     throw py::value_error(too_large("sizes", {hidden, input}));
   return r;

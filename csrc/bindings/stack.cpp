@@ -9,7 +9,6 @@
 #include <utility>
 #include <vector>
 
-#include "../reserve.hpp"
 #include "fastcall.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -18,8 +17,6 @@
 namespace fusedrnn {
 
 namespace {
-
-constexpr int kMostLayers = 1024;
 
 PyStack make_stack(const py::tuple& weights, int directions) {
   if (directions < 1 || directions > kMaxDirections) throw py::value_error("directions: expected 1 or 2");
@@ -79,7 +76,7 @@ struct StackArguments {
       n = read_sizes<T>(w, x_array);
     else
       read_packed(w, x_array, sizes);
-    if (!s.fits(n.seq_len, n.batch)) throw py::value_error(too_large("x", dims_of(x_array)));
+    if (!s.shape().fits(n.seq_len, n.batch)) throw py::value_error(too_large("x", dims_of(x_array)));
     require_count("state", given, w);
     for (int i = 0; i < w.facts().states; ++i) {
       const StateNames& names = w.cell->states[static_cast<std::size_t>(i)];
@@ -102,7 +99,7 @@ struct StackArguments {
     if (is_packed()) return results.add<T>(name, {offsets.back() + batch_sizes.back(), units});
     return results.add<T>(name, {n.seq_len, n.batch, units});
   }
-  // A sequence, or null for None where `optional`.
+  // A sequence, or null for None.
   Input<T> read_sequence(const char* name, const std::string& symbols, int64_t units, py::handle h) const {
     if (!is_packed()) return read_input<T>(name, symbols.c_str(), {n.seq_len, n.batch, units}, h, true);
     const std::string packed = "(sum(batch_sizes)" + symbols.substr(symbols.rfind(','));
@@ -162,15 +159,6 @@ py::object infer(const PyStack& s, F, FastArguments a) {
   const Buffer memory = place_inference(s.shape(), stack, call);
   without_gil([&] { run_forward(stack); });
   return results.take();
-}
-
-Dropout dropout_of(PyObject* p, PyObject* seed) {
-  const double probability = PyFloat_AsDouble(p);
-  if (probability == -1 && PyErr_Occurred()) throw py::error_already_set();
-  if (!(probability >= 0 && probability <= 1)) throw py::value_error("dropout: expected a number in 0..1");
-  const std::uint64_t key = PyLong_AsUnsignedLongLong(seed);
-  if (key == static_cast<std::uint64_t>(-1) && PyErr_Occurred()) throw py::error_already_set();
-  return {probability, key};
 }
 
 // The results; the object for backward; and the bytes of its memory.
@@ -262,6 +250,7 @@ py::object forward_method(const PyStack& s, FastArguments a) {
 py::object backward_method(const PyStack& s, FastArguments a) {
   return s.with_format([&](auto format) { return backward(s, format, a); });
 }
+
 PyMethodDef kMethods[] = {
     fast_definition("infer", fast_method<PyStack, infer_method, 5>,
                     "infer(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None, "

@@ -39,14 +39,6 @@ struct PyStack {
     return std::string("(seq_len, batch_size, num_directions*") +
            (facts().projection < 0 ? "hidden_size)" : "proj_size)");
   }
-  // Whether 64 bits can count the bytes of a call.
-  bool fits(int64_t seq_len, int64_t batch) const {
-    const PyWeights& w = first();
-    const int64_t widest = w.input > width() ? w.input : width();
-    const auto bytes = most_call_bytes(facts(), w.hidden, widest, seq_len, batch);
-    return bytes && *bytes <= INT64_MAX / (4 * runs());
-  }
-
   // run(format), with a value of the format that all weights have.
   template <class Run>
   auto with_format(Run&& run) const {

@@ -219,7 +219,7 @@ PyStream make_stream(const py::object& stack, int64_t batch) {
   const PyStack& s = stack_of(stack);
   if (s.directions != 1) throw py::value_error("stack: expected one direction, got two");
   require_positive("batch_size", batch, kMostRows);
-  if (!s.fits(1, batch)) throw py::value_error(too_large("batch_size", {batch}));
+  if (!s.shape().fits(1, batch)) throw py::value_error(too_large("batch_size", {batch}));
   return {stack, s.with_format([&](auto format) -> std::unique_ptr<StreamStates> {
             return std::make_unique<StreamOf<decltype(format)>>(s, batch);
           })};

@@ -29,14 +29,8 @@ struct PyWeights {
   AnyWeights weights;
 
   const CellFacts& facts() const { return cell->facts(); }
-  std::int64_t rows_of(const Parameter& p) const {
-    return p.gates * (p.role == Role::matrix ? block_rows(facts(), p.matrix, hidden, proj) : hidden);
-  }
-  std::int64_t columns_of(const Parameter& p) const {
-    return p.role == Role::matrix      ? matrix_columns(facts(), p.matrix, hidden, proj)
-           : p.role == Role::weight_ih ? input
-                                       : 1;
-  }
+  std::int64_t rows_of(const Parameter& p) const { return fusedrnn::rows_of(facts(), p, hidden, proj); }
+  std::int64_t columns_of(const Parameter& p) const { return fusedrnn::columns_of(facts(), p, input, hidden, proj); }
   // Whether they are of the same cell, format and sizes, but for the input's.
   bool is_like(const PyWeights& other) const {
     return cell->id == other.cell->id && weights.index() == other.weights.index() && hidden == other.hidden &&

@@ -184,21 +184,13 @@ struct Batched {
   int64_t count_pairs(const Range& range) const {
     if (!p.lengths) return (range.last - range.first) * p.batch;
     int64_t count = 0;
-    for (int64_t step = range.first; step < range.last; ++step) {
-      for (int64_t row = 0; row < p.batch; ++row) count += time_of(p, step) < length_of(p, row);
-    }
+    for (int64_t step = range.first; step < range.last; ++step) count += live_rows(p, time_of(p, step));
     return count;
   }
 
   // This worker's share of 0..n-1.
   Span share(int64_t n) const { return part_of(n, worker.index, worker.count); }
   static Span part_of(int64_t n, int64_t part, int64_t parts) { return {n * part / parts, n * (part + 1) / parts}; }
-
-  // Zeros for units of a row of a sequence of `width` units; for a step past a row's length.
-  void clear(C* sequence, int64_t width, int64_t place, Span units) const {
-    if (!sequence || !is_padded(p)) return;
-    std::memset(sequence + place * width + units.first, 0, static_cast<std::size_t>(units.size()) * sizeof(C));
-  }
 
   // dx and dc_below of this worker's share of the steps; with `add`, dx is added to. Workers share out the rows, and
   // the inputs where rows are few.
@@ -221,8 +213,8 @@ struct Batched {
           to[n++] = g.dx + place_of(p, t, row) * p.input;
           continue;
         }
-        if (!add) clear(g.dx, p.input, place_of(p, t, row), units_of<V>(tiles, p.input));
-        if (tile_part == 0) clear(g.dbelow, p.hidden, place_of(p, t, row), {0, p.hidden});
+        if (!add) clear_past_length(p, g.dx, p.input, units_of<V>(tiles, p.input), t, row);
+        if (tile_part == 0) clear_past_length(p, g.dbelow, p.hidden, {0, p.hidden}, t, row);
       }
       sweep(InputGradientOp<F>(weights.ih_t, depth, d, to, p.input, add), {0, n}, tiles);
     }

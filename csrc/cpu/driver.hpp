@@ -49,6 +49,14 @@ Span h_units_of(const Problem<C>& p, const Worker& worker) {
   return units_of<V>(h_tiles_of(worker), p.proj);
 }
 
+// Zeros for these units of a step that is past a row's length, if the sequence is there and has a place for it.
+template <class C>
+void clear_past_length(const Problem<C>& p, C* sequence, int64_t stride, Span units, int64_t t, int64_t row) {
+  if (!sequence || units.size() <= 0 || !is_padded(p)) return;
+  std::memset(sequence + place_of(p, t, row) * stride + units.first, 0,
+              static_cast<std::size_t>(units.size()) * sizeof(C));
+}
+
 // Where the states of a row lie. Before its first step they are where the caller gave them; after a step, h is in its
 // history (in inference: in y), and all other states are in the step's slots.
 template <class C>

@@ -90,13 +90,6 @@ struct Forward {
     sweep(ProjectOp<F>(p, weights, step_at(pre), x), {0, n}, {worker.tile0, worker.tile1});
   }
 
-  // Zeros for these units of one step of one row, past its length.
-  void clear(C* sequence, int64_t stride, Span units, int64_t t, int64_t row) const {
-    if (units.size() <= 0 || !is_padded(p)) return;
-    std::memset(sequence + place_of(p, t, row) * stride + units.first, 0,
-                static_cast<std::size_t>(units.size()) * sizeof(C));
-  }
-
   // Where the states of a row lie. Without slots, a state other than h is updated in place.
   void find_states(ForwardRow<C>& r, int64_t t, int64_t row) const {
     const bool first = t == first_time(p, row);
@@ -119,8 +112,8 @@ struct Forward {
     int64_t n = 0;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
       if (t >= length_of(p, row)) {
-        clear(p.y, p.y_stride, h_units_of<V>(p, worker), t, row);
-        if (p.c) clear(p.c, p.hidden, units_of<V>(p, worker), t, row);
+        clear_past_length(p, p.y, p.y_stride, h_units_of<V>(p, worker), t, row);
+        clear_past_length(p, p.c, p.hidden, units_of<V>(p, worker), t, row);
         continue;
       }
       ForwardRow<C>& r = rows[n++];

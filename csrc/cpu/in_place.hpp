@@ -1,6 +1,6 @@
 // Products of few rows with weights that are read where they lie, row-major: parts of a matrix are packed into L1 on
 // the way, so that sums have the order, and the bits, of packed weights. A part is of some 16 rows of the matrix, as
-// memory gives half its rate to a reader of 32 rows side by side (bench/weights.py).
+// memory gives half its rate to a reader of 32 rows side by side (bench/NOTES.md).
 #pragma once
 
 #include "pack.hpp"
