@@ -36,10 +36,7 @@ class Packed:
             raise ValueError(f"data: expected sum(batch_sizes) = {sizes.sum()} rows, got shape {data.shape}")
         self._data, self._batch_sizes, self._sorted_indices = data, sizes, None
         if sorted_indices is not None:
-            order = _core.read_lengths(sorted_indices, self.batch_size, self.batch_size - 1)
-            if len(set(order.tolist())) != self.batch_size:
-                raise ValueError("sorted_indices: expected each of 0..batch_size-1 once")
-            self._sorted_indices = _read_only(order)
+            self._sorted_indices = _read_only(_read_order(sorted_indices, self.batch_size))
         _read_only(sizes)
 
     @classmethod
@@ -109,6 +106,17 @@ class Packed:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Packed, (self._data, self._batch_sizes, self._sorted_indices)
+
+
+def _read_order(order: Any, batch_size: int) -> Integers:
+    given = np.array(order)
+    if given.dtype.kind not in "iu":
+        raise TypeError(_core.wrong_type("sorted_indices", "integers", str(given.dtype)))
+    if given.shape != (batch_size,):
+        raise ValueError(f"sorted_indices: expected shape ({batch_size},), got {given.shape}")
+    if not np.array_equal(np.sort(given), np.arange(batch_size)):
+        raise ValueError(f"sorted_indices: expected each of 0..{batch_size - 1} once, got {given}")
+    return given.astype(np.int64)
 
 
 def _read_only(a: Integers) -> Integers:
