@@ -33,6 +33,10 @@ struct StackShape {
     const auto bytes = most_call_bytes(facts(), hidden, std::max(input, width()), seq_len, batch);
     return bytes && *bytes <= INT64_MAX / (4 * runs());
   }
+  bool operator==(const StackShape& other) const {
+    return cell == other.cell && layers == other.layers && directions == other.directions && input == other.input &&
+           hidden == other.hidden && proj == other.proj;
+  }
 };
 
 // The arrays of a call. They are the caller's: inputs are read, and outputs written, during the call alone; none

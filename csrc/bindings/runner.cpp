@@ -6,7 +6,7 @@
 //
 // Addresses are ints, 0 for none; strides are in elements. Shapes are those of call.hpp; parameters (and their
 // gradients) are a flat tuple: of each run all that the cell has, in the order of its spec; a whole array each,
-// C-contiguous and aligned to its element.
+// C-contiguous and aligned to its element. Inference takes a `Stack` in place of the tuple, whose weights are packed.
 #include <pybind11/stl.h>
 
 #include <algorithm>
@@ -24,6 +24,7 @@
 #include "fastcall.hpp"
 #include "gil.hpp"
 #include "register.hpp"
+#include "stack.hpp"
 
 namespace fusedrnn {
 
@@ -165,15 +166,20 @@ struct Call {
     check_lengths(arrays);
     views.swap(spare().views);
     stack.layers.swap(spare().layers);
-    read_parameters(r, a[7]);
+    const PyStack* const packed = read_weights(r, a[7]);
     stack.layers.assign(static_cast<std::size_t>(s.layers), {});
     stack.directions = s.directions;
     stack.apart = true;
     stack.from_front_end = true;
     assert(s.directions >= 1 && s.directions <= kMaxDirections);
-    const WeightView<C>* view = views.data();
-    for (Layer<F>& layer : stack.layers) {
-      for (int d = 0; d < s.directions; ++d) layer.direction[d].view = view++;
+    for (int l = 0; l < s.layers; ++l) {
+      Layer<F>& layer = stack.layers[static_cast<std::size_t>(l)];
+      for (int d = 0; d < s.directions; ++d) {
+        if (packed)
+          layer.direction[d].weights = &packed->typed<F>(l, d);
+        else
+          layer.direction[d].view = &views[static_cast<std::size_t>(l * s.directions + d)];
+      }
     }
   }
 
@@ -203,6 +209,18 @@ struct Call {
     return spare;
   }
 
+  // Packed weights, or null if addresses are given, which become views.
+  const PyStack* read_weights(const PyRunner& r, PyObject* given) {
+    if (!py::isinstance<PyStack>(given)) {
+      read_parameters(r, given);
+      return nullptr;
+    }
+    const auto& packed = py::handle(given).cast<const PyStack&>();
+    if (!(packed.shape() == r.shape) || packed.first().weights.index() != AnyWeights(std::unique_ptr<Weights<F>>()).index()) {
+      throw py::value_error("parameters: expected packed weights of the runner's cell, sizes and format");
+    }
+    return &packed;
+  }
   void read_parameters(const PyRunner& r, PyObject* given) {
     const StackShape& s = r.shape;
     const auto& all = r.cell->parameters;
@@ -262,6 +280,13 @@ void read_threads(Call<F>& call, PyObject* threads) {
   call.stack.threads = static_cast<int>(n);
 }
 
+// Training takes addresses: what is packed for inference may have become old.
+void refuse_packed(FastArguments a) {
+  if (!PyTuple_Check(a[kCommon - 1])) {
+    throw py::type_error(wrong_type("parameters", "tuple", Py_TYPE(a[kCommon - 1])->tp_name));
+  }
+}
+
 // infer(common..., y, y_stride, last, threads)
 template <class F>
 py::object infer(const PyRunner& r, F, FastArguments a) {
@@ -276,6 +301,7 @@ py::object infer(const PyRunner& r, F, FastArguments a) {
 // forward(common..., y, y_stride, last, reserve, dropout, seed, threads)
 template <class F>
 py::object forward(const PyRunner& r, F, FastArguments a) {
+  refuse_packed(a);
   Call<F> call(r, a);
   read_outputs(r, call, a[kCommon], a[kCommon + 1], a[kCommon + 2]);
   call.stack.dropout = dropout_of(a[kCommon + 4], a[kCommon + 5]);
@@ -325,6 +351,7 @@ void place_parameter_gradients(const PyRunner& r, Call<F>& call, PyObject* given
 template <class F>
 py::object backward(const PyRunner& r, F, FastArguments a) {
   using C = typename F::Compute;
+  refuse_packed(a);
   Call<F> call(r, a);
   call.stack.dropout = dropout_of(a[kCommon + 1], a[kCommon + 2]);
   call.arrays.y_stride = r.shape.width();

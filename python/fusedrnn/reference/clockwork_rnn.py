@@ -8,7 +8,7 @@ import numpy as np
 
 from ..aliases import Array
 from ..cells.clockwork_rnn import ClockworkRNNWeights
-from .common import Arrays, States
+from .common import Arrays, States, concatenate, library
 from .rnn import step as rnn_step
 from .rnn import step_backward as rnn_step_backward
 
@@ -16,10 +16,10 @@ from .rnn import step_backward as rnn_step_backward
 def step(w: Any, x: Array, states: States, number: Array) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H), number (B,) of each row. Returns the new state and the saved arrays."""
     (h_prev,) = states
-    period = np.repeat(w.periods, w.hidden_size // len(w.periods))
-    ticks = number[:, None] % period == 0
+    xp, group = library(h_prev), (len(h_prev), w.hidden_size // len(w.periods))
+    ticks = concatenate([xp.broadcast_to(number[:, None] % period == 0, group) for period in w.periods], axis=1)
     (h,), saved = rnn_step(w, x, states)
-    return (np.where(ticks, h, h_prev),), saved | {"ticks": ticks}
+    return (xp.where(ticks, h, h_prev),), saved | {"ticks": ticks}
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:

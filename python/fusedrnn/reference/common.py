@@ -1,7 +1,11 @@
-"""Shared by the equations of all cells: types of arguments, the logistic function, biases that may be missing."""
+"""Shared by the equations of all cells: types of arguments, functions, biases that may be missing.
+
+The equations of forward run on NumPy's arrays and, for autograd, on PyTorch's tensors: their functions have the same
+names, but for those below."""
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -12,11 +16,35 @@ States = tuple[Array, ...]
 Arrays = dict[str, Array]  # by name: saved by a step for backward, or gradients of parameters
 
 
+def library(a: Any) -> Any:
+    """The module whose functions take a: numpy, or torch for its tensors."""
+    return np if isinstance(a, np.ndarray) else sys.modules["torch"]
+
+
 def sigmoid(a: Array) -> Array:
     """``1 / (1 + exp(-a))``, without overflow for any a."""
+    if library(a) is not np:
+        return library(a).sigmoid(a)  # type: ignore[no-any-return]
     t = np.exp(-np.abs(a))
     result: Array = np.where(np.signbit(a), t, 1) / (1 + t)
     return result
+
+
+def tanh(a: Array) -> Array:
+    return library(a).tanh(a)  # type: ignore[no-any-return]
+
+
+def relu(a: Array) -> Array:
+    return np.maximum(a, 0) if library(a) is np else library(a).relu(a)
+
+
+def split(a: Array, parts: int, axis: int = 0) -> list[Array]:
+    """Parts of equal size."""
+    return list(np.split(a, parts, axis) if library(a) is np else library(a).chunk(a, parts, axis))
+
+
+def concatenate(parts: list[Array], axis: int) -> Array:
+    return library(parts[0]).concatenate(parts, axis)  # type: ignore[no-any-return]
 
 
 def bias(b: Array | None) -> Any:

@@ -16,23 +16,23 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, bias, sigmoid
+from .common import Arrays, States, bias, sigmoid, split, tanh
 from .lstm import peep, peep_backward
 
 
 def step(w: Any, x: Array, states: States, below: Array) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H), c_below (B, H). Returns the new states and the saved arrays."""
     h_prev, c_prev = states
-    a_i, a_f, a_g, a_o, a_d = np.split(x @ w.weight_ih.T + bias(w.bias_ih), 5, axis=1)
-    u_i, u_f, u_g, u_o = np.split(h_prev @ w.weight_hh.T + bias(w.bias_hh), 4, axis=1)
+    a_i, a_f, a_g, a_o, a_d = split(x @ w.weight_ih.T + bias(w.bias_ih), 5, axis=1)
+    u_i, u_f, u_g, u_o = split(h_prev @ w.weight_hh.T + bias(w.bias_hh), 4, axis=1)
     i = sigmoid(a_i + u_i + peep(w.peephole_i, c_prev))
     f = sigmoid(a_f + u_f + peep(w.peephole_f, c_prev))
     d = sigmoid(a_d + peep(w.peephole_d, c_prev) + peep(w.peephole_below, below))
-    g = np.tanh(a_g + u_g)
+    g = tanh(a_g + u_g)
     c = d * below + f * c_prev + i * g
     o = sigmoid(a_o + u_o + peep(w.peephole_o, c))
     saved = {"x": x, "h_prev": h_prev, "c_prev": c_prev, "below": below}
-    return (o * np.tanh(c), c), saved | {"i": i, "f": f, "g": g, "o": o, "d": d, "c": c}
+    return (o * tanh(c), c), saved | {"i": i, "f": f, "g": g, "o": o, "d": d, "c": c}
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, bias, sigmoid
+from .common import Arrays, States, bias, concatenate, sigmoid, split, tanh
 from .lstm import peep, peep_backward
 
 
@@ -24,16 +24,16 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H), gates (B, 3*H). Returns the new states and the saved arrays."""
     h_prev, c_prev, gates_prev = states
     pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
-    a_i, a_f, a_g, a_o = np.split(pre, 4, axis=1)
-    q_i, q_f, q_o = np.split(gates_prev @ w.weight_gates.T, 3, axis=1)
+    a_i, a_f, a_g, a_o = split(pre, 4, axis=1)
+    q_i, q_f, q_o = split(gates_prev @ w.weight_gates.T, 3, axis=1)
     i = sigmoid(a_i + q_i + peep(w.peephole_i, c_prev))
     f = sigmoid(a_f + q_f + peep(w.peephole_f, c_prev))
-    g = np.tanh(a_g)
+    g = tanh(a_g)
     c = f * c_prev + i * g
     o = sigmoid(a_o + q_o + peep(w.peephole_o, c))
     saved = {"x": x, "h_prev": h_prev, "c_prev": c_prev, "gates_prev": gates_prev}
     saved |= {"i": i, "f": f, "g": g, "o": o, "c": c}
-    return (o * np.tanh(c), c, np.concatenate([i, f, o], axis=1)), saved
+    return (o * tanh(c), c, concatenate([i, f, o], axis=1)), saved
 
 
 def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:

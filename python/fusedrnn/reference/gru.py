@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, sigmoid
+from .common import Arrays, States, sigmoid, split, tanh
 
 
 def _bias(b: Array | None, hidden_size: int) -> list[Any]:
-    return [0, 0, 0] if b is None else np.split(b, 3)
+    return [0, 0, 0] if b is None else split(b, 3)
 
 
 def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H). Returns the new state and the saved arrays."""
     (h_prev,) = states
-    W_r, W_z, W_n = np.split(w.weight_ih, 3)
-    U_r, U_z, U_n = np.split(w.weight_hh, 3)
+    W_r, W_z, W_n = split(w.weight_ih, 3)
+    U_r, U_z, U_n = split(w.weight_hh, 3)
     b_Wr, b_Wz, b_Wn = _bias(w.bias_ih, w.hidden_size)
     b_Ur, b_Uz, b_Un = _bias(w.bias_hh, w.hidden_size)
 
@@ -34,10 +34,10 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     z = sigmoid(x @ W_z.T + b_Wz + h_prev @ U_z.T + b_Uz)
     if w.reset_after:
         q = h_prev @ U_n.T + b_Un
-        n = np.tanh(x @ W_n.T + b_Wn + r * q)
+        n = tanh(x @ W_n.T + b_Wn + r * q)
     else:
         q = r * h_prev
-        n = np.tanh(x @ W_n.T + b_Wn + q @ U_n.T + b_Un)
+        n = tanh(x @ W_n.T + b_Wn + q @ U_n.T + b_Un)
     h = (1 - z) * n + z * h_prev if w.z_weighs == "h_prev" else (1 - z) * h_prev + z * n
     return (h,), {"x": x, "h_prev": h_prev, "r": r, "z": z, "n": n, "q": q}
 

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, bias
+from .common import Arrays, States, bias, relu, tanh
 
 
 def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H). Returns the new state and the saved arrays."""
     (h_prev,) = states
     a = x @ w.weight_ih.T + bias(w.bias_ih) + w.weight_hh * h_prev
-    h = np.tanh(a) if w.nonlinearity == "tanh" else np.maximum(a, 0)
+    h = tanh(a) if w.nonlinearity == "tanh" else relu(a)
     return (h,), {"x": x, "h_prev": h_prev, "h": h}
 
 

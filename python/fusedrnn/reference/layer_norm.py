@@ -8,16 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..aliases import Array
+from .common import library
 
 
 def normalise(v: Array, gates: int, epsilon: float) -> tuple[Array, Array]:
     """norm(v) of each of the gates side by side, and 1 / sqrt(variance + epsilon)."""
     blocks = v.reshape(len(v), gates, v.shape[1] // gates)
     centred = blocks - blocks.mean(axis=2, keepdims=True)
-    scale = 1 / np.sqrt((centred**2).mean(axis=2, keepdims=True) + epsilon)
+    scale = 1 / library(v).sqrt((centred**2).mean(axis=2, keepdims=True) + epsilon)
     return (centred * scale).reshape(v.shape), scale
 
 

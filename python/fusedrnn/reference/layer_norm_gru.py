@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, sigmoid
+from .common import Arrays, States, sigmoid, split, tanh
 from .layer_norm import layer_norm, layer_norm_backward
 
 
@@ -21,10 +21,10 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H). Returns the new state and the saved arrays."""
     (h_prev,) = states
     raw_u, raw_v = x @ w.weight_ih.T, h_prev @ w.weight_hh.T
-    u_r, u_z, u_n = np.split(layer_norm(raw_u, 3, w.epsilon, w.gain_ih, w.bias_ih), 3, axis=1)
-    v_r, v_z, v_n = np.split(layer_norm(raw_v, 3, w.epsilon, w.gain_hh, w.bias_hh), 3, axis=1)
+    u_r, u_z, u_n = split(layer_norm(raw_u, 3, w.epsilon, w.gain_ih, w.bias_ih), 3, axis=1)
+    v_r, v_z, v_n = split(layer_norm(raw_v, 3, w.epsilon, w.gain_hh, w.bias_hh), 3, axis=1)
     r, z = sigmoid(u_r + v_r), sigmoid(u_z + v_z)
-    n = np.tanh(u_n + r * v_n)
+    n = tanh(u_n + r * v_n)
     saved = {"x": x, "h_prev": h_prev, "u": raw_u, "v": raw_v, "r": r, "z": z, "n": n, "v_n": v_n}
     return ((1 - z) * n + z * h_prev,), saved
 

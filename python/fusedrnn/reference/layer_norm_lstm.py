@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, sigmoid
+from .common import Arrays, States, sigmoid, split, tanh
 from .layer_norm import layer_norm, layer_norm_backward
 
 
@@ -22,10 +22,10 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     h_prev, c_prev = states
     u, v = x @ w.weight_ih.T, h_prev @ w.weight_hh.T
     a = layer_norm(u, 4, w.epsilon, w.gain_ih, w.bias_ih) + layer_norm(v, 4, w.epsilon, w.gain_hh, w.bias_hh)
-    a_i, a_f, a_g, a_o = np.split(a, 4, axis=1)
-    i, f, g, o = sigmoid(a_i), sigmoid(a_f), np.tanh(a_g), sigmoid(a_o)
+    a_i, a_f, a_g, a_o = split(a, 4, axis=1)
+    i, f, g, o = sigmoid(a_i), sigmoid(a_f), tanh(a_g), sigmoid(a_o)
     c = f * c_prev + i * g
-    squashed = np.tanh(layer_norm(c, 1, w.epsilon, w.gain_c, w.bias_c))
+    squashed = tanh(layer_norm(c, 1, w.epsilon, w.gain_c, w.bias_c))
     saved = {"x": x, "h_prev": h_prev, "c_prev": c_prev, "u": u, "v": v, "squashed": squashed}
     return (o * squashed, c), saved | {"i": i, "f": f, "g": g, "o": o, "c": c}
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, bias, sigmoid
+from .common import Arrays, States, bias, library, sigmoid, split, tanh
 
 
 def peep(p: Array | None, c: Array) -> Any:
@@ -44,15 +44,15 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H). Returns the new states and the saved arrays."""
     h_prev, c_prev = states
     pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
-    a = dict(zip(w.gates, np.split(pre, len(w.gates), axis=1), strict=True))
-    one = np.ones_like(c_prev)
+    a = dict(zip(w.gates, split(pre, len(w.gates), axis=1), strict=True))
+    one = library(c_prev).ones_like(c_prev)
 
     f = sigmoid(a["f"] + peep(w.peephole_f, c_prev)) if "f" in a else one
     i = sigmoid(a["i"] + peep(w.peephole_i, c_prev)) if "i" in a else 1 - f if w.variant == "coupled" else one
-    g = a["g"] if w.variant == "no_input_activation" else np.tanh(a["g"])
+    g = a["g"] if w.variant == "no_input_activation" else tanh(a["g"])
     c = f * c_prev + i * g
     o = sigmoid(a["o"] + peep(w.peephole_o, c)) if "o" in a else one
-    m = o * (c if w.variant == "no_output_activation" else np.tanh(c))
+    m = o * (c if w.variant == "no_output_activation" else tanh(c))
     h = m if w.weight_hr is None else m @ w.weight_hr.T
     return (h, c), {"x": x, "h_prev": h_prev, "c_prev": c_prev, "i": i, "f": f, "g": g, "o": o, "c": c}
 

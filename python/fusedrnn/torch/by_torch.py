@@ -1,0 +1,157 @@
+"""The same layers by PyTorch's operators: for derivatives of a higher order, and where no kernel takes a call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import _VF, Tensor
+from torch.nn import functional as F
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from ..cells.families import SPECS
+from ..reference import EQUATIONS
+from .drop_ins import OPERATORS
+from .plan import Layout, Steps
+
+Maybe = Tensor | None
+
+
+def run(
+    layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float = 0.0
+) -> list[Tensor]:
+    """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of `Layout`,
+    or none for zeros."""
+    operator = OPERATORS.get(layout.cell)
+    if operator is None or (operator is _VF.lstm and x.dtype is torch.float32 and x.is_cpu):
+        # oneDNN's LSTM, which PyTorch's operator takes on the CPU, has no second derivative.
+        return _by_equations(layout, steps, x, states, parameters, dropout)
+    return _by_operator(operator, layout, steps, x, states, parameters, dropout)
+
+
+def first_states(layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe]) -> list[Tensor]:
+    """The states, with zeros for those that are None."""
+    given = list(states) or [None] * len(layout.units)
+    sizes = [(layout.runs, steps.batch_size, units) for units in layout.units]
+    return [x.new_zeros(size) if s is None else s for s, size in zip(given, sizes, strict=True)]
+
+
+def _by_operator(
+    operator: Any, layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Any, dropout: float
+) -> list[Tensor]:
+    """By the operator that torch.nn's module calls."""
+    first = first_states(layout, steps, x, states)
+    batch_sizes, restore = steps.batch_sizes, None
+    if batch_sizes is None and steps.lengths is not None:
+        # The operator knows packed rows alone, each of one step at least.
+        packed = pack_padded_sequence(x, steps.lengths.clamp(min=1).cpu(), enforce_sorted=False)
+        x, batch_sizes, order, restore = packed
+        first = [s.index_select(1, order) for s in first]  # type: ignore[arg-type]
+    hx: Any = first if len(first) > 1 else first[0]
+    sizes = () if batch_sizes is None else (batch_sizes,)
+    settings = (layout.bias, layout.num_layers, dropout, dropout > 0, layout.directions == 2)
+    y, *last = operator(x, *sizes, hx, list(parameters), *settings, *(() if sizes else (False,)))
+    if restore is None:
+        return [y, *last]
+    padded = PackedSequence(y, batch_sizes, order, restore)  # type: ignore[arg-type]
+    return _without_empty_rows(steps, pad_packed_sequence(padded, total_length=steps.seq_len)[0],
+                               [s.index_select(1, restore) for s in last],
+                               [s.index_select(1, restore) for s in first])  # fmt: skip
+
+
+def _without_empty_rows(steps: Steps, y: Tensor, last: list[Tensor], first: list[Tensor]) -> list[Tensor]:
+    """Rows of no steps, which ran for one, put right."""
+    empty = (steps.lengths == 0).unsqueeze(1)  # type: ignore[union-attr]
+    return [y.masked_fill(empty, 0), *(torch.where(empty, f, s) for f, s in zip(first, last, strict=True))]
+
+
+def _by_equations(
+    layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float
+) -> list[Tensor]:
+    """By the equations of the reference, step by step."""
+    if steps.batch_sizes is not None:
+        return _padded(layout, steps, x, states, parameters, dropout)
+    spec, first = layout.spec, first_states(layout, steps, x, states)
+    each = len(parameters) // layout.runs
+    last: list[list[Tensor]] = [[] for _ in first]
+    below: list[Maybe] = [None] * layout.directions
+    for number in range(layout.num_layers):
+        ys = []
+        for d in range(layout.directions):
+            run = number * layout.directions + d
+            w = _weights(layout, parameters[run * each : (run + 1) * each])
+            y, ends, below[d] = _walk(layout, w, steps, x, [s[run] for s in first], below[d], d == 1)
+            ys.append(y)
+            for of_state, end in zip(last, ends, strict=True):
+                of_state.append(end)
+        x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
+        if dropout and number + 1 < layout.num_layers:
+            x = F.dropout(x, dropout, True)
+    assert len(spec.states) == len(last)
+    return [x, *map(torch.stack, last)]
+
+
+class _Weights:
+    """What the equations read."""
+
+    def __init__(self, **values: Any) -> None:
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+def _weights(layout: Layout, parameters: Sequence[Tensor]) -> _Weights:
+    spec = layout.spec
+    names = dict.fromkeys(name for s in SPECS.values() if s.family == spec.family for name in s.names)
+    given = dict(zip(layout.layer(0).names(cell=True), parameters, strict=True))
+    values = dict(layout.values)
+    if spec.mask and spec.recurrence:  # what lies outside has no effect, whatever its values
+        name = spec.recurrence.name
+        mask = torch.as_tensor(spec.mask(layout.hidden_size, values), device=given[name].device)
+        given[name] = torch.where(mask, given[name], torch.zeros_like(given[name]))
+    return _Weights(
+        **dict.fromkeys(names) | given | spec.options | values,
+        gates=spec.gates,
+        hidden_size=layout.hidden_size,
+    )
+
+
+def _walk(
+    layout: Layout, w: Any, steps: Steps, x: Tensor, now: list[Tensor], below: Maybe, reverse: bool
+) -> tuple[Tensor, list[Tensor], Maybe]:
+    """One run: y, the last states, and the states of every step that the layer above reads."""
+    spec, T = layout.spec, steps.seq_len
+    step, lengths = EQUATIONS[spec.family].step, steps.lengths
+    zeros = x.new_zeros(steps.batch_size, layout.hidden_size) if spec.below else None
+    above = [s.name for s in spec.states].index(spec.above) if spec.above else None
+    ys: list[Any] = [None] * T
+    cs: list[Any] = [None] * T
+    for t in reversed(range(T)) if reverse else range(T):
+        further = [] if zeros is None else [zeros if below is None else below[t]]
+        if spec.numbered:
+            further.append(_numbers(steps, t, reverse, x.device))
+        new = step(w, x[t], tuple(now), *further)[0]
+        live = None if lengths is None else (lengths > t).unsqueeze(1).to(x.device)
+        now = list(new) if live is None else [torch.where(live, n, s) for n, s in zip(new, now, strict=True)]
+        ys[t] = now[0] if live is None else torch.where(live, now[0], torch.zeros_like(now[0]))
+        if above is not None:
+            cs[t] = now[above]
+    return torch.stack(ys), now, torch.stack(cs) if above is not None else None
+
+
+def _numbers(steps: Steps, t: int, reverse: bool, device: torch.device) -> Tensor:
+    """Of each row's step at time t, in the order in which they run."""
+    ends = torch.full((steps.batch_size,), steps.seq_len) if steps.lengths is None else steps.lengths
+    number = ends - 1 - t if reverse else torch.full_like(ends, t)
+    return (number if steps.start is None else number + steps.start).to(device)
+
+
+def _padded(
+    layout: Layout, steps: Steps, rows: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float
+) -> list[Tensor]:
+    """Of packed rows."""
+    assert steps.batch_sizes is not None
+    x, lengths = pad_packed_sequence(PackedSequence(rows, steps.batch_sizes))
+    padded = Steps(steps.seq_len, steps.batch_size, lengths, steps.start)
+    y, *last = _by_equations(layout, padded, x, states, parameters, dropout)
+    return [pack_padded_sequence(y, lengths).data, *last]

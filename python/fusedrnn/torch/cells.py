@@ -1,0 +1,179 @@
+"""Modules of cells, for loops over time: torch.nn's three, and one for each further family."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.config import config_of
+from ..layers.layer import LAYERS
+from . import by_torch, drop_ins, routes
+from .layers import _are_tensors, _of_rows, signature_of
+from .module import Recurrent, fallen_back, is_proxy, keep_out
+from .plan import Layout, Steps
+
+
+class Cell(Recurrent):
+    """The base of cells."""
+
+    _registry: ClassVar[dict[str, type[Cell]]] = {}  # by the names of families
+
+    def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if family is None:
+            return
+        cls._family, cls._options, cls._torch = family, LAYERS[family]._options, drop_ins.CELLS.get(family)
+        Cell._registry[family] = cls
+        cls.__signature__ = signature_of(cls, Cell._build)  # type: ignore[attr-defined]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        options = self._complete(kwargs)
+        if options is None and kwargs.get("proj_size"):  # which torch.nn's cells do not have
+            options = dict(self._options.defaults)
+        if options is None:
+            kwargs.pop("proj_size", None)
+            super().__init__(*args, **kwargs)
+        else:
+            self._build(options, *args, **kwargs)
+
+    def _build(
+        self,
+        options: dict[str, Any],
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        proj_size: int = 0,
+    ) -> None:
+        """A module that torch.nn does not have."""
+        config = config_of(
+            type(self).__name__, self._options, input_size, hidden_size, bias=bias, proj_size=proj_size, **options
+        )
+        nn.Module.__init__(self)
+        self.input_size, self.hidden_size, self.bias = config.input_size, config.hidden_size, config.bias
+        self.options = config.options
+        if config.proj_size:
+            self.proj_size = config.proj_size
+        self.options = self.options | self._check_values(config.spec, self._layout())
+        layout = self._layout()
+        for name, shape in zip(layout.names(cell=True), layout.shapes(), strict=True):
+            self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self.reset_parameters()
+
+    def _layout(self) -> Any:
+        proj_size = getattr(self, "proj_size", 0)
+        cell = drop_ins.cell_of_cell(self._family, self) if self._torch_has_it else self._chosen(proj_size)
+        if cell is None:
+            return None
+        sizes = (self.input_size, self.hidden_size, proj_size, 1, 1)
+        return Layout(cell, *sizes, bool(self.bias), self._values())
+
+    def _names(self, layout: Layout) -> list[str]:
+        return layout.names(cell=True)
+
+    def forward(self, input: Any, hx: Any = None, *, start: Any = None) -> Any:
+        """One step, as torch.nn's cells.
+
+        Args:
+            input: ``(B, I)``, or ``(I,)`` for one row.
+            hx: the state, a tensor; or a tuple of them where the cell has several; None for zeros.
+            start: for cells with clocks, the number of the step: an int, or ``(B,)`` integers.
+
+        Returns:
+            The new state, as `hx`.
+
+        Raises:
+            What torch.nn's cells raise, for what they do not take. ValueError: start that does not fit.
+        """
+        if torch.compiler.is_compiling():
+            return self._by_torch(input, hx, start)
+        return self._eager(input, hx, start)
+
+    def _eager(self, input: Any, hx: Any, start: Any) -> Any:
+        if is_proxy(input):
+            further = {} if start is None else {"start": start}
+            return self._as_proxy(input, (input,) if hx is None else (input, hx), further)
+        route = routes.of_state() or routes.of_tensor(input, getattr(input, "dtype", None))
+        if route is not None:
+            return self._other(route, input, hx, start)
+        plan, names = self.__dict__.get("_plan") or (None, ())
+        if plan is None or plan.dtype is not input.dtype:
+            plan = self._plan_for(input.dtype)
+            if plan is None:
+                return self._other(f"no kernel for {input.dtype}", input, hx, start)
+            names = self.__dict__["_plan"][1]
+        shape = input.shape
+        if len(shape) not in (1, 2) or shape[-1] != self.input_size or not input.numel():
+            return self._other(routes.EMPTY if not input.numel() else routes.WRONG, input, hx, start)
+        states = () if hx is None else (hx,) if len(plan.units) == 1 else hx
+        if states and not _are_tensors(states, len(plan.units)):
+            return self._other(routes.WRONG, input, hx, start)
+        lead = shape[:-1]
+        B = lead[0] if lead else 1
+        if start is not None:
+            start = _of_rows(start, B, "start", plan.spec.numbered is not None, None)
+        route, states, parameters, graph = self._prepared(plan, names, input, states, lead)
+        if route is not None:
+            return self._other(route, input, hx, start)
+        steps = Steps(1, B, lead, None, start, True)
+        new = self._native(plan, steps, input.contiguous(), states, parameters, graph)
+        return tuple(new) if len(new) > 1 else new[0]
+
+    def _other(self, route: str, input: Any, hx: Any, start: Any) -> Any:
+        """By PyTorch's operators; traced ones are more portable than ours, and fuse."""
+        fallen_back(routes.TRACED_CELL if route == routes.OPERATOR else route)
+        return self._by_torch(input, hx, start)
+
+    def _by_torch(self, input: Any, hx: Any, start: Any) -> Any:
+        if self._torch_has_it:
+            if start is not None:
+                raise ValueError("start: expected None for a cell without clocks")
+            return super().forward(input, hx)  # type: ignore[misc]
+        layout: Layout = self._layout()
+        states = () if hx is None else (hx,) if len(layout.units) == 1 else tuple(hx)
+        name = type(self).__name__
+        if input.dim() not in (1, 2):
+            raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        if input.shape[-1] != layout.input_size:
+            raise RuntimeError(
+                f"input has inconsistent input_size: got {input.shape[-1]}, expected {layout.input_size}"
+            )
+        lead = tuple(input.shape[:-1])
+        if states and [tuple(s.shape) for s in states] != [(*lead, units) for units in layout.units]:
+            expected = ", ".join(str((*lead, units)) for units in layout.units)
+            raise RuntimeError(f"{name}: Expected hidden sizes {expected}, got {[tuple(s.shape) for s in states]}")
+        B = lead[0] if lead else 1
+        if start is not None:
+            start = _of_rows(start, B, "start", layout.spec.numbered is not None, None)
+        steps = Steps(1, B, lead, None, start, True)
+        x, whole = steps.whole(input, list(states), 1)
+        new = steps.as_given(by_torch.run(layout, steps, x, whole, self._parameters_of(self._names(layout))), input)
+        return tuple(new) if len(new) > 1 else new[0]
+
+
+class RNNCell(Cell, nn.RNNCell, family="RNN"):
+    """`torch.nn.RNNCell` by the kernels of fusedrnn."""
+
+
+class LSTMCell(Cell, nn.LSTMCell, family="LSTM"):
+    """`torch.nn.LSTMCell` by the kernels of fusedrnn; with further cells: see `fusedrnn.LSTM` for `variant` and
+    `peepholes`, and a `proj_size`."""
+
+
+class GRUCell(Cell, nn.GRUCell, family="GRU"):
+    """`torch.nn.GRUCell` by the kernels of fusedrnn; with further cells: see `fusedrnn.GRU` for `reset_after` and
+    `z_weighs`."""
+
+
+for _name, _layer in LAYERS.items():
+    # A cell that reads the layer below is no cell without it.
+    if _name not in Cell._registry and not any(spec.below for spec in _layer._options.specs):
+        _text = f"One step of the cell of `fusedrnn.{_name}`, which says its options; calls are those of `torch.nn.GRUCell`."
+        type(f"{_name}Cell", (Cell, nn.RNNCellBase), {"__doc__": _text, "__module__": __name__}, family=_name)
+CLASSES = Cell._registry
+keep_out(Cell._eager)

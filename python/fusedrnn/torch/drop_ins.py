@@ -1,0 +1,32 @@
+"""torch.nn's own recurrent modules: their classes, the cells that they are, and the operators that they call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import _VF, nn
+
+OPERATORS: dict[str, Any] = {  # by the names of cells
+    "lstm": _VF.lstm,
+    "lstm_projected": _VF.lstm,
+    "gru_reset_after": _VF.gru,
+    "rnn_tanh": _VF.rnn_tanh,
+    "rnn_relu": _VF.rnn_relu,
+}
+MODES = {"LSTM": "lstm", "GRU": "gru_reset_after", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}  # of nn.RNNBase
+LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}  # by the names of our layers
+CELLS: dict[str, type[nn.RNNCellBase]] = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}
+OPTIONS = {"RNN": ("nonlinearity",)}  # of cells, that these modules have too
+
+
+def cell_of_layers(module: nn.RNNBase) -> str | None:
+    """The cell of a module of torch.nn; None if it is none that PyTorch knows."""
+    cell = MODES.get(module.mode)
+    return f"{cell}_projected" if module.proj_size else cell
+
+
+def cell_of_cell(family: str, module: nn.RNNCellBase) -> str | None:
+    """The same of a cell's module."""
+    if family != "RNN":
+        return MODES[family]
+    return MODES.get(f"RNN_{str(module.nonlinearity).upper()}")

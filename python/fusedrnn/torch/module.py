@@ -1,0 +1,202 @@
+"""What modules of layers and of cells have in common: options, plans, parameters, and what they leave out of copies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import Proxy
+from torch.nn import init
+
+from ..cells.spec import CellSpec
+from ..layers.options import Options
+from . import drop_ins, native, private, routes
+from .autograd import Layers, Setting
+from .plan import Layout, Plan, Steps, plan_of
+from .routes import PLAIN
+
+STRIDED = torch.strided
+_KEPT = ("_plan", "_frozen")  # entries of a module's __dict__ that belong to it alone, and to this process
+
+
+class Recurrent(nn.Module):
+    """The base of all modules. No slots: `convert` assigns classes, whose layouts must be equal."""
+
+    _family: ClassVar[str]  # the name of the layer
+    _options: ClassVar[Options]  # of the family
+    _torch: ClassVar[type[nn.Module] | None]  # the module that this one can stand for
+    options: dict[str, Any] = {}  # noqa: RUF012  # the cell's; of the modules that torch.nn has too: none
+
+    @property
+    def _torch_has_it(self) -> bool:
+        """Whether torch.nn has a module of this cell."""
+        return self._torch is not None and not self.options
+
+    # Construction.
+
+    def _complete(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        """The options that choose the cell; None if torch.nn has it under the arguments that are left in `given`."""
+        own = {name: given.pop(name) for name in list(given) if name in self._own_options()}
+        if self._torch is not None and all(self._options.defaults[name] == value for name, value in own.items()):
+            return None
+        return self._options.complete(type(self).__name__, own)
+
+    @classmethod
+    def _own_options(cls) -> list[str]:
+        """The options that torch.nn's module does not have."""
+        theirs = drop_ins.OPTIONS.get(cls._family, ()) if cls._torch else ()
+        return [name for name in cls._options.defaults if name not in theirs]
+
+    def _check_values(self, spec: CellSpec[Any, Any], layout: Layout) -> dict[str, Any]:
+        """The options that belong to weights, checked by them."""
+        if not spec.values:
+            return {}
+        alone = layout.layer(0)
+        arrays = dict(zip(alone.names(cell=True), (np.zeros(s, "f4") for s in alone.shapes()), strict=False))
+        weights: Any = self._options.weights
+        made = weights(**arrays, **spec.options, **{name: self.options[name] for name in spec.values})
+        return dict(made._values)
+
+    def _chosen(self, proj_size: int) -> str:
+        """The cell that the options choose."""
+        return self._options.choose({name: self.options[name] for name in self._options.choosing}, proj_size).cell
+
+    def _values(self) -> tuple[tuple[str, Any], ...]:
+        """The options that belong to weights, by name."""
+        return tuple((name, self.options[name]) for name in self._options.values if name in self.options)
+
+    def extra_repr(self) -> str:
+        defaults = self._options.defaults
+        own = [f"{name}={value!r}" for name, value in self.options.items() if value != defaults[name]]
+        return ", ".join([super().extra_repr(), *own])
+
+    def reset_parameters(self) -> None:
+        """New values for all parameters: uniform in ``+-1/sqrt(hidden_size)``, or what the cell starts with."""
+        if self._torch_has_it:
+            super().reset_parameters()  # type: ignore[misc]
+            return
+        layout = self._layout()
+        assert layout is not None
+        bound = 1 / math.sqrt(layout.hidden_size)
+        every = [p for p in layout.spec.parameters if layout.bias or not p.is_bias] * layout.runs
+        for p, t in zip(every, self._parameters_of(self._names(layout)), strict=True):
+            fill = {"zeros": init.zeros_, "ones": init.ones_, "unit": init.uniform_}.get(p.initial)
+            fill(t) if fill else init.uniform_(t, -bound, bound)
+            if p is layout.spec.recurrence and layout.spec.mask is not None:
+                mask = layout.spec.mask(layout.hidden_size, self.options)
+                with torch.no_grad():
+                    t.mul_(torch.as_tensor(mask, device=t.device))
+
+    # Plans and parameters.
+
+    def _layout(self) -> Layout | None:
+        """What the module is now; None if no cell is that."""
+        raise NotImplementedError
+
+    def _names(self, layout: Layout) -> list[str]:
+        raise NotImplementedError
+
+    def _plan_for(self, dtype: torch.dtype) -> Plan | None:
+        """The plan, which the module keeps until one of its attributes is set."""
+        layout = self._layout()
+        plan = None if layout is None else plan_of(layout, dtype)
+        if plan is not None:
+            self.__dict__["_plan"] = plan, self._names(plan.layout)
+        return plan
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.__dict__.pop("_plan", None)
+        super().__setattr__(name, value)
+
+    def _parameters_of(self, names: Sequence[str]) -> list[Any]:
+        """The tensors that are the parameters in this call: parametrisations and functional_call replace them."""
+        own = self._parameters
+        return [p if (p := own.get(name)) is not None else getattr(self, name, None) for name in names]
+
+    # Calls.
+
+    def _prepared(
+        self, plan: Plan, names: Sequence[str], x: Tensor, states: Sequence[Any], lead: tuple[int, ...]
+    ) -> tuple[str | None, list[Any], list[Any], bool]:
+        """The way that tensors need (None for the kernels), states and parameters as kernels take them, and whether any
+        of them requires a gradient."""
+        dtype, graph = plan.dtype, x.requires_grad
+        parameters = self._parameters_of(names)
+        every = [*states, *parameters]
+        shapes = [*((*lead, units) for units in plan.units), *plan.shapes] if states else plan.shapes
+        for i, t in enumerate(every):
+            # The tests of `routes.of_tensor`, without a call.
+            if not (type(t) in PLAIN and t.is_cpu and t.dtype is dtype and t.layout is STRIDED and not t.is_neg()):
+                ways = [way for t in every if (way := routes.of_tensor(t, dtype))]
+                return routes.WRONG if routes.WRONG in ways else ways[0], list(states), parameters, graph
+            if t.shape != shapes[i]:
+                return routes.WRONG, list(states), parameters, graph
+            graph = graph or t.requires_grad
+            if not t.is_contiguous():
+                every[i] = t.contiguous()
+        count = len(states)
+        return None, every[:count], every[count:], graph
+
+    def _native(
+        self, plan: Plan, steps: Steps, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], graph: bool
+    ) -> Sequence[Tensor]:
+        """The outputs by the kernels."""
+        routes.count(routes.NATIVE)
+        frozen = self.__dict__.get("_frozen")
+        if frozen is not None:
+            frozen.check(parameters)
+        if graph and torch.is_grad_enabled():
+            return Layers.apply(Setting(plan, steps, len(states)), x, *states, *parameters)  # type: ignore[no-any-return]
+        if frozen is not None and frozen.plan is plan:
+            return native.infer(plan, steps, x, states, frozen.stack)
+        return native.infer(plan, steps, x, states, plan.slots(native.addresses(parameters)))
+
+    def _as_proxy(self, input: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+        """The call as a leaf of torch.fx, as those of torch.nn's own modules are."""
+        tracer = input.tracer
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), arguments, keywords)
+
+    # Copies.
+
+    def __getstate__(self) -> dict[str, Any]:
+        theirs = getattr(super(), "__getstate__", None)
+        state = dict(theirs() if self._has_flat_weights() else self.__dict__)  # type: ignore[misc]
+        for name in _KEPT:
+            state.pop(name, None)
+        return state
+
+    def _has_flat_weights(self) -> bool:
+        return isinstance(self, nn.RNNBase)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script takes in this module's place: torch.nn's."""
+        return self._as_torch()
+
+    def _as_torch(self) -> nn.Module:
+        """A module of torch.nn's class, with the same entries: parameters, buffers, hooks."""
+        theirs: Any = self._torch
+        if not self._torch_has_it:
+            raise TypeError(f"{type(self).__name__}: torch.nn has no module of this cell")
+        twin = theirs.__new__(theirs)
+        twin.__dict__.update({name: value for name, value in self.__dict__.items() if name not in _KEPT})
+        return twin
+
+
+def is_proxy(input: Any) -> bool:
+    return isinstance(input, Proxy)
+
+
+def fallen_back(reason: str) -> None:
+    """A call that PyTorch's operators take, for a reason of the user's own or for want of a kernel."""
+    if reason in routes.QUIET:
+        routes.count(reason)
+    else:
+        routes.fall_back(reason)
+
+
+def keep_out(*functions: Any) -> None:
+    private.keep_compiler_out(*functions)

@@ -1,0 +1,165 @@
+"""The kernels as operators of PyTorch, for whatever traces a call: torch.compile, fake tensors, make_fx.
+
+An operator belongs to one `Layout`, which its name tells, so that a cached graph means the same layers everywhere. Its
+tensors are arguments of their own, as a list of tensors would cost three times as much at each call."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import native, private, routes
+from .autograd import Setting, gradients_by_torch
+from .plan import DTYPES, Layout, Plan, Steps, plan_of
+
+_library = torch.library.Library("fusedrnn", "FRAGMENT")
+
+
+def name_of(layout: Layout) -> str:
+    sizes = (layout.input_size, layout.hidden_size, layout.proj_size, layout.num_layers, layout.directions)
+    text = "_".join([layout.cell, *map(str, sizes), "bias" if layout.bias else "plain"])
+    return f"{text}_{hashlib.sha256(repr(layout.values).encode()).hexdigest()[:16]}" if layout.values else text
+
+
+class Operator:
+    """The operators of a layout: forward, and backward. Arguments are x, lengths, start, the states, the parameters."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout, self.name = layout, name_of(layout)
+        self.states = len(layout.units)
+        self.parameters = layout.names(cell=False)
+        inputs = ["Tensor x", "Tensor? lengths", "Tensor? start"]
+        inputs += [f"Tensor? {s.name}0" for s in layout.spec.states] + [f"Tensor {name}" for name in self.parameters]
+        outputs = 2 + self.states
+        self._define(self.name, [*inputs, "bool keep"], outputs, self._forward, self._forward_fake, self._autograd)
+        more = ["Tensor reserve", "Tensor? dy", *(f"Tensor? d{s.name}_n" for s in layout.spec.states), "bool[] wanted"]
+        gradients = 1 + self.states + len(self.parameters)
+        self._define(f"{self.name}_backward", inputs + more, gradients, self._backward, self._backward_fake, None)
+        self.forward: Any = getattr(torch.ops.fusedrnn, self.name).default
+        self.backward: Any = getattr(torch.ops.fusedrnn, f"{self.name}_backward").default
+
+    def _define(
+        self,
+        name: str,
+        inputs: list[str],
+        outputs: int,
+        run: Callable[..., Any],
+        fake: Callable[..., Any],
+        autograd: Any,
+    ) -> None:
+        schema = f"{name}({', '.join(inputs)}) -> ({', '.join(['Tensor'] * outputs)})"
+        _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _library.impl(name, run, "CPU")
+        _library.impl(name, fake, "Meta")
+        if autograd:
+            _library.impl(name, autograd, "Autograd")
+
+    def _plan(self, x: Tensor) -> Plan:
+        plan = plan_of(self.layout, x.dtype)
+        if plan is None:
+            raise TypeError(
+                f"fusedrnn::{self.name}: expected tensors of {' or '.join(map(str, DTYPES))}, got {x.dtype}"
+            )
+        return plan
+
+    def _steps(self, x: Tensor, lengths: Tensor | None, start: Tensor | None) -> Steps:
+        return Steps(x.shape[0], x.shape[1], (self.layout.runs, x.shape[1]), lengths, start)
+
+    def _parts(self, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        """States, which are all given or none, and parameters; contiguous."""
+        every = [None if t is None else t.contiguous() for t in tensors]
+        states, parameters = every[: self.states], every[self.states :]
+        return [] if states[0] is None else states, parameters
+
+    # The kernels.
+
+    def _forward(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
+        *tensors, keep = rest
+        routes.count(routes.OPERATOR)
+        plan, steps, x = self._plan(x), self._steps(x, lengths, start), x.contiguous()
+        states, parameters = self._parts(tensors)
+        if not keep:
+            weights = plan.slots(native.addresses(parameters))
+            return *native.infer(plan, steps, x, states, weights), x.new_empty(0)
+        most = plan.most_reserve_bytes(steps.seq_len * steps.batch_size)
+        outputs, reserve = native.forward(plan, steps, x, states, parameters, most)
+        return *outputs, reserve
+
+    def _forward_fake(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
+        plan, steps = self._plan(x), self._steps(x, lengths, start)
+        rows = steps.seq_len * steps.batch_size
+        elements = plan.most_reserve_bytes(rows) // plan.itemsize if rest[-1] else 0
+        y = x.new_empty((steps.seq_len, steps.batch_size, plan.width))
+        return y, *(x.new_empty((*steps.lead, units)) for units in plan.units), x.new_empty(elements)
+
+    def _backward(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
+        *tensors, wanted = rest
+        count = self.states + len(self.parameters)
+        states, parameters = self._parts(tensors[:count])
+        reserve, dy, *dlast = tensors[count:]
+        places = [wanted[0], *wanted[1 : 1 + len(states)], *wanted[1 + self.states :]]
+        plan, steps, x = self._plan(x), self._steps(x, lengths, start), x.contiguous()
+        found = native.backward(plan, steps, reserve, x, states, parameters, dy, dlast, places)
+        found[1:1] = [None] * (self.states - len(states))
+        return tuple(x.new_empty(0) if d is None else d for d in found)
+
+    def _backward_fake(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
+        of = [x, *rest[: self.states + len(self.parameters)]]
+        return tuple(
+            t.new_empty(t.shape) if w and t is not None else x.new_empty(0) for t, w in zip(of, rest[-1], strict=True)
+        )
+
+    def _autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
+        *tensors, _ = arguments
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            outputs: tuple[Tensor, ...] = _Traced.apply(self, *tensors)
+            return outputs
+        with private.below_autograd():
+            return self.forward(*arguments)  # type: ignore[no-any-return]
+
+
+class _Traced(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, operator: Operator, *tensors: Any) -> Any:
+        with private.below_autograd():
+            outputs = operator.forward(*tensors, True)
+        ctx.operator = operator
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(outputs[-1])
+        ctx.save_for_backward(outputs[-1], *tensors)
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        operator, grads = ctx.operator, grads[:-1]
+        reserve, *tensors = ctx.saved_tensors
+        x, lengths, start, *rest = tensors
+        wanted = [ctx.needs_input_grad[1], *ctx.needs_input_grad[4:]]
+        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or any(map(private.is_batched, grads))):
+            found = _by_torch(operator, x, lengths, start, rest, wanted, grads)
+        else:
+            found = operator.backward(*tensors, reserve, *grads, wanted)
+        dx, *others = (d if w else None for d, w in zip(found, wanted, strict=True))
+        return None, dx, None, None, *others
+
+
+def _by_torch(
+    operator: Operator, x: Tensor, lengths: Any, start: Any, rest: list[Any], wanted: list[bool], grads: Any
+) -> list[Any]:
+    given = [t for t in rest if t is not None]
+    plan = plan_of(operator.layout, x.dtype)
+    assert plan is not None
+    setting = Setting(plan, operator._steps(x, lengths, start), len(given) - len(operator.parameters))
+    places = [w for t, w in zip([x, *rest], wanted, strict=True) if t is not None]
+    each = iter(gradients_by_torch(setting, [x, *given], places, grads))
+    return [None if t is None else next(each) for t in (x, *rest)]
+
+
+@functools.cache
+def operator_of(layout: Layout) -> Operator:
+    return Operator(layout)

@@ -1,0 +1,184 @@
+"""What calls of a module need beside its tensors: the cell, sizes, names of parameters, and the native runner."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _core
+from ..backends import native_cell
+from ..cells.families import SPECS
+from ..cells.spec import CellSpec
+from ..layers.config import name_of
+
+DTYPES = {torch.float32: "float32", torch.float64: "float64"}  # and the formats of kernels
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The layers of a module, but for the values of parameters. A *run* is a direction of a layer."""
+
+    cell: str
+    input_size: int
+    hidden_size: int
+    proj_size: int  # 0 for none
+    num_layers: int
+    directions: int
+    bias: bool
+    values: tuple[tuple[str, Any], ...]  # of the options that belong to weights
+
+    @property
+    def spec(self) -> CellSpec[Any, Any]:
+        return SPECS[self.cell]
+
+    @property
+    def runs(self) -> int:
+        return self.num_layers * self.directions
+
+    @property
+    def width(self) -> int:
+        """The numbers of a step of a row of y."""
+        return self.directions * (self.proj_size or self.hidden_size)
+
+    @property
+    def units(self) -> list[int]:
+        """Of each state."""
+        return [s.length(self.hidden_size, self.proj_size or self.hidden_size) for s in self.spec.states]
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        return [(layer, d) for layer in range(self.num_layers) for d in range(self.directions)]
+
+    def names(self, cell: bool = False) -> list[str]:
+        """Of all parameters, a run after the other; those of a cell's module have no suffix."""
+        of_run = [p.name for p in self.spec.parameters if self.bias or not p.is_bias]
+        return of_run if cell else [name_of(name, *place) for place in self.places for name in of_run]
+
+    def shapes(self) -> list[tuple[int, ...]]:
+        """Of the parameters of `names`."""
+        below = self.width
+        return [
+            p.shape(below if layer else self.input_size, self.hidden_size, self.proj_size or None)
+            for layer, _ in self.places
+            for p in self.spec.parameters
+            if self.bias or not p.is_bias
+        ]
+
+    def layer(self, number: int) -> Layout:
+        """One layer alone."""
+        input_size = self.width if number else self.input_size
+        fields = (self.hidden_size, self.proj_size, 1, self.directions, self.bias, self.values)
+        return Layout(self.cell, input_size, *fields)
+
+
+class Plan:
+    """A layout in a dtype, ready to be called."""
+
+    def __init__(self, layout: Layout, dtype: torch.dtype) -> None:
+        self.layout, self.dtype = layout, dtype
+        self.spec = layout.spec
+        values = dict(layout.values)
+        self.runner = _core.make_runner(
+            native_cell(self.spec),
+            DTYPES[dtype],
+            layout.input_size,
+            layout.hidden_size,
+            layout.proj_size or layout.hidden_size,
+            layout.num_layers,
+            layout.directions,
+            values.get("epsilon", 0.0),
+            list(values.get("periods", ())),
+        )
+        self.width, self.units, self.runs = layout.width, layout.units, layout.runs
+        self.itemsize = torch.empty(0, dtype=dtype).element_size()
+        self.shapes = layout.shapes()
+        given = [layout.bias or not p.is_bias for p in self.spec.parameters] * layout.runs
+        self.given = None if all(given) else given
+        # Which parameters backward reads: a bias may be changed in place before it, as PyTorch's modules allow.
+        of_run = [p.role not in ("bias_ih", "bias_hh") for p in self.spec.parameters if layout.bias or not p.is_bias]
+        self.saved = of_run * layout.runs
+
+    def slots(self, addresses: list[int]) -> tuple[int, ...]:
+        """An address for each parameter that the cell has: 0 for biases that the layers lack."""
+        if self.given is None:
+            return tuple(addresses)
+        every = iter(addresses)
+        return tuple(next(every) if given else 0 for given in self.given)
+
+    @functools.cached_property
+    def reserve_bytes_per_row(self) -> int:
+        """A reserve is a number of arrays, each of which has as many elements for each row of each step."""
+        return self.runner.reserve_bytes(64, 1, 0, 0, False) // 64
+
+    def most_reserve_bytes(self, rows: Any) -> Any:
+        """At least the bytes of a reserve of this many rows of all steps, which may be a symbol; each of the arrays may
+        begin at a multiple of 64 bytes."""
+        return rows * self.reserve_bytes_per_row + 64 * 6 * self.runs
+
+
+@functools.lru_cache(maxsize=1024)
+def plan_of(layout: Layout, dtype: torch.dtype) -> Plan | None:
+    """None where no kernel takes these sizes or this dtype."""
+    if dtype not in DTYPES:
+        return None
+    try:
+        return Plan(layout, dtype)
+    except ValueError:  # sizes beyond the kernels' bounds
+        return None
+
+
+class Steps:
+    """The rows of a call: padded or packed, with their lengths and the numbers of their first steps. `lead` are the sizes
+    of a state as the caller has it, but for its units: (L*D, B), or (B,) of a cell, each without B for one row."""
+
+    __slots__ = ("batch_size", "batch_sizes", "lead", "lengths", "of_cell", "offsets", "seq_len", "start")
+
+    def __init__(
+        self,
+        seq_len: int,
+        batch_size: int,
+        lead: tuple[int, ...],
+        lengths: Tensor | None = None,
+        start: Tensor | None = None,
+        of_cell: bool = False,
+    ) -> None:
+        self.seq_len, self.batch_size, self.lead, self.of_cell = seq_len, batch_size, lead, of_cell
+        self.lengths, self.start = lengths, start  # (B,), int64
+        self.batch_sizes: Tensor | None = None  # of packed rows
+        self.offsets: Tensor | None = None
+
+    @classmethod
+    def packed(cls, batch_sizes: Tensor, runs: int, start: Tensor | None = None) -> Steps:
+        """Of rows one step after the other, as PackedSequence has them."""
+        batch_size = int(batch_sizes[0])
+        steps = cls(len(batch_sizes), batch_size, (runs, batch_size), start=start)
+        steps.batch_sizes = batch_sizes
+        steps.offsets = batch_sizes.cumsum(0) - batch_sizes
+        steps.lengths = (batch_sizes.unsqueeze(1) > torch.arange(batch_size)).sum(0)
+        return steps
+
+    def addresses(self) -> tuple[int, int, int, int, int]:
+        """The first arguments of the runner."""
+        if self.lengths is None and self.start is None:
+            return self.seq_len, self.batch_size, 0, 0, 0
+        every = (self.lengths, self.offsets, self.start)
+        lengths, offsets, start = [0 if t is None else t.data_ptr() for t in every]
+        return self.seq_len, self.batch_size, lengths, offsets, start
+
+    def whole(self, x: Tensor, states: list[Tensor | None], runs: int) -> tuple[Tensor, list[Tensor | None]]:
+        """x as (T, B, I), or packed rows, and states as (L*D, B, units)."""
+        if self.batch_sizes is None and x.dim() < 3:
+            x = x.reshape(self.seq_len, self.batch_size, -1)
+        if len(self.lead) < 2 or self.of_cell:
+            states = [None if s is None else s.reshape(runs, self.batch_size, -1) for s in states]
+        return x, states
+
+    def as_given(self, outputs: list[Tensor], x: Tensor) -> list[Tensor]:
+        """y and last states of whole layers as the caller has them, whose x this is."""
+        y, *last = outputs
+        last = [s.reshape(*self.lead, s.shape[-1]) for s in last]
+        return last if self.of_cell else [y.reshape(*x.shape[:-1], y.shape[-1]), *last]
