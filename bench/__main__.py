@@ -135,6 +135,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cells", action="store_true", help="every cell, as a ratio to the plain one (bench/cells.py)")
     parser.add_argument("--layers", action="store_true", help="stacks of layers, and streams (bench/layers.py)")
     parser.add_argument("--paced", type=int, default=0, metavar="STEPS", help="with --layers: a stream, every 10 ms")
+    parser.add_argument("--torch", action="store_true", help="modules of PyTorch, whole steps (bench/modules.py)")
     parser.add_argument("--no-verify", action="store_true", help="skip the comparison with the reference")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="folder for results.json, .md, .png")
     args = parser.parse_args()
@@ -157,6 +158,9 @@ def arguments() -> argparse.Namespace:
         )
     elif args.paced:
         parser.error("--paced goes with --layers only")
+    if args.torch:
+        others = ("op", "mode", "dtype", "isa", "peers", "no_verify", "device", "size", "cells", "layers", "threads")
+        refuse("--torch", others, "--suite, --rounds and --out")
     if args.device == "cuda":
         refuse(
             "--device cuda",
@@ -203,6 +207,11 @@ def main() -> None:
         return
     if args.layers:
         compare_layers(args, console)
+        return
+    if args.torch:
+        import modules
+
+        modules.report(args.suite, args.rounds or 9, args.out, machine(), console)
         return
     if args.device == "cuda":
         on_cuda(args, console)

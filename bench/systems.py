@@ -153,4 +153,14 @@ class OnnxRuntime:
         return of_onnxruntime(case, self.threads)
 
 
+def _modules(name: str) -> Any:
+    def make(threads: int) -> Any:
+        from modules import Modules
+
+        return Modules(name)
+
+    return make
+
+
 SYSTEMS: dict[str, Any] = {"fusedrnn": FusedRNN, "torch": PyTorch, "onnxruntime": OnnxRuntime}
+SYSTEMS |= {name: _modules(name) for name in ("torch.nn", "fusedrnn.torch")}

@@ -24,10 +24,15 @@ def seconds_per_call(run: Any, budget: float) -> float:
 
 
 def prepared(system: Any, case: dict[str, Any]) -> Any:
-    if case.pop("kind", None) == "layers":
+    kind = case.pop("kind", None)
+    if kind == "layers":
         from layers import LayerCase
 
         return system.prepare_layers(LayerCase(**case))
+    if kind == "modules":
+        from modules import ModuleCase
+
+        return system.prepare_module(ModuleCase(**case))
     return system.prepare(Case(**case))
 
 
@@ -43,6 +48,8 @@ def answer(system: Any, state: dict[str, Any], request: dict[str, Any]) -> Any:
         return system.verify(Case(**request["case"]))
     if request["do"] == "time":
         return seconds_per_call(state["run"], request["budget"])
+    if request["do"] == "call":
+        return state["run"]()
     if request["do"] == "fma":
         from fusedrnn import _core
 

@@ -58,7 +58,7 @@ struct GradientArrays {
   std::int64_t dy_stride;         // from row to row of dy
   const C* dstate_n[kMaxStates];  // (L*D, B, units*H) or null
   C* dx;                          // (T, B, I) or null
-  C* dstate0[kMaxStates];         // (L*D, B, units*H)
+  C* dstate0[kMaxStates];         // (L*D, B, units*H) or null
 };
 
 // Points the layers to the arrays of a call and to `memory`, where lie the outputs of the layers below the highest and,
@@ -125,7 +125,7 @@ Buffer place_inference(const StackShape& s, Stack<F>& stack, const CallArrays<C>
 }
 
 // Points the layers of a call that has been placed to the arrays of backward, and to memory for the gradients between
-// layers, which is returned.
+// layers and of first states that are not asked for, which is returned.
 template <class F, class C = typename F::Compute>
 Buffer place_gradients(const StackShape& s, Stack<F>& stack, const GradientArrays<C>& call) {
   const CellFacts& f = s.facts();
@@ -136,11 +136,15 @@ Buffer place_gradients(const StackShape& s, Stack<F>& stack, const GradientArray
     C* dx;
     C* dbelow[kMaxDirections];
   } between[2] = {};
+  C* dstate0[kMaxStates];
   const auto take_between = [&](char* at) {
     Arena arena(at);
     for (int i = 0; i < 2 && i < s.layers - 1; ++i) {
       between[i].dx = arena.take<C>(rows * s.width());
       for (int d = 0; d < s.directions && f.below; ++d) between[i].dbelow[d] = arena.take<C>(rows * s.hidden);
+    }
+    for (int i = 0; i < f.states; ++i) {  // a run works on it, so that it needs a place
+      dstate0[i] = call.dstate0[i] ? call.dstate0[i] : arena.take<C>(s.runs() * first.batch * s.state_size(i));
     }
     return arena.used;
   };
@@ -164,7 +168,7 @@ Buffer place_gradients(const StackShape& s, Stack<F>& stack, const GradientArray
       for (int i = 0; i < f.states; ++i) {
         const std::int64_t at = (std::int64_t{l} * s.directions + d) * first.batch * s.state_size(i);
         g.dstate_n[i] = call.dstate_n[i] ? call.dstate_n[i] + at : nullptr;
-        g.dstate0[i] = call.dstate0[i] + at;
+        g.dstate0[i] = dstate0[i] + at;
       }
     }
   }

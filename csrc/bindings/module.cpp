@@ -12,5 +12,6 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   fusedrnn::register_stacks(m);
   fusedrnn::register_streams(m);
   fusedrnn::register_runners(m);
+  fusedrnn::register_tensors(m);
   fusedrnn::register_cuda(m);
 }

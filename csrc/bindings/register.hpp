@@ -13,6 +13,7 @@ void register_calls(pybind11::module_& m);  // of the class of weights
 void register_stacks(pybind11::module_& m);
 void register_streams(pybind11::module_& m);
 void register_runners(pybind11::module_& m);
+void register_tensors(pybind11::module_& m);
 void register_cuda(pybind11::module_& m);
 
 // For classes whose objects are made by functions alone: __new__ would give objects that hold nothing. Each class has a

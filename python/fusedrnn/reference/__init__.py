@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from ..call import Reserve
 from ..cells.families import FAMILIES, SPECS
 from ..weights import Weights
-from .backend import EQUATIONS, ReferenceWeights
+from .backend import EQUATIONS as EQUATIONS
+from .backend import ReferenceWeights
 
 if TYPE_CHECKING:
     from ..cells.clockwork_rnn import *

@@ -11,27 +11,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-_LEAST = (2, 4)
-
-try:
-    import torch as _torch
-except ImportError as e:
-    raise ImportError("fusedrnn.torch needs PyTorch: pip install 'fusedrnn[torch]'") from e
-if tuple(int(part) for part in _torch.__version__.split(".")[:2]) < _LEAST:
-    raise ImportError(f"fusedrnn.torch needs PyTorch {'.'.join(map(str, _LEAST))} or later, got {_torch.__version__}")
-
-from . import cells as _cells
-from . import layers as _layers
+from . import required as required  # first: it raises ImportError without PyTorch, or with one that is too old
 from .convert import convert, revert
 from .frozen import freeze, unfreeze
-from .routes import FallbackError, FallbackWarning, Routes, reset_routes, routes, set_fallback
+from .modules import MODULES
+from .routing import FallbackError, FallbackWarning, Routes, reset_routes, routes, set_fallback
 
-_modules = {cls.__name__: cls for cls in (*_layers.CLASSES.values(), *_cells.CLASSES.values())}
-for _module in _modules.values():
+for _module in MODULES.values():
     _module.__module__ = __name__  # where it is found, by pickle too
-globals().update(_modules)
+globals().update(MODULES)
 
-__all__ = [  # noqa: PLE0604
+__all__ = [
     "FallbackError",
     "FallbackWarning",
     "Routes",
@@ -42,7 +32,7 @@ __all__ = [  # noqa: PLE0604
     "routes",
     "set_fallback",
     "unfreeze",
-    *_modules,
+    *MODULES,
 ]
 
 if TYPE_CHECKING:

@@ -10,35 +10,25 @@ from torch import Tensor
 
 from . import by_torch, native, private
 from .plan import Plan, Steps
-
-Maybe = Tensor | None
+from .tensors import Maybe
 
 
 class Setting:
     """What a call of `Layers` has beside tensors."""
 
-    __slots__ = ("plan", "states", "steps")
+    __slots__ = ("at", "plan", "states", "steps")
 
-    def __init__(self, plan: Plan, steps: Steps, states: int) -> None:
+    def __init__(self, plan: Plan, steps: Steps, states: int, at: native.Addresses = ()) -> None:
         self.plan, self.steps = plan, steps
         self.states = states  # how many were given: those of the cell, or 0
-
-    def parts(self, tensors: Sequence[Any]) -> tuple[Any, list[Any], list[Any]]:
-        """x, the states and the parameters."""
-        x, *rest = tensors
-        return x, rest[: self.states], rest[self.states :]
+        self.at = at  # of all tensors of forward
 
     def run(self, tensors: Sequence[Any]) -> list[Tensor]:
         """The outputs by PyTorch's operators."""
-        x, states, parameters = self.parts(tensors)
-        whole, states = self.steps.whole(x, states, self.plan.runs)
-        outputs = by_torch.run(self.plan.layout, self.steps, whole, states, parameters)
+        x, first = tensors[0], 1 + self.states
+        whole, states = self.steps.whole(x, list(tensors[1:first]), self.plan.runs)
+        outputs = by_torch.run(self.plan.layout, self.steps, whole, states, tensors[first:])
         return self.steps.as_given(outputs, x)
-
-    def backward(self, reserve: Tensor, tensors: Sequence[Any], grads: Sequence[Maybe], wanted: Any) -> list[Maybe]:
-        """The gradients of the tensors by the kernels."""
-        dy, dlast = (None, grads) if self.steps.of_cell else (grads[0], grads[1:])
-        return native.backward(self.plan, self.steps, reserve, *self.parts(tensors), dy, dlast, wanted)
 
 
 def gradients_by_torch(setting: Setting, tensors: Sequence[Any], wanted: Any, grads: Sequence[Maybe]) -> list[Maybe]:
@@ -66,65 +56,53 @@ def _gradients(outputs: Any, ends: Any, grads: Any, wanted: Any, create: bool) -
 
 
 class Layers(torch.autograd.Function):
-    """All layers, both directions, in one call. Tensors: x, the states, the parameters. Biases are not saved, as backward
-    does not read them: they may change before it, as PyTorch's GRU allows."""
+    """All layers, both directions, in one call. Tensors: x, the states, the parameters. Biases are not saved, as
+    backward does not read them: they may change before it, as PyTorch's GRU allows."""
 
     @staticmethod
     def forward(ctx: Any, setting: Setting, *tensors: Any) -> Any:
-        x, states, parameters = setting.parts(tensors)
-        outputs, reserve = native.forward(setting.plan, setting.steps, x, states, parameters)
+        plan = setting.plan
+        outputs, reserve = native.forward(plan, setting.steps, tensors[0], setting.at)
         ctx.setting = setting
         ctx.set_materialize_grads(False)
-        _save(ctx, setting, tensors, reserve)
+        if plan.not_saved:
+            first = 1 + setting.states
+            parameters = tensors[first:]
+            ctx.save_for_backward(reserve, *tensors[:first], *[parameters[i] for i in plan.saved])
+            ctx.biases = [parameters[i] for i in plan.not_saved]
+            ctx.versions = [_version(bias) for bias in ctx.biases]
+        else:
+            ctx.save_for_backward(reserve, *tensors)
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         setting, wanted = ctx.setting, ctx.needs_input_grad[1:]
-        tensors, reserve = _saved(ctx)
-        if any(map(private.is_batched, grads)):
-            _refuse_changed_biases(ctx)
-            return None, *gradients_by_torch(setting, tensors, wanted, grads)
-        if torch.is_grad_enabled():
-            _refuse_changed_biases(ctx)
-            about = (setting, wanted, len(tensors), reserve)
-            return None, *LayersGradients.apply(about, *tensors, *grads)
-        return None, *setting.backward(reserve, tensors, grads, wanted)
+        reserve, *tensors = ctx.saved_tensors
+        if setting.plan.not_saved:
+            for i, bias in zip(setting.plan.not_saved, ctx.biases, strict=True):
+                tensors.insert(1 + setting.states + i, bias)
+        if torch.is_grad_enabled() or private.are_batched(grads):
+            return None, *_with_a_graph(ctx, reserve, tensors, grads, wanted)
+        return None, *native.backward(setting.plan, setting.steps, reserve, tensors, grads, wanted)
 
 
-def _save(ctx: Any, setting: Setting, tensors: Sequence[Any], reserve: Tensor) -> None:
-    first, saved = 1 + setting.states, setting.plan.saved
-    if all(saved):
-        ctx.save_for_backward(reserve, *tensors)
-        ctx.biases = ()
-        return
-    parameters = tensors[first:]
-    ctx.save_for_backward(reserve, *tensors[:first], *(p for p, s in zip(parameters, saved, strict=True) if s))
-    ctx.biases = tuple((p, _version(p)) for p, s in zip(parameters, saved, strict=True) if not s)
-
-
-def _saved(ctx: Any) -> tuple[list[Any], Tensor]:
-    setting = ctx.setting
-    reserve, *tensors = ctx.saved_tensors
-    if ctx.biases:
-        biases, saved = iter(ctx.biases), iter(tensors[1 + setting.states :])
-        parameters = [next(saved) if s else next(biases)[0] for s in setting.plan.saved]
-        tensors = [*tensors[: 1 + setting.states], *parameters]
-    return tensors, reserve
-
-
-def _version(t: Tensor) -> int:
-    return 0 if t.is_inference() else t._version
-
-
-def _refuse_changed_biases(ctx: Any) -> None:
-    """PyTorch's operators compute forward anew, so that they read biases too."""
-    for bias, version in ctx.biases:
+def _with_a_graph(ctx: Any, reserve: Tensor, tensors: list[Any], grads: Any, wanted: Any) -> Any:
+    """The gradients where a graph or batches of them are asked for. PyTorch's operators compute forward anew then, so
+    that they read biases too."""
+    for bias, version in zip(*((ctx.biases, ctx.versions) if ctx.setting.plan.not_saved else ((), ())), strict=True):
         if _version(bias) != version:
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
                 f"a bias {tuple(bias.shape)} is at version {_version(bias)}; expected version {version} instead."
             )
+    if private.are_batched(grads):
+        return gradients_by_torch(ctx.setting, tensors, wanted, grads)
+    return LayersGradients.apply((ctx.setting, wanted, len(tensors), reserve), *tensors, *grads)
+
+
+def _version(t: Tensor) -> int:
+    return 0 if t.is_inference() else t._version
 
 
 class LayersGradients(torch.autograd.Function):
@@ -137,7 +115,7 @@ class LayersGradients(torch.autograd.Function):
         ctx.about = setting, wanted, count
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
-        return tuple(setting.backward(reserve, tensors[:count], tensors[count:], wanted))
+        return tuple(native.backward(setting.plan, setting.steps, reserve, tensors[:count], tensors[count:], wanted))
 
     @staticmethod
     def backward(ctx: Any, *second: Any) -> Any:

@@ -6,26 +6,24 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import _VF, Tensor
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..cells.families import SPECS
 from ..reference import EQUATIONS
-from .drop_ins import OPERATORS
+from .drop_ins import operator_of
 from .plan import Layout, Steps
-
-Maybe = Tensor | None
+from .tensors import Maybe
 
 
 def run(
     layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float = 0.0
 ) -> list[Tensor]:
-    """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of `Layout`,
-    or none for zeros."""
-    operator = OPERATORS.get(layout.cell)
-    if operator is None or (operator is _VF.lstm and x.dtype is torch.float32 and x.is_cpu):
-        # oneDNN's LSTM, which PyTorch's operator takes on the CPU, has no second derivative.
+    """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of
+    `Layout`, or none for zeros."""
+    operator = operator_of(layout.cell, x)
+    if operator is None:
         return _by_equations(layout, steps, x, states, parameters, dropout)
     return _by_operator(operator, layout, steps, x, states, parameters, dropout)
 
@@ -47,14 +45,14 @@ def _by_operator(
         # The operator knows packed rows alone, each of one step at least.
         packed = pack_padded_sequence(x, steps.lengths.clamp(min=1).cpu(), enforce_sorted=False)
         x, batch_sizes, order, restore = packed
-        first = [s.index_select(1, order) for s in first]  # type: ignore[arg-type]
+        first = [s.index_select(1, order) for s in first]
     hx: Any = first if len(first) > 1 else first[0]
     sizes = () if batch_sizes is None else (batch_sizes,)
     settings = (layout.bias, layout.num_layers, dropout, dropout > 0, layout.directions == 2)
     y, *last = operator(x, *sizes, hx, list(parameters), *settings, *(() if sizes else (False,)))
     if restore is None:
         return [y, *last]
-    padded = PackedSequence(y, batch_sizes, order, restore)  # type: ignore[arg-type]
+    padded = PackedSequence(y, batch_sizes, order, restore)
     return _without_empty_rows(steps, pad_packed_sequence(padded, total_length=steps.seq_len)[0],
                                [s.index_select(1, restore) for s in last],
                                [s.index_select(1, restore) for s in first])  # fmt: skip
@@ -110,7 +108,7 @@ def _weights(layout: Layout, parameters: Sequence[Tensor]) -> _Weights:
         mask = torch.as_tensor(spec.mask(layout.hidden_size, values), device=given[name].device)
         given[name] = torch.where(mask, given[name], torch.zeros_like(given[name]))
     return _Weights(
-        **dict.fromkeys(names) | given | spec.options | values,
+        **{**dict.fromkeys(names), **given, **spec.options, **values},
         gates=spec.gates,
         hidden_size=layout.hidden_size,
     )

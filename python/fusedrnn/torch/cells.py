@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..layers.config import config_of
 from ..layers.layer import LAYERS
-from . import by_torch, drop_ins, routes
+from . import by_torch, drop_ins, routing
 from .layers import _are_tensors, _of_rows, signature_of
 from .module import Recurrent, fallen_back, is_proxy, keep_out
 from .plan import Layout, Steps
@@ -19,15 +18,15 @@ from .plan import Layout, Steps
 class Cell(Recurrent):
     """The base of cells."""
 
-    _registry: ClassVar[dict[str, type[Cell]]] = {}  # by the names of families
+    registry: ClassVar[dict[str, type[Cell]]] = {}  # by the names of families
 
     def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if family is None:
             return
         cls._family, cls._options, cls._torch = family, LAYERS[family]._options, drop_ins.CELLS.get(family)
-        Cell._registry[family] = cls
-        cls.__signature__ = signature_of(cls, Cell._build)  # type: ignore[attr-defined]
+        Cell.registry[family] = cls
+        cls.__signature__ = signature_of(cls, Cell._build)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = self._complete(kwargs)
@@ -98,7 +97,7 @@ class Cell(Recurrent):
         if is_proxy(input):
             further = {} if start is None else {"start": start}
             return self._as_proxy(input, (input,) if hx is None else (input, hx), further)
-        route = routes.of_state() or routes.of_tensor(input, getattr(input, "dtype", None))
+        route = routing.of_state() or routing.of_tensor(input, getattr(input, "dtype", None))
         if route is not None:
             return self._other(route, input, hx, start)
         plan, names = self.__dict__.get("_plan") or (None, ())
@@ -109,31 +108,30 @@ class Cell(Recurrent):
             names = self.__dict__["_plan"][1]
         shape = input.shape
         if len(shape) not in (1, 2) or shape[-1] != self.input_size or not input.numel():
-            return self._other(routes.EMPTY if not input.numel() else routes.WRONG, input, hx, start)
+            return self._other(routing.EMPTY if not input.numel() else routing.WRONG, input, hx, start)
         states = () if hx is None else (hx,) if len(plan.units) == 1 else hx
         if states and not _are_tensors(states, len(plan.units)):
-            return self._other(routes.WRONG, input, hx, start)
+            return self._other(routing.WRONG, input, hx, start)
         lead = shape[:-1]
         B = lead[0] if lead else 1
         if start is not None:
             start = _of_rows(start, B, "start", plan.spec.numbered is not None, None)
-        route, states, parameters, graph = self._prepared(plan, names, input, states, lead)
+        route, every, found = self._prepared(plan, names, input, states, lead)
         if route is not None:
             return self._other(route, input, hx, start)
-        steps = Steps(1, B, lead, None, start, True)
-        new = self._native(plan, steps, input.contiguous(), states, parameters, graph)
+        new = self._native(plan, Steps(1, B, lead, None, start, True), every, found)
         return tuple(new) if len(new) > 1 else new[0]
 
     def _other(self, route: str, input: Any, hx: Any, start: Any) -> Any:
         """By PyTorch's operators; traced ones are more portable than ours, and fuse."""
-        fallen_back(routes.TRACED_CELL if route == routes.OPERATOR else route)
+        fallen_back(routing.TRACED_CELL if route == routing.OPERATOR else route)
         return self._by_torch(input, hx, start)
 
     def _by_torch(self, input: Any, hx: Any, start: Any) -> Any:
         if self._torch_has_it:
             if start is not None:
                 raise ValueError("start: expected None for a cell without clocks")
-            return super().forward(input, hx)  # type: ignore[misc]
+            return super().forward(input, hx)
         layout: Layout = self._layout()
         states = () if hx is None else (hx,) if len(layout.units) == 1 else tuple(hx)
         name = type(self).__name__
@@ -156,24 +154,4 @@ class Cell(Recurrent):
         return tuple(new) if len(new) > 1 else new[0]
 
 
-class RNNCell(Cell, nn.RNNCell, family="RNN"):
-    """`torch.nn.RNNCell` by the kernels of fusedrnn."""
-
-
-class LSTMCell(Cell, nn.LSTMCell, family="LSTM"):
-    """`torch.nn.LSTMCell` by the kernels of fusedrnn; with further cells: see `fusedrnn.LSTM` for `variant` and
-    `peepholes`, and a `proj_size`."""
-
-
-class GRUCell(Cell, nn.GRUCell, family="GRU"):
-    """`torch.nn.GRUCell` by the kernels of fusedrnn; with further cells: see `fusedrnn.GRU` for `reset_after` and
-    `z_weighs`."""
-
-
-for _name, _layer in LAYERS.items():
-    # A cell that reads the layer below is no cell without it.
-    if _name not in Cell._registry and not any(spec.below for spec in _layer._options.specs):
-        _text = f"One step of the cell of `fusedrnn.{_name}`, which says its options; calls are those of `torch.nn.GRUCell`."
-        type(f"{_name}Cell", (Cell, nn.RNNCellBase), {"__doc__": _text, "__module__": __name__}, family=_name)
-CLASSES = Cell._registry
 keep_out(Cell._eager)

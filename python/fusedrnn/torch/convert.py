@@ -7,17 +7,20 @@ from typing import Any, TypeVar
 from torch import nn
 from torch.nn.utils import parametrize
 
-from . import cells, drop_ins, layers
+from . import drop_ins, modules
+from .cells import Cell
 from .frozen import unfreeze
+from .layers import Layers
 from .module import Recurrent
 
 Model = TypeVar("Model", bound=nn.Module)
 
 OURS: dict[type, type] = {
     theirs: ours[name]
-    for table, ours in ((drop_ins.LAYERS, layers.CLASSES), (drop_ins.CELLS, cells.CLASSES))
-    for name, theirs in table.items()  # type: ignore[attr-defined]
+    for table, ours in ((drop_ins.LAYERS, Layers.registry), (drop_ins.CELLS, Cell.registry))
+    for name, theirs in table.items()
 }
+assert modules.MODULES  # which fills the registries
 THEIRS = {ours: theirs for theirs, ours in OURS.items()}
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import _VF, nn
+import torch
+from torch import _VF, Tensor, nn
 
 OPERATORS: dict[str, Any] = {  # by the names of cells
     "lstm": _VF.lstm,
@@ -30,3 +31,10 @@ def cell_of_cell(family: str, module: nn.RNNCellBase) -> str | None:
     if family != "RNN":
         return MODES[family]
     return MODES.get(f"RNN_{str(module.nonlinearity).upper()}")
+
+
+def operator_of(cell: str, x: Tensor) -> Any:
+    """PyTorch's operator of a cell, if there is one that can be differentiated any number of times: oneDNN's LSTM,
+    which it takes in float32 on the CPU, has no second derivative."""
+    operator = OPERATORS.get(cell)
+    return None if operator is _VF.lstm and x.is_cpu and x.dtype is torch.float32 else operator

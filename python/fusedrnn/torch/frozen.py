@@ -56,13 +56,14 @@ def _version(t: Tensor) -> int:
 
 
 def freeze(model: Model) -> Model:
-    """Packs the weights of all modules of fusedrnn in a model, once, for inference: a call packs and reads nothing else.
-    The bits of the outputs stay. Frozen again, a module takes the parameters as they are now.
+    """Packs the weights of all modules of fusedrnn in a model, once, for inference: a call packs and reads nothing
+    else. The bits of the outputs stay. Frozen again, a module takes the parameters as they are now.
 
-    A parameter that is replaced, moved, or changed in place (`load_state_dict`, an optimizer's step) makes the next call
-    raise RuntimeError. Changes through `.data`, `detach().numpy()` or other views that leave no trace in PyTorch cannot
-    be seen: the old weights go on. Calls that need gradients read the parameters themselves. Copies and pickles of a
-    frozen module are not frozen. Modules whose parameters no kernel takes (of another dtype or device) are left alone.
+    A parameter that is replaced, moved, or changed in place (`load_state_dict`, an optimizer's step) makes the next
+    call raise RuntimeError. Changes through `.data`, `detach().numpy()` or other views that leave no trace in
+    PyTorch cannot be seen: the old weights go on. Calls that need gradients read the parameters themselves. Copies
+    and pickles of a frozen module are not frozen. Modules whose parameters no kernel takes (of another dtype or
+    device) are left alone.
 
     Returns:
         The model.

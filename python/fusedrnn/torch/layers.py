@@ -14,28 +14,29 @@ from torch.nn.utils.rnn import PackedSequence
 
 from ..layers.config import config_of
 from ..layers.layer import LAYERS
-from . import by_torch, drop_ins, private, routes
+from . import by_torch, drop_ins, private, routing
 from .module import Recurrent, fallen_back, is_proxy, keep_out
 from .operator import operator_of
 from .plan import DTYPES, Layout, Plan, Steps, plan_of
-from .routes import OPERATOR
+from .routing import OPERATOR
+from .tensors import read
 
-Output = tuple[Any, Any]
+Output = Any  # of a call: the outputs and the last state
 MOST_STEPS = 2**62  # that clocks count
 
 
 class Layers(Recurrent):
     """The base of layers."""
 
-    _registry: ClassVar[dict[str, type[Layers]]] = {}  # by the names of families
+    registry: ClassVar[dict[str, type[Layers]]] = {}  # by the names of families
 
     def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if family is None:
             return
         cls._family, cls._options, cls._torch = family, LAYERS[family]._options, drop_ins.LAYERS.get(family)
-        Layers._registry[family] = cls
-        cls.__signature__ = signature_of(cls, Layers._build)  # type: ignore[attr-defined]
+        Layers.registry[family] = cls
+        cls.__signature__ = signature_of(cls, Layers._build)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = self._complete(kwargs)
@@ -59,9 +60,9 @@ class Layers(Recurrent):
         dtype: Any = None,
     ) -> None:
         """A module that torch.nn does not have. Its entries are named as those of nn.RNNBase."""
-        sizes: Any = (type(self).__name__, self._options, input_size, hidden_size, num_layers)
-        flags: Any = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}
-        config = config_of(*sizes, proj_size=proj_size, **flags, **options)
+        flags: Any = {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional, "proj_size": proj_size}
+        name = type(self).__name__
+        config = config_of(name, self._options, input_size, hidden_size, num_layers, **flags, **options)
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
             raise ValueError("dropout should be a number in range [0, 1] representing the probability of an element "
                              "being zeroed")  # fmt: skip
@@ -83,16 +84,16 @@ class Layers(Recurrent):
         self._flat_weight_refs: list[Any] = []
         for parameter, shape in zip(names, layout.shapes(), strict=True):
             setattr(self, parameter, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-        self._init_flat_weights()  # type: ignore[operator]
+        self._init_flat_weights()
         self.reset_parameters()
 
     def flatten_parameters(self) -> None:
         """For cuDNN, which has no cells but torch.nn's."""
         if self._torch_has_it:
-            super().flatten_parameters()  # type: ignore[misc]
+            super().flatten_parameters()
 
     def _layout(self) -> Any:
-        cell = drop_ins.cell_of_layers(self) if self._torch_has_it else self._chosen(self.proj_size)  # type: ignore[arg-type]
+        cell = drop_ins.cell_of_layers(self) if self._torch_has_it else self._chosen(self.proj_size)
         if cell is None:
             return None
         sizes = (self.input_size, self.hidden_size, self.proj_size, self.num_layers, 1 + bool(self.bidirectional))
@@ -109,8 +110,8 @@ class Layers(Recurrent):
         Args:
             input: ``(T, B, I)``, ``(B, T, I)`` with `batch_first`, ``(T, I)``, or a PackedSequence.
             hx: the first state, a tensor; or a tuple of them where the cell has several; None for zeros.
-            lengths: of padded rows: ``(B,)`` integers in 0..T. Steps past them are not read; outputs there are zero, and
-                the last states are those of each row's last step.
+            lengths: of padded rows: ``(B,)`` integers in 0..T. Steps past them are not read; outputs there are zero,
+                and the last states are those of each row's last step.
             start: for cells with clocks, the number of the first step: an int, or ``(B,)`` integers.
 
         Returns:
@@ -130,7 +131,7 @@ class Layers(Recurrent):
             given = {"lengths": lengths, "start": start}
             return self._as_proxy(x, (input,) if hx is None else (input, hx),
                                   {name: value for name, value in given.items() if value is not None})  # fmt: skip
-        route = routes.of_state() or routes.of_tensor(x, getattr(x, "dtype", None))
+        route = routing.of_state() or routing.of_tensor(x, getattr(x, "dtype", None))
         if route is not None:
             return self._other(route, input, hx, lengths, start)
         plan, names = self.__dict__.get("_plan") or (None, ())
@@ -148,15 +149,13 @@ class Layers(Recurrent):
         turned = not packed and self.batch_first and x.dim() == 3
         if turned:
             x = x.transpose(0, 1)
-        route, states, parameters, graph = self._prepared(plan, names, x, states, steps.lead)
+        route, every, found = self._prepared(plan, names, x, states, steps.lead)
         if route is not None:
             return self._other(route, input, hx, lengths, start)
-        if not x.is_contiguous():
-            x = x.contiguous()
         if self.dropout and self.training and plan.layout.num_layers > 1:
-            outputs = self._with_dropout(plan, steps, x, states, parameters, graph)
+            outputs = self._with_dropout(plan, steps, every)
         else:
-            outputs = self._native(plan, steps, x, states, parameters, graph)
+            outputs = self._native(plan, steps, every, found)
         return self._given_back(input if packed else None, turned, outputs)
 
     def _steps(
@@ -164,12 +163,12 @@ class Layers(Recurrent):
     ) -> Steps | str:
         """The rows of a call; or why the kernels cannot take it."""
         if not x.numel():
-            return routes.EMPTY
+            return routing.EMPTY
         if x.shape[-1] != plan.layout.input_size or (states and not _are_tensors(states, len(plan.units))):
-            return routes.WRONG
+            return routing.WRONG
         if packed:
             if x.dim() != 2 or lengths is not None:
-                return routes.WRONG
+                return routing.WRONG
             steps = Steps.packed(input.batch_sizes, plan.runs)
             if start is not None:
                 start = _of_rows(start, steps.batch_size, "start", self._numbered(plan.layout), None)
@@ -182,7 +181,7 @@ class Layers(Recurrent):
         elif x.dim() == 2:
             T, B, lead = x.shape[0], 1, (plan.runs,)
         else:
-            return routes.WRONG
+            return routing.WRONG
         if lengths is None and start is None:
             return Steps(T, B, lead)
         if lengths is not None:
@@ -195,23 +194,24 @@ class Layers(Recurrent):
     def _numbered(layout: Layout) -> bool:
         return layout.spec.numbered is not None
 
-    def _with_dropout(
-        self, plan: Plan, steps: Steps, x: Tensor, states: Any, parameters: Any, graph: bool
-    ) -> Sequence[Tensor]:
-        """A layer after the other, with PyTorch's dropout between them: for one seed its masks are those of torch.nn."""
-        layout = plan.layout
+    def _with_dropout(self, plan: Plan, steps: Steps, every: list[Tensor]) -> Sequence[Tensor]:
+        """A layer after the other, with PyTorch's dropout between them: for one seed its masks are those of
+        torch.nn."""
+        layout, count = plan.layout, len(every) - len(plan.shapes)
+        x, states, parameters = every[0], every[1:count], every[count:]
         if layout.spec.below:
             fallen_back("dropout between layers that read more than outputs of the layer below")
-            whole, states = steps.whole(x, states, plan.runs)
-            return steps.as_given(by_torch.run(layout, steps, whole, states, parameters, self.dropout), x)
+            whole, given = steps.whole(x, list(states), plan.runs)
+            return steps.as_given(by_torch.run(layout, steps, whole, given, parameters, self.dropout), x)
         D, each = layout.directions, len(parameters) // layout.num_layers
         steps.lead = (D, *steps.lead[1:])
         lasts = []
         for n in range(layout.num_layers):
             of_layer = plan_of(layout.layer(n), plan.dtype)
             assert of_layer is not None
-            own, first = parameters[n * each : (n + 1) * each], [s[n * D : (n + 1) * D] for s in states]
-            x, *last = self._native(of_layer, steps, x, first, own, graph)
+            of_layer_tensors = [x, *(s[n * D : (n + 1) * D] for s in states), *parameters[n * each : (n + 1) * each]]
+            shapes = of_layer.shapes_of(x, steps.lead, len(states))
+            x, *last = self._native(of_layer, steps, of_layer_tensors, read(of_layer_tensors, shapes, plan.bits))
             lasts.append(last)
             if n + 1 < layout.num_layers:
                 x = F.dropout(x, self.dropout, True)
@@ -237,7 +237,7 @@ class Layers(Recurrent):
             found = self._by_our_operator(input, hx, lengths, start)
             if found is not None:
                 return found
-            route = routes.WRONG
+            route = routing.WRONG
         fallen_back("packed rows among traced tensors" if route == OPERATOR else route)
         return self._by_torch(input, hx, lengths, start)
 
@@ -245,7 +245,7 @@ class Layers(Recurrent):
         if self._torch_has_it and lengths is None:
             if start is not None:
                 raise ValueError("start: expected None for a cell without clocks")
-            return super().forward(input, hx)  # type: ignore[no-any-return, misc]
+            return super().forward(input, hx)
         layout: Any = self._layout()
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
@@ -290,12 +290,12 @@ class Layers(Recurrent):
     def _check(self, layout: Layout, input: Any, x: Tensor, states: Any, unbatched: bool) -> None:
         """Raises what torch.nn's modules raise for sizes that do not fit."""
         batch_sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
-        self.check_input(x, batch_sizes)  # type: ignore[operator]
+        self.check_input(x, batch_sizes)
         if states and len(states) != len(layout.units):
             raise RuntimeError(f"Expected a tuple of {len(layout.units)} hidden states, got {len(states)}")
         batch = () if unbatched else (x.shape[1] if batch_sizes is None else int(batch_sizes[0]),)
         for s, units in zip(states, layout.units, strict=bool(states)):
-            self.check_hidden_size(s, (layout.runs, *batch, units))  # type: ignore[operator]
+            self.check_hidden_size(s, (layout.runs, *batch, units))
 
     # Tracing.
 
@@ -398,23 +398,4 @@ def signature_of(cls: type[Recurrent], build: Any) -> inspect.Signature:
     return inspect.Signature([*plain, *own])
 
 
-class RNN(Layers, nn.RNN, family="RNN"):
-    """`torch.nn.RNN` by the kernels of fusedrnn."""
-
-
-class LSTM(Layers, nn.LSTM, family="LSTM"):
-    """`torch.nn.LSTM` by the kernels of fusedrnn; with further cells: see `fusedrnn.LSTM` for `variant` and
-    `peepholes`."""
-
-
-class GRU(Layers, nn.GRU, family="GRU"):
-    """`torch.nn.GRU` by the kernels of fusedrnn; with further cells: see `fusedrnn.GRU` for `reset_after` and
-    `z_weighs`."""
-
-
-for _name, _layer in LAYERS.items():
-    if _name not in Layers._registry:
-        _text = f"Layers of the cell of `fusedrnn.{_name}`, which says its options; calls are those of `torch.nn.GRU`."
-        type(_name, (Layers, nn.RNNBase), {"__doc__": _text, "__module__": __name__}, family=_name)
-CLASSES = Layers._registry
 keep_out(Layers._eager)

@@ -14,12 +14,11 @@ from torch.nn import init
 
 from ..cells.spec import CellSpec
 from ..layers.options import Options
-from . import drop_ins, native, private, routes
+from . import drop_ins, native, private, routing
 from .autograd import Layers, Setting
 from .plan import Layout, Plan, Steps, plan_of
-from .routes import PLAIN
+from .tensors import read
 
-STRIDED = torch.strided
 _KEPT = ("_plan", "_frozen")  # entries of a module's __dict__ that belong to it alone, and to this process
 
 
@@ -77,7 +76,7 @@ class Recurrent(nn.Module):
     def reset_parameters(self) -> None:
         """New values for all parameters: uniform in ``+-1/sqrt(hidden_size)``, or what the cell starts with."""
         if self._torch_has_it:
-            super().reset_parameters()  # type: ignore[misc]
+            super().reset_parameters()
             return
         layout = self._layout()
         assert layout is not None
@@ -121,39 +120,37 @@ class Recurrent(nn.Module):
 
     def _prepared(
         self, plan: Plan, names: Sequence[str], x: Tensor, states: Sequence[Any], lead: tuple[int, ...]
-    ) -> tuple[str | None, list[Any], list[Any], bool]:
-        """The way that tensors need (None for the kernels), states and parameters as kernels take them, and whether any
-        of them requires a gradient."""
-        dtype, graph = plan.dtype, x.requires_grad
-        parameters = self._parameters_of(names)
-        every = [*states, *parameters]
-        shapes = [*((*lead, units) for units in plan.units), *plan.shapes] if states else plan.shapes
-        for i, t in enumerate(every):
-            # The tests of `routes.of_tensor`, without a call.
-            if not (type(t) in PLAIN and t.is_cpu and t.dtype is dtype and t.layout is STRIDED and not t.is_neg()):
-                ways = [way for t in every if (way := routes.of_tensor(t, dtype))]
-                return routes.WRONG if routes.WRONG in ways else ways[0], list(states), parameters, graph
-            if t.shape != shapes[i]:
-                return routes.WRONG, list(states), parameters, graph
-            graph = graph or t.requires_grad
-            if not t.is_contiguous():
-                every[i] = t.contiguous()
-        count = len(states)
-        return None, every[:count], every[count:], graph
+    ) -> tuple[str | None, list[Any], Any]:
+        """The way that tensors need (None for the kernels); x, states and parameters as kernels take them; and what
+        `tensors.read` found."""
+        own = self._parameters
+        parameters = [own.get(name) for name in names]
+        every = [x, *states, *parameters]
+        shapes = plan.shapes_of(x, lead, len(states))
+        found = read(every, shapes, plan.bits)
+        if found is not None and None not in parameters:
+            return None, every, found
+        every = [x, *states, *self._parameters_of(names)]
+        ways = [way for t in every if (way := routing.of_tensor(t, plan.dtype))]
+        if ways:
+            return routing.WRONG if routing.WRONG in ways else ways[0], every, None
+        if any(t.shape != shape for t, shape in zip(every, shapes, strict=True)):
+            return routing.WRONG, every, None
+        every = [t.contiguous() for t in every]
+        found = read(every, shapes, plan.bits)
+        return (None if found else "tensors without memory of their own"), every, found
 
-    def _native(
-        self, plan: Plan, steps: Steps, x: Tensor, states: Sequence[Tensor], parameters: Sequence[Tensor], graph: bool
-    ) -> Sequence[Tensor]:
+    def _native(self, plan: Plan, steps: Steps, every: Sequence[Tensor], found: Any) -> Sequence[Tensor]:
         """The outputs by the kernels."""
-        routes.count(routes.NATIVE)
+        routing.count(routing.NATIVE)
+        states = len(every) - 1 - len(plan.shapes)
         frozen = self.__dict__.get("_frozen")
         if frozen is not None:
-            frozen.check(parameters)
-        if graph and torch.is_grad_enabled():
-            return Layers.apply(Setting(plan, steps, len(states)), x, *states, *parameters)  # type: ignore[no-any-return]
-        if frozen is not None and frozen.plan is plan:
-            return native.infer(plan, steps, x, states, frozen.stack)
-        return native.infer(plan, steps, x, states, plan.slots(native.addresses(parameters)))
+            frozen.check(every[1 + states :])
+        if found[0] and torch.is_grad_enabled():
+            return Layers.apply(Setting(plan, steps, states, found[1]), *every)  # type: ignore[no-any-return]
+        weights = frozen.stack if frozen is not None and frozen.plan is plan else None
+        return native.infer(plan, steps, every[0], found[1], weights)
 
     def _as_proxy(self, input: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """The call as a leaf of torch.fx, as those of torch.nn's own modules are."""
@@ -192,10 +189,10 @@ def is_proxy(input: Any) -> bool:
 
 def fallen_back(reason: str) -> None:
     """A call that PyTorch's operators take, for a reason of the user's own or for want of a kernel."""
-    if reason in routes.QUIET:
-        routes.count(reason)
+    if reason in routing.QUIET:
+        routing.count(reason)
     else:
-        routes.fall_back(reason)
+        routing.fall_back(reason)
 
 
 def keep_out(*functions: Any) -> None:

@@ -1,4 +1,4 @@
-"""Calls of the native runner on tensors that are plain, contiguous, on the CPU, and of one dtype. All memory is PyTorch's."""
+"""Calls of the native runner on tensors that are plain (`tensors.read`). All memory is PyTorch's."""
 
 from __future__ import annotations
 
@@ -9,57 +9,52 @@ import torch
 from torch import Tensor
 
 from .plan import Plan, Steps
+from .tensors import Maybe, read
 
-Maybe = Tensor | None
-
-
-def addresses(tensors: Sequence[Maybe]) -> list[int]:
-    return [0 if t is None else t.data_ptr() for t in tensors]
+Addresses = tuple[int, ...]  # of x, the states that are given, and the parameters
 
 
-def _common(plan: Plan, steps: Steps, x: Tensor, states: Sequence[Maybe], weights: Any) -> tuple[Any, ...]:
+def _common(plan: Plan, steps: Steps, at: Addresses, weights: Any = None) -> tuple[Any, ...]:
     """The first arguments of all calls of a runner."""
-    first = tuple(addresses(states)) if states else (0,) * len(plan.units)
-    return (*steps.addresses(), x.data_ptr(), first, weights)
+    first = len(at) - len(plan.shapes)
+    states = at[1:first] if first > 1 else (0,) * len(plan.units)
+    return (*steps.addresses(), at[0], states, plan.slots(at[first:]) if weights is None else weights)
 
 
-def _outputs(plan: Plan, steps: Steps, x: Tensor) -> list[Tensor]:
-    """y, whose rows lie as those of x, and the last states; of a cell, the states alone."""
-    last = [x.new_empty((*steps.lead, units)) for units in plan.units]
-    return last if steps.of_cell else [x.new_empty((*x.shape[:-1], plan.width)), *last]
+def _outputs(plan: Plan, steps: Steps, x: Tensor) -> tuple[list[Tensor], tuple[Any, ...]]:
+    """y, whose rows lie as those of x, and the last states; of a cell, the states alone, and its y is its h. And where
+    a runner writes them."""
+    outputs = [x.new_empty((*steps.lead, units)) for units in plan.units]
+    last = tuple([t.data_ptr() for t in outputs])
+    if steps.of_cell:
+        return outputs, (last[0], plan.width, (0, *last[1:]))
+    y = x.new_empty((*x.shape[:-1], plan.width))
+    return [y, *outputs], (y.data_ptr(), plan.width, last)
 
 
-def _places(plan: Plan, steps: Steps, outputs: list[Tensor]) -> tuple[Any, ...]:
-    """Where a runner writes: a cell's y is its h."""
-    y, *last = [t.data_ptr() for t in outputs]
-    return y, plan.width, (0, *last) if steps.of_cell else tuple(last)
-
-
-def infer(plan: Plan, steps: Steps, x: Tensor, states: Sequence[Maybe], weights: Any) -> list[Tensor]:
-    """y and the last states. `weights` are the addresses of parameters, or packed weights."""
-    outputs = _outputs(plan, steps, x)
-    common = _common(plan, steps, x, states, weights)
-    plan.runner.infer(*common, *_places(plan, steps, outputs), torch.get_num_threads())
+def infer(plan: Plan, steps: Steps, x: Tensor, at: Addresses, weights: Any = None) -> list[Tensor]:
+    """y and the last states. `weights` are packed weights in place of the parameters."""
+    outputs, places = _outputs(plan, steps, x)
+    plan.runner.infer(*_common(plan, steps, at, weights), *places, torch.get_num_threads())
     return outputs
 
 
-def forward(
-    plan: Plan, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], reserve_bytes: int = 0
-) -> tuple[list[Tensor], Tensor]:
-    """The outputs of `infer`, and the reserve for `backward`, of at least this many bytes."""
-    outputs = _outputs(plan, steps, x)
-    common = _common(plan, steps, x, states, plan.slots(addresses(parameters)))
+def forward(plan: Plan, steps: Steps, x: Tensor, at: Addresses, most_bytes: int = 0) -> tuple[list[Tensor], Tensor]:
+    """The outputs of `infer`, and the reserve for `backward`; of `most_bytes`, if they are given."""
+    outputs, places = _outputs(plan, steps, x)
+    common = _common(plan, steps, at)
     nbytes = plan.runner.reserve_bytes(*common[:4], False)
-    if reserve_bytes:
-        assert nbytes <= reserve_bytes
-        nbytes = reserve_bytes
+    if most_bytes:
+        assert nbytes <= most_bytes
+        nbytes = most_bytes
     reserve = x.new_empty(-(-nbytes // plan.itemsize))
-    plan.runner.forward(*common, *_places(plan, steps, outputs), reserve.data_ptr(), 0.0, 0, torch.get_num_threads())
+    plan.runner.forward(*common, *places, reserve.data_ptr(), 0.0, 0, torch.get_num_threads())
     return outputs, reserve
 
 
 def _rows_of(dy: Tensor, width: int) -> tuple[Tensor, int]:
     """A gradient whose rows lie at equal distances, and their distance: halves of wider rows are taken as they are."""
+    dy = dy.resolve_neg()
     stride = dy.stride(-2) if dy.dim() > 1 else width
     strides = [stride]
     for size in reversed(dy.shape[1:-1]):
@@ -70,42 +65,42 @@ def _rows_of(dy: Tensor, width: int) -> tuple[Tensor, int]:
 
 
 def backward(
-    plan: Plan,
-    steps: Steps,
-    reserve: Tensor,
-    x: Tensor,
-    states: Sequence[Maybe],
-    parameters: Sequence[Tensor],
-    dy: Maybe,
-    dlast: Sequence[Maybe],
-    wanted: Sequence[bool],
+    plan: Plan, steps: Steps, reserve: Tensor, tensors: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]
 ) -> list[Maybe]:
     """The gradients of x, the first states that were given, and the parameters; None for each that is not wanted. The
-    reserve is only read."""
-    if reserve.data_ptr() % 64:  # saved-tensor hooks may bring it back anywhere
-        reserve = reserve.clone()
-    stride = plan.width
-    if dy is not None:
-        dy, stride = _rows_of(dy.resolve_neg(), plan.width)
-    dlast = [None if d is None else d.resolve_neg().contiguous() for d in dlast]
-    dx = torch.empty_like(x) if wanted[0] else None
-    first = 1 + len(states)
-    # The runner needs a place for the gradient of each first state.
-    dfirst = [x.new_empty((*steps.lead, units)) for units in plan.units]
-    dparameters = [torch.empty_like(p) if w else None for p, w in zip(parameters, wanted[first:], strict=True)]
+    tensors are all of forward, the grads those of its outputs. The reserve is only read."""
+    x, count = tensors[0], len(tensors) - len(plan.shapes)  # of x and the states
+    shapes = plan.shapes_of(x, steps.lead, count - 1)
+    found = read((reserve, *tensors), (None, *shapes), plan.bits)
+    if found is None or found[1][0] % 64:  # saved-tensor hooks may bring them back in another form
+        tensors = [
+            t.to("cpu", plan.dtype).resolve_neg().reshape(s).contiguous() for t, s in zip(tensors, shapes, strict=True)
+        ]
+        reserve = reserve.to("cpu", plan.dtype, copy=True).contiguous()
+        x, found = tensors[0], read((reserve, *tensors), (None, *shapes), plan.bits)
+        assert found is not None
+    at, seeds, stride = found[1], read(grads, (None,) * len(grads), plan.bits), plan.width
+    if seeds is None:
+        if not steps.of_cell and grads[0] is not None:
+            dy, stride = _rows_of(grads[0], plan.width)
+            grads = [dy, *grads[1:]]
+        rest = [None if d is None else d.resolve_neg().contiguous() for d in grads[0 if steps.of_cell else 1 :]]
+        grads = rest if steps.of_cell else [grads[0], *rest]
+        seeds = False, tuple([0 if d is None else d.data_ptr() for d in grads])
+    gradients = [torch.empty_like(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
+    to = tuple([0 if d is None else d.data_ptr() for d in gradients])
     plan.runner.backward(
-        *_common(plan, steps, x, states, plan.slots(addresses(parameters))),
-        reserve.data_ptr(),
+        *_common(plan, steps, at[1:]),
+        at[0],
         0.0,
         0,
-        0 if dy is None else dy.data_ptr(),
+        0 if steps.of_cell else seeds[1][0],
         stride,
-        tuple(addresses(dlast)),
-        0 if dx is None else dx.data_ptr(),
+        seeds[1] if steps.of_cell else seeds[1][1:],
+        to[0],
         False,
-        tuple(addresses(dfirst)),
-        plan.slots(addresses(dparameters)),
+        to[1:count] if count > 1 else (0,) * len(plan.units),
+        plan.slots(to[count:]),
         torch.get_num_threads(),
     )
-    given = [d if w else None for d, w in zip(dfirst, wanted[1:first], strict=False)]
-    return [dx, *given, *dparameters]
+    return gradients

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import native, private, routes
+from . import native, private, routing
 from .autograd import Setting, gradients_by_torch
 from .plan import DTYPES, Layout, Plan, Steps, plan_of
+from .tensors import read
 
 _library = torch.library.Library("fusedrnn", "FRAGMENT")
 
@@ -80,14 +81,17 @@ class Operator:
 
     def _forward(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
         *tensors, keep = rest
-        routes.count(routes.OPERATOR)
+        routing.count(routing.OPERATOR)
         plan, steps, x = self._plan(x), self._steps(x, lengths, start), x.contiguous()
         states, parameters = self._parts(tensors)
+        every = (x, *states, *parameters)
+        found = read(every, plan.shapes_of(x, steps.lead, len(states)), plan.bits)
+        if found is None:
+            raise ValueError(f"fusedrnn::{self.name}: expected plain tensors of the layers' sizes on the CPU")
         if not keep:
-            weights = plan.slots(native.addresses(parameters))
-            return *native.infer(plan, steps, x, states, weights), x.new_empty(0)
+            return *native.infer(plan, steps, x, found[1]), x.new_empty(0)
         most = plan.most_reserve_bytes(steps.seq_len * steps.batch_size)
-        outputs, reserve = native.forward(plan, steps, x, states, parameters, most)
+        outputs, reserve = native.forward(plan, steps, x, found[1], most)
         return *outputs, reserve
 
     def _forward_fake(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
@@ -101,10 +105,10 @@ class Operator:
         *tensors, wanted = rest
         count = self.states + len(self.parameters)
         states, parameters = self._parts(tensors[:count])
-        reserve, dy, *dlast = tensors[count:]
+        reserve, *grads = tensors[count:]
         places = [wanted[0], *wanted[1 : 1 + len(states)], *wanted[1 + self.states :]]
-        plan, steps, x = self._plan(x), self._steps(x, lengths, start), x.contiguous()
-        found = native.backward(plan, steps, reserve, x, states, parameters, dy, dlast, places)
+        plan, steps, every = self._plan(x), self._steps(x, lengths, start), (x.contiguous(), *states, *parameters)
+        found = native.backward(plan, steps, reserve, every, grads, places)
         found[1:1] = [None] * (self.states - len(states))
         return tuple(x.new_empty(0) if d is None else d for d in found)
 
@@ -140,7 +144,7 @@ class _Traced(torch.autograd.Function):
         reserve, *tensors = ctx.saved_tensors
         x, lengths, start, *rest = tensors
         wanted = [ctx.needs_input_grad[1], *ctx.needs_input_grad[4:]]
-        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or any(map(private.is_batched, grads))):
+        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or private.are_batched(grads)):
             found = _by_torch(operator, x, lengths, start, rest, wanted, grads)
         else:
             found = operator.backward(*tensors, reserve, *grads, wanted)

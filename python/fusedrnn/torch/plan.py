@@ -14,6 +14,7 @@ from ..backends import native_cell
 from ..cells.families import SPECS
 from ..cells.spec import CellSpec
 from ..layers.config import name_of
+from .tensors import BITS
 
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}  # and the formats of kernels
 
@@ -94,18 +95,27 @@ class Plan:
             list(values.get("periods", ())),
         )
         self.width, self.units, self.runs = layout.width, layout.units, layout.runs
-        self.itemsize = torch.empty(0, dtype=dtype).element_size()
-        self.shapes = layout.shapes()
+        self.bits = BITS[dtype]
+        self.itemsize = self.bits // 8
+        self.shapes = tuple(layout.shapes())
         given = [layout.bias or not p.is_bias for p in self.spec.parameters] * layout.runs
         self.given = None if all(given) else given
-        # Which parameters backward reads: a bias may be changed in place before it, as PyTorch's modules allow.
+        # The places of the parameters that backward reads. A bias is none of them: it may be changed in place
+        # before, as PyTorch's modules allow.
         of_run = [p.role not in ("bias_ih", "bias_hh") for p in self.spec.parameters if layout.bias or not p.is_bias]
-        self.saved = of_run * layout.runs
+        self.saved = [i for i, saved in enumerate(of_run * layout.runs) if saved]
+        self.not_saved = [i for i, saved in enumerate(of_run * layout.runs) if not saved]
 
-    def slots(self, addresses: list[int]) -> tuple[int, ...]:
+    def shapes_of(self, x: Tensor, lead: Any, states: int) -> tuple[tuple[int, ...], ...]:
+        """Of x, so many states, and the parameters."""
+        if not states:
+            return x.shape, *self.shapes
+        return x.shape, *[(*lead, units) for units in self.units], *self.shapes
+
+    def slots(self, addresses: tuple[int, ...]) -> tuple[int, ...]:
         """An address for each parameter that the cell has: 0 for biases that the layers lack."""
         if self.given is None:
-            return tuple(addresses)
+            return addresses
         every = iter(addresses)
         return tuple(next(every) if given else 0 for given in self.given)
 
@@ -132,8 +142,9 @@ def plan_of(layout: Layout, dtype: torch.dtype) -> Plan | None:
 
 
 class Steps:
-    """The rows of a call: padded or packed, with their lengths and the numbers of their first steps. `lead` are the sizes
-    of a state as the caller has it, but for its units: (L*D, B), or (B,) of a cell, each without B for one row."""
+    """The rows of a call: padded or packed, with their lengths and the numbers of their first steps. `lead` are the
+    sizes of a state as the caller has it, but for its units: (L*D, B), or (B,) of a cell, each without B for one
+    row."""
 
     __slots__ = ("batch_size", "batch_sizes", "lead", "lengths", "of_cell", "offsets", "seq_len", "start")
 

@@ -1,10 +1,11 @@
-"""PyTorch's private names: looked up here, once. Where PyTorch has a name no more, a stand-in is safe rather than fast."""
+"""PyTorch's private names: looked up here, once. Where PyTorch has a name no more, a stand-in is safe rather than
+fast."""
 
 from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,9 +46,9 @@ def is_forward_ad() -> bool:
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
-def is_batched(t: Tensor | None) -> bool:
+def are_batched(grads: Sequence[Tensor | None]) -> bool:
     """Whether a gradient is a batch of gradients, of vmap or of `is_grads_batched`."""
-    return t is not None and any(test(t) for test in _is_batched)
+    return any(test(t) for t in grads if t is not None for test in _is_batched)
 
 
 @functools.cache
@@ -60,8 +61,8 @@ def fake_tensor() -> Any:
 
 
 def keep_compiler_out(*functions: Any) -> None:
-    """After a break of its graph Dynamo compiles the Python frames that it meets: not these, nor what they call. Without
-    the private switch it compiles them, which is correct, but slower."""
+    """After a break of its graph Dynamo compiles the Python frames that it meets: not these, nor what they call.
+    Without the private switch it compiles them, which is correct, but slower."""
     try:
         frames: Any = importlib.import_module("torch._C._dynamo.eval_frame")
         skip = frames._FrameAction.SKIP

@@ -7,11 +7,11 @@ import warnings
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import private
+from .tensors import PLAIN
 
-PLAIN = (Tensor, nn.Parameter)  # the types that kernels take: a subclass may mean anything
 NATIVE, OPERATOR = "native", "operator"
 FALLBACKS = ("warn", "error", "ignore")
 
