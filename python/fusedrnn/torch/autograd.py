@@ -35,10 +35,11 @@ def gradients_by_torch(setting: Setting, tensors: Sequence[Any], wanted: Any, gr
     """Gradients by autograd over PyTorch's operators, themselves with a graph if that is enabled."""
     create = torch.is_grad_enabled()
     with torch.enable_grad():
-        if create:
-            alias = [t.view_as(t) if w else t for t, w in zip(tensors, wanted, strict=True)]
-        else:
-            alias = [t if t is None else t.detach().requires_grad_(w) for t, w in zip(tensors, wanted, strict=True)]
+        # Aliases are where the gradients end. Those of a tensor that needs none itself have no graph behind them.
+        alias = [
+            t if t is None else t.view_as(t) if w else t if create else t.detach()
+            for t, w in zip(tensors, wanted, strict=True)
+        ]
         outputs = setting.run(alias)
         ends = [t for t, w in zip(alias, wanted, strict=True) if w]
         return _gradients(outputs, ends, grads, wanted, create)
@@ -56,47 +57,44 @@ def _gradients(outputs: Any, ends: Any, grads: Any, wanted: Any, create: bool) -
 
 
 class Layers(torch.autograd.Function):
-    """All layers, both directions, in one call. Tensors: x, the states, the parameters. Biases are not saved, as
-    backward does not read them: they may change before it, as PyTorch's GRU allows."""
+    """All layers, both directions, in one call. Tensors: x, the states, the parameters. What backward does not read is
+    not saved, such as biases: it may change before, as PyTorch's GRU allows."""
 
     @staticmethod
     def forward(ctx: Any, setting: Setting, *tensors: Any) -> Any:
-        plan = setting.plan
-        outputs, reserve = native.forward(plan, setting.steps, tensors[0], setting.at)
+        outputs, reserve = native.forward(setting.plan, setting.steps, tensors[0], setting.at)
         ctx.setting = setting
         ctx.set_materialize_grads(False)
-        if plan.not_saved:
-            first = 1 + setting.states
-            parameters = tensors[first:]
-            ctx.save_for_backward(reserve, *tensors[:first], *[parameters[i] for i in plan.saved])
-            ctx.biases = [parameters[i] for i in plan.not_saved]
-            ctx.versions = [_version(bias) for bias in ctx.biases]
-        else:
-            ctx.save_for_backward(reserve, *tensors)
+        needs = ctx.needs_input_grad
+        ctx.places = saved, unsaved = setting.plan.places(setting.states, needs[1], any(needs[2 + setting.states :]))
+        ctx.save_for_backward(reserve, *[tensors[i] for i in saved])
+        ctx.unsaved = [tensors[i] for i in unsaved]
+        ctx.versions = [_version(t) for t in ctx.unsaved]
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         setting, wanted = ctx.setting, ctx.needs_input_grad[1:]
-        reserve, *tensors = ctx.saved_tensors
-        if setting.plan.not_saved:
-            for i, bias in zip(setting.plan.not_saved, ctx.biases, strict=True):
-                tensors.insert(1 + setting.states + i, bias)
-        if torch.is_grad_enabled() or private.are_batched(grads):
+        reserve, *rest = ctx.saved_tensors
+        tensors: list[Any] = [None] * len(wanted)
+        for places, found in zip(ctx.places, (rest, ctx.unsaved), strict=True):
+            for i, t in zip(places, found, strict=True):
+                tensors[i] = t
+        if torch.is_grad_enabled() or private.are_batched(grads) or private.is_forward_ad():
             return None, *_with_a_graph(ctx, reserve, tensors, grads, wanted)
         return None, *native.backward(setting.plan, setting.steps, reserve, tensors, grads, wanted)
 
 
 def _with_a_graph(ctx: Any, reserve: Tensor, tensors: list[Any], grads: Any, wanted: Any) -> Any:
-    """The gradients where a graph or batches of them are asked for. PyTorch's operators compute forward anew then, so
-    that they read biases too."""
-    for bias, version in zip(*((ctx.biases, ctx.versions) if ctx.setting.plan.not_saved else ((), ())), strict=True):
-        if _version(bias) != version:
+    """The gradients where a graph, batches of them or tangents are asked for. PyTorch's operators compute forward anew
+    then, so that they read what is not saved too."""
+    for t, version in zip(ctx.unsaved, ctx.versions, strict=True):
+        if _version(t) != version:
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
-                f"a bias {tuple(bias.shape)} is at version {_version(bias)}; expected version {version} instead."
+                f"an input {tuple(t.shape)} is at version {_version(t)}; expected version {version} instead."
             )
-    if private.are_batched(grads):
+    if private.are_batched(grads) or private.is_forward_ad():
         return gradients_by_torch(ctx.setting, tensors, wanted, grads)
     return LayersGradients.apply((ctx.setting, wanted, len(tensors), reserve), *tensors, *grads)
 
@@ -125,7 +123,7 @@ class LayersGradients(torch.autograd.Function):
         with torch.enable_grad():
             # A tensor whose first gradient is wanted must have a graph, though its second one may not be.
             alias = [
-                t if t is None or not (n or w) else t.view_as(t) if create and n else t.detach().requires_grad_()
+                t if t is None or not (n or w) else t.view_as(t) if n else t.detach().requires_grad_()
                 for t, n, w in zip(ctx.saved_tensors, needs, (*wanted, *[False] * grads), strict=True)
             ]
             first = gradients_by_torch(setting, alias[:count], wanted, alias[count:])

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from ..cells.families import SPECS
 from ..reference import EQUATIONS
-from .drop_ins import operator_of
+from . import private
+from .drop_ins import PackedSequence, operator_of, pack_padded_sequence, pad_packed_sequence
 from .plan import Layout, Steps
 from .tensors import Maybe
 
@@ -23,7 +23,8 @@ def run(
     """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of
     `Layout`, or none for zeros."""
     operator = operator_of(layout.cell, x)
-    if operator is None:
+    if operator is None or (steps.lengths is not None and private.are_transforms_active()):
+        # A transform cannot see how rows are packed, which the operator needs for lengths.
         return _by_equations(layout, steps, x, states, parameters, dropout)
     return _by_operator(operator, layout, steps, x, states, parameters, dropout)
 
@@ -150,6 +151,6 @@ def _padded(
     """Of packed rows."""
     assert steps.batch_sizes is not None
     x, lengths = pad_packed_sequence(PackedSequence(rows, steps.batch_sizes))
-    padded = Steps(steps.seq_len, steps.batch_size, lengths, steps.start)
+    padded = Steps(steps.seq_len, steps.batch_size, steps.lead, lengths, steps.start)
     y, *last = _by_equations(layout, padded, x, states, parameters, dropout)
     return [pack_padded_sequence(y, lengths).data, *last]

@@ -10,7 +10,7 @@ from torch import nn
 from ..layers.config import config_of
 from ..layers.layer import LAYERS
 from . import by_torch, drop_ins, routing
-from .layers import _are_tensors, _of_rows, signature_of
+from .layers import are_tensors, of_rows, require_dtype, signature_of
 from .module import Recurrent, fallen_back, is_proxy, keep_out
 from .plan import Layout, Steps
 
@@ -23,6 +23,8 @@ class Cell(Recurrent):
     def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if family is None:
+            if "__init__" in vars(cls):
+                cls.__signature__ = None  # type: ignore[attr-defined]  # it has one of its own
             return
         cls._family, cls._options, cls._torch = family, LAYERS[family]._options, drop_ins.CELLS.get(family)
         Cell.registry[family] = cls
@@ -110,12 +112,12 @@ class Cell(Recurrent):
         if len(shape) not in (1, 2) or shape[-1] != self.input_size or not input.numel():
             return self._other(routing.EMPTY if not input.numel() else routing.WRONG, input, hx, start)
         states = () if hx is None else (hx,) if len(plan.units) == 1 else hx
-        if states and not _are_tensors(states, len(plan.units)):
+        if states and not are_tensors(states, len(plan.units)):
             return self._other(routing.WRONG, input, hx, start)
         lead = shape[:-1]
         B = lead[0] if lead else 1
         if start is not None:
-            start = _of_rows(start, B, "start", plan.spec.numbered is not None, None)
+            start = of_rows(start, B, "start", plan.spec.numbered is not None, None)
         route, every, found = self._prepared(plan, names, input, states, lead)
         if route is not None:
             return self._other(route, input, hx, start)
@@ -145,9 +147,11 @@ class Cell(Recurrent):
         if states and [tuple(s.shape) for s in states] != [(*lead, units) for units in layout.units]:
             expected = ", ".join(str((*lead, units)) for units in layout.units)
             raise RuntimeError(f"{name}: Expected hidden sizes {expected}, got {[tuple(s.shape) for s in states]}")
+        for s in states:
+            require_dtype(s, input)
         B = lead[0] if lead else 1
         if start is not None:
-            start = _of_rows(start, B, "start", layout.spec.numbered is not None, None)
+            start = of_rows(start, B, "start", layout.spec.numbered is not None, None)
         steps = Steps(1, B, lead, None, start, True)
         x, whole = steps.whole(input, list(states), 1)
         new = steps.as_given(by_torch.run(layout, steps, x, whole, self._parameters_of(self._names(layout))), input)

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 from torch import _VF, Tensor, nn
+from torch.nn.utils.rnn import PackedSequence as PackedSequence
+from torch.nn.utils.rnn import pack_padded_sequence as pack_padded_sequence
+from torch.nn.utils.rnn import pad_packed_sequence as pad_packed_sequence
 
 OPERATORS: dict[str, Any] = {  # by the names of cells
     "lstm": _VF.lstm,
@@ -18,6 +21,7 @@ MODES = {"LSTM": "lstm", "GRU": "gru_reset_after", "RNN_TANH": "rnn_tanh", "RNN_
 LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}  # by the names of our layers
 CELLS: dict[str, type[nn.RNNCellBase]] = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}
 OPTIONS = {"RNN": ("nonlinearity",)}  # of cells, that these modules have too
+NO_STEPS = "Expected sequence length to be larger than 0 in RNN"  # PyTorch's words
 
 
 def cell_of_layers(module: nn.RNNBase) -> str | None:

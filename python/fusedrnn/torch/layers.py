@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.rnn import PackedSequence
 
 from ..layers.config import config_of
 from ..layers.layer import LAYERS
 from . import by_torch, drop_ins, private, routing
+from .drop_ins import PackedSequence
 from .module import Recurrent, fallen_back, is_proxy, keep_out
 from .operator import operator_of
 from .plan import DTYPES, Layout, Plan, Steps, plan_of
@@ -33,6 +33,8 @@ class Layers(Recurrent):
     def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if family is None:
+            if "__init__" in vars(cls):
+                cls.__signature__ = None  # type: ignore[attr-defined]  # it has one of its own
             return
         cls._family, cls._options, cls._torch = family, LAYERS[family]._options, drop_ins.LAYERS.get(family)
         Layers.registry[family] = cls
@@ -164,14 +166,14 @@ class Layers(Recurrent):
         """The rows of a call; or why the kernels cannot take it."""
         if not x.numel():
             return routing.EMPTY
-        if x.shape[-1] != plan.layout.input_size or (states and not _are_tensors(states, len(plan.units))):
+        if x.shape[-1] != plan.layout.input_size or (states and not are_tensors(states, len(plan.units))):
             return routing.WRONG
         if packed:
             if x.dim() != 2 or lengths is not None:
                 return routing.WRONG
             steps = Steps.packed(input.batch_sizes, plan.runs)
             if start is not None:
-                start = _of_rows(start, steps.batch_size, "start", self._numbered(plan.layout), None)
+                start = of_rows(start, steps.batch_size, "start", self._numbered(plan.layout), None)
                 order = input.sorted_indices
                 steps.start = start if order is None else start.index_select(0, order)
             return steps
@@ -185,9 +187,9 @@ class Layers(Recurrent):
         if lengths is None and start is None:
             return Steps(T, B, lead)
         if lengths is not None:
-            lengths = _of_rows(lengths, B, "lengths", x.dim() == 3, T)
+            lengths = of_rows(lengths, B, "lengths", x.dim() == 3, T)
         if start is not None:
-            start = _of_rows(start, B, "start", self._numbered(plan.layout), None)
+            start = of_rows(start, B, "start", self._numbered(plan.layout), None)
         return Steps(T, B, lead, lengths, start)
 
     @staticmethod
@@ -255,7 +257,7 @@ class Layers(Recurrent):
         elif not packed and self.batch_first and x.dim() == 3:
             x = x.transpose(0, 1)
         if not packed and not x.shape[0]:
-            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+            raise RuntimeError(drop_ins.NO_STEPS)
         states = () if hx is None else (hx,) if len(layout.units) == 1 else hx
         self._check(layout, input, x, states, unbatched)
         steps = self._rows(layout, input, x, lengths, start, unbatched)
@@ -277,14 +279,14 @@ class Layers(Recurrent):
                 raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
             steps = Steps.packed(input.batch_sizes, layout.runs)
             if start is not None:
-                start = _of_rows(start, steps.batch_size, "start", numbered, None)
+                start = of_rows(start, steps.batch_size, "start", numbered, None)
                 steps.start = start if input.sorted_indices is None else start[input.sorted_indices.cpu()]
             return steps
         T, B = x.shape[0], x.shape[1]
         if lengths is not None:
-            lengths = _of_rows(lengths, B, "lengths", not unbatched, T)
+            lengths = of_rows(lengths, B, "lengths", not unbatched, T)
         if start is not None:
-            start = _of_rows(start, B, "start", numbered, None)
+            start = of_rows(start, B, "start", numbered, None)
         return Steps(T, B, (layout.runs, B), lengths, start)
 
     def _check(self, layout: Layout, input: Any, x: Tensor, states: Any, unbatched: bool) -> None:
@@ -295,6 +297,7 @@ class Layers(Recurrent):
             raise RuntimeError(f"Expected a tuple of {len(layout.units)} hidden states, got {len(states)}")
         batch = () if unbatched else (x.shape[1] if batch_sizes is None else int(batch_sizes[0]),)
         for s, units in zip(states, layout.units, strict=bool(states)):
+            require_dtype(s, x)
             self.check_hidden_size(s, (layout.runs, *batch, units))
 
     # Tracing.
@@ -367,11 +370,17 @@ def _fit(x: Any, input_size: int, states: list[Any], parameters: list[Any]) -> b
     return all(t.dtype == x.dtype and t.device.type == "cpu" for t in (x, *states, *parameters))
 
 
-def _are_tensors(states: Any, count: int) -> bool:
+def require_dtype(state: Tensor, x: Tensor) -> None:
+    """Raises ValueError for a state of another dtype than the input's, where no autocast makes them one."""
+    if state.dtype != x.dtype and not private.is_any_autocast_enabled():
+        raise ValueError(f"hidden state dtype ({state.dtype}) does not match input dtype ({x.dtype})")
+
+
+def are_tensors(states: Any, count: int) -> bool:
     return isinstance(states, (tuple, list)) and len(states) == count and all(isinstance(s, Tensor) for s in states)
 
 
-def _of_rows(value: Any, batch_size: int, name: str, expected: bool, most: int | None) -> Tensor:
+def of_rows(value: Any, batch_size: int, name: str, expected: bool, most: int | None) -> Tensor:
     """A number for each row, as ``(B,)`` int64 on the CPU. Raises ValueError or TypeError for others."""
     if not expected:
         reason = "a sequence without a batch" if name == "lengths" else "a cell without clocks"

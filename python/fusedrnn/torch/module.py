@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -42,6 +43,8 @@ class Recurrent(nn.Module):
         own = {name: given.pop(name) for name in list(given) if name in self._own_options()}
         if self._torch is not None and all(self._options.defaults[name] == value for name, value in own.items()):
             return None
+        if unknown := [name for name in given if name not in inspect.signature(type(self)._build).parameters]:
+            raise TypeError(f"{type(self).__name__}: unexpected argument {unknown[0]!r}")
         return self._options.complete(type(self).__name__, own)
 
     @classmethod
@@ -97,6 +100,10 @@ class Recurrent(nn.Module):
         raise NotImplementedError
 
     def _names(self, layout: Layout) -> list[str]:
+        raise NotImplementedError
+
+    def _build(self, options: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        """A module that torch.nn does not have."""
         raise NotImplementedError
 
     def _plan_for(self, dtype: torch.dtype) -> Plan | None:

@@ -144,7 +144,9 @@ class _Traced(torch.autograd.Function):
         reserve, *tensors = ctx.saved_tensors
         x, lengths, start, *rest = tensors
         wanted = [ctx.needs_input_grad[1], *ctx.needs_input_grad[4:]]
-        if not torch.compiler.is_compiling() and (torch.is_grad_enabled() or private.are_batched(grads)):
+        if not torch.compiler.is_compiling() and (
+            torch.is_grad_enabled() or private.are_batched(grads) or private.is_forward_ad()
+        ):
             found = _by_torch(operator, x, lengths, start, rest, wanted, grads)
         else:
             found = operator.backward(*tensors, reserve, *grads, wanted)

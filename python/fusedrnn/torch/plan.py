@@ -100,11 +100,21 @@ class Plan:
         self.shapes = tuple(layout.shapes())
         given = [layout.bias or not p.is_bias for p in self.spec.parameters] * layout.runs
         self.given = None if all(given) else given
-        # The places of the parameters that backward reads. A bias is none of them: it may be changed in place
-        # before, as PyTorch's modules allow.
-        of_run = [p.role not in ("bias_ih", "bias_hh") for p in self.spec.parameters if layout.bias or not p.is_bias]
-        self.saved = [i for i, saved in enumerate(of_run * layout.runs) if saved]
-        self.not_saved = [i for i, saved in enumerate(of_run * layout.runs) if not saved]
+        self.roles = [p.role for p in self.spec.parameters if layout.bias or not p.is_bias] * layout.runs
+        self._places: dict[Any, tuple[list[int], list[int]]] = {}
+
+    def places(self, states: int, x_wanted: bool, parameters_wanted: bool) -> tuple[list[int], list[int]]:
+        """The places of the tensors of a call that backward reads, and those of the others: biases; weights of the
+        input, where its gradient is not wanted; the input, where those of parameters are not."""
+        key = states, x_wanted, parameters_wanted
+        if key not in self._places:
+            lowest = len(self.roles) // self.layout.num_layers
+            read = [parameters_wanted] + [True] * states
+            for i, role in enumerate(self.roles):
+                of_input = role == "weight_ih" and i < lowest
+                read.append(role not in ("bias_ih", "bias_hh") and (x_wanted or not of_input))
+            self._places[key] = [i for i, r in enumerate(read) if r], [i for i, r in enumerate(read) if not r]
+        return self._places[key]
 
     def shapes_of(self, x: Tensor, lead: Any, states: int) -> tuple[tuple[int, ...], ...]:
         """Of x, so many states, and the parameters."""

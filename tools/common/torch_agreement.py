@@ -1,0 +1,90 @@
+"""Modules of fusedrnn.torch beside torch.nn's: how far results may be apart, and the ways of calls. Needs PyTorch."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.nn.utils.rnn import PackedSequence
+
+import fusedrnn.torch as frt
+from agreement import assert_arrays_close
+
+
+@contextlib.contextmanager
+def by_kernels(calls: int | None = 1) -> Iterator[None]:
+    """So many calls within take the native way, and none another; None for any number of them but zero."""
+    before = frt.routes()
+    yield
+    after = frt.routes()
+    assert (after.operator, after.fallback) == (before.operator, before.fallback)
+    assert after.native - before.native == calls if calls is not None else after.native > before.native
+
+
+def roundings(module: Any, T: int, B: int, *, gradients: bool) -> int:
+    """As `agreement.roundings_of_layers`, of a module of PyTorch."""
+    matrices = [p.shape for p in module.parameters() if p.dim() == 2]
+    layers, directions = getattr(module, "num_layers", 1), 1 + getattr(module, "bidirectional", False)
+    terms: int = sum(columns for _, columns in matrices) + 20 * layers * directions
+    if gradients:
+        terms += layers * (max(rows for rows, _ in matrices) + T * B)
+    return terms * max(T, 1)
+
+
+def tensors(value: Any) -> list[Any]:
+    """All floating tensors of arguments or of a result, in order."""
+    if isinstance(value, PackedSequence):
+        return [value.data]
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [t for part in value for t in tensors(part)] if isinstance(value, (tuple, list)) else []
+
+
+def as_leaves(value: Any, dtype: Any, requires_grad: Any = None) -> Any:
+    """The arguments as new leaves in this dtype; each requires a gradient as `requires_grad`, an iterator, says."""
+    if isinstance(value, PackedSequence):
+        return value._replace(data=as_leaves(value.data, dtype, requires_grad))
+    if isinstance(value, torch.Tensor):
+        wanted = value.requires_grad if requires_grad is None else next(requires_grad)
+        return value.detach().to(dtype, copy=True).requires_grad_(wanted)
+    return type(value)(as_leaves(v, dtype, requires_grad) for v in value) if isinstance(value, (tuple, list)) else value
+
+
+def results(module: Any, arguments: tuple[Any, ...], seed: int = 0, **keywords: Any) -> tuple[dict[str, Any], ...]:
+    """The outputs, and the gradients of a random sum of them, as arrays."""
+    module.zero_grad(set_to_none=True)
+    outputs = tensors(module(*arguments, **keywords))
+    generator = torch.Generator().manual_seed(seed)
+    seeds = [torch.randn(o.shape, generator=generator, dtype=torch.float64).to(o.dtype) for o in outputs]
+    pairs = [(o, s) for o, s in zip(outputs, seeds, strict=True) if o.requires_grad]
+    if pairs:
+        torch.autograd.backward(*zip(*pairs, strict=True))
+    leaves = {f"argument {i}": t for i, t in enumerate(tensors(arguments))} | dict(module.named_parameters())
+    grads = {f"gradient of {name}": t.grad.numpy() for name, t in leaves.items() if t.grad is not None}
+    return {f"output {i}": o.detach().numpy() for i, o in enumerate(outputs)}, grads
+
+
+def assert_agrees(ours: Any, theirs: Any, arguments: tuple[Any, ...], T: int, B: int, **keywords: Any) -> None:
+    """Outputs and gradients of our module, against those of torch.nn's with the same parameters in float64. `ours` may
+    be asked for `keywords` that torch.nn's does not have."""
+    dtype = next(ours.parameters()).dtype
+    theirs = copy.deepcopy(theirs).double()
+    theirs.load_state_dict(ours.state_dict())
+    got = results(ours, as_leaves(arguments, dtype), **keywords)
+    want = results(theirs, as_leaves(arguments, torch.float64))
+    for a, b, gradients in zip(got, want, (False, True), strict=True):
+        name = str(dtype).removeprefix("torch.")
+        assert all(array.dtype == name for array in a.values())
+        if b or a:
+            assert_arrays_close(a, b, name, roundings(theirs, T, B, gradients=gradients))
+
+
+def outcome(function: Any, *arguments: Any, **keywords: Any) -> Any:
+    """What a call returns, or the type and text of what it raises."""
+    try:
+        return function(*arguments, **keywords)
+    except Exception as e:
+        return type(e), str(e)
