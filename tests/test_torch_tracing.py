@@ -118,12 +118,15 @@ def test_scripted(name: str, inside: bool) -> None:
     assert_near(leaves(torch.jit.load(file)(x)), want[: len(leaves(module(x)))], module)
 
 
-def test_scripting_leaves_the_model_alone() -> None:
+def test_scripting_reverts_the_model() -> None:
+    """PyTorch puts what it scripts into the model itself."""
     model = nn.Sequential(make("GRU"))
+    parameters = list(model.parameters())
     torch.jit.script(model)
-    assert type(model[0]) is frt.GRU
-    model(an_input(model[0]))
+    assert type(model[0]) is nn.GRU
+    frt.convert(model)(an_input(model[0]))
     assert frt.routes() == (1, 0, {})
+    assert all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
 
 
 @pytest.mark.parametrize("name", [*LAYERS, *CELLS])
@@ -198,9 +201,10 @@ def test_make_fx(name: str, mode: str) -> None:
         return outputs, torch.autograd.grad(outputs[0].square().sum(), list(parameters.values()))
 
     parameters = {n: p.detach().requires_grad_() for n, p in module.named_parameters()}
-    graph = make_fx(run, tracing_mode=mode)(parameters, an_input(module))
+    first, other_batch = (7, 9) if mode == "symbolic" else (B, B)  # sizes that are equal become one symbol
+    graph = make_fx(run, tracing_mode=mode)(parameters, an_input(module, B=first))
     assert ("fusedrnn" in str(graph.graph)) == (name not in CELLS)
-    other, x = make(name), an_input(module, B=3 if mode == "symbolic" else B)
+    other, x = make(name), an_input(module, B=other_batch)
     parameters = {n: p.detach().requires_grad_() for n, p in other.named_parameters()}
     assert_near(graph(parameters, x), run(parameters, x), module)
 
@@ -234,6 +238,9 @@ class Log(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
+
+
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("keep", [True, False])
 def test_operators_are_sound(name: str, keep: bool) -> None:
@@ -247,7 +254,10 @@ def test_operators_are_sound(name: str, keep: bool) -> None:
     ours = [(f, args) for f, args in log.calls if f.namespace == "fusedrnn"]
     assert len(ours) == 1 + keep
     for function, arguments in ours:
-        torch.library.opcheck(function, [t.detach() if isinstance(t, torch.Tensor) else t for t in arguments])
+        inputs = [t.detach() if isinstance(t, torch.Tensor) else t for t in arguments]
+        # A reserve has gaps between its arrays, which nobody writes: two of them are not equal.
+        further = () if keep else ("test_aot_dispatch_dynamic",)
+        torch.library.opcheck(function, inputs, test_utils=(*CHECKS, *further))
 
 
 def test_dual_numbers_under_a_mode() -> None:

@@ -74,15 +74,19 @@ class Layers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        setting, wanted = ctx.setting, ctx.needs_input_grad[1:]
-        reserve, *rest = ctx.saved_tensors
-        tensors: list[Any] = [None] * len(wanted)
-        for places, found in zip(ctx.places, (rest, ctx.unsaved), strict=True):
-            for i, t in zip(places, found, strict=True):
-                tensors[i] = t
-        if torch.is_grad_enabled() or private.are_batched(grads) or private.is_forward_ad():
-            return None, *_with_a_graph(ctx, reserve, tensors, grads, wanted)
-        return None, *native.backward(setting.plan, setting.steps, reserve, tensors, grads, wanted)
+        return _backward(ctx, grads)
+
+
+def _backward(ctx: Any, grads: Any) -> Any:
+    setting, wanted = ctx.setting, ctx.needs_input_grad[1:]
+    reserve, *rest = ctx.saved_tensors
+    tensors: list[Any] = [None] * len(wanted)
+    for places, found in zip(ctx.places, (rest, ctx.unsaved), strict=True):
+        for i, t in zip(places, found, strict=True):
+            tensors[i] = t
+    if torch.is_grad_enabled() or private.are_batched(grads) or private.is_forward_ad():
+        return None, *_with_a_graph(ctx, reserve, tensors, grads, wanted)
+    return None, *native.backward(setting.plan, setting.steps, reserve, tensors, grads, wanted)
 
 
 def _with_a_graph(ctx: Any, reserve: Tensor, tensors: list[Any], grads: Any, wanted: Any) -> Any:
@@ -129,3 +133,8 @@ class LayersGradients(torch.autograd.Function):
             first = gradients_by_torch(setting, alias[:count], wanted, alias[count:])
             ends = [a for a, n in zip(alias, needs, strict=True) if n]
             return None, *_gradients(first, ends, second, needs, create)
+
+
+# Compiled autograd would trace it, which makes addresses of tensors that are gone when the graph runs.
+_backward._torchdynamo_disable = True  # type: ignore[attr-defined]
+private.keep_compiler_out(Layers.forward, Layers.backward, LayersGradients.forward, LayersGradients.backward)

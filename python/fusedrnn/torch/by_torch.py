@@ -23,8 +23,9 @@ def run(
     """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of
     `Layout`, or none for zeros."""
     operator = operator_of(layout.cell, x)
-    if operator is None or (steps.lengths is not None and private.are_transforms_active()):
-        # A transform cannot see how rows are packed, which the operator needs for lengths.
+    traced = torch.compiler.is_compiling() or private.are_transforms_active()
+    if operator is None or (traced and steps.lengths is not None and steps.batch_sizes is None):
+        # What is traced cannot see how rows are packed, which the operator needs for lengths.
         return _by_equations(layout, steps, x, states, parameters, dropout)
     return _by_operator(operator, layout, steps, x, states, parameters, dropout)
 
@@ -140,7 +141,7 @@ def _walk(
 
 def _numbers(steps: Steps, t: int, reverse: bool, device: torch.device) -> Tensor:
     """Of each row's step at time t, in the order in which they run."""
-    ends = torch.full((steps.batch_size,), steps.seq_len) if steps.lengths is None else steps.lengths
+    ends = torch.full((steps.batch_size,), steps.seq_len, device="cpu") if steps.lengths is None else steps.lengths
     number = ends - 1 - t if reverse else torch.full_like(ends, t)
     return (number if steps.start is None else number + steps.start).to(device)
 

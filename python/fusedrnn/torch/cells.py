@@ -10,8 +10,8 @@ from torch import nn
 from ..layers.config import config_of
 from ..layers.layer import LAYERS
 from . import by_torch, drop_ins, routing
-from .layers import are_tensors, of_rows, require_dtype, signature_of
-from .module import Recurrent, fallen_back, is_proxy, keep_out
+from .arguments import are_tensors, require_dtype, signature_of, start_of, states_of
+from .module import Recurrent, fallen_back, keep_out, named, proxy_in
 from .plan import Layout, Steps
 
 
@@ -24,11 +24,12 @@ class Cell(Recurrent):
         super().__init_subclass__(**kwargs)
         if family is None:
             if "__init__" in vars(cls):
-                cls.__signature__ = None  # type: ignore[attr-defined]  # it has one of its own
+                cls.__signature__ = None  # it has one of its own
             return
         cls._family, cls._options, cls._torch = family, LAYERS[family]._options, drop_ins.CELLS.get(family)
         Cell.registry[family] = cls
         cls.__signature__ = signature_of(cls, Cell._build)
+        cls.forward = named(Cell.forward, cls)  # type: ignore[method-assign]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = self._complete(kwargs)
@@ -60,8 +61,9 @@ class Cell(Recurrent):
         self.options = config.options
         if config.proj_size:
             self.proj_size = config.proj_size
-        self.options = self.options | self._check_values(config.spec, self._layout())
-        layout = self._layout()
+        sizes = (config.input_size, config.hidden_size, config.proj_size, 1, 1)
+        self.options = self._checked_values(Layout(config.spec.cell, *sizes, config.bias, ()))
+        layout = Layout(config.spec.cell, *sizes, config.bias, self._values())
         for name, shape in zip(layout.names(cell=True), layout.shapes(), strict=True):
             self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
@@ -72,7 +74,9 @@ class Cell(Recurrent):
         if cell is None:
             return None
         sizes = (self.input_size, self.hidden_size, proj_size, 1, 1)
-        return Layout(cell, *sizes, bool(self.bias), self._values())
+        # PyTorch's cells take the biases that they have, whatever `bias` says.
+        bias = getattr(self, "bias_ih", None) is not None if self._torch_has_it else bool(self.bias)
+        return Layout(cell, *sizes, bias, self._values())
 
     def _names(self, layout: Layout) -> list[str]:
         return layout.names(cell=True)
@@ -96,37 +100,36 @@ class Cell(Recurrent):
         return self._eager(input, hx, start)
 
     def _eager(self, input: Any, hx: Any, start: Any) -> Any:
-        if is_proxy(input):
-            further = {} if start is None else {"start": start}
-            return self._as_proxy(input, (input,) if hx is None else (input, hx), further)
         route = routing.of_state() or routing.of_tensor(input, getattr(input, "dtype", None))
         if route is not None:
             return self._other(route, input, hx, start)
-        plan, names = self.__dict__.get("_plan") or (None, ())
-        if plan is None or plan.dtype is not input.dtype:
-            plan = self._plan_for(input.dtype)
-            if plan is None:
-                return self._other(f"no kernel for {input.dtype}", input, hx, start)
-            names = self.__dict__["_plan"][1]
-        shape = input.shape
-        if len(shape) not in (1, 2) or shape[-1] != self.input_size or not input.numel():
-            return self._other(routing.EMPTY if not input.numel() else routing.WRONG, input, hx, start)
-        states = () if hx is None else (hx,) if len(plan.units) == 1 else hx
-        if states and not are_tensors(states, len(plan.units)):
+        own = self._own(input.dtype)
+        plan, shape = own.plan, input.shape
+        if plan is None:
+            return self._other(self._why_no_plan(input.dtype), input, hx, start)
+        states = states_of(hx, len(plan.units))
+        fits = len(shape) in (1, 2) and shape[-1] == plan.layout.input_size
+        if not fits or not (hx is None or are_tensors(states, len(plan.units))):
             return self._other(routing.WRONG, input, hx, start)
         lead = shape[:-1]
         B = lead[0] if lead else 1
-        if start is not None:
-            start = of_rows(start, B, "start", plan.spec.numbered is not None, None)
-        route, every, found = self._prepared(plan, names, input, states, lead)
+        if not B:
+            return self._other(routing.EMPTY, input, hx, start)
+        route, every, found = self._prepared(plan, own.names, input, states, lead)
         if route is not None:
             return self._other(route, input, hx, start)
+        start = start_of(start, B, plan.spec.numbered is not None)
         new = self._native(plan, Steps(1, B, lead, None, start, True), every, found)
         return tuple(new) if len(new) > 1 else new[0]
 
     def _other(self, route: str, input: Any, hx: Any, start: Any) -> Any:
         """By PyTorch's operators; traced ones are more portable than ours, and fuse."""
+        proxy = proxy_in(input, hx, start) if route == routing.WRONG else None
+        if proxy is not None and proxy.tracer.root is not self:
+            further = {} if start is None else {"start": start}
+            return self._as_proxy(proxy, (input,) if hx is None else (input, hx), further)
         fallen_back(routing.TRACED_CELL if route == routing.OPERATOR else route)
+        self._check_frozen()
         return self._by_torch(input, hx, start)
 
     def _by_torch(self, input: Any, hx: Any, start: Any) -> Any:
@@ -135,7 +138,7 @@ class Cell(Recurrent):
                 raise ValueError("start: expected None for a cell without clocks")
             return super().forward(input, hx)
         layout: Layout = self._layout()
-        states = () if hx is None else (hx,) if len(layout.units) == 1 else tuple(hx)
+        states = states_of(hx, len(layout.units))
         name = type(self).__name__
         if input.dim() not in (1, 2):
             raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
@@ -150,9 +153,7 @@ class Cell(Recurrent):
         for s in states:
             require_dtype(s, input)
         B = lead[0] if lead else 1
-        if start is not None:
-            start = of_rows(start, B, "start", layout.spec.numbered is not None, None)
-        steps = Steps(1, B, lead, None, start, True)
+        steps = Steps(1, B, lead, None, start_of(start, B, layout.spec.numbered is not None), True)
         x, whole = steps.whole(input, list(states), 1)
         new = steps.as_given(by_torch.run(layout, steps, x, whole, self._parameters_of(self._names(layout))), input)
         return tuple(new) if len(new) > 1 else new[0]

@@ -42,7 +42,7 @@ def revert(model: Model) -> Model:
     """The reverse of `convert`: modules that torch.nn has too become its own, so that a pickle of the model needs no
     fusedrnn. Others, of cells that torch.nn does not have, are left alone."""
     for module in unfreeze(model).modules():
-        module.__dict__.pop("_plan", None)
+        module.__dict__.pop("_fusedrnn", None)
     return _reclass(model, THEIRS)
 
 

@@ -11,6 +11,7 @@ from .. import _core
 from ..backends import native_cell
 from .module import Recurrent
 from .plan import DTYPES, Plan
+from .tensors import PLAIN, read
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -70,21 +71,23 @@ def freeze(model: Model) -> Model:
     """
     for module in _modules(model):
         layout = module._layout()
-        if layout is None:
+        names = [] if layout is None else module._names(layout)
+        parameters = [module._parameters.get(name) for name in names]
+        if any(type(p) not in PLAIN for p in parameters) or not parameters:
             continue
-        names = module._names(layout)
-        parameters = module._parameters_of(names)
-        plan = module._plan_for(parameters[0].dtype)
-        if plan is None or not all(t.is_cpu and t.dtype is plan.dtype for t in parameters):
-            continue
-        module.__dict__["_frozen"] = Frozen(plan, parameters, names)
+        own = module._own(parameters[0].dtype)
+        plan = own.plan
+        takes = plan is not None and read(parameters, plan.shapes, plan.bits) is not None
+        own.frozen = Frozen(plan, parameters, names) if plan is not None and takes else None
     return model
 
 
 def unfreeze(model: Model) -> Model:
     """Undoes `freeze`. Returns the model."""
     for module in _modules(model):
-        module.__dict__.pop("_frozen", None)
+        own = module.__dict__.get("_fusedrnn")
+        if own is not None:
+            own.frozen = None
     return model
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,19 +12,17 @@ from torch.nn import functional as F
 
 from ..layers.config import config_of
 from ..layers.layer import LAYERS
-from . import by_torch, drop_ins, private, routing
+from . import by_torch, drop_ins, routing
+from .arguments import are_tensors, lengths_of, require_dtype, signature_of, start_of, states_of
 from .drop_ins import PackedSequence
-from .module import Recurrent, fallen_back, is_proxy, keep_out
-from .operator import operator_of
-from .plan import DTYPES, Layout, Plan, Steps, plan_of
+from .module import fallen_back, keep_out, named, proxy_in
+from .plan import Layout, Plan, Steps, plan_of
 from .routing import OPERATOR
 from .tensors import read
-
-Output = Any  # of a call: the outputs and the last state
-MOST_STEPS = 2**62  # that clocks count
+from .traced import Output, TracedLayers
 
 
-class Layers(Recurrent):
+class Layers(TracedLayers):
     """The base of layers."""
 
     registry: ClassVar[dict[str, type[Layers]]] = {}  # by the names of families
@@ -34,11 +31,12 @@ class Layers(Recurrent):
         super().__init_subclass__(**kwargs)
         if family is None:
             if "__init__" in vars(cls):
-                cls.__signature__ = None  # type: ignore[attr-defined]  # it has one of its own
+                cls.__signature__ = None  # it has one of its own
             return
         cls._family, cls._options, cls._torch = family, LAYERS[family]._options, drop_ins.LAYERS.get(family)
         Layers.registry[family] = cls
         cls.__signature__ = signature_of(cls, Layers._build)
+        cls.forward = named(Layers.forward, cls)  # type: ignore[method-assign]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         options = self._complete(kwargs)
@@ -75,9 +73,9 @@ class Layers(Recurrent):
         self.input_size, self.hidden_size, self.num_layers = config.input_size, config.hidden_size, config.num_layers
         self.bias, self.batch_first, self.bidirectional = config.bias, config.batch_first, config.bidirectional
         self.dropout, self.proj_size = float(dropout), config.proj_size
-        layout = self._layout()
-        self.options = self.options | self._check_values(config.spec, layout)
-        layout = self._layout()
+        sizes = (config.input_size, config.hidden_size, config.proj_size, config.num_layers, config.num_directions)
+        self.options = self._checked_values(Layout(config.spec.cell, *sizes, config.bias, ()))
+        layout = Layout(config.spec.cell, *sizes, config.bias, self._values())
         names = layout.names()
         each = len(names) // layout.runs
         self._flat_weights_names = names
@@ -99,7 +97,9 @@ class Layers(Recurrent):
         if cell is None:
             return None
         sizes = (self.input_size, self.hidden_size, self.proj_size, self.num_layers, 1 + bool(self.bidirectional))
-        return Layout(cell, *sizes, bool(self.bias), self._values())
+        layout = Layout(cell, *sizes, bool(self.bias), self._values())
+        # An attribute that was set after construction does not change which parameters there are.
+        return layout if layout.names() == self._flat_weights_names else None
 
     def _names(self, layout: Layout) -> list[str]:
         return layout.names()
@@ -121,6 +121,7 @@ class Layers(Recurrent):
 
         Raises:
             What torch.nn's modules raise, for what they do not take. ValueError: lengths or start that do not fit.
+            TypeError: lengths or start that are no integers.
         """
         if torch.compiler.is_compiling():
             return self._compiled(input, hx, lengths, start)
@@ -129,21 +130,15 @@ class Layers(Recurrent):
     def _eager(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
-        if is_proxy(x):
-            given = {"lengths": lengths, "start": start}
-            return self._as_proxy(x, (input,) if hx is None else (input, hx),
-                                  {name: value for name, value in given.items() if value is not None})  # fmt: skip
         route = routing.of_state() or routing.of_tensor(x, getattr(x, "dtype", None))
         if route is not None:
             return self._other(route, input, hx, lengths, start)
-        plan, names = self.__dict__.get("_plan") or (None, ())
-        if plan is None or plan.dtype is not x.dtype:
-            plan = self._plan_for(x.dtype)
-            if plan is None:
-                return self._other(f"no kernel for {x.dtype}", input, hx, lengths, start)
-            names = self.__dict__["_plan"][1]
-        states = () if hx is None else (hx,) if len(plan.units) == 1 else hx
-        steps = self._steps(plan, input, x, packed, states, lengths, start)
+        own = self._own(x.dtype)
+        plan = own.plan
+        if plan is None:
+            return self._other(self._why_no_plan(x.dtype), input, hx, lengths, start)
+        states = states_of(hx, len(plan.units))
+        steps = self._steps(plan, input, x, packed, None if hx is None else states, lengths, start)
         if isinstance(steps, str):
             return self._other(steps, input, hx, lengths, start)
         if packed and input.sorted_indices is not None:
@@ -151,50 +146,50 @@ class Layers(Recurrent):
         turned = not packed and self.batch_first and x.dim() == 3
         if turned:
             x = x.transpose(0, 1)
-        route, every, found = self._prepared(plan, names, x, states, steps.lead)
+        route, every, found = self._prepared(plan, own.names, x, states, steps.lead)
         if route is not None:
             return self._other(route, input, hx, lengths, start)
         if self.dropout and self.training and plan.layout.num_layers > 1:
             outputs = self._with_dropout(plan, steps, every)
         else:
             outputs = self._native(plan, steps, every, found)
-        return self._given_back(input if packed else None, turned, outputs)
+        if turned:
+            outputs[0].transpose_(0, 1)  # in place, so that y is no view: some changes of views are refused
+        return self._given_back(input if packed else None, outputs)
 
     def _steps(
         self, plan: Plan, input: Any, x: Tensor, packed: bool, states: Any, lengths: Any, start: Any
     ) -> Steps | str:
         """The rows of a call; or why the kernels cannot take it."""
+        dims = x.dim()
+        if dims not in ((2,) if packed else (2, 3)) or x.shape[-1] != plan.layout.input_size:
+            return routing.WRONG
+        if states is not None and not are_tensors(states, len(plan.units)):
+            return routing.WRONG
         if not x.numel():
             return routing.EMPTY
-        if x.shape[-1] != plan.layout.input_size or (states and not are_tensors(states, len(plan.units))):
-            return routing.WRONG
         if packed:
-            if x.dim() != 2 or lengths is not None:
-                return routing.WRONG
-            steps = Steps.packed(input.batch_sizes, plan.runs)
-            if start is not None:
-                start = of_rows(start, steps.batch_size, "start", self._numbered(plan.layout), None)
-                order = input.sorted_indices
-                steps.start = start if order is None else start.index_select(0, order)
-            return steps
-        if x.dim() == 3:
+            return self._packed_steps(plan.layout, input, x, lengths, start) or routing.WRONG
+        if dims == 3:
             T, B = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
             lead: tuple[int, ...] = (plan.runs, B)
-        elif x.dim() == 2:
-            T, B, lead = x.shape[0], 1, (plan.runs,)
         else:
-            return routing.WRONG
+            T, B, lead = x.shape[0], 1, (plan.runs,)
         if lengths is None and start is None:
             return Steps(T, B, lead)
-        if lengths is not None:
-            lengths = of_rows(lengths, B, "lengths", x.dim() == 3, T)
-        if start is not None:
-            start = of_rows(start, B, "start", self._numbered(plan.layout), None)
-        return Steps(T, B, lead, lengths, start)
+        numbered = plan.spec.numbered is not None
+        return Steps(T, B, lead, lengths_of(lengths, B, T, dims == 2), start_of(start, B, numbered))
 
-    @staticmethod
-    def _numbered(layout: Layout) -> bool:
-        return layout.spec.numbered is not None
+    def _packed_steps(self, layout: Layout, input: Any, x: Tensor, lengths: Any, start: Any) -> Steps | None:
+        """Those of a PackedSequence; None if it is none."""
+        if lengths is not None:
+            raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
+        steps = Steps.packed(input.batch_sizes, layout.runs, x.shape[0])
+        if steps is not None and start is not None:
+            start = start_of(start, steps.batch_size, layout.spec.numbered is not None)
+            order = input.sorted_indices
+            steps.start = start if order is None else start.index_select(0, order.cpu())
+        return steps
 
     def _with_dropout(self, plan: Plan, steps: Steps, every: list[Tensor]) -> Sequence[Tensor]:
         """A layer after the other, with PyTorch's dropout between them: for one seed its masks are those of
@@ -205,42 +200,40 @@ class Layers(Recurrent):
             fallen_back("dropout between layers that read more than outputs of the layer below")
             whole, given = steps.whole(x, list(states), plan.runs)
             return steps.as_given(by_torch.run(layout, steps, whole, given, parameters, self.dropout), x)
+        self._packed_weights(plan, parameters)
         D, each = layout.directions, len(parameters) // layout.num_layers
         steps.lead = (D, *steps.lead[1:])
         lasts = []
         for n in range(layout.num_layers):
             of_layer = plan_of(layout.layer(n), plan.dtype)
             assert of_layer is not None
-            of_layer_tensors = [x, *(s[n * D : (n + 1) * D] for s in states), *parameters[n * each : (n + 1) * each]]
-            shapes = of_layer.shapes_of(x, steps.lead, len(states))
-            x, *last = self._native(of_layer, steps, of_layer_tensors, read(of_layer_tensors, shapes, plan.bits))
+            tensors = [x, *(s[n * D : (n + 1) * D] for s in states), *parameters[n * each : (n + 1) * each]]
+            found = read(tensors, of_layer.shapes_of(x, steps.lead, len(states)), plan.bits)
+            x, *last = self._native(of_layer, steps, tensors, found)
             lasts.append(last)
             if n + 1 < layout.num_layers:
                 x = F.dropout(x, self.dropout, True)
         return [x, *(torch.cat(of_state) for of_state in zip(*lasts, strict=True))]
 
-    def _given_back(self, packed: Any, turned: bool, outputs: Sequence[Tensor]) -> Output:
-        """The outputs as the caller has the input."""
-        y: Any
-        y, *last = outputs
-        if packed is not None:
-            if packed.unsorted_indices is not None:
-                last = [s.index_select(1, packed.unsorted_indices) for s in last]
-            y = PackedSequence(y, packed.batch_sizes, packed.sorted_indices, packed.unsorted_indices)
-        elif turned:
-            y = y.transpose(0, 1)
-        return y, tuple(last) if len(last) > 1 else last[0]
-
-    # Other ways.
+    # By PyTorch's operators.
 
     def _other(self, route: str, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
         """By an operator of ours, or by those of PyTorch for the reason that `route` is."""
-        if route == OPERATOR and not isinstance(input, PackedSequence):
-            found = self._by_our_operator(input, hx, lengths, start)
-            if found is not None:
-                return found
-            route = routing.WRONG
-        fallen_back("packed rows among traced tensors" if route == OPERATOR else route)
+        if route == OPERATOR:
+            if not isinstance(input, PackedSequence):
+                found = self._by_our_operator(input, hx, lengths, start)
+                if found is not None:
+                    return found
+                route = routing.EMPTY if not input.numel() else routing.WRONG
+            else:
+                route = "packed rows among traced tensors"
+        proxy = proxy_in(input, hx, lengths, start) if route == routing.WRONG else None
+        if proxy is not None and proxy.tracer.root is not self:
+            given = {"lengths": lengths, "start": start}
+            given = {name: value for name, value in given.items() if value is not None}
+            return self._as_proxy(proxy, (input,) if hx is None else (input, hx), given)
+        fallen_back(route)
+        self._check_frozen()
         return self._by_torch(input, hx, lengths, start)
 
     def _by_torch(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
@@ -256,11 +249,19 @@ class Layers(Recurrent):
             x = x.unsqueeze(1)
         elif not packed and self.batch_first and x.dim() == 3:
             x = x.transpose(0, 1)
-        if not packed and not x.shape[0]:
-            raise RuntimeError(drop_ins.NO_STEPS)
-        states = () if hx is None else (hx,) if len(layout.units) == 1 else hx
+        states = states_of(hx, len(layout.units))
         self._check(layout, input, x, states, unbatched)
-        steps = self._rows(layout, input, x, lengths, start, unbatched)
+        steps: Any
+        if packed:
+            steps = self._packed_steps(layout, input, x, lengths, start)
+            if steps is None:
+                raise RuntimeError(
+                    "batch_sizes: expected positive integers that do not rise, whose sum is that of the rows"
+                )
+        else:
+            T, B = x.shape[0], x.shape[1]
+            rows = lengths_of(lengths, B, T, unbatched), start_of(start, B, layout.spec.numbered is not None)
+            steps = Steps(T, B, (layout.runs, B), *rows)
         given = [s.unsqueeze(1) for s in states] if unbatched else list(states)
         if packed and input.sorted_indices is not None:
             given = [s.index_select(1, input.sorted_indices) for s in given]
@@ -268,143 +269,22 @@ class Layers(Recurrent):
         outputs = by_torch.run(layout, steps, x, given, self._parameters_of(layout.names()), dropout)
         if unbatched:
             outputs = [s.squeeze(1) for s in outputs]
-        turned = self.batch_first and not packed and not unbatched
-        return self._given_back(input if packed else None, turned, outputs)
-
-    def _rows(self, layout: Layout, input: Any, x: Tensor, lengths: Any, start: Any, unbatched: bool) -> Steps:
-        """The rows of a call by PyTorch's operators."""
-        numbered = self._numbered(layout)
-        if isinstance(input, PackedSequence):
-            if lengths is not None:
-                raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
-            steps = Steps.packed(input.batch_sizes, layout.runs)
-            if start is not None:
-                start = of_rows(start, steps.batch_size, "start", numbered, None)
-                steps.start = start if input.sorted_indices is None else start[input.sorted_indices.cpu()]
-            return steps
-        T, B = x.shape[0], x.shape[1]
-        if lengths is not None:
-            lengths = of_rows(lengths, B, "lengths", not unbatched, T)
-        if start is not None:
-            start = of_rows(start, B, "start", numbered, None)
-        return Steps(T, B, (layout.runs, B), lengths, start)
+        elif self.batch_first and not packed:
+            outputs[0] = outputs[0].transpose(0, 1)
+        return self._given_back(input if packed else None, outputs)
 
     def _check(self, layout: Layout, input: Any, x: Tensor, states: Any, unbatched: bool) -> None:
         """Raises what torch.nn's modules raise for sizes that do not fit."""
         batch_sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
         self.check_input(x, batch_sizes)
-        if states and len(states) != len(layout.units):
+        if batch_sizes is None and not x.shape[0]:
+            raise RuntimeError(drop_ins.NO_STEPS)
+        if len(states) not in (0, len(layout.units)):
             raise RuntimeError(f"Expected a tuple of {len(layout.units)} hidden states, got {len(states)}")
         batch = () if unbatched else (x.shape[1] if batch_sizes is None else int(batch_sizes[0]),)
-        for s, units in zip(states, layout.units, strict=bool(states)):
+        for s, units in zip(states, layout.units, strict=False):
             require_dtype(s, x)
             self.check_hidden_size(s, (layout.runs, *batch, units))
-
-    # Tracing.
-
-    def _compiled(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
-        """What torch.compile and torch.export trace. An exported program has PyTorch's operators, and runs anywhere."""
-        if not (private.is_exporting() or isinstance(input, PackedSequence)):
-            found = self._by_our_operator(input, hx, lengths, start)
-            if found is not None:
-                return found
-        return self._by_torch(input, hx, lengths, start)
-
-    def _operators(self) -> tuple[list[str], list[str], int]:
-        """The name of the operator of all layers, or those of each layer where dropout is between them; none for a cell
-        that has no operator. The names of all parameters; the number of states. To Dynamo all are constants."""
-        layout: Any = self._layout()
-        if layout is None:
-            return [], [], 0
-        if not (self.dropout and self.training and self.num_layers > 1):
-            layouts = [layout]
-        else:
-            layouts = [] if layout.spec.below else [layout.layer(n) for n in range(self.num_layers)]
-        return [operator_of(each).name for each in layouts], layout.names(), len(layout.units)
-
-    _operators._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-    def _by_our_operator(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output | None:
-        """By an operator that is traced as one call; None where it does not take the arguments."""
-        operators, names, count = self._operators()
-        x, states = input, _as_states(hx)
-        parameters = [getattr(self, name) for name in names]
-        if not operators or not _fit(x, self.input_size, states, parameters):
-            return None
-        unbatched = x.dim() == 2
-        if unbatched:
-            x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
-        elif self.batch_first:
-            x = x.transpose(0, 1)
-        D, each = 1 + bool(self.bidirectional), len(names) // len(operators)
-        runs, B = self.num_layers * D, x.shape[1]
-        if len(states) not in (0, count) or any(s.dim() != 3 or s.shape[:2] != (runs, B) for s in states):
-            return None
-        rows = [
-            None if t is None else torch.as_tensor(t).to(torch.int64).expand(B).contiguous() for t in (lengths, start)
-        ]
-        lasts = []
-        for n, operator in enumerate(operators):
-            first: list[Any] = states or [None] * count
-            if len(operators) > 1:
-                first = [None if s is None else s[n * D : (n + 1) * D] for s in first]
-            call = getattr(torch.ops.fusedrnn, operator).default
-            x, *last = call(x, *rows, *first, *parameters[n * each : (n + 1) * each], False)
-            lasts.append(last[:-1])
-            if n + 1 < len(operators):
-                x = F.dropout(x, self.dropout, True)
-        last = lasts[0] if len(lasts) == 1 else [torch.cat(of_state) for of_state in zip(*lasts, strict=True)]
-        if unbatched:
-            x, last = x.squeeze(1), [s.squeeze(1) for s in last]
-        return self._given_back(None, self.batch_first and not unbatched, [x, *last])
-
-
-def _as_states(hx: Any) -> list[Any]:
-    return [] if hx is None else list(hx) if isinstance(hx, (tuple, list)) else [hx]
-
-
-def _fit(x: Any, input_size: int, states: list[Any], parameters: list[Any]) -> bool:
-    """Whether an operator of ours takes these tensors, but for the sizes of states."""
-    if x.dim() not in (2, 3) or x.shape[-1] != input_size or x.numel() == 0 or x.dtype not in DTYPES:
-        return False
-    return all(t.dtype == x.dtype and t.device.type == "cpu" for t in (x, *states, *parameters))
-
-
-def require_dtype(state: Tensor, x: Tensor) -> None:
-    """Raises ValueError for a state of another dtype than the input's, where no autocast makes them one."""
-    if state.dtype != x.dtype and not private.is_any_autocast_enabled():
-        raise ValueError(f"hidden state dtype ({state.dtype}) does not match input dtype ({x.dtype})")
-
-
-def are_tensors(states: Any, count: int) -> bool:
-    return isinstance(states, (tuple, list)) and len(states) == count and all(isinstance(s, Tensor) for s in states)
-
-
-def of_rows(value: Any, batch_size: int, name: str, expected: bool, most: int | None) -> Tensor:
-    """A number for each row, as ``(B,)`` int64 on the CPU. Raises ValueError or TypeError for others."""
-    if not expected:
-        reason = "a sequence without a batch" if name == "lengths" else "a cell without clocks"
-        raise ValueError(f"{name}: expected None for {reason}")
-    t = torch.as_tensor(value)
-    if t.is_floating_point() or t.is_complex() or t.dtype is torch.bool:
-        raise TypeError(f"{name}: expected integers, got {t.dtype}")
-    if t.shape not in ((batch_size,), ()) or (t.dim() == 0 and most is not None):
-        raise ValueError(f"{name}: expected ({batch_size},) integers, got shape {tuple(t.shape)}")
-    t = t.to("cpu", torch.int64).expand(batch_size).contiguous()
-    top = MOST_STEPS if most is None else most
-    if t.numel() and (int(t.min()) < 0 or int(t.max()) > top):
-        raise ValueError(f"{name}: expected integers in 0..{top}, got {int(t.min())}..{int(t.max())}")
-    return t
-
-
-def signature_of(cls: type[Recurrent], build: Any) -> inspect.Signature:
-    """The arguments of torch.nn's module, and the options of the cells."""
-    plain = list(inspect.signature(build).parameters.values())[2:]
-    plain = [p for p in plain if p.name != "proj_size" or cls._options.projects]
-    own = [p for p in cls._options.parameters() if p.name in cls._own_options()]
-    theirs = [p.replace(kind=p.POSITIONAL_OR_KEYWORD) for p in cls._options.parameters() if p not in own]
-    plain[3:3] = theirs  # where nn.RNN and nn.RNNCell have their nonlinearity
-    return inspect.Signature([*plain, *own])
 
 
 keep_out(Layers._eager)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import types
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -13,14 +14,34 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import init
 
-from ..cells.spec import CellSpec
 from ..layers.options import Options
 from . import drop_ins, native, private, routing
 from .autograd import Layers, Setting
-from .plan import Layout, Plan, Steps, plan_of
+from .plan import DTYPES, Layout, Plan, Steps, plan_of
 from .tensors import read
 
-_KEPT = ("_plan", "_frozen")  # entries of a module's __dict__ that belong to it alone, and to this process
+# Entries of a module's __dict__ that belong to it alone, and to this process: ours, and what Module.compile makes.
+_KEPT = ("_fusedrnn", "_compiled_call_impl")
+
+
+class Own:
+    """What a module keeps, but its copies and pickles do not."""
+
+    __slots__ = ("frozen", "names", "plan")
+
+    def __init__(self) -> None:
+        self.plan: Plan | None = None
+        self.names: list[str] = []  # of the parameters that the plan takes
+        self.frozen: Any = None
+
+    def __copy__(self) -> Own:
+        return Own()
+
+    def __deepcopy__(self, memo: Any) -> Own:
+        return Own()
+
+    def __reduce__(self) -> Any:
+        return Own, ()
 
 
 class Recurrent(nn.Module):
@@ -53,15 +74,16 @@ class Recurrent(nn.Module):
         theirs = drop_ins.OPTIONS.get(cls._family, ()) if cls._torch else ()
         return [name for name in cls._options.defaults if name not in theirs]
 
-    def _check_values(self, spec: CellSpec[Any, Any], layout: Layout) -> dict[str, Any]:
-        """The options that belong to weights, checked by them."""
+    def _checked_values(self, layout: Layout) -> dict[str, Any]:
+        """The options, of which those that belong to weights are checked by them."""
+        spec = layout.spec
         if not spec.values:
-            return {}
+            return self.options
         alone = layout.layer(0)
-        arrays = dict(zip(alone.names(cell=True), (np.zeros(s, "f4") for s in alone.shapes()), strict=False))
+        arrays = {name: np.zeros(s, "f4") for name, s in zip(alone.names(cell=True), alone.shapes(), strict=False)}
         weights: Any = self._options.weights
         made = weights(**arrays, **spec.options, **{name: self.options[name] for name in spec.values})
-        return dict(made._values)
+        return self.options | dict(made._values)
 
     def _chosen(self, proj_size: int) -> str:
         """The cell that the options choose."""
@@ -106,17 +128,35 @@ class Recurrent(nn.Module):
         """A module that torch.nn does not have."""
         raise NotImplementedError
 
-    def _plan_for(self, dtype: torch.dtype) -> Plan | None:
-        """The plan, which the module keeps until one of its attributes is set."""
+    def _own(self, dtype: torch.dtype) -> Own:
+        """What the module keeps, with the plan for this dtype; without one where there is no kernel."""
+        own: Own | None = self.__dict__.get("_fusedrnn")
+        if own is None:
+            own = self.__dict__["_fusedrnn"] = Own()
+        if own.plan is None or own.plan.dtype is not dtype:
+            layout = self._layout()
+            own.plan = None if layout is None else plan_of(layout, dtype)
+            own.names = [] if layout is None else self._names(layout)
+        return own
+
+    def _why_no_plan(self, dtype: torch.dtype) -> str:
         layout = self._layout()
-        plan = None if layout is None else plan_of(layout, dtype)
-        if plan is not None:
-            self.__dict__["_plan"] = plan, self._names(plan.layout)
-        return plan
+        if layout is None or any(p.dtype is not dtype for p in self._parameters_of(self._names(layout))):
+            return routing.WRONG
+        return f"no kernel for {dtype}" if dtype not in DTYPES else "no kernel for such sizes"
+
+    def _forget_plan(self) -> None:
+        own = self.__dict__.get("_fusedrnn")
+        if own is not None:
+            own.plan = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__.pop("_plan", None)
+        self._forget_plan()
         super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: Any) -> None:
+        self._forget_plan()
+        super().register_parameter(name, param)
 
     def _parameters_of(self, names: Sequence[str]) -> list[Any]:
         """The tensors that are the parameters in this call: parametrisations and functional_call replace them."""
@@ -135,7 +175,7 @@ class Recurrent(nn.Module):
         every = [x, *states, *parameters]
         shapes = plan.shapes_of(x, lead, len(states))
         found = read(every, shapes, plan.bits)
-        if found is not None and None not in parameters:
+        if found is not None and 0 not in found[1]:
             return None, every, found
         every = [x, *states, *self._parameters_of(names)]
         ways = [way for t in every if (way := routing.of_tensor(t, plan.dtype))]
@@ -151,13 +191,24 @@ class Recurrent(nn.Module):
         """The outputs by the kernels."""
         routing.count(routing.NATIVE)
         states = len(every) - 1 - len(plan.shapes)
-        frozen = self.__dict__.get("_frozen")
-        if frozen is not None:
-            frozen.check(every[1 + states :])
+        packed = self._packed_weights(plan, every[1 + states :])
         if found[0] and torch.is_grad_enabled():
             return Layers.apply(Setting(plan, steps, states, found[1]), *every)  # type: ignore[no-any-return]
-        weights = frozen.stack if frozen is not None and frozen.plan is plan else None
-        return native.infer(plan, steps, every[0], found[1], weights)
+        return native.infer(plan, steps, every[0], found[1], packed)
+
+    def _packed_weights(self, plan: Plan, parameters: Sequence[Tensor]) -> Any:
+        """Those of a frozen module, if they are of this plan. Raises RuntimeError if the parameters have changed."""
+        frozen = self.__dict__["_fusedrnn"].frozen
+        if frozen is None or len(parameters) != len(frozen.seen):  # those of one layer, checked before
+            return None
+        frozen.check(parameters)
+        return frozen.stack if frozen.plan is plan else None
+
+    def _check_frozen(self) -> None:
+        """Raises RuntimeError if the module is frozen and its parameters have changed."""
+        own = self.__dict__.get("_fusedrnn")
+        if own is not None and own.frozen is not None:
+            own.frozen.check(self._parameters_of(own.frozen.names))
 
     def _as_proxy(self, input: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """The call as a leaf of torch.fx, as those of torch.nn's own modules are."""
@@ -190,8 +241,24 @@ class Recurrent(nn.Module):
         return twin
 
 
-def is_proxy(input: Any) -> bool:
-    return isinstance(input, Proxy)
+def proxy_in(*arguments: Any) -> Any:
+    """The first proxy of torch.fx among arguments and their parts; None if there is none."""
+    for argument in arguments:
+        for part in argument if isinstance(argument, (tuple, list)) else (argument,):
+            if isinstance(part, Proxy):
+                return part
+    return None
+
+
+def named(forward: Any, cls: type) -> Any:
+    """The function, under the name that errors about its arguments show."""
+    made = types.FunctionType(
+        forward.__code__, forward.__globals__, "forward", forward.__defaults__, forward.__closure__
+    )
+    made.__kwdefaults__, made.__doc__ = forward.__kwdefaults__, forward.__doc__
+    made.__annotations__, made.__module__ = forward.__annotations__, forward.__module__
+    made.__qualname__ = f"{cls.__name__}.forward"
+    return made
 
 
 def fallen_back(reason: str) -> None:

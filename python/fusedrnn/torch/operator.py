@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from . import native, private, routing
 from .autograd import Setting, gradients_by_torch
@@ -43,6 +44,8 @@ class Operator:
         self._define(f"{self.name}_backward", inputs + more, gradients, self._backward, self._backward_fake, None)
         self.forward: Any = getattr(torch.ops.fusedrnn, self.name).default
         self.backward: Any = getattr(torch.ops.fusedrnn, f"{self.name}_backward").default
+        for operator, flops in ((self.forward, self._flops), (self.backward, self._flops_of_backward)):
+            register_flop_formula(operator.overloadpacket)(flops)
 
     def _define(
         self,
@@ -120,11 +123,28 @@ class Operator:
 
     def _autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
         *tensors, _ = arguments
+        if private.is_forward_ad() or private.are_transforms_active():
+            return self._decomposed(*tensors)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             outputs: tuple[Tensor, ...] = _Traced.apply(self, *tensors)
             return outputs
         with private.below_autograd():
             return self.forward(*arguments)  # type: ignore[no-any-return]
+
+    def _decomposed(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
+        """By PyTorch's operators, which know transforms and tangents."""
+        tensors = [x, *(t for t in rest if t is not None)]
+        setting = Setting(self._plan(x), self._steps(x, lengths, start), len(tensors) - 1 - len(self.parameters))
+        return *setting.run(tensors), x.new_empty(0)
+
+    def _flops(self, x: Any, lengths: Any, start: Any, *rest: Any, out_shape: Any = None, **kwargs: Any) -> int:
+        """Of forward, as PyTorch's counter asks for them, by shapes: a multiplication and an addition for each row and
+        each element of a matrix."""
+        parameters = rest[self.states : self.states + len(self.parameters)]
+        return int(2 * x[0] * x[1] * sum(p[0] * p[1] for p in parameters if len(p) == 2))
+
+    def _flops_of_backward(self, *shapes: Any, **kwargs: Any) -> int:
+        return 2 * self._flops(*shapes)
 
 
 class _Traced(torch.autograd.Function):

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -173,13 +174,22 @@ class Steps:
         self.offsets: Tensor | None = None
 
     @classmethod
-    def packed(cls, batch_sizes: Tensor, runs: int, start: Tensor | None = None) -> Steps:
-        """Of rows one step after the other, as PackedSequence has them."""
-        batch_size = int(batch_sizes[0])
-        steps = cls(len(batch_sizes), batch_size, (runs, batch_size), start=start)
-        steps.batch_sizes = batch_sizes
-        steps.offsets = batch_sizes.cumsum(0) - batch_sizes
-        steps.lengths = (batch_sizes.unsqueeze(1) > torch.arange(batch_size)).sum(0)
+    def packed(cls, batch_sizes: Any, runs: int, rows: int) -> Steps | None:
+        """Of so many rows one step after the other, as PackedSequence has them; None if these are no sizes of its
+        steps."""
+        if type(batch_sizes) is not Tensor or not batch_sizes.is_cpu or batch_sizes.dtype is not torch.int64:
+            return None
+        if batch_sizes.dim() != 1 or not len(batch_sizes):
+            return None
+        sizes = batch_sizes.numpy()
+        ends = sizes.cumsum()
+        if sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any() or ends[-1] != rows:
+            return None
+        steps = cls(len(sizes), int(sizes[0]), (runs, int(sizes[0])))
+        steps.batch_sizes, steps.offsets = batch_sizes, torch.from_numpy(ends - sizes)
+        # A row ends where so many steps have more rows than it has before it.
+        lengths = np.searchsorted(-sizes, -np.arange(steps.batch_size), "left")
+        steps.lengths = torch.from_numpy(lengths.astype(np.int64))
         return steps
 
     def addresses(self) -> tuple[int, int, int, int, int]:

@@ -91,14 +91,14 @@ def of_state() -> str | None:
     operators. The order matters: a transform or a mode sees tensors that look plain."""
     if private.are_transforms_active():
         return "a torch.func transform is active"
-    if private.dispatch_modes():
-        return OPERATOR
     if private.is_forward_ad():
         return "forward-mode differentiation"
-    if private.is_tracing():
-        return TRACED
     if private.is_any_autocast_enabled() and torch.is_autocast_enabled("cpu"):
         return "autocast"
+    if private.dispatch_modes():
+        return OPERATOR
+    if private.is_tracing():
+        return TRACED
     return None
 
 
