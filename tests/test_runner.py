@@ -140,6 +140,11 @@ def test_gradients_that_are_wanted(cell: Cell, bidirectional: bool, rng: np.rand
     for i, whole in enumerate(want["dparameters"]):
         g = calls.backward(tape, p.dy, p.dlast, wanted=[j == i for j in range(len(calls.parameters))])
         assert_bits(g["dparameters"], [] if whole is None else [whole])
+    for i in range(len(p.states)):
+        first = [j == i for j in range(len(p.states))]
+        g = calls.backward(tape, p.dy, p.dlast, first=first)
+        assert_bits(g["dfirst"], [want["dfirst"][i]])
+        assert_bits([g["dx"], *g["dparameters"]], [want["dx"], *(d for d in want["dparameters"] if d is not None)])
     before = rng.standard_normal(p.x.shape).astype("float32")
     zeros = calls.backward(tape, p.dy, p.dlast, dx=np.zeros_like(p.x))["dx"]
     np.testing.assert_array_equal(zeros, want["dx"])
@@ -147,6 +152,38 @@ def test_gradients_that_are_wanted(cell: Cell, bidirectional: bool, rng: np.rand
     np.testing.assert_allclose(added, before + want["dx"], rtol=1e-6, atol=1e-6)
     none = calls.backward(tape, None, p.dlast)
     assert_bits([none["dx"]], [calls.backward(tape, np.zeros_like(p.dy), p.dlast)["dx"]])
+
+
+@pytest.mark.parametrize("cell", FEW, ids=str)
+@directions
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_packed_weights_have_the_bits_of_parameters(
+    cell: Cell, bidirectional: bool, dtype: str, rng: np.random.Generator
+) -> None:
+    layer = make_layer(cell, I, H, 2, bidirectional=bidirectional, dtype=dtype, rng=1)
+    p, calls = Problem(layer, rng), ByAddress(layer)
+    arguments = p.x, p.states, None, p.start
+    assert_bits(calls.infer(*arguments, weights=layer._stack()), calls.infer(*arguments))
+
+
+def test_packed_weights_that_are_not_the_runners() -> None:
+    layer = fusedrnn.LSTM(I, H, rng=1)
+    calls, x = ByAddress(layer), np.zeros((T, B, I), "float32")
+    others: list[fusedrnn.Layer] = [fusedrnn.LSTM(I, H, 2), fusedrnn.LSTM(I, H + 1), fusedrnn.LSTM(I + 1, H)]
+    others += [fusedrnn.GRU(I, H), fusedrnn.LSTM(I, H, dtype="float64"), fusedrnn.LSTM(I, H, bidirectional=True)]
+    for other in others:
+        with pytest.raises(
+            ValueError, match="parameters: expected packed weights of the runner's cell, sizes and format"
+        ):
+            calls.infer(x, [None, None], weights=other._stack())
+    with pytest.raises(TypeError, match="parameters: expected tuple"):
+        calls.infer(x, [None, None], weights=1)
+    common, kept = calls.common(x, [None, None], None, None)
+    with pytest.raises(TypeError, match="parameters: expected tuple, got fusedrnn._core.Stack"):
+        calls.runner.forward(*common[:-1], layer._stack(), 0, H, (0, 0), 0, 0.0, 0, 0)
+    with pytest.raises(TypeError, match="parameters: expected tuple, got fusedrnn._core.Stack"):
+        calls.runner.backward(*common[:-1], layer._stack(), 0, 0.0, 0, 0, H, (0, 0), 0, False, (0, 0), (0,) * 4, 0)
+    del kept
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -216,7 +216,8 @@ struct Call {
       return nullptr;
     }
     const auto& packed = py::handle(given).cast<const PyStack&>();
-    if (!(packed.shape() == r.shape) || packed.first().weights.index() != AnyWeights(std::unique_ptr<Weights<F>>()).index()) {
+    if (!(packed.shape() == r.shape) ||
+        packed.first().weights.index() != AnyWeights(std::unique_ptr<Weights<F>>()).index()) {
       throw py::value_error("parameters: expected packed weights of the runner's cell, sizes and format");
     }
     return &packed;

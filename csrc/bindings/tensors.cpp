@@ -76,7 +76,8 @@ struct PyTensorReader {
   }
   static bool has_shape(const dlpack::Tensor& t, PyObject* shape) {
     if (shape == Py_None) return true;
-    if (!PyTuple_Check(shape)) throw py::type_error(std::string("shape: expected tuple, got ") + Py_TYPE(shape)->tp_name);
+    if (!PyTuple_Check(shape))
+      throw py::type_error(std::string("shape: expected tuple, got ") + Py_TYPE(shape)->tp_name);
     if (PyTuple_GET_SIZE(shape) != t.ndim) return false;
     for (int i = 0; i < t.ndim; ++i) {
       const long long size = PyLong_AsLongLong(PyTuple_GET_ITEM(shape, i));
@@ -115,8 +116,8 @@ py::object read_method(const PyTensorReader& reader, FastArguments a) {
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* const t = PySequence_Fast_GET_ITEM(tensors.ptr(), i);
     void* address = nullptr;
-    if (t != Py_None && !reader.read(t, PySequence_Fast_GET_ITEM(shapes.ptr(), i), static_cast<int>(bits), address,
-                                     needs_gradient)) {
+    if (t != Py_None &&
+        !reader.read(t, PySequence_Fast_GET_ITEM(shapes.ptr(), i), static_cast<int>(bits), address, needs_gradient)) {
       return py::none();
     }
     addresses[static_cast<std::size_t>(i)] = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(address));

@@ -74,8 +74,10 @@ class ByAddress:
         memory = np.full((*count, self.layer.output_size + self.gap), np.nan, dtype)
         return memory[..., : self.layer.output_size], memory
 
-    def infer(self, x: Array, states: Any, lengths: Any = None, start: Any = None) -> list[Array]:
+    def infer(self, x: Array, states: Any, lengths: Any = None, start: Any = None, weights: Any = None) -> list[Array]:
+        """`weights`: packed ones, in place of the parameters."""
         common, kept = self.common(x, states, lengths, start)
+        common = common if weights is None else (*common[:-1], weights)
         y, memory = self.rows(x.shape[:-1], x.dtype)
         last = self.new_states(common[1], x.dtype)
         self.runner.infer(*common, address(memory), memory.shape[-1], tuple(map(address, last)), self.threads)
@@ -102,8 +104,11 @@ class ByAddress:
         )  # fmt: skip
         return [y, *last], (common, [*kept, reserve], reserve, dropout, seed)
 
-    def backward(self, tape: Any, dy: Any, dlast: Any = None, dx: Any = None, wanted: Any = None) -> dict[str, Any]:
-        """`dx` is added to, if it is given; `wanted` says of each parameter whether its gradient is."""
+    def backward(
+        self, tape: Any, dy: Any, dlast: Any = None, dx: Any = None, wanted: Any = None, first: Any = None
+    ) -> dict[str, Any]:
+        """`dx` is added to, if it is given; `wanted` says of each parameter whether its gradient is, `first` of each
+        state."""
         common, kept, reserve, dropout, seed = tape
         x, dtype = kept[0], kept[0].dtype
         memory = None
@@ -112,7 +117,8 @@ class ByAddress:
             rows[...] = dy
         dlast = dlast or [None] * len(self.states)
         add, dx = dx is not None, np.full(x.shape, np.nan, dtype) if dx is None else dx
-        dfirst = self.new_states(common[1], dtype)
+        dfirst: list[Any] = self.new_states(common[1], dtype)
+        dfirst = [d if first is None or first[i] else None for i, d in enumerate(dfirst)]
         dparameters = [
             None if a is None or not (wanted is None or wanted[i]) else np.full(a.shape, np.nan, dtype)
             for i, a in enumerate(self.parameters)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from . import by_torch, native, private
 from .plan import Plan, Steps
-from .tensors import Maybe
+from .tensors import Maybe, read
+
+NO_SHAPES = (None,) * 8
 
 
 class Setting:
@@ -63,13 +65,12 @@ class Layers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, setting: Setting, *tensors: Any) -> Any:
         outputs, reserve = native.forward(setting.plan, setting.steps, tensors[0], setting.at)
-        ctx.setting = setting
         ctx.set_materialize_grads(False)
         needs = ctx.needs_input_grad
-        ctx.places = saved, unsaved = setting.plan.places(setting.states, needs[1], any(needs[2 + setting.states :]))
-        ctx.save_for_backward(reserve, *[tensors[i] for i in saved])
-        ctx.unsaved = [tensors[i] for i in unsaved]
-        ctx.versions = [_version(t) for t in ctx.unsaved]
+        places = setting.plan.places(setting.states, needs[1], True in needs[2 + setting.states :])
+        ctx.save_for_backward(reserve, *[tensors[i] for i in places.saved])
+        others = [tensors[i] for i in places.others]
+        ctx.kept = setting, places, others, [0 if t.is_inference() else t._version for t in others]
         return tuple(outputs)
 
     @staticmethod
@@ -78,33 +79,25 @@ class Layers(torch.autograd.Function):
 
 
 def _backward(ctx: Any, grads: Any) -> Any:
-    setting, wanted = ctx.setting, ctx.needs_input_grad[1:]
-    reserve, *rest = ctx.saved_tensors
-    tensors: list[Any] = [None] * len(wanted)
-    for places, found in zip(ctx.places, (rest, ctx.unsaved), strict=True):
-        for i, t in zip(places, found, strict=True):
-            tensors[i] = t
-    if torch.is_grad_enabled() or private.are_batched(grads) or private.is_forward_ad():
-        return None, *_with_a_graph(ctx, reserve, tensors, grads, wanted)
-    return None, *native.backward(setting.plan, setting.steps, reserve, tensors, grads, wanted)
-
-
-def _with_a_graph(ctx: Any, reserve: Tensor, tensors: list[Any], grads: Any, wanted: Any) -> Any:
-    """The gradients where a graph, batches of them or tangents are asked for. PyTorch's operators compute forward anew
-    then, so that they read what is not saved too."""
-    for t, version in zip(ctx.unsaved, ctx.versions, strict=True):
-        if _version(t) != version:
+    setting, places, others, versions = ctx.kept
+    plan, wanted = setting.plan, ctx.needs_input_grad[1:]
+    reserve, *saved = ctx.saved_tensors
+    tensors = places.together(saved, others)
+    seeds = read(grads, NO_SHAPES[: len(grads)], plan.bits)
+    special = private.is_forward_ad() or (seeds is None and private.are_batched(grads))
+    if not (special or torch.is_grad_enabled()):
+        return None, *native.backward(plan, setting.steps, reserve, tensors, grads, seeds, wanted)
+    # PyTorch's operators compute forward anew, so that they read what is not saved too.
+    for t, version in zip(others, versions, strict=True):
+        now = 0 if t.is_inference() else t._version
+        if now != version:
             raise RuntimeError(
                 "one of the variables needed for gradient computation has been modified by an inplace operation: "
-                f"an input {tuple(t.shape)} is at version {_version(t)}; expected version {version} instead."
+                f"an input {tuple(t.shape)} is at version {now}; expected version {version} instead."
             )
-    if private.are_batched(grads) or private.is_forward_ad():
-        return gradients_by_torch(ctx.setting, tensors, wanted, grads)
-    return LayersGradients.apply((ctx.setting, wanted, len(tensors), reserve), *tensors, *grads)
-
-
-def _version(t: Tensor) -> int:
-    return 0 if t.is_inference() else t._version
+    if special:
+        return None, *gradients_by_torch(setting, tensors, wanted, grads)
+    return None, *LayersGradients.apply((setting, wanted, len(tensors), reserve), *tensors, *grads)
 
 
 class LayersGradients(torch.autograd.Function):
@@ -117,7 +110,9 @@ class LayersGradients(torch.autograd.Function):
         ctx.about = setting, wanted, count
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
-        return tuple(native.backward(setting.plan, setting.steps, reserve, tensors[:count], tensors[count:], wanted))
+        return tuple(
+            native.backward(setting.plan, setting.steps, reserve, tensors[:count], tensors[count:], None, wanted)
+        )
 
     @staticmethod
     def backward(ctx: Any, *second: Any) -> Any:
@@ -135,6 +130,7 @@ class LayersGradients(torch.autograd.Function):
             return None, *_gradients(first, ends, second, needs, create)
 
 
+apply_layers = private.apply_of(Layers)
 # Compiled autograd would trace it, which makes addresses of tensors that are gone when the graph runs.
 _backward._torchdynamo_disable = True  # type: ignore[attr-defined]
 private.keep_compiler_out(Layers.forward, Layers.backward, LayersGradients.forward, LayersGradients.backward)

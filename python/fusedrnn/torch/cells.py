@@ -13,6 +13,7 @@ from . import by_torch, drop_ins, routing
 from .arguments import are_tensors, require_dtype, signature_of, start_of, states_of
 from .module import Recurrent, fallen_back, keep_out, named, proxy_in
 from .plan import Layout, Steps
+from .tensors import PLAIN
 
 
 class Cell(Recurrent):
@@ -100,13 +101,13 @@ class Cell(Recurrent):
         return self._eager(input, hx, start)
 
     def _eager(self, input: Any, hx: Any, start: Any) -> Any:
-        route = routing.of_state() or routing.of_tensor(input, getattr(input, "dtype", None))
-        if route is not None:
-            return self._other(route, input, hx, start)
+        route = routing.of_state()
+        if route is not None or type(input) not in PLAIN:
+            return self._other(route or routing.of_tensor(input, None) or routing.WRONG, input, hx, start)
         own = self._own(input.dtype)
         plan, shape = own.plan, input.shape
         if plan is None:
-            return self._other(self._why_no_plan(input.dtype), input, hx, start)
+            return self._other(self._why_no_plan(input), input, hx, start)
         states = states_of(hx, len(plan.units))
         fits = len(shape) in (1, 2) and shape[-1] == plan.layout.input_size
         if not fits or not (hx is None or are_tensors(states, len(plan.units))):

@@ -18,7 +18,7 @@ from .drop_ins import PackedSequence
 from .module import fallen_back, keep_out, named, proxy_in
 from .plan import Layout, Plan, Steps, plan_of
 from .routing import OPERATOR
-from .tensors import read
+from .tensors import PLAIN, read
 from .traced import Output, TracedLayers
 
 
@@ -130,13 +130,13 @@ class Layers(TracedLayers):
     def _eager(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
-        route = routing.of_state() or routing.of_tensor(x, getattr(x, "dtype", None))
-        if route is not None:
-            return self._other(route, input, hx, lengths, start)
+        route = routing.of_state()
+        if route is not None or type(x) not in PLAIN:
+            return self._other(route or routing.of_tensor(x, None) or routing.WRONG, input, hx, lengths, start)
         own = self._own(x.dtype)
         plan = own.plan
         if plan is None:
-            return self._other(self._why_no_plan(x.dtype), input, hx, lengths, start)
+            return self._other(self._why_no_plan(x), input, hx, lengths, start)
         states = states_of(hx, len(plan.units))
         steps = self._steps(plan, input, x, packed, None if hx is None else states, lengths, start)
         if isinstance(steps, str):

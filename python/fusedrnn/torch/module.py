@@ -16,7 +16,7 @@ from torch.nn import init
 
 from ..layers.options import Options
 from . import drop_ins, native, private, routing
-from .autograd import Layers, Setting
+from .autograd import Setting, apply_layers
 from .plan import DTYPES, Layout, Plan, Steps, plan_of
 from .tensors import read
 
@@ -139,8 +139,10 @@ class Recurrent(nn.Module):
             own.names = [] if layout is None else self._names(layout)
         return own
 
-    def _why_no_plan(self, dtype: torch.dtype) -> str:
-        layout = self._layout()
+    def _why_no_plan(self, x: Tensor) -> str:
+        layout, dtype = self._layout(), x.dtype
+        if not x.is_cpu:
+            return routing.of_tensor(x, dtype) or routing.WRONG
         if layout is None or any(p.dtype is not dtype for p in self._parameters_of(self._names(layout))):
             return routing.WRONG
         return f"no kernel for {dtype}" if dtype not in DTYPES else "no kernel for such sizes"
@@ -193,7 +195,7 @@ class Recurrent(nn.Module):
         states = len(every) - 1 - len(plan.shapes)
         packed = self._packed_weights(plan, every[1 + states :])
         if found[0] and torch.is_grad_enabled():
-            return Layers.apply(Setting(plan, steps, states, found[1]), *every)  # type: ignore[no-any-return]
+            return apply_layers(Setting(plan, steps, states, found[1]), *every)  # type: ignore[no-any-return]
         return native.infer(plan, steps, every[0], found[1], packed)
 
     def _packed_weights(self, plan: Plan, parameters: Sequence[Tensor]) -> Any:

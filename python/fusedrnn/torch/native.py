@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .plan import Plan, Steps
-from .tensors import Maybe, read
+from .tensors import Found, Maybe, read
 
 Addresses = tuple[int, ...]  # of x, the states that are given, and the parameters
 
@@ -24,11 +24,12 @@ def _common(plan: Plan, steps: Steps, at: Addresses, weights: Any = None) -> tup
 def _outputs(plan: Plan, steps: Steps, x: Tensor) -> tuple[list[Tensor], tuple[Any, ...]]:
     """y, whose rows lie as those of x, and the last states; of a cell, the states alone, and its y is its h. And where
     a runner writes them."""
-    outputs = [x.new_empty((*steps.lead, units)) for units in plan.units]
+    new, lead = x.new_empty, steps.lead
+    outputs = [new((*lead, units)) for units in plan.units]
     last = tuple([t.data_ptr() for t in outputs])
     if steps.of_cell:
         return outputs, (last[0], plan.width, (0, *last[1:]))
-    y = x.new_empty((*x.shape[:-1], plan.width))
+    y = new((*x.shape[:-1], plan.width))
     return [y, *outputs], (y.data_ptr(), plan.width, last)
 
 
@@ -65,10 +66,17 @@ def _rows_of(dy: Tensor, width: int) -> tuple[Tensor, int]:
 
 
 def backward(
-    plan: Plan, steps: Steps, reserve: Tensor, tensors: Sequence[Any], grads: Sequence[Maybe], wanted: Sequence[bool]
+    plan: Plan,
+    steps: Steps,
+    reserve: Tensor,
+    tensors: Sequence[Any],
+    grads: Sequence[Maybe],
+    seeds: Found,
+    wanted: Sequence[bool],
 ) -> list[Maybe]:
     """The gradients of x, the first states that were given, and the parameters; None for each that is not wanted. The
-    tensors are all of forward, the grads those of its outputs. The reserve is only read."""
+    tensors are all of forward, the grads those of its outputs, and the seeds what `read` found of the grads. The
+    reserve is only read."""
     x, count = tensors[0], len(tensors) - len(plan.shapes)  # of x and the states
     shapes = plan.shapes_of(x, steps.lead, count - 1)
     found = read((reserve, *tensors), (None, *shapes), plan.bits)
@@ -79,7 +87,7 @@ def backward(
         reserve = reserve.to("cpu", plan.dtype, copy=True).contiguous()
         x, found = tensors[0], read((reserve, *tensors), (None, *shapes), plan.bits)
         assert found is not None
-    at, seeds, stride = found[1], read(grads, (None,) * len(grads), plan.bits), plan.width
+    at, stride = found[1], plan.width
     if seeds is None:
         if not steps.of_cell and grads[0] is not None:
             dy, stride = _rows_of(grads[0], plan.width)
@@ -87,7 +95,8 @@ def backward(
         rest = [None if d is None else d.resolve_neg().contiguous() for d in grads[0 if steps.of_cell else 1 :]]
         grads = rest if steps.of_cell else [grads[0], *rest]
         seeds = False, tuple([0 if d is None else d.data_ptr() for d in grads])
-    gradients = [torch.empty_like(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
+    new = torch.empty_like
+    gradients = [new(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
     to = tuple([0 if d is None else d.data_ptr() for d in gradients])
     plan.runner.backward(
         *_common(plan, steps, at[1:]),

@@ -111,7 +111,7 @@ class Operator:
         reserve, *grads = tensors[count:]
         places = [wanted[0], *wanted[1 : 1 + len(states)], *wanted[1 + self.states :]]
         plan, steps, every = self._plan(x), self._steps(x, lengths, start), (x.contiguous(), *states, *parameters)
-        found = native.backward(plan, steps, reserve, every, grads, places)
+        found = native.backward(plan, steps, reserve, every, grads, None, places)
         found[1:1] = [None] * (self.states - len(states))
         return tuple(x.new_empty(0) if d is None else d for d in found)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from ..cells.spec import CellSpec
 from ..layers.config import name_of
 from .tensors import BITS
 
+MOST_SHAPES = 256  # of calls, that a plan remembers
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}  # and the formats of kernels
 
 
@@ -77,6 +79,21 @@ class Layout:
         return Layout(self.cell, input_size, *fields)
 
 
+class Places:
+    """The places of the tensors that are saved, in the order of the call, and of the others."""
+
+    def __init__(self, saved: list[bool]) -> None:
+        self.saved = [i for i, s in enumerate(saved) if s]
+        self.others = [i for i, s in enumerate(saved) if not s]
+        order = [*self.saved, *self.others]
+        self._places = [order.index(i) for i in range(len(order))]
+
+    def together(self, saved: Sequence[Any], others: Sequence[Any]) -> list[Any]:
+        """All tensors, in the order of the call."""
+        every = [*saved, *others]
+        return [every[i] for i in self._places] if others else every
+
+
 class Plan:
     """A layout in a dtype, ready to be called."""
 
@@ -102,26 +119,33 @@ class Plan:
         given = [layout.bias or not p.is_bias for p in self.spec.parameters] * layout.runs
         self.given = None if all(given) else given
         self.roles = [p.role for p in self.spec.parameters if layout.bias or not p.is_bias] * layout.runs
-        self._places: dict[Any, tuple[list[int], list[int]]] = {}
+        self._places: dict[Any, Places] = {}
+        self._shapes: dict[Any, tuple[tuple[int, ...], ...]] = {}
 
-    def places(self, states: int, x_wanted: bool, parameters_wanted: bool) -> tuple[list[int], list[int]]:
-        """The places of the tensors of a call that backward reads, and those of the others: biases; weights of the
-        input, where its gradient is not wanted; the input, where those of parameters are not."""
+    def places(self, states: int, x_wanted: bool, parameters_wanted: bool) -> Places:
+        """Which tensors of a call backward reads. Biases are none of them; nor weights of the input, where its gradient
+        is not wanted; nor the input, where those of parameters are not."""
         key = states, x_wanted, parameters_wanted
-        if key not in self._places:
+        found = self._places.get(key)
+        if found is None:
             lowest = len(self.roles) // self.layout.num_layers
             read = [parameters_wanted] + [True] * states
             for i, role in enumerate(self.roles):
                 of_input = role == "weight_ih" and i < lowest
                 read.append(role not in ("bias_ih", "bias_hh") and (x_wanted or not of_input))
-            self._places[key] = [i for i, r in enumerate(read) if r], [i for i, r in enumerate(read) if not r]
-        return self._places[key]
+            found = self._places[key] = Places(read)
+        return found
 
     def shapes_of(self, x: Tensor, lead: Any, states: int) -> tuple[tuple[int, ...], ...]:
         """Of x, so many states, and the parameters."""
-        if not states:
-            return x.shape, *self.shapes
-        return x.shape, *[(*lead, units) for units in self.units], *self.shapes
+        key = x.shape, lead, states
+        found = self._shapes.get(key)
+        if found is None:
+            if len(self._shapes) > MOST_SHAPES:
+                self._shapes.clear()
+            of_states = [(*lead, units) for units in self.units] if states else []
+            found = self._shapes[key] = (x.shape, *of_states, *self.shapes)
+        return found
 
     def slots(self, addresses: tuple[int, ...]) -> tuple[int, ...]:
         """An address for each parameter that the cell has: 0 for biases that the layers lack."""

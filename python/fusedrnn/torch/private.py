@@ -51,6 +51,12 @@ def are_batched(grads: Sequence[Tensor | None]) -> bool:
     return any(test(t) for t in grads if t is not None for test in _is_batched)
 
 
+def apply_of(function: Any) -> Any:
+    """`Function.apply` without its look at each argument for tensors of transforms that have ended, which kernels do
+    not take anyway."""
+    return getattr(super(torch.autograd.Function, function), "apply", function.apply)
+
+
 @functools.cache
 def fake_tensor() -> Any:
     """The class of tensors that have no numbers."""
