@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 import subprocess
 import sys
@@ -45,6 +46,14 @@ def test_an_old_torch_is_refused(version: str) -> None:
 @pytest.mark.parametrize("version", ["2.4.0", "2.13.0+cpu", "3.0.0a0+gitabc"])
 def test_newer_versions_are_taken(version: str) -> None:
     required.refuse(version)
+
+
+def test_private_names_stand_in_one_file() -> None:
+    sources = list(Path(private.__file__).parent.glob("*.py"))
+    assert len(sources) > 10
+    for path in sources:
+        found = re.findall(r"torch\._[a-zA-Z]\w*|_C\.\w+|\b_VF\b|_dynamo\w*|_torchdynamo\w*", path.read_text())
+        assert not found or path.name == "private.py", (path, found)
 
 
 # Reading tensors.

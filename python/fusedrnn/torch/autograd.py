@@ -78,6 +78,7 @@ class Layers(torch.autograd.Function):
         return _backward(ctx, grads)
 
 
+@private.disabled_in_compiler  # compiled autograd would trace addresses of tensors that are gone when its graph runs
 def _backward(ctx: Any, grads: Any) -> Any:
     setting, places, others, versions = ctx.kept
     plan, wanted = setting.plan, ctx.needs_input_grad[1:]
@@ -131,6 +132,4 @@ class LayersGradients(torch.autograd.Function):
 
 
 apply_layers = private.apply_of(Layers)
-# Compiled autograd would trace it, which makes addresses of tensors that are gone when the graph runs.
-_backward._torchdynamo_disable = True  # type: ignore[attr-defined]
 private.keep_compiler_out(Layers.forward, Layers.backward, LayersGradients.forward, LayersGradients.backward)

@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from ..layers.config import config_of
-from ..layers.layer import LAYERS
 from . import by_torch, drop_ins, routing
-from .arguments import are_tensors, require_dtype, signature_of, start_of, states_of
-from .module import Recurrent, fallen_back, keep_out, named, proxy_in
+from .arguments import are_tensors, require_dtype, start_of, states_of
+from .module import Recurrent, fallen_back, keep_out, proxy_in
 from .plan import Layout, Steps
 from .tensors import PLAIN
 
@@ -19,28 +18,15 @@ from .tensors import PLAIN
 class Cell(Recurrent):
     """The base of cells."""
 
-    registry: ClassVar[dict[str, type[Cell]]] = {}  # by the names of families
+    registry: ClassVar[dict[str, type[Recurrent]]] = {}
+    _theirs = drop_ins.CELLS
 
-    def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if family is None:
-            if "__init__" in vars(cls):
-                cls.__signature__ = None  # it has one of its own
-            return
-        cls._family, cls._options, cls._torch = family, LAYERS[family]._options, drop_ins.CELLS.get(family)
-        Cell.registry[family] = cls
-        cls.__signature__ = signature_of(cls, Cell._build)
-        cls.forward = named(Cell.forward, cls)  # type: ignore[method-assign]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        options = self._complete(kwargs)
-        if options is None and kwargs.get("proj_size"):  # which torch.nn's cells do not have
-            options = dict(self._options.defaults)
-        if options is None:
-            kwargs.pop("proj_size", None)
-            super().__init__(*args, **kwargs)
-        else:
-            self._build(options, *args, **kwargs)
+    def _complete(self, given: dict[str, Any]) -> dict[str, Any] | None:
+        options = super()._complete(given)
+        if options is None and not given.get("proj_size"):
+            given.pop("proj_size", None)  # which torch.nn's cells do not have
+            return None
+        return options or dict(self._options.defaults)
 
     def _build(
         self,

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import _VF, Tensor, nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence as PackedSequence
 from torch.nn.utils.rnn import pack_padded_sequence as pack_padded_sequence
 from torch.nn.utils.rnn import pad_packed_sequence as pad_packed_sequence
 
 OPERATORS: dict[str, Any] = {  # by the names of cells
-    "lstm": _VF.lstm,
-    "lstm_projected": _VF.lstm,
-    "gru_reset_after": _VF.gru,
-    "rnn_tanh": _VF.rnn_tanh,
-    "rnn_relu": _VF.rnn_relu,
+    "lstm": torch.lstm,
+    "lstm_projected": torch.lstm,
+    "gru_reset_after": torch.gru,
+    "rnn_tanh": torch.rnn_tanh,
+    "rnn_relu": torch.rnn_relu,
 }
 MODES = {"LSTM": "lstm", "GRU": "gru_reset_after", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}  # of nn.RNNBase
 LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}  # by the names of our layers
@@ -41,4 +41,4 @@ def operator_of(cell: str, x: Tensor) -> Any:
     """PyTorch's operator of a cell, if there is one that can be differentiated any number of times: oneDNN's LSTM,
     which it takes in float32 on the CPU, has no second derivative."""
     operator = OPERATORS.get(cell)
-    return None if operator is _VF.lstm and x.is_cpu and x.dtype is torch.float32 else operator
+    return None if operator is torch.lstm and x.is_cpu and x.dtype is torch.float32 else operator

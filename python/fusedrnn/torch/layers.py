@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.config import config_of
-from ..layers.layer import LAYERS
 from . import by_torch, drop_ins, routing
-from .arguments import are_tensors, lengths_of, require_dtype, signature_of, start_of, states_of
+from .arguments import are_tensors, lengths_of, require_dtype, start_of, states_of
 from .drop_ins import PackedSequence
-from .module import fallen_back, keep_out, named, proxy_in
+from .module import Recurrent, fallen_back, keep_out, proxy_in
 from .plan import Layout, Plan, Steps, plan_of
 from .routing import OPERATOR
 from .tensors import PLAIN, read
@@ -25,25 +24,8 @@ from .traced import Output, TracedLayers
 class Layers(TracedLayers):
     """The base of layers."""
 
-    registry: ClassVar[dict[str, type[Layers]]] = {}  # by the names of families
-
-    def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if family is None:
-            if "__init__" in vars(cls):
-                cls.__signature__ = None  # it has one of its own
-            return
-        cls._family, cls._options, cls._torch = family, LAYERS[family]._options, drop_ins.LAYERS.get(family)
-        Layers.registry[family] = cls
-        cls.__signature__ = signature_of(cls, Layers._build)
-        cls.forward = named(Layers.forward, cls)  # type: ignore[method-assign]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        options = self._complete(kwargs)
-        if options is None:
-            super().__init__(*args, **kwargs)
-        else:
-            self._build(options, *args, **kwargs)
+    registry: ClassVar[dict[str, type[Recurrent]]] = {}
+    _theirs = drop_ins.LAYERS
 
     def _build(
         self,

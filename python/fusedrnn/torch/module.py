@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import init
 
+from ..layers.layer import LAYERS
 from ..layers.options import Options
 from . import drop_ins, native, private, routing
+from .arguments import signature_of
 from .autograd import Setting, apply_layers
 from .plan import DTYPES, Layout, Plan, Steps, plan_of
 from .tensors import read
@@ -47,6 +49,8 @@ class Own:
 class Recurrent(nn.Module):
     """The base of all modules. No slots: `convert` assigns classes, whose layouts must be equal."""
 
+    registry: ClassVar[dict[str, type[Recurrent]]]  # the classes of layers, or of cells, by the names of families
+    _theirs: ClassVar[dict[str, Any]]  # torch.nn's, by the same
     _family: ClassVar[str]  # the name of the layer
     _options: ClassVar[Options]  # of the family
     _torch: ClassVar[type[nn.Module] | None]  # the module that this one can stand for
@@ -58,6 +62,24 @@ class Recurrent(nn.Module):
         return self._torch is not None and not self.options
 
     # Construction.
+
+    def __init_subclass__(cls, family: str | None = None, **kwargs: Any) -> None:
+        """A class of a family; or, without one, a user's, which may have a constructor of its own."""
+        super().__init_subclass__(**kwargs)
+        if family is not None:
+            cls._family, cls._options, cls._torch = family, LAYERS[family]._options, cls._theirs.get(family)
+            cls.registry[family] = cls
+            cls.__signature__ = signature_of(cls, cls._build)
+            cls.forward = named(cls.forward, cls)
+        elif "__init__" in vars(cls):
+            cls.__signature__ = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        options = self._complete(kwargs)
+        if options is None:
+            super().__init__(*args, **kwargs)
+        else:
+            self._build(options, *args, **kwargs)
 
     def _complete(self, given: dict[str, Any]) -> dict[str, Any] | None:
         """The options that choose the cell; None if torch.nn has it under the arguments that are left in `given`."""

@@ -66,6 +66,19 @@ def fake_tensor() -> Any:
         return ()
 
 
+def constant_to_compiler(function: Any) -> Any:
+    """The function, which Dynamo calls when it traces, and whose result it takes for a constant. Without the mark it
+    looks into the function."""
+    function._dynamo_marked_constant = True
+    return function
+
+
+def disabled_in_compiler(function: Any) -> Any:
+    """The function, which Dynamo does not trace: what `torch.compiler.disable` does, without a wrapper at each call."""
+    function._torchdynamo_disable = True
+    return function
+
+
 def keep_compiler_out(*functions: Any) -> None:
     """After a break of its graph Dynamo compiles the Python frames that it meets: not these, nor what they call.
     Without the private switch it compiles them, which is correct, but slower."""

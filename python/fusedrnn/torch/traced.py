@@ -36,21 +36,20 @@ class TracedLayers(Recurrent):
     # These two are constants to Dynamo, which does not look into them: they read nothing that changes after
     # construction.
 
+    @private.constant_to_compiler
     def _whole(self) -> Operators:
         """The name of the operator of all layers; names and shapes of the parameters; the units of states; whether the
         cell numbers its steps. No operators where the module is none of a cell."""
         layout = self._layout()
         return ([], [], [], False) if layout is None else _operators([layout], layout)
 
+    @private.constant_to_compiler
     def _each(self) -> Operators:
         """The same, with an operator for each layer; none where a layer reads more than y of the layer below."""
         layout = self._layout()
         if layout is None or layout.spec.below:
             return [], [], [], False
         return _operators([layout.layer(n) for n in range(layout.num_layers)], layout)
-
-    _whole._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    _each._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
     def _by_our_operator(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output | None:
         """By an operator that is traced as one call; None where it does not take the arguments."""
