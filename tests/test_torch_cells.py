@@ -394,7 +394,7 @@ def test_first_values(name: str, spec: Spec, of_cell: bool) -> None:
             assert float(a.min()) < low + (high - low) / 4, p.name
             assert float(a.max()) > high - (high - low) / 4, p.name
         if spec.mask and p is spec.recurrence:
-            outside = ~torch.as_tensor(spec.mask(48, module.options))
+            outside = ~torch.as_tensor(spec.mask(48, module.cell_options))
             assert (a[outside] == 0).all()
             assert (a[~outside] != 0).all()
     before = {n: p.detach().clone() for n, p in every.items()}
@@ -416,12 +416,12 @@ def test_copies_and_names(name: str, spec: Spec, of_cell: bool) -> None:
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module)), copy.copy(module)):
         assert type(twin) is type(module)
         assert repr(twin) == repr(module)
-        assert twin.options == module.options
+        assert twin.cell_options == module.cell_options
         with natively(1):
             assert bits(flat(twin(x))) == want
     assert pickle.dumps(module) == pickle.dumps(module)
     defaults = LAYERS[name]._options.defaults
-    for option, value in module.options.items():
+    for option, value in module.cell_options.items():
         assert (f"{option}={value!r}" in repr(module)) == (value != defaults[option])
     assert repr(module).startswith(f"{kind}({I}, {H}")
     assert isinstance(module, (nn.RNNCellBase if of_cell else nn.RNNBase))

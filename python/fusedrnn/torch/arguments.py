@@ -38,7 +38,8 @@ def of_rows(value: Any, batch_size: Any, name: str, reason: str | None, most: An
         raise TypeError(f"{name}: expected integers, got {t.dtype}")
     if t.dim() > 1 or (t.dim() == 1 and t.shape[0] != batch_size) or (t.dim() == 0 and most is not None):
         raise ValueError(f"{name}: expected ({batch_size},) integers, got shape {tuple(t.shape)}")
-    t = t.to(torch.int64).expand(batch_size).contiguous()
+    # A copy, as kernels read it without the GIL, and in backward again.
+    t = t.to(torch.int64).expand(batch_size).clone(memory_format=torch.contiguous_format)
     if torch.compiler.is_compiling():  # the values are not known: a kernel checks them
         return t
     top = MOST_STEPS if most is None else most

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import by_torch, native, private
 from .plan import Plan, Steps
-from .tensors import Maybe, read
+from .tensors import PLAIN, Maybe, read
 
 NO_SHAPES = (None,) * 8
 
@@ -18,10 +18,10 @@ NO_SHAPES = (None,) * 8
 class Setting:
     """What a call of `Layers` has beside tensors."""
 
-    __slots__ = ("at", "plan", "states", "steps")
+    __slots__ = ("at", "plan", "shape", "states", "steps")
 
-    def __init__(self, plan: Plan, steps: Steps, states: int, at: native.Addresses = ()) -> None:
-        self.plan, self.steps = plan, steps
+    def __init__(self, plan: Plan, steps: Steps, states: int, shape: Any, at: native.Addresses = ()) -> None:
+        self.plan, self.steps, self.shape = plan, steps, shape  # of x
         self.states = states  # how many were given: those of the cell, or 0
         self.at = at  # of all tensors of forward
 
@@ -85,9 +85,9 @@ def _backward(ctx: Any, grads: Any) -> Any:
     reserve, *saved = ctx.saved_tensors
     tensors = places.together(saved, others)
     seeds = read(grads, NO_SHAPES[: len(grads)], plan.bits)
-    special = private.is_forward_ad() or (seeds is None and private.are_batched(grads))
+    special = private.is_forward_ad() or (seeds is None and _are_special(grads))
     if not (special or torch.is_grad_enabled()):
-        return None, *native.backward(plan, setting.steps, reserve, tensors, grads, seeds, wanted)
+        return None, *native.backward(plan, setting.steps, setting.shape, reserve, tensors, grads, seeds, wanted)
     # PyTorch's operators compute forward anew, so that they read what is not saved too.
     for t, version in zip(others, versions, strict=True):
         now = 0 if t.is_inference() else t._version
@@ -101,6 +101,11 @@ def _backward(ctx: Any, grads: Any) -> Any:
     return None, *LayersGradients.apply((setting, wanted, len(tensors), reserve), *tensors, *grads)
 
 
+def _are_special(grads: Sequence[Maybe]) -> bool:
+    """Whether gradients are not plain: a batch of them, or of a type that may mean anything."""
+    return private.are_batched(grads) or any(type(g) not in PLAIN for g in grads if g is not None)
+
+
 class LayersGradients(torch.autograd.Function):
     """The backward of `Layers` where its own gradients may be asked for: the same bits; their derivatives are those of
     PyTorch's operators."""
@@ -112,7 +117,9 @@ class LayersGradients(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
         return tuple(
-            native.backward(setting.plan, setting.steps, reserve, tensors[:count], tensors[count:], None, wanted)
+            native.backward(
+                setting.plan, setting.steps, setting.shape, reserve, tensors[:count], tensors[count:], None, wanted
+            )
         )
 
     @staticmethod

@@ -13,7 +13,7 @@ from ..cells.families import SPECS
 from ..reference import EQUATIONS
 from . import private
 from .drop_ins import PackedSequence, operator_of, pack_padded_sequence, pad_packed_sequence
-from .plan import Layout, Steps
+from .plan import Layout, Steps, values_of
 from .tensors import Maybe
 
 
@@ -104,7 +104,7 @@ def _weights(layout: Layout, parameters: Sequence[Tensor]) -> _Weights:
     spec = layout.spec
     names = dict.fromkeys(name for s in SPECS.values() if s.family == spec.family for name in s.names)
     given = dict(zip(layout.layer(0).names(cell=True), parameters, strict=True))
-    values = dict(layout.values)
+    values = dict(values_of(layout.values))
     if spec.mask and spec.recurrence:  # what lies outside has no effect, whatever its values
         name = spec.recurrence.name
         mask = torch.as_tensor(spec.mask(layout.hidden_size, values), device=given[name].device)

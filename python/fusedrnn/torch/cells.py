@@ -45,12 +45,12 @@ class Cell(Recurrent):
         )
         nn.Module.__init__(self)
         self.input_size, self.hidden_size, self.bias = config.input_size, config.hidden_size, config.bias
-        self.options = config.options
+        self.cell_options = config.options
         if config.proj_size:
             self.proj_size = config.proj_size
         sizes = (config.input_size, config.hidden_size, config.proj_size, 1, 1)
-        self.options = self._checked_values(Layout(config.spec.cell, *sizes, config.bias, ()))
-        layout = Layout(config.spec.cell, *sizes, config.bias, self._values())
+        self._set_values(Layout(config.spec.cell, *sizes, config.bias))
+        layout = Layout(config.spec.cell, *sizes, config.bias, self.cell_values)
         for name, shape in zip(layout.names(cell=True), layout.shapes(), strict=True):
             self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
@@ -62,8 +62,11 @@ class Cell(Recurrent):
             return None
         sizes = (self.input_size, self.hidden_size, proj_size, 1, 1)
         # PyTorch's cells take the biases that they have, whatever `bias` says.
-        bias = getattr(self, "bias_ih", None) is not None if self._torch_has_it else bool(self.bias)
-        return Layout(cell, *sizes, bias, self._values())
+        biases = {self._has(name) for name in ("bias_ih", "bias_hh")} if self._torch_has_it else {bool(self.bias)}
+        return Layout(cell, *sizes, biases.pop(), self.cell_values) if len(biases) == 1 else None
+
+    def _has(self, name: str) -> bool:
+        return getattr(self, name, None) is not None
 
     def _names(self, layout: Layout) -> list[str]:
         return layout.names(cell=True)
@@ -90,8 +93,11 @@ class Cell(Recurrent):
         route = routing.of_state()
         if route is not None or type(input) not in PLAIN:
             return self._other(route or routing.of_tensor(input, None) or routing.WRONG, input, hx, start)
-        own = self._own(input.dtype)
-        plan, shape = own.plan, input.shape
+        plan, names = self._own(input.dtype)
+        if plan is not None and self._torch_has_it and plan.layout.bias != self._has("bias_ih"):
+            self._forget_plan()  # biases have come or gone without a trace, as in functional_call
+            plan, names = self._own(input.dtype)
+        shape = input.shape
         if plan is None:
             return self._other(self._why_no_plan(input), input, hx, start)
         states = states_of(hx, len(plan.units))
@@ -102,7 +108,7 @@ class Cell(Recurrent):
         B = lead[0] if lead else 1
         if not B:
             return self._other(routing.EMPTY, input, hx, start)
-        route, every, found = self._prepared(plan, own.names, input, states, lead)
+        route, every, found = self._prepared(plan, names, input, states, lead)
         if route is not None:
             return self._other(route, input, hx, start)
         start = start_of(start, B, plan.spec.numbered is not None)
@@ -124,7 +130,7 @@ class Cell(Recurrent):
             if start is not None:
                 raise ValueError("start: expected None for a cell without clocks")
             return super().forward(input, hx)
-        layout: Layout = self._layout()
+        layout = self._checked_layout()
         states = states_of(hx, len(layout.units))
         name = type(self).__name__
         if input.dim() not in (1, 2):

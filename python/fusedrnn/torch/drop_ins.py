@@ -20,6 +20,7 @@ OPERATORS: dict[str, Any] = {  # by the names of cells
 MODES = {"LSTM": "lstm", "GRU": "gru_reset_after", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}  # of nn.RNNBase
 LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}  # by the names of our layers
 CELLS: dict[str, type[nn.RNNCellBase]] = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}
+NONLINEARITIES = {"tanh": "rnn_tanh", "relu": "rnn_relu"}  # of nn.RNNCell
 OPTIONS = {"RNN": ("nonlinearity",)}  # of cells, that these modules have too
 NO_STEPS = "Expected sequence length to be larger than 0 in RNN"  # PyTorch's words
 
@@ -34,7 +35,7 @@ def cell_of_cell(family: str, module: nn.RNNCellBase) -> str | None:
     """The same of a cell's module."""
     if family != "RNN":
         return MODES[family]
-    return MODES.get(f"RNN_{str(module.nonlinearity).upper()}")
+    return NONLINEARITIES.get(module.nonlinearity)
 
 
 def operator_of(cell: str, x: Tensor) -> Any:

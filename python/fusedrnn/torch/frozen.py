@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import _core
 from ..backends import native_cell
 from .module import Recurrent
-from .plan import DTYPES, Plan
+from .plan import DTYPES, Plan, values_of
 from .tensors import PLAIN, read
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -29,8 +29,8 @@ class Frozen:
 
     def __init__(self, plan: Plan, parameters: Sequence[Tensor], names: Sequence[str]) -> None:
         self.plan, self.names = plan, names
-        self.seen = [Seen(p, p.data_ptr(), _version(p)) for p in parameters]
-        layout, values = plan.layout, dict(plan.layout.values)
+        self.seen = [Seen(p, p.data_ptr(), p._version) for p in parameters]
+        layout, values = plan.layout, dict(values_of(plan.layout.values))
         each = len(parameters) // plan.runs
         of_run = plan.layout.layer(0).names(cell=True)
         every = dict.fromkeys(p.name for p in plan.spec.parameters)
@@ -44,16 +44,12 @@ class Frozen:
     def check(self, parameters: Sequence[Tensor]) -> None:
         """Raises RuntimeError if PyTorch can see that a parameter has changed since."""
         for name, now, (tensor, address, version) in zip(self.names, parameters, self.seen, strict=True):
-            if now is not tensor or now.data_ptr() != address or _version(now) != version:
+            if now is not tensor or now.data_ptr() != address or now._version != version:
                 what = "changed in place" if now is tensor and now.data_ptr() == address else "replaced"
                 raise RuntimeError(
                     f"{name} was {what} after fusedrnn.torch.freeze: freeze the model again to take its new values, or "
                     "call fusedrnn.torch.unfreeze"
                 )
-
-
-def _version(t: Tensor) -> int:
-    return 0 if t.is_inference() else t._version
 
 
 def freeze(model: Model) -> Model:
@@ -69,25 +65,23 @@ def freeze(model: Model) -> Model:
     Returns:
         The model.
     """
-    for module in _modules(model):
+    for module in _modules(unfreeze(model)):
         layout = module._layout()
         names = [] if layout is None else module._names(layout)
         parameters = [module._parameters.get(name) for name in names]
         if any(type(p) not in PLAIN for p in parameters) or not parameters:
             continue
-        own = module._own(parameters[0].dtype)
-        plan = own.plan
+        plan, _ = module._own(parameters[0].dtype)
         takes = plan is not None and read(parameters, plan.shapes, plan.bits) is not None
-        own.frozen = Frozen(plan, parameters, names) if plan is not None and takes else None
+        if plan is not None and takes and not any(p.is_inference() for p in parameters):
+            module._keeper().frozen = Frozen(plan, parameters, names)
     return model
 
 
 def unfreeze(model: Model) -> Model:
     """Undoes `freeze`. Returns the model."""
     for module in _modules(model):
-        own = module.__dict__.get("_fusedrnn")
-        if own is not None:
-            own.frozen = None
+        module._keeper().frozen = None
     return model
 
 

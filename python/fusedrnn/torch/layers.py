@@ -51,13 +51,13 @@ class Layers(TracedLayers):
         if dropout and num_layers == 1:
             warnings.warn(f"dropout acts between layers: it has no effect with {num_layers=}", stacklevel=4)
         nn.Module.__init__(self)
-        self.mode, self.options = self._family, config.options
+        self.mode, self.cell_options = self._family, config.options
         self.input_size, self.hidden_size, self.num_layers = config.input_size, config.hidden_size, config.num_layers
         self.bias, self.batch_first, self.bidirectional = config.bias, config.batch_first, config.bidirectional
         self.dropout, self.proj_size = float(dropout), config.proj_size
         sizes = (config.input_size, config.hidden_size, config.proj_size, config.num_layers, config.num_directions)
-        self.options = self._checked_values(Layout(config.spec.cell, *sizes, config.bias, ()))
-        layout = Layout(config.spec.cell, *sizes, config.bias, self._values())
+        self._set_values(Layout(config.spec.cell, *sizes, config.bias))
+        layout = Layout(config.spec.cell, *sizes, config.bias, self.cell_values)
         names = layout.names()
         each = len(names) // layout.runs
         self._flat_weights_names = names
@@ -79,7 +79,7 @@ class Layers(TracedLayers):
         if cell is None:
             return None
         sizes = (self.input_size, self.hidden_size, self.proj_size, self.num_layers, 1 + bool(self.bidirectional))
-        layout = Layout(cell, *sizes, bool(self.bias), self._values())
+        layout = Layout(cell, *sizes, bool(self.bias), self.cell_values)
         # An attribute that was set after construction does not change which parameters there are.
         return layout if layout.names() == self._flat_weights_names else None
 
@@ -115,8 +115,7 @@ class Layers(TracedLayers):
         route = routing.of_state()
         if route is not None or type(x) not in PLAIN:
             return self._other(route or routing.of_tensor(x, None) or routing.WRONG, input, hx, lengths, start)
-        own = self._own(x.dtype)
-        plan = own.plan
+        plan, names = self._own(x.dtype)
         if plan is None:
             return self._other(self._why_no_plan(x), input, hx, lengths, start)
         states = states_of(hx, len(plan.units))
@@ -128,7 +127,7 @@ class Layers(TracedLayers):
         turned = not packed and self.batch_first and x.dim() == 3
         if turned:
             x = x.transpose(0, 1)
-        route, every, found = self._prepared(plan, own.names, x, states, steps.lead)
+        route, every, found = self._prepared(plan, names, x, states, steps.lead)
         if route is not None:
             return self._other(route, input, hx, lengths, start)
         if self.dropout and self.training and plan.layout.num_layers > 1:
@@ -170,6 +169,8 @@ class Layers(TracedLayers):
         if steps is not None and start is not None:
             start = start_of(start, steps.batch_size, layout.spec.numbered is not None)
             order = input.sorted_indices
+            if order is not None and order.shape != (steps.batch_size,):
+                return None
             steps.start = start if order is None else start.index_select(0, order.cpu())
         return steps
 
@@ -190,7 +191,7 @@ class Layers(TracedLayers):
             of_layer = plan_of(layout.layer(n), plan.dtype)
             assert of_layer is not None
             tensors = [x, *(s[n * D : (n + 1) * D] for s in states), *parameters[n * each : (n + 1) * each]]
-            found = read(tensors, of_layer.shapes_of(x, steps.lead, len(states)), plan.bits)
+            found = read(tensors, of_layer.shapes_of(x.shape, steps.lead, len(states)), plan.bits)
             x, *last = self._native(of_layer, steps, tensors, found)
             lasts.append(last)
             if n + 1 < layout.num_layers:
@@ -223,7 +224,7 @@ class Layers(TracedLayers):
             if start is not None:
                 raise ValueError("start: expected None for a cell without clocks")
             return super().forward(input, hx)
-        layout: Any = self._layout()
+        layout = self._checked_layout()
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
         unbatched = not packed and x.dim() == 2

@@ -19,7 +19,7 @@ from ..layers.options import Options
 from . import drop_ins, native, private, routing
 from .arguments import signature_of
 from .autograd import Setting, apply_layers
-from .plan import DTYPES, Layout, Plan, Steps, plan_of
+from .plan import DTYPES, NONE, Layout, Plan, Steps, plan_of, text_of
 from .tensors import read
 
 # Entries of a module's __dict__ that belong to it alone, and to this process: ours, and what Module.compile makes.
@@ -29,11 +29,11 @@ _KEPT = ("_fusedrnn", "_compiled_call_impl")
 class Own:
     """What a module keeps, but its copies and pickles do not."""
 
-    __slots__ = ("frozen", "names", "plan")
+    __slots__ = ("frozen", "owner", "ready")
 
-    def __init__(self) -> None:
-        self.plan: Plan | None = None
-        self.names: list[str] = []  # of the parameters that the plan takes
+    def __init__(self, owner: int = 0) -> None:
+        self.owner = owner  # the module's id: whoever copies a __dict__ copies this too
+        self.ready: tuple[Plan | None, list[str]] = None, []  # a plan, and the names of the parameters that it takes
         self.frozen: Any = None
 
     def __copy__(self) -> Own:
@@ -54,12 +54,13 @@ class Recurrent(nn.Module):
     _family: ClassVar[str]  # the name of the layer
     _options: ClassVar[Options]  # of the family
     _torch: ClassVar[type[nn.Module] | None]  # the module that this one can stand for
-    options: dict[str, Any] = {}  # noqa: RUF012  # the cell's; of the modules that torch.nn has too: none
+    cell_options: dict[str, Any] = {}  # noqa: RUF012  # none for the modules that torch.nn has too
+    cell_values = NONE  # of the options that belong to weights
 
     @property
     def _torch_has_it(self) -> bool:
         """Whether torch.nn has a module of this cell."""
-        return self._torch is not None and not self.options
+        return self._torch is not None and not self.cell_options
 
     # Construction.
 
@@ -96,28 +97,25 @@ class Recurrent(nn.Module):
         theirs = drop_ins.OPTIONS.get(cls._family, ()) if cls._torch else ()
         return [name for name in cls._options.defaults if name not in theirs]
 
-    def _checked_values(self, layout: Layout) -> dict[str, Any]:
-        """The options, of which those that belong to weights are checked by them."""
+    def _set_values(self, layout: Layout) -> None:
+        """Has the options that belong to weights checked by them."""
         spec = layout.spec
         if not spec.values:
-            return self.options
+            return
         alone = layout.layer(0)
         arrays = {name: np.zeros(s, "f4") for name, s in zip(alone.names(cell=True), alone.shapes(), strict=False)}
         weights: Any = self._options.weights
-        made = weights(**arrays, **spec.options, **{name: self.options[name] for name in spec.values})
-        return self.options | dict(made._values)
+        made = weights(**arrays, **spec.options, **{name: self.cell_options[name] for name in spec.values})
+        self.cell_options = self.cell_options | made._values
+        self.cell_values = text_of(made._values)
 
     def _chosen(self, proj_size: int) -> str:
         """The cell that the options choose."""
-        return self._options.choose({name: self.options[name] for name in self._options.choosing}, proj_size).cell
-
-    def _values(self) -> tuple[tuple[str, Any], ...]:
-        """The options that belong to weights, by name."""
-        return tuple((name, self.options[name]) for name in self._options.values if name in self.options)
+        return self._options.choose({name: self.cell_options[name] for name in self._options.choosing}, proj_size).cell
 
     def extra_repr(self) -> str:
         defaults = self._options.defaults
-        own = [f"{name}={value!r}" for name, value in self.options.items() if value != defaults[name]]
+        own = [f"{name}={value!r}" for name, value in self.cell_options.items() if value != defaults[name]]
         return ", ".join([super().extra_repr(), *own])
 
     def reset_parameters(self) -> None:
@@ -133,7 +131,7 @@ class Recurrent(nn.Module):
             fill = {"zeros": init.zeros_, "ones": init.ones_, "unit": init.uniform_}.get(p.initial)
             fill(t) if fill else init.uniform_(t, -bound, bound)
             if p is layout.spec.recurrence and layout.spec.mask is not None:
-                mask = layout.spec.mask(layout.hidden_size, self.options)
+                mask = layout.spec.mask(layout.hidden_size, self.cell_options)
                 with torch.no_grad():
                     t.mul_(torch.as_tensor(mask, device=t.device))
 
@@ -150,37 +148,57 @@ class Recurrent(nn.Module):
         """A module that torch.nn does not have."""
         raise NotImplementedError
 
-    def _own(self, dtype: torch.dtype) -> Own:
-        """What the module keeps, with the plan for this dtype; without one where there is no kernel."""
+    def _keeper(self) -> Own:
         own: Own | None = self.__dict__.get("_fusedrnn")
-        if own is None:
-            own = self.__dict__["_fusedrnn"] = Own()
-        if own.plan is None or own.plan.dtype is not dtype:
-            layout = self._layout()
-            own.plan = None if layout is None else plan_of(layout, dtype)
-            own.names = [] if layout is None else self._names(layout)
+        if own is None or own.owner != id(self):
+            own = self.__dict__["_fusedrnn"] = Own(id(self))
         return own
+
+    def _own(self, dtype: torch.dtype) -> tuple[Plan | None, list[str]]:
+        """The plan for this dtype, and the names of the parameters that it takes; no plan where there is no kernel."""
+        own = self._keeper()
+        ready = own.ready
+        if ready[0] is None or ready[0].dtype is not dtype:
+            layout = self._layout()
+            ready = own.ready = (None, []) if layout is None else (plan_of(layout, dtype), self._names(layout))
+        return ready
 
     def _why_no_plan(self, x: Tensor) -> str:
         layout, dtype = self._layout(), x.dtype
         if not x.is_cpu:
             return routing.of_tensor(x, dtype) or routing.WRONG
-        if layout is None or any(p.dtype is not dtype for p in self._parameters_of(self._names(layout))):
+        parameters = [] if layout is None else self._parameters_of(self._names(layout))
+        if layout is None or any(p is None or p.dtype is not dtype for p in parameters):
             return routing.WRONG
         return f"no kernel for {dtype}" if dtype not in DTYPES else "no kernel for such sizes"
+
+    def _checked_layout(self) -> Layout:
+        """Raises RuntimeError where attributes that were set after construction have made it impossible."""
+        layout = self._layout()
+        if layout is None or any(getattr(self, name, None) is None for name in self._names(layout)):
+            raise RuntimeError(f"{type(self).__name__}: its attributes do not fit its parameters")
+        return layout
 
     def _forget_plan(self) -> None:
         own = self.__dict__.get("_fusedrnn")
         if own is not None:
-            own.plan = None
+            own.ready = None, []
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._forget_plan()
         super().__setattr__(name, value)
 
+    def __delattr__(self, name: str) -> None:
+        self._forget_plan()
+        super().__delattr__(name)
+
     def register_parameter(self, name: str, param: Any) -> None:
         self._forget_plan()
         super().register_parameter(name, param)
+
+    def register_buffer(self, *args: Any, **kwargs: Any) -> None:
+        self._forget_plan()
+        super().register_buffer(*args, **kwargs)
 
     def _parameters_of(self, names: Sequence[str]) -> list[Any]:
         """The tensors that are the parameters in this call: parametrisations and functional_call replace them."""
@@ -197,7 +215,7 @@ class Recurrent(nn.Module):
         own = self._parameters
         parameters = [own.get(name) for name in names]
         every = [x, *states, *parameters]
-        shapes = plan.shapes_of(x, lead, len(states))
+        shapes = plan.shapes_of(x.shape, lead, len(states))
         found = read(every, shapes, plan.bits)
         if found is not None and 0 not in found[1]:
             return None, every, found
@@ -217,12 +235,12 @@ class Recurrent(nn.Module):
         states = len(every) - 1 - len(plan.shapes)
         packed = self._packed_weights(plan, every[1 + states :])
         if found[0] and torch.is_grad_enabled():
-            return apply_layers(Setting(plan, steps, states, found[1]), *every)  # type: ignore[no-any-return]
+            return apply_layers(Setting(plan, steps, states, every[0].shape, found[1]), *every)  # type: ignore[no-any-return]
         return native.infer(plan, steps, every[0], found[1], packed)
 
     def _packed_weights(self, plan: Plan, parameters: Sequence[Tensor]) -> Any:
         """Those of a frozen module, if they are of this plan. Raises RuntimeError if the parameters have changed."""
-        frozen = self.__dict__["_fusedrnn"].frozen
+        frozen = self._keeper().frozen
         if frozen is None or len(parameters) != len(frozen.seen):  # those of one layer, checked before
             return None
         frozen.check(parameters)
@@ -230,9 +248,9 @@ class Recurrent(nn.Module):
 
     def _check_frozen(self) -> None:
         """Raises RuntimeError if the module is frozen and its parameters have changed."""
-        own = self.__dict__.get("_fusedrnn")
-        if own is not None and own.frozen is not None:
-            own.frozen.check(self._parameters_of(own.frozen.names))
+        frozen = self._keeper().frozen
+        if frozen is not None:
+            frozen.check(self._parameters_of(frozen.names))
 
     def _as_proxy(self, input: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         """The call as a leaf of torch.fx, as those of torch.nn's own modules are."""

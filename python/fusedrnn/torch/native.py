@@ -14,6 +14,15 @@ from .tensors import Found, Maybe, read
 Addresses = tuple[int, ...]  # of x, the states that are given, and the parameters
 
 
+NOTHING: tuple[bool, Addresses] = False, ()
+MOST_THREADS = 1024  # that a runner takes
+
+
+def _threads() -> int:
+    n: int = torch.get_num_threads()
+    return min(n, MOST_THREADS)
+
+
 def _common(plan: Plan, steps: Steps, at: Addresses, weights: Any = None) -> tuple[Any, ...]:
     """The first arguments of all calls of a runner."""
     first = len(at) - len(plan.shapes)
@@ -36,7 +45,7 @@ def _outputs(plan: Plan, steps: Steps, x: Tensor) -> tuple[list[Tensor], tuple[A
 def infer(plan: Plan, steps: Steps, x: Tensor, at: Addresses, weights: Any = None) -> list[Tensor]:
     """y and the last states. `weights` are packed weights in place of the parameters."""
     outputs, places = _outputs(plan, steps, x)
-    plan.runner.infer(*_common(plan, steps, at, weights), *places, torch.get_num_threads())
+    plan.runner.infer(*_common(plan, steps, at, weights), *places, _threads())
     return outputs
 
 
@@ -46,10 +55,11 @@ def forward(plan: Plan, steps: Steps, x: Tensor, at: Addresses, most_bytes: int 
     common = _common(plan, steps, at)
     nbytes = plan.runner.reserve_bytes(*common[:4], False)
     if most_bytes:
-        assert nbytes <= most_bytes
+        if nbytes > most_bytes:
+            raise RuntimeError(f"reserve: expected at most {most_bytes} bytes, got {nbytes}")
         nbytes = most_bytes
     reserve = x.new_empty(-(-nbytes // plan.itemsize))
-    plan.runner.forward(*common, *places, reserve.data_ptr(), 0.0, 0, torch.get_num_threads())
+    plan.runner.forward(*common, *places, reserve.data_ptr(), 0.0, 0, _threads())
     return outputs, reserve
 
 
@@ -68,6 +78,7 @@ def _rows_of(dy: Tensor, width: int) -> tuple[Tensor, int]:
 def backward(
     plan: Plan,
     steps: Steps,
+    shape: Any,
     reserve: Tensor,
     tensors: Sequence[Any],
     grads: Sequence[Maybe],
@@ -75,25 +86,19 @@ def backward(
     wanted: Sequence[bool],
 ) -> list[Maybe]:
     """The gradients of x, the first states that were given, and the parameters; None for each that is not wanted. The
-    tensors are all of forward, the grads those of its outputs, and the seeds what `read` found of the grads. The
-    reserve is only read."""
-    x, count = tensors[0], len(tensors) - len(plan.shapes)  # of x and the states
-    shapes = plan.shapes_of(x, steps.lead, count - 1)
+    tensors are all of forward, x of this shape; the grads are those of its outputs, and the seeds what `read` found of
+    the grads. The reserve is only read."""
+    count = len(tensors) - len(plan.shapes)  # of x and the states
+    shapes = plan.shapes_of(shape, steps.lead, count - 1)
     found = read((reserve, *tensors), (None, *shapes), plan.bits)
-    if found is None or found[1][0] % 64:  # saved-tensor hooks may bring them back in another form
-        tensors = [
-            t.to("cpu", plan.dtype).resolve_neg().reshape(s).contiguous() for t, s in zip(tensors, shapes, strict=True)
-        ]
-        reserve = reserve.to("cpu", plan.dtype, copy=True).contiguous()
-        x, found = tensors[0], read((reserve, *tensors), (None, *shapes), plan.bits)
-        assert found is not None
-    at, stride = found[1], plan.width
+    if found is None or found[1][0] % 64:
+        reserve, tensors = _restored(plan, reserve, tensors, shapes)
+        found = read((reserve, *tensors), (None, *shapes), plan.bits)
+    at, stride = (found or NOTHING)[1], plan.width
+    if not at or reserve.numel() * plan.itemsize < plan.runner.reserve_bytes(*steps.addresses()[:4], False):
+        raise RuntimeError("saved tensors: expected those that were saved, got others from a hook")
     if seeds is None:
-        if not steps.of_cell and grads[0] is not None:
-            dy, stride = _rows_of(grads[0], plan.width)
-            grads = [dy, *grads[1:]]
-        rest = [None if d is None else d.resolve_neg().contiguous() for d in grads[0 if steps.of_cell else 1 :]]
-        grads = rest if steps.of_cell else [grads[0], *rest]
+        grads, stride = _seeds(plan, steps, grads)
         seeds = False, tuple([0 if d is None else d.data_ptr() for d in grads])
     new = torch.empty_like
     gradients = [new(t) if w else None for t, w in zip(tensors, wanted, strict=True)]
@@ -110,6 +115,27 @@ def backward(
         False,
         to[1:count] if count > 1 else (0,) * len(plan.units),
         plan.slots(to[count:]),
-        torch.get_num_threads(),
+        _threads(),
     )
     return gradients
+
+
+def _restored(plan: Plan, reserve: Tensor, tensors: Sequence[Any], shapes: Any) -> tuple[Tensor, list[Any]]:
+    """Saved tensors that hooks have brought back in another form: aligned, on the CPU, contiguous. Raises RuntimeError
+    for other shapes."""
+    for t, shape in zip(tensors, shapes, strict=True):
+        if t.shape != shape:
+            raise RuntimeError(f"saved tensors: expected shape {tuple(shape)}, got {tuple(t.shape)} from a hook")
+    every = [t.to("cpu", plan.dtype).resolve_neg().contiguous() for t in tensors]
+    return reserve.to("cpu", plan.dtype, copy=True).contiguous(), every
+
+
+def _seeds(plan: Plan, steps: Steps, grads: Sequence[Maybe]) -> tuple[list[Maybe], int]:
+    """Gradients of outputs as the runner takes them, and the distance of the rows of dy. Autograd has checked shapes
+    and dtypes."""
+    first = 0 if steps.of_cell else 1
+    states = [None if d is None else d.resolve_neg().contiguous() for d in grads[first:]]
+    if not first or grads[0] is None:
+        return [*grads[:first], *states], plan.width
+    dy, stride = _rows_of(grads[0], plan.width)
+    return [dy, *states], stride

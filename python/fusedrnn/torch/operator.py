@@ -16,7 +16,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from . import native, private, routing
 from .autograd import Setting, gradients_by_torch
-from .plan import DTYPES, Layout, Plan, Steps, plan_of
+from .plan import DTYPES, NONE, Layout, Plan, Steps, plan_of
 from .tensors import read
 
 _library = torch.library.Library("fusedrnn", "FRAGMENT")
@@ -25,7 +25,7 @@ _library = torch.library.Library("fusedrnn", "FRAGMENT")
 def name_of(layout: Layout) -> str:
     sizes = (layout.input_size, layout.hidden_size, layout.proj_size, layout.num_layers, layout.directions)
     text = "_".join([layout.cell, *map(str, sizes), "bias" if layout.bias else "plain"])
-    return f"{text}_{hashlib.sha256(repr(layout.values).encode()).hexdigest()[:16]}" if layout.values else text
+    return f"{text}_{hashlib.sha256(layout.values.encode()).hexdigest()[:16]}" if layout.values != NONE else text
 
 
 class Operator:
@@ -72,6 +72,13 @@ class Operator:
         return plan
 
     def _steps(self, x: Tensor, lengths: Tensor | None, start: Tensor | None) -> Steps:
+        rows = [None if t is None else t.contiguous() for t in (lengths, start)]
+        for t in rows:
+            if t is not None and (t.dtype is not torch.int64 or t.shape != (x.shape[1],) or t.device.type == "cuda"):
+                raise ValueError(
+                    f"fusedrnn::{self.name}: expected lengths and start as ({x.shape[1]},) int64 on the CPU"
+                )
+        lengths, start = rows
         return Steps(x.shape[0], x.shape[1], (self.layout.runs, x.shape[1]), lengths, start)
 
     def _parts(self, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
@@ -88,7 +95,7 @@ class Operator:
         plan, steps, x = self._plan(x), self._steps(x, lengths, start), x.contiguous()
         states, parameters = self._parts(tensors)
         every = (x, *states, *parameters)
-        found = read(every, plan.shapes_of(x, steps.lead, len(states)), plan.bits)
+        found = read(every, plan.shapes_of(x.shape, steps.lead, len(states)), plan.bits)
         if found is None:
             raise ValueError(f"fusedrnn::{self.name}: expected plain tensors of the layers' sizes on the CPU")
         if not keep:
@@ -111,7 +118,11 @@ class Operator:
         reserve, *grads = tensors[count:]
         places = [wanted[0], *wanted[1 : 1 + len(states)], *wanted[1 + self.states :]]
         plan, steps, every = self._plan(x), self._steps(x, lengths, start), (x.contiguous(), *states, *parameters)
-        found = native.backward(plan, steps, reserve, every, grads, None, places)
+        outputs = [(*x.shape[:2], plan.width), *((*steps.lead, units) for units in plan.units)]
+        for g, shape in zip(grads, outputs, strict=True):
+            if g is not None and (g.shape != shape or g.dtype != x.dtype or not g.is_cpu):
+                raise ValueError(f"fusedrnn::{self.name}_backward: expected a gradient {shape} of {x.dtype}")
+        found = native.backward(plan, steps, x.shape, reserve, every, grads, None, places)
         found[1:1] = [None] * (self.states - len(states))
         return tuple(x.new_empty(0) if d is None else d for d in found)
 
@@ -134,7 +145,9 @@ class Operator:
     def _decomposed(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
         """By PyTorch's operators, which know transforms and tangents."""
         tensors = [x, *(t for t in rest if t is not None)]
-        setting = Setting(self._plan(x), self._steps(x, lengths, start), len(tensors) - 1 - len(self.parameters))
+        setting = Setting(
+            self._plan(x), self._steps(x, lengths, start), len(tensors) - 1 - len(self.parameters), x.shape
+        )
         return *setting.run(tensors), x.new_empty(0)
 
     def _flops(self, x: Any, lengths: Any, start: Any, *rest: Any, out_shape: Any = None, **kwargs: Any) -> int:
@@ -180,7 +193,7 @@ def _by_torch(
     given = [t for t in rest if t is not None]
     plan = plan_of(operator.layout, x.dtype)
     assert plan is not None
-    setting = Setting(plan, operator._steps(x, lengths, start), len(given) - len(operator.parameters))
+    setting = Setting(plan, operator._steps(x, lengths, start), len(given) - len(operator.parameters), x.shape)
     places = [w for t, w in zip([x, *rest], wanted, strict=True) if t is not None]
     each = iter(gradients_by_torch(setting, [x, *given], places, grads))
     return [None if t is None else next(each) for t in (x, *rest)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,25 @@ from ..backends import native_cell
 from ..cells.families import SPECS
 from ..cells.spec import CellSpec
 from ..layers.config import name_of
+from . import private
 from .tensors import BITS
 
 MOST_SHAPES = 256  # of calls, that a plan remembers
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}  # and the formats of kernels
+
+
+NONE = "{}"
+
+
+def text_of(values: dict[str, Any]) -> str:
+    """Options as a text: Dynamo watches texts, and takes floats for numbers that change."""
+    return repr(values)
+
+
+@private.constant_to_compiler
+def values_of(text: str) -> tuple[tuple[str, Any], ...]:
+    """The options, by name: the items of a dict."""
+    return tuple(ast.literal_eval(text).items())
 
 
 @dataclass(frozen=True)
@@ -33,7 +49,7 @@ class Layout:
     num_layers: int
     directions: int
     bias: bool
-    values: tuple[tuple[str, Any], ...]  # of the options that belong to weights
+    values: str = NONE  # of the options that belong to weights, as `text_of` writes them
 
     @property
     def spec(self) -> CellSpec[Any, Any]:
@@ -100,7 +116,7 @@ class Plan:
     def __init__(self, layout: Layout, dtype: torch.dtype) -> None:
         self.layout, self.dtype = layout, dtype
         self.spec = layout.spec
-        values = dict(layout.values)
+        values = dict(values_of(layout.values))
         self.runner = _core.make_runner(
             native_cell(self.spec),
             DTYPES[dtype],
@@ -136,15 +152,15 @@ class Plan:
             found = self._places[key] = Places(read)
         return found
 
-    def shapes_of(self, x: Tensor, lead: Any, states: int) -> tuple[tuple[int, ...], ...]:
-        """Of x, so many states, and the parameters."""
-        key = x.shape, lead, states
+    def shapes_of(self, shape: Any, lead: Any, states: int) -> tuple[tuple[int, ...], ...]:
+        """Of x, which has this one, so many states, and the parameters."""
+        key = shape, lead, states
         found = self._shapes.get(key)
         if found is None:
             if len(self._shapes) > MOST_SHAPES:
                 self._shapes.clear()
             of_states = [(*lead, units) for units in self.units] if states else []
-            found = self._shapes[key] = (x.shape, *of_states, *self.shapes)
+            found = self._shapes[key] = (shape, *of_states, *self.shapes)
         return found
 
     def slots(self, addresses: tuple[int, ...]) -> tuple[int, ...]:
@@ -205,12 +221,12 @@ class Steps:
             return None
         if batch_sizes.dim() != 1 or not len(batch_sizes):
             return None
-        sizes = batch_sizes.numpy()
+        sizes = batch_sizes.numpy().copy()  # as kernels read them without the GIL, and in backward again
         ends = sizes.cumsum()
         if sizes[-1] < 1 or (sizes[1:] > sizes[:-1]).any() or ends[-1] != rows:
             return None
         steps = cls(len(sizes), int(sizes[0]), (runs, int(sizes[0])))
-        steps.batch_sizes, steps.offsets = batch_sizes, torch.from_numpy(ends - sizes)
+        steps.batch_sizes, steps.offsets = torch.from_numpy(sizes), torch.from_numpy(ends - sizes)
         # A row ends where so many steps have more rows than it has before it.
         lengths = np.searchsorted(-sizes, -np.arange(steps.batch_size), "left")
         steps.lengths = torch.from_numpy(lengths.astype(np.int64))

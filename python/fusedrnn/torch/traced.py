@@ -33,28 +33,20 @@ class TracedLayers(Recurrent):
                 return found
         return self._by_torch(input, hx, lengths, start)
 
-    # These two are constants to Dynamo, which does not look into them: they read nothing that changes after
-    # construction.
-
-    @private.constant_to_compiler
-    def _whole(self) -> Operators:
-        """The name of the operator of all layers; names and shapes of the parameters; the units of states; whether the
-        cell numbers its steps. No operators where the module is none of a cell."""
+    def _operators(self, each: bool) -> Operators:
+        """The name of the operator of all layers, or those of each layer; names and shapes of the parameters; the units
+        of states; whether the cell numbers its steps. No operators where there are none for this module."""
         layout = self._layout()
-        return ([], [], [], False) if layout is None else _operators([layout], layout)
-
-    @private.constant_to_compiler
-    def _each(self) -> Operators:
-        """The same, with an operator for each layer; none where a layer reads more than y of the layer below."""
-        layout = self._layout()
-        if layout is None or layout.spec.below:
+        if layout is None:
             return [], [], [], False
-        return _operators([layout.layer(n) for n in range(layout.num_layers)], layout)
+        sizes = (layout.input_size, layout.hidden_size, layout.proj_size, layout.num_layers, layout.directions)
+        found: Operators = _operators_of(each, layout.cell, *sizes, layout.bias, layout.values)
+        return found
 
     def _by_our_operator(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output | None:
         """By an operator that is traced as one call; None where it does not take the arguments."""
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
-        operators, expected, units, numbered = self._each() if dropout else self._whole()
+        operators, expected, units, numbered = self._operators(each=True) if dropout else self._operators(each=False)
         x, states = input, states_of(hx, len(units))
         parameters = [getattr(self, name) for name, _ in expected]
         if not operators or x.dim() not in (2, 3) or not (hx is None or are_tensors(states, len(units))):
@@ -103,7 +95,11 @@ class TracedLayers(Recurrent):
         return y, tuple(last) if len(last) > 1 else last[0]
 
 
-def _operators(layouts: list[Layout], whole: Layout) -> Operators:
-    names = [operator_of(layout).name for layout in layouts]
-    parameters = list(zip(whole.names(), whole.shapes(), strict=True))
-    return names, parameters, whole.units, whole.spec.numbered is not None
+@private.constant_to_compiler  # of its arguments alone, which Dynamo watches
+def _operators_of(each: bool, *fields: Any) -> Operators:
+    layout = Layout(*fields)
+    if private.below_autograd is None or (each and layout.spec.below):
+        return [], [], [], False
+    layouts = [layout.layer(n) for n in range(layout.num_layers)] if each else [layout]
+    parameters = list(zip(layout.names(), layout.shapes(), strict=True))
+    return [operator_of(of).name for of in layouts], parameters, layout.units, layout.spec.numbered is not None
