@@ -94,13 +94,13 @@ class Cell(Recurrent):
         if route is not None or type(input) not in PLAIN:
             return self._other(route or routing.of_tensor(input, None) or routing.WRONG, input, hx, start)
         plan, names = self._own(input.dtype)
-        if plan is not None and self._torch_has_it and plan.layout.bias != self._has("bias_ih"):
-            self._forget_plan()  # biases have come or gone without a trace, as in functional_call
+        if plan is not None and plan.layout.bias != (self._parameters.get("bias_ih") is not None):
+            self._forget_plan()  # biases may have come or gone without a trace, as in functional_call
             plan, names = self._own(input.dtype)
-        shape = input.shape
         if plan is None:
             return self._other(self._why_no_plan(input), input, hx, start)
-        states = states_of(hx, len(plan.units))
+        shape = input.shape
+        states = () if hx is None else states_of(hx, len(plan.units))
         fits = len(shape) in (1, 2) and shape[-1] == plan.layout.input_size
         if not fits or not (hx is None or are_tensors(states, len(plan.units))):
             return self._other(routing.WRONG, input, hx, start)
@@ -111,9 +111,10 @@ class Cell(Recurrent):
         route, every, found = self._prepared(plan, names, input, states, lead)
         if route is not None:
             return self._other(route, input, hx, start)
-        start = start_of(start, B, plan.spec.numbered is not None)
+        if start is not None:
+            start = start_of(start, B, plan.spec.numbered is not None)
         new = self._native(plan, Steps(1, B, lead, None, start, True), every, found)
-        return tuple(new) if len(new) > 1 else new[0]
+        return new[0] if len(new) == 1 else tuple(new)
 
     def _other(self, route: str, input: Any, hx: Any, start: Any) -> Any:
         """By PyTorch's operators; traced ones are more portable than ours, and fuse."""

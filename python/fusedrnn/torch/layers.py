@@ -118,7 +118,7 @@ class Layers(TracedLayers):
         plan, names = self._own(x.dtype)
         if plan is None:
             return self._other(self._why_no_plan(x), input, hx, lengths, start)
-        states = states_of(hx, len(plan.units))
+        states = () if hx is None else states_of(hx, len(plan.units))
         steps = self._steps(plan, input, x, packed, None if hx is None else states, lengths, start)
         if isinstance(steps, str):
             return self._other(steps, input, hx, lengths, start)
@@ -183,7 +183,7 @@ class Layers(TracedLayers):
             fallen_back("dropout between layers that read more than outputs of the layer below")
             whole, given = steps.whole(x, list(states), plan.runs)
             return steps.as_given(by_torch.run(layout, steps, whole, given, parameters, self.dropout), x)
-        self._packed_weights(plan, parameters)
+        self._check_frozen()
         D, each = layout.directions, len(parameters) // layout.num_layers
         steps.lead = (D, *steps.lead[1:])
         lasts = []

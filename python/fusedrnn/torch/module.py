@@ -156,8 +156,10 @@ class Recurrent(nn.Module):
 
     def _own(self, dtype: torch.dtype) -> tuple[Plan | None, list[str]]:
         """The plan for this dtype, and the names of the parameters that it takes; no plan where there is no kernel."""
-        own = self._keeper()
-        ready = own.ready
+        own = self.__dict__.get("_fusedrnn")
+        if own is None or own.owner != id(self):
+            own = self._keeper()
+        ready: tuple[Plan | None, list[str]] = own.ready
         if ready[0] is None or ready[0].dtype is not dtype:
             layout = self._layout()
             ready = own.ready = (None, []) if layout is None else (plan_of(layout, dtype), self._names(layout))
@@ -231,17 +233,18 @@ class Recurrent(nn.Module):
 
     def _native(self, plan: Plan, steps: Steps, every: Sequence[Tensor], found: Any) -> Sequence[Tensor]:
         """The outputs by the kernels."""
-        routing.count(routing.NATIVE)
+        routing.COUNTS[routing.NATIVE] += 1
         states = len(every) - 1 - len(plan.shapes)
-        packed = self._packed_weights(plan, every[1 + states :])
+        frozen = self.__dict__["_fusedrnn"].frozen
+        packed = None if frozen is None else self._packed_weights(frozen, plan, every[1 + states :])
         if found[0] and torch.is_grad_enabled():
             return apply_layers(Setting(plan, steps, states, every[0].shape, found[1]), *every)  # type: ignore[no-any-return]
         return native.infer(plan, steps, every[0], found[1], packed)
 
-    def _packed_weights(self, plan: Plan, parameters: Sequence[Tensor]) -> Any:
+    @staticmethod
+    def _packed_weights(frozen: Any, plan: Plan, parameters: Sequence[Tensor]) -> Any:
         """Those of a frozen module, if they are of this plan. Raises RuntimeError if the parameters have changed."""
-        frozen = self._keeper().frozen
-        if frozen is None or len(parameters) != len(frozen.seen):  # those of one layer, checked before
+        if len(parameters) != len(frozen.seen):  # those of one layer, checked before
             return None
         frozen.check(parameters)
         return frozen.stack if frozen.plan is plan else None

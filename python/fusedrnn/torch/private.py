@@ -48,7 +48,11 @@ def is_forward_ad() -> bool:
 
 def are_batched(grads: Sequence[Tensor | None]) -> bool:
     """Whether a gradient is a batch of gradients, of vmap or of `is_grads_batched`."""
-    return any(test(t) for t in grads if t is not None for test in _is_batched)
+    new, legacy = _is_batched
+    for t in grads:  # a loop costs a third of `any` with a generator
+        if t is not None and (new(t) or legacy(t)):
+            return True
+    return False
 
 
 def apply_of(function: Any) -> Any:

@@ -32,7 +32,7 @@ class Routes(NamedTuple):
     fallback: dict[str, int]
 
 
-_counts: dict[str, int] = {NATIVE: 0, OPERATOR: 0}
+COUNTS: dict[str, int] = {NATIVE: 0, OPERATOR: 0}
 _fallback = {"action": "warn"}
 _told: set[str] = set()
 
@@ -40,18 +40,18 @@ _told: set[str] = set()
 def routes() -> Routes:
     """How many calls ran by the kernels; by the kernels as operators of PyTorch, which compiled and traced calls use
     (counted a layer each where dropout is between layers); and by PyTorch's own operators, for each reason."""
-    counts = dict(_counts)
+    counts = dict(COUNTS)
     return Routes(counts.pop(NATIVE), counts.pop(OPERATOR), counts)
 
 
 def reset_routes() -> None:
     """Begins to count anew, and to warn anew."""
     _told.clear()
-    for name in list(_counts):
+    for name in list(COUNTS):
         if name in (NATIVE, OPERATOR):
-            _counts[name] = 0
+            COUNTS[name] = 0
         else:
-            del _counts[name]
+            del COUNTS[name]
 
 
 def set_fallback(action: str) -> None:
@@ -63,7 +63,7 @@ def set_fallback(action: str) -> None:
 
 
 def count(route: str) -> None:
-    _counts[route] = _counts.get(route, 0) + 1
+    COUNTS[route] = COUNTS.get(route, 0) + 1
 
 
 def fall_back(reason: str) -> None:
