@@ -103,7 +103,7 @@ def _backward(ctx: Any, grads: Any) -> Any:
 
 def _are_special(grads: Sequence[Maybe]) -> bool:
     """Whether gradients are not plain: a batch of them, or of a type that may mean anything."""
-    return private.are_batched(grads) or any([type(g) not in PLAIN for g in grads if g is not None])
+    return private.are_batched(grads) or any(type(g) not in PLAIN for g in grads if g is not None)
 
 
 class LayersGradients(torch.autograd.Function):
