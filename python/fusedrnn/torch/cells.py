@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from ..layers.config import config_of
-from . import by_torch, drop_ins, routing
+from . import by_torch, drop_ins, private, routing
 from .arguments import are_tensors, require_dtype, start_of, states_of
-from .module import Recurrent, fallen_back, keep_out, proxy_in
+from .module import Recurrent, proxy_in
 from .plan import Layout, Steps
 from .tensors import PLAIN
 
@@ -122,7 +122,7 @@ class Cell(Recurrent):
         if proxy is not None and proxy.tracer.root is not self:
             further = {} if start is None else {"start": start}
             return self._as_proxy(proxy, (input,) if hx is None else (input, hx), further)
-        fallen_back(routing.TRACED_CELL if route == routing.OPERATOR else route)
+        routing.fall_back(routing.TRACED_CELL if route == routing.OPERATOR else route)
         self._check_frozen()
         return self._by_torch(input, hx, start)
 
@@ -153,4 +153,4 @@ class Cell(Recurrent):
         return tuple(new) if len(new) > 1 else new[0]
 
 
-keep_out(Cell._eager)
+private.keep_compiler_out(Cell._eager)

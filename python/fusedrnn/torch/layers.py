@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.config import config_of
-from . import by_torch, drop_ins, routing
+from . import by_torch, drop_ins, private, routing
 from .arguments import are_tensors, lengths_of, require_dtype, start_of, states_of
 from .drop_ins import PackedSequence
-from .module import Recurrent, fallen_back, keep_out, proxy_in
+from .module import Recurrent, proxy_in
 from .plan import Layout, Plan, Steps, plan_of
 from .routing import OPERATOR
 from .tensors import PLAIN, read
@@ -180,7 +180,7 @@ class Layers(TracedLayers):
         layout, count = plan.layout, len(every) - len(plan.shapes)
         x, states, parameters = every[0], every[1:count], every[count:]
         if layout.spec.below:
-            fallen_back("dropout between layers that read more than outputs of the layer below")
+            routing.fall_back("dropout between layers that read more than outputs of the layer below")
             whole, given = steps.whole(x, list(states), plan.runs)
             return steps.as_given(by_torch.run(layout, steps, whole, given, parameters, self.dropout), x)
         self._check_frozen()
@@ -215,7 +215,7 @@ class Layers(TracedLayers):
             given = {"lengths": lengths, "start": start}
             given = {name: value for name, value in given.items() if value is not None}
             return self._as_proxy(proxy, (input,) if hx is None else (input, hx), given)
-        fallen_back(route)
+        routing.fall_back(route)
         self._check_frozen()
         return self._by_torch(input, hx, lengths, start)
 
@@ -270,4 +270,4 @@ class Layers(TracedLayers):
             self.check_hidden_size(s, (layout.runs, *batch, units))
 
 
-keep_out(Layers._eager)
+private.keep_compiler_out(Layers._eager)

@@ -16,7 +16,7 @@ from torch.nn import init
 
 from ..layers.layer import LAYERS
 from ..layers.options import Options
-from . import drop_ins, native, private, routing
+from . import drop_ins, native, routing
 from .arguments import signature_of
 from .autograd import Setting, apply_layers
 from .plan import DTYPES, NONE, Layout, Plan, Steps, plan_of, text_of
@@ -304,15 +304,3 @@ def named(forward: Any, cls: type) -> Any:
     made.__annotations__, made.__module__ = forward.__annotations__, forward.__module__
     made.__qualname__ = f"{cls.__name__}.forward"
     return made
-
-
-def fallen_back(reason: str) -> None:
-    """A call that PyTorch's operators take, for a reason of the user's own or for want of a kernel."""
-    if reason in routing.QUIET:
-        routing.count(reason)
-    else:
-        routing.fall_back(reason)
-
-
-def keep_out(*functions: Any) -> None:
-    private.keep_compiler_out(*functions)

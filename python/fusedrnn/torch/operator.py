@@ -1,7 +1,7 @@
 """The kernels as operators of PyTorch, for whatever traces a call: torch.compile, fake tensors, make_fx.
 
 An operator belongs to one `Layout`, which its name tells, so that a cached graph means the same layers everywhere. Its
-tensors are arguments of their own, as a list of tensors would cost three times as much at each call."""
+tensors are arguments of their own, as a list of tensors costs more at each call."""
 
 from __future__ import annotations
 

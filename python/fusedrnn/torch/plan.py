@@ -22,9 +22,7 @@ from .tensors import BITS
 
 MOST_SHAPES = 256  # of calls, that a plan remembers
 DTYPES = {torch.float32: "float32", torch.float64: "float64"}  # and the formats of kernels
-
-
-NONE = "{}"
+NONE = "{}"  # of the options that `text_of` writes
 
 
 def text_of(values: dict[str, Any]) -> str:

@@ -49,7 +49,7 @@ def is_forward_ad() -> bool:
 def are_batched(grads: Sequence[Tensor | None]) -> bool:
     """Whether a gradient is a batch of gradients, of vmap or of `is_grads_batched`."""
     new, legacy = _is_batched
-    for t in grads:  # noqa: SIM110  # `any` with a generator costs three times as much
+    for t in grads:  # noqa: SIM110  # at each backward, where a generator costs more
         if t is not None and (new(t) or legacy(t)):
             return True
     return False

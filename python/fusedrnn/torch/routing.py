@@ -67,7 +67,11 @@ def count(route: str) -> None:
 
 
 def fall_back(reason: str) -> None:
-    """Tells that PyTorch's operators take a call for this reason, which a user may not expect."""
+    """Counts a call that PyTorch's operators take for this reason, and tells it, or raises FallbackError, if it is for
+    want of a kernel."""
+    if reason in QUIET:
+        count(reason)
+        return
     if _fallback["action"] == "error":
         raise FallbackError(f"fusedrnn: no kernel takes this call: {reason}")
     count(reason)
