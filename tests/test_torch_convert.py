@@ -150,7 +150,7 @@ CHANGES: dict[str, Callable[[Any], Any]] = {
     "a bias": lambda m: torch.no_grad()(weight(m, "bias_ih").zero_)(),
     "new data": lambda m: setattr(weight(m), "data", weight(m).detach().clone()),
     "float64": lambda m: m.to(torch.float64),
-    "to_empty": lambda m: m.to_empty(device="cpu"),
+    "to_empty": lambda m: m.to_empty(device="cpu").reset_parameters(),  # what was there before may be NaN
     "reset_parameters": lambda m: m.reset_parameters(),
 }
 
@@ -212,7 +212,7 @@ def test_copies_of_frozen_modules_are_not_frozen(name: str) -> None:
     rnn = frt.freeze(getattr(frt, name)(I, H))
     x = argument(name)
     for other in (copy.copy(rnn), copy.deepcopy(rnn), pickle.loads(pickle.dumps(rnn))):
-        assert "_frozen" not in vars(other)
+        assert other._keeper().frozen is None
         with by_kernels(1), torch.no_grad():
             weight(other).add_(0)
             other(x)
@@ -242,8 +242,8 @@ def test_other_processes(name: str) -> None:
     queue = context.Queue()
     process = context.Process(target=run_elsewhere, args=(rnn, x, queue))
     process.start()
-    y, native = queue.get(timeout=60)
-    process.join(60)
+    y, native = queue.get(timeout=300)  # a new process imports PyTorch, beside other tests
+    process.join(300)
     assert process.exitcode == 0
     assert torch.equal(torch.from_numpy(y), want)
     assert native >= 1
