@@ -158,7 +158,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in range(WORLD)
     ]
     try:
-        errors = [p.communicate(timeout=120)[1].decode() for p in running]
+        errors = [p.communicate(timeout=600)[1].decode() for p in running]
     finally:
         for p in running:
             p.kill()
@@ -186,7 +186,7 @@ def test_example(processes: int) -> None:
         rendezvous = ["--standalone", "--nproc-per-node", str(processes)]
         command += ["-m", "torch.distributed.run", *rendezvous]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
-    ran = subprocess.run([*command, str(EXAMPLE), "200"], capture_output=True, text=True, env=env, timeout=120)
+    ran = subprocess.run([*command, str(EXAMPLE), "200"], capture_output=True, text=True, env=env, timeout=600)
     assert ran.returncode == 0, ran.stderr
     found = re.fullmatch(
         r"step 100: loss (\d\.\d+)\nstep 200: loss (\d\.\d+)\n(\d+\.\d)% of 2048 new strings, (\d+\.\d)% balanced\n",
