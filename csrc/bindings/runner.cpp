@@ -172,13 +172,14 @@ struct Call {
     stack.apart = true;
     stack.from_front_end = true;
     assert(s.directions >= 1 && s.directions <= kMaxDirections);
+    const WeightView<C>* view = views.data();
     for (int l = 0; l < s.layers; ++l) {
       Layer<F>& layer = stack.layers[static_cast<std::size_t>(l)];
       for (int d = 0; d < s.directions; ++d) {
         if (packed)
           layer.direction[d].weights = &packed->typed<F>(l, d);
         else
-          layer.direction[d].view = &views[static_cast<std::size_t>(l * s.directions + d)];
+          layer.direction[d].view = view++;
       }
     }
   }
