@@ -217,8 +217,7 @@ struct Call {
       return nullptr;
     }
     const auto& packed = py::handle(given).cast<const PyStack&>();
-    if (!(packed.shape() == r.shape) ||
-        packed.first().weights.index() != AnyWeights(std::unique_ptr<Weights<F>>()).index()) {
+    if (!(packed.shape() == r.shape) || !std::holds_alternative<std::unique_ptr<Weights<F>>>(packed.first().weights)) {
       throw py::value_error("parameters: expected packed weights of the runner's cell, sizes and format");
     }
     return &packed;

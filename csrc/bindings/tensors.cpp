@@ -62,7 +62,9 @@ struct PyTensorReader {
                       found.dtype.bits == bits && found.dtype.lanes == 1;
     if (!fits || !is_contiguous(found) || !has_shape(found, shape)) return false;
     address = static_cast<char*>(found.data) + found.byte_offset;
-    return address && !truth(is_neg, t) && (needs_gradient = needs_gradient || truth_of_attribute(t), true);
+    if (!address || truth(is_neg, t)) return false;
+    needs_gradient = needs_gradient || truth_of_attribute(t);
+    return true;
   }
 
  private:
@@ -106,8 +108,8 @@ py::object read_method(const PyTensorReader& reader, FastArguments a) {
   if (!tensors || !shapes) throw py::error_already_set();
   const Py_ssize_t count = PySequence_Fast_GET_SIZE(tensors.ptr());
   if (PySequence_Fast_GET_SIZE(shapes.ptr()) != count) {
-    throw py::value_error("shapes: expected one of each tensor, got " +
-                          std::to_string(PySequence_Fast_GET_SIZE(shapes.ptr())) + " of " + std::to_string(count));
+    throw py::value_error("shapes: expected one for each of " + std::to_string(count) + " tensors, got " +
+                          std::to_string(PySequence_Fast_GET_SIZE(shapes.ptr())));
   }
   const long bits = PyLong_AsLong(a[2]);
   if (bits == -1 && PyErr_Occurred()) throw py::error_already_set();

@@ -32,7 +32,7 @@ def of_rows(value: Any, batch_size: Any, name: str, reason: str | None, most: An
     """A number for each row, as ``(B,)`` int64 on the CPU: of 0..most, if that is not None. A `reason` says why there
     can be none. Raises ValueError or TypeError for others."""
     if reason is not None:
-        raise ValueError(f"{name}: expected None for {reason}")
+        raise ValueError(f"{name}: expected None for {reason}, got {type(value).__name__}")
     t = torch.as_tensor(value, device="cpu")
     if t.is_floating_point() or t.is_complex() or t.dtype is torch.bool:
         raise TypeError(f"{name}: expected integers, got {t.dtype}")

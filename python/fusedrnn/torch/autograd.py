@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import by_torch, native, private
 from .plan import Plan, Steps
-from .tensors import PLAIN, Maybe, read
+from .tensors import PLAIN, Found, Maybe, read
 
 NO_SHAPES = (None,) * 8
 
@@ -18,12 +18,19 @@ NO_SHAPES = (None,) * 8
 class Setting:
     """What a call of `Layers` has beside tensors."""
 
-    __slots__ = ("at", "plan", "shape", "states", "steps")
+    __slots__ = ("at", "elements", "plan", "shape", "states", "steps")
 
     def __init__(self, plan: Plan, steps: Steps, states: int, shape: Any, at: native.Addresses = ()) -> None:
         self.plan, self.steps, self.shape = plan, steps, shape  # of x
         self.states = states  # how many were given: those of the cell, or 0
         self.at = at  # of all tensors of forward
+        self.elements = 0  # of the reserve
+
+    def backward(self, reserve: Tensor, tensors: Any, grads: Sequence[Maybe], seeds: Found, wanted: Any) -> list[Maybe]:
+        """The gradients by the kernels."""
+        shapes = self.plan.shapes_of(self.shape, self.steps.lead, self.states)
+        saved, sizes = (reserve, *tensors), ((self.elements,), *shapes)
+        return native.backward(self.plan, self.steps, saved, sizes, grads, seeds, wanted)
 
     def run(self, tensors: Sequence[Any]) -> list[Tensor]:
         """The outputs by PyTorch's operators."""
@@ -65,6 +72,7 @@ class Layers(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, setting: Setting, *tensors: Any) -> Any:
         outputs, reserve = native.forward(setting.plan, setting.steps, tensors[0], setting.at)
+        setting.elements = reserve.numel()
         ctx.set_materialize_grads(False)
         needs = ctx.needs_input_grad
         places = setting.plan.places(setting.states, needs[1], True in needs[2 + setting.states :])
@@ -87,7 +95,7 @@ def _backward(ctx: Any, grads: Any) -> Any:
     seeds = read(grads, NO_SHAPES[: len(grads)], plan.bits)
     special = private.is_forward_ad() or (seeds is None and _are_special(grads))
     if not (special or torch.is_grad_enabled()):
-        return None, *native.backward(plan, setting.steps, setting.shape, reserve, tensors, grads, seeds, wanted)
+        return None, *setting.backward(reserve, tensors, grads, seeds, wanted)
     # PyTorch's operators compute forward anew, so that they read what is not saved too.
     for t, version in zip(others, versions, strict=True):
         now = 0 if t.is_inference() else t._version
@@ -116,11 +124,7 @@ class LayersGradients(torch.autograd.Function):
         ctx.about = setting, wanted, count
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(*tensors)
-        return tuple(
-            native.backward(
-                setting.plan, setting.steps, setting.shape, reserve, tensors[:count], tensors[count:], None, wanted
-            )
-        )
+        return tuple(setting.backward(reserve, tensors[:count], tensors[count:], None, wanted))
 
     @staticmethod
     def backward(ctx: Any, *second: Any) -> Any:

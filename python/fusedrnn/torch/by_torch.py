@@ -30,7 +30,7 @@ def run(
     return _by_operator(operator, layout, steps, x, states, parameters, dropout)
 
 
-def first_states(layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe]) -> list[Tensor]:
+def _first_states(layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe]) -> list[Tensor]:
     """The states, with zeros for those that are None."""
     given = list(states) or [None] * len(layout.units)
     sizes = [(layout.runs, steps.batch_size, units) for units in layout.units]
@@ -41,7 +41,7 @@ def _by_operator(
     operator: Any, layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Any, dropout: float
 ) -> list[Tensor]:
     """By the operator that torch.nn's module calls."""
-    first = first_states(layout, steps, x, states)
+    first = _first_states(layout, steps, x, states)
     batch_sizes, restore = steps.batch_sizes, None
     if batch_sizes is None and steps.lengths is not None:
         # The operator knows packed rows alone, each of one step at least.
@@ -72,7 +72,7 @@ def _by_equations(
     """By the equations of the reference, step by step."""
     if steps.batch_sizes is not None:
         return _padded(layout, steps, x, states, parameters, dropout)
-    spec, first = layout.spec, first_states(layout, steps, x, states)
+    first = _first_states(layout, steps, x, states)
     each = len(parameters) // layout.runs
     last: list[list[Tensor]] = [[] for _ in first]
     below: list[Maybe] = [None] * layout.directions
@@ -88,7 +88,6 @@ def _by_equations(
         x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
         if dropout and number + 1 < layout.num_layers:
             x = F.dropout(x, dropout, True)
-    assert len(spec.states) == len(last)
     return [x, *map(torch.stack, last)]
 
 
@@ -103,7 +102,7 @@ class _Weights:
 def _weights(layout: Layout, parameters: Sequence[Tensor]) -> _Weights:
     spec = layout.spec
     names = dict.fromkeys(name for s in SPECS.values() if s.family == spec.family for name in s.names)
-    given = dict(zip(layout.layer(0).names(cell=True), parameters, strict=True))
+    given = dict(zip(layout.names_of_run, parameters, strict=True))
     values = dict(values_of(layout.values))
     if spec.mask and spec.recurrence:  # what lies outside has no effect, whatever its values
         name = spec.recurrence.name

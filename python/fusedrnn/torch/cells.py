@@ -51,7 +51,7 @@ class Cell(Recurrent):
         sizes = (config.input_size, config.hidden_size, config.proj_size, 1, 1)
         self._set_values(Layout(config.spec.cell, *sizes, config.bias))
         layout = Layout(config.spec.cell, *sizes, config.bias, self.cell_values)
-        for name, shape in zip(layout.names(cell=True), layout.shapes(), strict=True):
+        for name, shape in zip(layout.names_of_run, layout.shapes(), strict=True):
             self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
 
@@ -69,7 +69,7 @@ class Cell(Recurrent):
         return getattr(self, name, None) is not None
 
     def _names(self, layout: Layout) -> list[str]:
-        return layout.names(cell=True)
+        return layout.names_of_run
 
     def forward(self, input: Any, hx: Any = None, *, start: Any = None) -> Any:
         """One step, as torch.nn's cells.
@@ -128,8 +128,7 @@ class Cell(Recurrent):
 
     def _by_torch(self, input: Any, hx: Any, start: Any) -> Any:
         if self._torch_has_it:
-            if start is not None:
-                raise ValueError("start: expected None for a cell without clocks")
+            start_of(start, None, numbered=False)
             return super().forward(input, hx)
         layout = self._checked_layout()
         states = states_of(hx, len(layout.units))

@@ -20,7 +20,7 @@ OPERATORS: dict[str, Any] = {  # by the names of cells
 MODES = {"LSTM": "lstm", "GRU": "gru_reset_after", "RNN_TANH": "rnn_tanh", "RNN_RELU": "rnn_relu"}  # of nn.RNNBase
 LAYERS: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}  # by the names of our layers
 CELLS: dict[str, type[nn.RNNCellBase]] = {"LSTM": nn.LSTMCell, "GRU": nn.GRUCell, "RNN": nn.RNNCell}
-NONLINEARITIES = {"tanh": "rnn_tanh", "relu": "rnn_relu"}  # of nn.RNNCell
+NONLINEARITIES = {mode[4:].lower(): cell for mode, cell in MODES.items() if mode.startswith("RNN_")}  # of nn.RNNCell
 OPTIONS = {"RNN": ("nonlinearity",)}  # of cells, that these modules have too
 NO_STEPS = "Expected sequence length to be larger than 0 in RNN"  # PyTorch's words
 

@@ -32,12 +32,11 @@ class Frozen:
         self.seen = [Seen(p, p.data_ptr(), p._version) for p in parameters]
         layout, values = plan.layout, dict(values_of(plan.layout.values))
         each = len(parameters) // plan.runs
-        of_run = plan.layout.layer(0).names(cell=True)
         every = dict.fromkeys(p.name for p in plan.spec.parameters)
         packed = []
         for i in range(plan.runs):
             arrays = [p.detach().contiguous().numpy() for p in parameters[i * each : (i + 1) * each]]
-            given = every | dict(zip(of_run, arrays, strict=True))
+            given = every | dict(zip(layout.names_of_run, arrays, strict=True))
             packed.append(_core.make_weights(native_cell(plan.spec), given, values, DTYPES[plan.dtype]))
         self.stack = _core.make_stack(tuple(packed), layout.directions)
 
@@ -59,11 +58,16 @@ def freeze(model: Model) -> Model:
     A parameter that is replaced, moved, or changed in place (`load_state_dict`, an optimizer's step) makes the next
     call raise RuntimeError. Changes through `.data`, `detach().numpy()` or other views that leave no trace in
     PyTorch cannot be seen: the old weights go on. Calls that need gradients read the parameters themselves. Copies
-    and pickles of a frozen module are not frozen. Modules whose parameters no kernel takes (of another dtype or
-    device) are left alone.
+    and pickles of a frozen module are not frozen.
+
+    Left alone are modules whose parameters are computed (parametrisations) or inference tensors, and those that no
+    kernel takes (of another dtype or device).
 
     Returns:
         The model.
+
+    Raises:
+        TypeError: model is no nn.Module.
     """
     for module in _modules(unfreeze(model)):
         layout = module._layout()

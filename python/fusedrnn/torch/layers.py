@@ -164,7 +164,9 @@ class Layers(TracedLayers):
     def _packed_steps(self, layout: Layout, input: Any, x: Tensor, lengths: Any, start: Any) -> Steps | None:
         """Those of a PackedSequence; None if it is none."""
         if lengths is not None:
-            raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
+            raise ValueError(
+                f"lengths: expected None beside a PackedSequence, which has its own, got {type(lengths).__name__}"
+            )
         steps = Steps.packed(input.batch_sizes, layout.runs, x.shape[0])
         if steps is not None and start is not None:
             start = start_of(start, steps.batch_size, layout.spec.numbered is not None)
@@ -192,7 +194,7 @@ class Layers(TracedLayers):
             assert of_layer is not None
             tensors = [x, *(s[n * D : (n + 1) * D] for s in states), *parameters[n * each : (n + 1) * each]]
             found = read(tensors, of_layer.shapes_of(x.shape, steps.lead, len(states)), plan.bits)
-            x, *last = self._native(of_layer, steps, tensors, found)
+            x, *last = self._run(of_layer, steps, tensors, found)
             lasts.append(last)
             if n + 1 < layout.num_layers:
                 x = F.dropout(x, self.dropout, True)
@@ -221,8 +223,7 @@ class Layers(TracedLayers):
 
     def _by_torch(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
         if self._torch_has_it and lengths is None:
-            if start is not None:
-                raise ValueError("start: expected None for a cell without clocks")
+            start_of(start, None, numbered=False)
             return super().forward(input, hx)
         layout = self._checked_layout()
         packed = isinstance(input, PackedSequence)
@@ -239,7 +240,8 @@ class Layers(TracedLayers):
             steps = self._packed_steps(layout, input, x, lengths, start)
             if steps is None:
                 raise RuntimeError(
-                    "batch_sizes: expected positive integers that do not rise, whose sum is that of the rows"
+                    f"batch_sizes: expected positive integers that do not rise, whose sum is that of the {x.shape[0]} "
+                    f"rows, got {input.batch_sizes.tolist()}"
                 )
         else:
             T, B = x.shape[0], x.shape[1]

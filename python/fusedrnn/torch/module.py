@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import init
 
+from .. import _core
 from ..layers.layer import LAYERS
 from ..layers.options import Options
 from . import drop_ins, native, routing
@@ -102,8 +103,8 @@ class Recurrent(nn.Module):
         spec = layout.spec
         if not spec.values:
             return
-        alone = layout.layer(0)
-        arrays = {name: np.zeros(s, "f4") for name, s in zip(alone.names(cell=True), alone.shapes(), strict=False)}
+        shapes = layout.shapes()[: len(layout.parameters)]
+        arrays = {name: np.zeros(s, "f4") for name, s in zip(layout.names_of_run, shapes, strict=True)}
         weights: Any = self._options.weights
         made = weights(**arrays, **spec.options, **{name: self.cell_options[name] for name in spec.values})
         self.cell_options = self.cell_options | made._values
@@ -126,8 +127,7 @@ class Recurrent(nn.Module):
         layout = self._layout()
         assert layout is not None
         bound = 1 / math.sqrt(layout.hidden_size)
-        every = [p for p in layout.spec.parameters if layout.bias or not p.is_bias] * layout.runs
-        for p, t in zip(every, self._parameters_of(self._names(layout)), strict=True):
+        for p, t in zip(layout.parameters * layout.runs, self._parameters_of(self._names(layout)), strict=True):
             fill = {"zeros": init.zeros_, "ones": init.ones_, "unit": init.uniform_}.get(p.initial)
             fill(t) if fill else init.uniform_(t, -bound, bound)
             if p is layout.spec.recurrence and layout.spec.mask is not None:
@@ -232,22 +232,22 @@ class Recurrent(nn.Module):
         return (None if found else "tensors without memory of their own"), every, found
 
     def _native(self, plan: Plan, steps: Steps, every: Sequence[Tensor], found: Any) -> Sequence[Tensor]:
-        """The outputs by the kernels."""
-        routing.COUNTS[routing.NATIVE] += 1
-        states = len(every) - 1 - len(plan.shapes)
+        """The outputs by the kernels, with packed weights if the module is frozen."""
         frozen = self.__dict__["_fusedrnn"].frozen
-        packed = None if frozen is None else self._packed_weights(frozen, plan, every[1 + states :])
-        if found[0] and torch.is_grad_enabled():
-            return apply_layers(Setting(plan, steps, states, every[0].shape, found[1]), *every)  # type: ignore[no-any-return]
-        return native.infer(plan, steps, every[0], found[1], packed)
+        if frozen is None:
+            return self._run(plan, steps, every, found)
+        frozen.check(every[-len(plan.shapes) :])
+        return self._run(plan, steps, every, found, frozen.stack if frozen.plan is plan else None)
 
     @staticmethod
-    def _packed_weights(frozen: Any, plan: Plan, parameters: Sequence[Tensor]) -> Any:
-        """Those of a frozen module, if they are of this plan. Raises RuntimeError if the parameters have changed."""
-        if len(parameters) != len(frozen.seen):  # those of one layer, checked before
-            return None
-        frozen.check(parameters)
-        return frozen.stack if frozen.plan is plan else None
+    def _run(
+        plan: Plan, steps: Steps, every: Sequence[Tensor], found: Any, packed: _core.Stack | None = None
+    ) -> Sequence[Tensor]:
+        routing.COUNTS[routing.NATIVE] += 1
+        if found[0] and torch.is_grad_enabled():
+            states = len(every) - 1 - len(plan.shapes)
+            return apply_layers(Setting(plan, steps, states, every[0].shape, found[1]), *every)  # type: ignore[no-any-return]
+        return native.infer(plan, steps, every[0], found[1], packed)
 
     def _check_frozen(self) -> None:
         """Raises RuntimeError if the module is frozen and its parameters have changed."""
@@ -263,25 +263,17 @@ class Recurrent(nn.Module):
     # Copies.
 
     def __getstate__(self) -> dict[str, Any]:
-        theirs = getattr(super(), "__getstate__", None)
-        state = dict(theirs() if self._has_flat_weights() else self.__dict__)  # type: ignore[misc]
+        state = dict(super().__getstate__() if isinstance(self, nn.RNNBase) else self.__dict__)
         for name in _KEPT:
             state.pop(name, None)
         return state
 
-    def _has_flat_weights(self) -> bool:
-        return isinstance(self, nn.RNNBase)
-
     def __prepare_scriptable__(self) -> nn.Module:
-        """What torch.jit.script takes in this module's place: torch.nn's."""
-        return self._as_torch()
-
-    def _as_torch(self) -> nn.Module:
-        """A module of torch.nn's class, with the same entries: parameters, buffers, hooks."""
+        """What torch.jit.script takes in this module's place: one of torch.nn's class, with the same entries."""
         theirs: Any = self._torch
         if not self._torch_has_it:
             raise TypeError(f"{type(self).__name__}: torch.nn has no module of this cell")
-        twin = theirs.__new__(theirs)
+        twin: nn.Module = theirs.__new__(theirs)
         twin.__dict__.update({name: value for name, value in self.__dict__.items() if name not in _KEPT})
         return twin
 

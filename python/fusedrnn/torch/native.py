@@ -12,9 +12,6 @@ from .plan import Plan, Steps
 from .tensors import Found, Maybe, read
 
 Addresses = tuple[int, ...]  # of x, the states that are given, and the parameters
-
-
-NOTHING: tuple[bool, Addresses] = False, ()
 MOST_THREADS = 1024  # that a runner takes
 
 
@@ -49,16 +46,14 @@ def infer(plan: Plan, steps: Steps, x: Tensor, at: Addresses, weights: Any = Non
     return outputs
 
 
-def forward(plan: Plan, steps: Steps, x: Tensor, at: Addresses, most_bytes: int = 0) -> tuple[list[Tensor], Tensor]:
-    """The outputs of `infer`, and the reserve for `backward`; of `most_bytes`, if they are given."""
+def forward(plan: Plan, steps: Steps, x: Tensor, at: Addresses, elements: int = 0) -> tuple[list[Tensor], Tensor]:
+    """The outputs of `infer`, and the reserve for `backward`; of so many elements, if they are given."""
     outputs, places = _outputs(plan, steps, x)
     common = _common(plan, steps, at)
-    nbytes = plan.runner.reserve_bytes(*common[:4], False)
-    if most_bytes:
-        if nbytes > most_bytes:
-            raise RuntimeError(f"reserve: expected at most {most_bytes} bytes, got {nbytes}")
-        nbytes = most_bytes
-    reserve = x.new_empty(-(-nbytes // plan.itemsize))
+    needed = -(-plan.runner.reserve_bytes(*common[:4], False) // plan.itemsize)
+    if elements and needed > elements:
+        raise RuntimeError(f"reserve: expected at most {elements} elements, got {needed}")
+    reserve = x.new_empty(elements or needed)
     plan.runner.forward(*common, *places, reserve.data_ptr(), 0.0, 0, _threads())
     return outputs, reserve
 
@@ -78,25 +73,25 @@ def _rows_of(dy: Tensor, width: int) -> tuple[Tensor, int]:
 def backward(
     plan: Plan,
     steps: Steps,
-    shape: Any,
-    reserve: Tensor,
-    tensors: Sequence[Any],
+    saved: Sequence[Any],
+    shapes: Sequence[tuple[int, ...]],
     grads: Sequence[Maybe],
     seeds: Found,
     wanted: Sequence[bool],
 ) -> list[Maybe]:
-    """The gradients of x, the first states that were given, and the parameters; None for each that is not wanted. The
-    tensors are all of forward, x of this shape; the grads are those of its outputs, and the seeds what `read` found of
-    the grads. The reserve is only read."""
-    count = len(tensors) - len(plan.shapes)  # of x and the states
-    shapes = plan.shapes_of(shape, steps.lead, count - 1)
-    found = read((reserve, *tensors), (None, *shapes), plan.bits)
+    """The gradients of x, the first states that were given, and the parameters; None for each that is not wanted. Saved
+    are the reserve, which is only read, and all tensors of forward, of these shapes; the grads are those of its
+    outputs, and the seeds what `read` found of the grads."""
+    found, stride = read(saved, shapes, plan.bits), plan.width
     if found is None or found[1][0] % 64:
-        reserve, tensors = _restored(plan, reserve, tensors, shapes)
-        found = read((reserve, *tensors), (None, *shapes), plan.bits)
-    at, stride = (found or NOTHING)[1], plan.width
-    if not at or reserve.numel() * plan.itemsize < plan.runner.reserve_bytes(*steps.addresses()[:4], False):
-        raise RuntimeError("saved tensors: expected those that were saved, got others from a hook")
+        saved = _restored(plan, saved, shapes)
+        found = read(saved, shapes, plan.bits)
+        if found is None:
+            raise RuntimeError(
+                f"saved tensors: expected plain ones, got {[type(t).__name__ for t in saved]} from a hook"
+            )
+    at, tensors = found[1], saved[1:]
+    count = len(tensors) - len(plan.shapes)  # of x and the states
     if seeds is None:
         grads, stride = _seeds(plan, steps, grads)
         seeds = False, tuple([0 if d is None else d.data_ptr() for d in grads])
@@ -120,14 +115,14 @@ def backward(
     return gradients
 
 
-def _restored(plan: Plan, reserve: Tensor, tensors: Sequence[Any], shapes: Any) -> tuple[Tensor, list[Any]]:
-    """Saved tensors that hooks have brought back in another form: aligned, on the CPU, contiguous. Raises RuntimeError
-    for other shapes."""
-    for t, shape in zip(tensors, shapes, strict=True):
+def _restored(plan: Plan, saved: Sequence[Any], shapes: Sequence[tuple[int, ...]]) -> list[Any]:
+    """Saved tensors that hooks have brought back in another form: on the CPU, contiguous, the reserve aligned. Raises
+    RuntimeError for other shapes."""
+    for t, shape in zip(saved, shapes, strict=True):
         if t.shape != shape:
             raise RuntimeError(f"saved tensors: expected shape {tuple(shape)}, got {tuple(t.shape)} from a hook")
-    every = [t.to("cpu", plan.dtype).resolve_neg().contiguous() for t in tensors]
-    return reserve.to("cpu", plan.dtype, copy=True).contiguous(), every
+    reserve, *tensors = [t.to("cpu", plan.dtype).resolve_neg().contiguous() for t in saved]
+    return [reserve.clone(), *tensors]
 
 
 def _seeds(plan: Plan, steps: Steps, grads: Sequence[Maybe]) -> tuple[list[Maybe], int]:

@@ -34,7 +34,7 @@ class Operator:
     def __init__(self, layout: Layout) -> None:
         self.layout, self.name = layout, name_of(layout)
         self.states = len(layout.units)
-        self.parameters = layout.names(cell=False)
+        self.parameters = layout.names()
         inputs = ["Tensor x", "Tensor? lengths", "Tensor? start"]
         inputs += [f"Tensor? {s.name}0" for s in layout.spec.states] + [f"Tensor {name}" for name in self.parameters]
         outputs = 2 + self.states
@@ -74,9 +74,12 @@ class Operator:
     def _steps(self, x: Tensor, lengths: Tensor | None, start: Tensor | None) -> Steps:
         rows = [None if t is None else t.contiguous() for t in (lengths, start)]
         for t in rows:
-            if t is not None and (t.dtype is not torch.int64 or t.shape != (x.shape[1],) or t.device.type == "cuda"):
+            if t is not None and (
+                t.dtype is not torch.int64 or t.shape != (x.shape[1],) or t.device.type not in ("cpu", "meta")
+            ):
                 raise ValueError(
-                    f"fusedrnn::{self.name}: expected lengths and start as ({x.shape[1]},) int64 on the CPU"
+                    f"fusedrnn::{self.name}: expected lengths and start as ({x.shape[1]},) int64 on the CPU, "
+                    f"got {tuple(t.shape)} {t.dtype} on {t.device}"
                 )
         lengths, start = rows
         return Steps(x.shape[0], x.shape[1], (self.layout.runs, x.shape[1]), lengths, start)
@@ -97,17 +100,20 @@ class Operator:
         every = (x, *states, *parameters)
         found = read(every, plan.shapes_of(x.shape, steps.lead, len(states)), plan.bits)
         if found is None:
-            raise ValueError(f"fusedrnn::{self.name}: expected plain tensors of the layers' sizes on the CPU")
+            sizes = [tuple(t.shape) for t in every]
+            raise ValueError(
+                f"fusedrnn::{self.name}: expected plain tensors of the layers' sizes on the CPU, got {sizes}"
+            )
         if not keep:
             return *native.infer(plan, steps, x, found[1]), x.new_empty(0)
-        most = plan.most_reserve_bytes(steps.seq_len * steps.batch_size)
-        outputs, reserve = native.forward(plan, steps, x, found[1], most)
+        elements = plan.most_reserve_elements(steps.seq_len * steps.batch_size)
+        outputs, reserve = native.forward(plan, steps, x, found[1], elements)
         return *outputs, reserve
 
     def _forward_fake(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
         plan, steps = self._plan(x), self._steps(x, lengths, start)
         rows = steps.seq_len * steps.batch_size
-        elements = plan.most_reserve_bytes(rows) // plan.itemsize if rest[-1] else 0
+        elements = plan.most_reserve_elements(rows) if rest[-1] else 0
         y = x.new_empty((steps.seq_len, steps.batch_size, plan.width))
         return y, *(x.new_empty((*steps.lead, units)) for units in plan.units), x.new_empty(elements)
 
@@ -121,8 +127,13 @@ class Operator:
         outputs = [(*x.shape[:2], plan.width), *((*steps.lead, units) for units in plan.units)]
         for g, shape in zip(grads, outputs, strict=True):
             if g is not None and (g.shape != shape or g.dtype != x.dtype or not g.is_cpu):
-                raise ValueError(f"fusedrnn::{self.name}_backward: expected a gradient {shape} of {x.dtype}")
-        found = native.backward(plan, steps, x.shape, reserve, every, grads, None, places)
+                raise ValueError(
+                    f"fusedrnn::{self.name}_backward: expected a gradient {shape} of {x.dtype}, "
+                    f"got {tuple(g.shape)} of {g.dtype}"
+                )
+        elements = plan.most_reserve_elements(steps.seq_len * steps.batch_size)
+        shapes = ((elements,), *plan.shapes_of(x.shape, steps.lead, len(states)))
+        found = native.backward(plan, steps, (reserve, *every), shapes, grads, None, places)
         found[1:1] = [None] * (self.states - len(states))
         return tuple(x.new_empty(0) if d is None else d for d in found)
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from .. import _core
 from ..backends import native_cell
 from ..cells.families import SPECS
-from ..cells.spec import CellSpec
+from ..cells.spec import CellSpec, Parameter
 from ..layers.config import name_of
 from . import private
 from .tensors import BITS
 
 MOST_SHAPES = 256  # of calls, that a plan remembers
-DTYPES = {torch.float32: "float32", torch.float64: "float64"}  # and the formats of kernels
+DTYPES = {dtype: str(dtype).removeprefix("torch.") for dtype in BITS}  # and the formats of kernels
 NONE = "{}"  # of the options that `text_of` writes
 
 
@@ -71,10 +71,19 @@ class Layout:
     def places(self) -> list[tuple[int, int]]:
         return [(layer, d) for layer in range(self.num_layers) for d in range(self.directions)]
 
-    def names(self, cell: bool = False) -> list[str]:
-        """Of all parameters, a run after the other; those of a cell's module have no suffix."""
-        of_run = [p.name for p in self.spec.parameters if self.bias or not p.is_bias]
-        return of_run if cell else [name_of(name, *place) for place in self.places for name in of_run]
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Of a run."""
+        return [p for p in self.spec.parameters if self.bias or not p.is_bias]
+
+    @property
+    def names_of_run(self) -> list[str]:
+        """Of the parameters of a run, as the modules of cells have them."""
+        return [p.name for p in self.parameters]
+
+    def names(self) -> list[str]:
+        """Of all parameters, a run after the other, as the modules of layers have them."""
+        return [name_of(name, *place) for place in self.places for name in self.names_of_run]
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Of the parameters of `names`."""
@@ -82,8 +91,7 @@ class Layout:
         return [
             p.shape(below if layer else self.input_size, self.hidden_size, self.proj_size or None)
             for layer, _ in self.places
-            for p in self.spec.parameters
-            if self.bias or not p.is_bias
+            for p in self.parameters
         ]
 
     def layer(self, number: int) -> Layout:
@@ -132,7 +140,7 @@ class Plan:
         self.shapes = tuple(layout.shapes())
         given = [layout.bias or not p.is_bias for p in self.spec.parameters] * layout.runs
         self.given = None if all(given) else given
-        self.roles = [p.role for p in self.spec.parameters if layout.bias or not p.is_bias] * layout.runs
+        self.roles = [p.role for p in layout.parameters] * layout.runs
         self._places: dict[Any, Places] = {}
         self._shapes: dict[Any, tuple[tuple[int, ...], ...]] = {}
 
@@ -173,10 +181,10 @@ class Plan:
         """A reserve is a number of arrays, each of which has as many elements for each row of each step."""
         return self.runner.reserve_bytes(64, 1, 0, 0, False) // 64
 
-    def most_reserve_bytes(self, rows: Any) -> Any:
-        """At least the bytes of a reserve of this many rows of all steps, which may be a symbol; each of the arrays may
-        begin at a multiple of 64 bytes."""
-        return rows * self.reserve_bytes_per_row + 64 * 6 * self.runs
+    def most_reserve_elements(self, rows: Any) -> Any:
+        """At least the elements of a reserve of this many rows of all steps, which may be a symbol; each of the arrays
+        may begin at a multiple of 64 bytes."""
+        return (rows * self.reserve_bytes_per_row + 64 * 6 * self.runs) // self.itemsize
 
 
 @functools.lru_cache(maxsize=1024)
