@@ -74,3 +74,18 @@ def roomy(driver: Path) -> Iterator[ctypes.CDLL]:
     """An emulated GPU."""
     with fakegpu.installed(driver, "roomy") as library:
         yield library
+
+
+@pytest.fixture
+def compiler_anew(rng: np.random.Generator) -> Iterator[None]:
+    """PyTorch's compiler, which takes recurrent layers, and the counts of fusedrnn.torch, as in a new process."""
+    import torch
+
+    import fusedrnn.torch as frt
+
+    torch.manual_seed(int(rng.integers(2**31)))
+    torch._dynamo.reset()
+    frt.reset_routes()
+    with torch._dynamo.config.patch(allow_rnn=True):
+        yield
+    frt.set_fallback("warn")

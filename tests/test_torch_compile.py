@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -36,17 +34,7 @@ from torch_programs import (  # noqa: E402
     results,
 )
 
-pytestmark = [pytest.mark.filterwarnings(w) for w in WARNINGS]
-
-
-@pytest.fixture(autouse=True)
-def _anew(rng: np.random.Generator) -> Iterator[None]:
-    torch.manual_seed(int(rng.integers(2**31)))
-    torch._dynamo.reset()
-    frt.reset_routes()
-    with torch._dynamo.config.patch(allow_rnn=True):
-        yield
-    frt.set_fallback("warn")
+pytestmark = [*(pytest.mark.filterwarnings(w) for w in WARNINGS), pytest.mark.usefixtures("compiler_anew")]
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])

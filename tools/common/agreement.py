@@ -42,16 +42,17 @@ def roundings(problem: Problem, *, gradients: bool) -> int:
     """On the way to an output or a gradient: the longest chain of multiply-adds, and 20 more (five activations of at
     most 2 ulp), in each step; a step of the tests' problems does not magnify what it is given."""
     (T, B, _), w = problem.x.shape, problem.w
-    return _roundings(problem.cell.shapes(w.input_size, w.hidden_size).values(), 1, 1, T, B, gradients)
+    return roundings_of(problem.cell.shapes(w.input_size, w.hidden_size).values(), 1, 1, T, B, gradients)
 
 
 def roundings_of_layers(layer: fusedrnn.Layer, seq_len: int, batch_size: int, *, gradients: bool) -> int:
     """As `roundings`: layer after layer, whose directions meet in the next one."""
     shapes = [a.shape for a in layer.state_dict().values()]
-    return _roundings(shapes, layer.num_layers, layer.num_directions, seq_len, batch_size, gradients)
+    return roundings_of(shapes, layer.num_layers, layer.num_directions, seq_len, batch_size, gradients)
 
 
-def _roundings(shapes: Iterable[Any], layers: int, directions: int, T: int, B: int, gradients: bool) -> int:
+def roundings_of(shapes: Iterable[Any], layers: int, directions: int, T: int, B: int, gradients: bool) -> int:
+    """The same, of parameters of these shapes."""
     matrices = [shape for shape in shapes if len(shape) == 2]
     terms: int = sum(columns for _, columns in matrices) + 20 * layers * directions
     if gradients:  # they sum over gates and units, and for weights over steps and rows

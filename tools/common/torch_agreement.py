@@ -11,7 +11,7 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 import fusedrnn.torch as frt
-from agreement import assert_arrays_close
+from agreement import assert_arrays_close, roundings_of
 
 
 @contextlib.contextmanager
@@ -26,12 +26,16 @@ def by_kernels(calls: int | None = 1) -> Iterator[None]:
 
 def roundings(module: Any, T: int, B: int, *, gradients: bool) -> int:
     """As `agreement.roundings_of_layers`, of a module of PyTorch."""
-    matrices = [p.shape for p in module.parameters() if p.dim() == 2]
     layers, directions = getattr(module, "num_layers", 1), 1 + getattr(module, "bidirectional", False)
-    terms: int = sum(columns for _, columns in matrices) + 20 * layers * directions
-    if gradients:
-        terms += layers * (max(rows for rows, _ in matrices) + T * B)
-    return terms * max(T, 1)
+    return roundings_of((p.shape for p in module.parameters()), layers, directions, T, B, gradients)
+
+
+def assert_near(got: Any, want: Any, module: Any, T: int, B: int, times: int = 1) -> None:
+    """Tensors of two results of a module are as near as so many times the roundings of forward and backward allow."""
+    a, b = ({str(i): t.detach().numpy() for i, t in enumerate(tensors(tree))} for tree in (got, want))
+    dtypes = {str(array.dtype) for array in (*a.values(), *b.values())}
+    assert len(dtypes) == 1
+    assert_arrays_close(a, b, dtypes.pop(), times * roundings(module, T, B, gradients=True))
 
 
 def tensors(value: Any) -> list[Any]:

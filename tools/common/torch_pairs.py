@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import nn
 
 import fusedrnn.torch as frt
-from agreement import assert_arrays_close, roundings_of_layers
+from agreement import assert_arrays_close
+from torch_agreement import by_kernels, roundings
 
 T, B, I, H = 5, 3, 4, 6
 LAYERS, CELLS = ("RNN", "LSTM", "GRU"), ("RNNCell", "LSTMCell", "GRUCell")
@@ -23,10 +23,8 @@ DOUBLE, SINGLE = torch.float64, torch.float32
 def natively(calls: int | None = None) -> Iterator[None]:
     """All calls of the modules run by the kernels, this many if that is told."""
     frt.reset_routes()
-    yield
-    native, operator, fallback = frt.routes()
-    assert native == calls if calls is not None else native
-    assert (operator, fallback) == (0, {})
+    with by_kernels(calls):
+        yield
 
 
 class Pair:
@@ -55,11 +53,7 @@ class Pair:
         return flat(module(self.x if x is None else x, one_or_all(states)))
 
     def roundings(self, times: int = 1) -> int:
-        about = {"num_layers": 1, "num_directions": 1}
-        if not self.of_cell:
-            about = {"num_layers": self.ours.num_layers, "num_directions": 1 + self.ours.bidirectional}
-        layer: Any = SimpleNamespace(state_dict=self.ours.state_dict, **about)
-        return times * roundings_of_layers(layer, 1 if self.of_cell else T, B, gradients=True)
+        return times * roundings(self.ours, 1 if self.of_cell else T, B, gradients=True)
 
     def assert_close(self, got: Any, want: Any, times: int = 1, dtype: str = "float64") -> None:
         """Lists of tensors or None, or dicts, after so many times the roundings of forward and backward."""
