@@ -20,7 +20,7 @@ from torch import nn  # noqa: E402
 from torch.nn.utils import parametrizations, parametrize, skip_init  # noqa: E402
 
 import fusedrnn.torch as frt  # noqa: E402
-from torch_agreement import by_kernels, tensors  # noqa: E402
+from torch_agreement import assert_near, by_kernels, tensors  # noqa: E402
 
 NAMES = ("LSTM", "GRU", "RNN", "LSTMCell", "GRUCell", "RNNCell")
 I, H, T, B = 4, 6, 5, 3
@@ -47,10 +47,6 @@ def same(a: Any, b: Any) -> bool:
     return all(map(torch.equal, tensors(a), tensors(b)))
 
 
-def close(a: Any, b: Any, atol: float = 1e-6) -> bool:
-    return all(torch.allclose(s, t, rtol=0, atol=atol) for s, t in zip(tensors(a), tensors(b), strict=True))
-
-
 def weight(module: Any, which: str = "weight_ih") -> Any:
     return getattr(module, weight_name(module, which))
 
@@ -64,6 +60,8 @@ def weight_name(module: Any, which: str = "weight_ih") -> str:
 
 @modules
 def test_convert_and_revert_in_place(name: str) -> None:
+    torch.set_default_dtype(torch.float64)
+
     class Own(getattr(nn, name)):  # type: ignore[misc]
         pass
 
@@ -71,7 +69,7 @@ def test_convert_and_revert_in_place(name: str) -> None:
     shared = nn.Module()
     shared.rnn = rnn
     model = nn.ModuleList([rnn, own, linear, shared])
-    x, seen = argument(name), []
+    x, seen = argument(name, torch.float64), []
     rnn.register_forward_hook(lambda *_: seen.append("hook"))
     want, parameters, keys = rnn(x), [id(p) for p in model.parameters()], list(model.state_dict())
     assert frt.convert(model) is model
@@ -81,7 +79,7 @@ def test_convert_and_revert_in_place(name: str) -> None:
     assert isinstance(rnn, getattr(nn, name))
     assert [id(p) for p in model.parameters()] == parameters
     with by_kernels():
-        assert close(rnn(x), want)
+        assert_near(rnn(x), want, rnn, T, B)
     assert seen == ["hook"] * 2
     assert list(model.state_dict()) == keys
     assert frt.revert(model) is model
@@ -102,10 +100,11 @@ def test_convert_takes_modules_alone() -> None:
 @pytest.mark.filterwarnings("ignore:RNN module weights are not part of single contiguous chunk of memory")
 @modules
 def test_parametrised_modules(name: str) -> None:
+    torch.set_default_dtype(torch.float64)
     rnn = getattr(nn, name)(I, H)
     parametrizations.weight_norm(rnn, weight_name(rnn))
     twin = copy.deepcopy(rnn)
-    x, cls = argument(name), type(rnn)
+    x, cls = argument(name, torch.float64), type(rnn)
     with torch.no_grad():
         want = rnn(x)
     frt.convert(rnn)
@@ -115,26 +114,26 @@ def test_parametrised_modules(name: str) -> None:
     assert not isinstance(twin, getattr(frt, name))
     assert list(rnn.state_dict()) == list(twin.state_dict())
     with by_kernels(2), torch.no_grad():  # torch.nn keeps what it computed, and copies no graph
-        assert close(rnn(x), want)
-        assert close(copy.deepcopy(rnn)(x), want)
+        assert_near(rnn(x), want, rnn, T, B)
+        assert_near(copy.deepcopy(rnn)(x), want, rnn, T, B)
     grads = []
     for module in (rnn, twin):
         tensors(module(x))[0].sum().backward()
         grads.append({key: p.grad for key, p in module.named_parameters()})
     assert grads[0].keys() == grads[1].keys()
-    assert all(torch.allclose(g, grads[1][key], atol=1e-5) for key, g in grads[0].items())
+    assert_near(list(grads[0].values()), list(grads[1].values()), rnn, T, B)
     parametrize.remove_parametrizations(rnn, weight_name(rnn))
     assert type(rnn) is getattr(frt, name)
     with by_kernels():
-        assert close(rnn(x), want)
+        assert_near(rnn(x), want, rnn, T, B)
     frt.freeze(rnn)
     with torch.no_grad(), by_kernels(2):
-        assert close(rnn(x), want)
-        assert close(frt.freeze(frt.convert(twin))(x), want)
+        assert_near(rnn(x), want, rnn, T, B)
+        assert_near(frt.freeze(frt.convert(twin))(x), want, rnn, T, B)
     frt.revert(twin)
     assert not isinstance(twin, getattr(frt, name))
     assert isinstance(twin, getattr(nn, name))
-    assert close(twin(x), want)
+    assert_near(twin(x), want, rnn, T, B)
 
 
 def test_models_of_further_cells_are_left_by_revert() -> None:
@@ -362,7 +361,9 @@ def test_construction(name: str, dtype: Any, way: str) -> None:
     rnn.load_state_dict(want.state_dict())
     x = argument(name, dtype)
     with by_kernels():
-        assert close(rnn(x), want(x))
+        got = rnn(x)
+    assert_near(got, want(x), rnn, T, B)
+    assert all(torch.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(tensors(got), tensors(want(x)), strict=True))
 
 
 @modules

@@ -17,7 +17,8 @@ from torch import nn  # noqa: E402
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence  # noqa: E402
 
 import fusedrnn.torch as frt  # noqa: E402
-from torch_agreement import assert_agrees, by_kernels, outcome, results, tensors  # noqa: E402
+from agreement import assert_arrays_close  # noqa: E402
+from torch_agreement import assert_agrees, assert_near, by_kernels, outcome, results, roundings, tensors  # noqa: E402
 
 LAYERS, CELLS = ("LSTM", "GRU", "RNN"), ("LSTMCell", "GRUCell", "RNNCell")
 I, H, T, B = 4, 6, 5, 3
@@ -175,11 +176,10 @@ def test_dropout_has_the_masks_of_torch(name: str, p: float, kind: str) -> None:
             seen.append(results(module, (x,)))
     assert all(np.array_equal(a, b) for a, b in zip(seen[0][0].values(), seen[2][0].values(), strict=True))
     for got, want in zip(*seen[:2], strict=True):
-        for key in want:  # a wrong mask would be off by all of a number
-            np.testing.assert_allclose(got[key], want[key], rtol=0, atol=1e-12, err_msg=key)
+        assert_arrays_close(got, want, "float64", roundings(ours, T, B, gradients=True))
     ours.eval(), theirs.eval()
     with by_kernels():
-        assert torch.allclose(tensors(ours(x))[0], tensors(theirs(x))[0], rtol=0, atol=1e-12)
+        assert_near(ours(x), theirs(x), ours, T, B)
 
 
 # What torch.nn refuses, or has no steps for.
@@ -286,7 +286,7 @@ def test_packed_rows_that_no_step_has() -> None:
     packed = PackedSequence(torch.randn(10, I, dtype=torch.float64), torch.tensor([3, 3, 3]))
     got, want = ours(packed)[0].data, theirs(packed)[0].data
     assert got.shape == want.shape == (9, H)
-    assert torch.allclose(got, want, rtol=0, atol=1e-12)
+    assert_near(got, want, ours, T, B)
 
 
 @modules
@@ -314,7 +314,7 @@ def test_attributes_changed_after_construction(name: str, value: bool) -> None:
     if isinstance(want[0], type):
         assert got == want
     else:
-        assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(tensors(got), tensors(want), strict=True))
+        assert_near(got, want, ours, T, B)
 
 
 def detached(module: Any, x: Any) -> Any:
@@ -356,7 +356,7 @@ def test_outputs_may_be_changed_in_place(name: str, batch_first: bool, bidirecti
         return  # the outputs of its LSTM are views with batch_first: what torch.nn refuses, ours may allow
     for a, b in zip(tensors(got), tensors(want), strict=True):
         assert a.requires_grad == b.requires_grad
-        assert torch.allclose(a, b, rtol=0, atol=1e-12)
+    assert_near(got, want, ours, T, B)
     first, other = tensors(got)[0], tensors(want)[0]
     assert first.stride() == other.stride()
 
@@ -390,8 +390,7 @@ def test_lengths_are_packed_sequences(name: str, batch_first: bool, dtype: Any) 
         assert torch.equal(a[:, 1], c[:, 1])
     want = torch.autograd.grad(padded.square().sum(), [x, *ours.parameters()])
     got = torch.autograd.grad(y.square().sum(), [x, *ours.parameters()])
-    for a, b in zip(got, want, strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-4 if dtype is torch.float32 else 1e-12)
+    assert_near(got, want, ours, T, B)
 
 
 @pytest.mark.parametrize(
@@ -452,9 +451,7 @@ def test_second_derivatives_of_packed_sequences(name: str, lengths: list[int], d
 
     with by_kernels(2):
         got, want = second(ours, dtype, True), second(copy.deepcopy(ours).double(), torch.float64, False)
-    for a, b in zip(got, want, strict=True):
-        scale = float(b.abs().max()) + 1
-        assert float((a - b).abs().max()) <= (1e-12 if dtype is torch.float64 else 1e-4) * scale
+    assert_near(got, want, ours, T, B, times=3)
 
 
 @pytest.mark.parametrize("name", ["LayerNormLSTM", "LayerNormGRU", "IndRNN"])
@@ -464,5 +461,4 @@ def test_packed_rows_without_a_kernel(name: str) -> None:
     want = ours(packed)
     with pytest.warns(frt.FallbackWarning, match="autocast"), torch.autocast("cpu"):
         got = ours(packed)
-    for a, b in zip(tensors(got), tensors(want), strict=True):
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-12)
+    assert_near(got, want, ours, T, B)

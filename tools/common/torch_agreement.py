@@ -31,11 +31,11 @@ def roundings(module: Any, T: int, B: int, *, gradients: bool) -> int:
 
 
 def assert_near(got: Any, want: Any, module: Any, T: int, B: int, times: int = 1) -> None:
-    """Tensors of two results of a module are as near as so many times the roundings of forward and backward allow."""
+    """Tensors of two results of a module are as near as so many times the roundings of forward and backward allow, in
+    the dtype of those that it got."""
     a, b = ({str(i): t.detach().numpy() for i, t in enumerate(tensors(tree))} for tree in (got, want))
-    dtypes = {str(array.dtype) for array in (*a.values(), *b.values())}
-    assert len(dtypes) == 1
-    assert_arrays_close(a, b, dtypes.pop(), times * roundings(module, T, B, gradients=True))
+    (dtype,) = {str(array.dtype) for array in a.values()}
+    assert_arrays_close(a, b, dtype, times * roundings(module, T, B, gradients=True))
 
 
 def tensors(value: Any) -> list[Any]:
