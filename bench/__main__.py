@@ -20,7 +20,7 @@ try:
 except ImportError:
     sys.exit("The benchmarks need rich and matplotlib: pip install '.[bench]'")
 
-from process import Missing, Worker
+from process import Missing, Worker, in_turns
 from report import Result, markdown, plot, print_tables
 from suite import GATES, MODES, Case, cases
 
@@ -64,11 +64,8 @@ def measure(case: Case, workers: dict[str, Worker], ceilings: Ceilings, rounds: 
         if worker.ask("prepare", case=case.as_dict()):
             able.append(name)
         worker.pause()
-    times: dict[str, list[float]] = {name: [] for name in able}
-    for _ in range(rounds):
-        for name in able:
-            times[name].append(1e3 * workers[name].ask("time", budget=0.05))
-            workers[name].pause()
+    seconds = in_turns({name: workers[name] for name in able}, rounds, "time", budget=0.05)
+    times = {name: [1e3 * s for s in taken] for name, taken in seconds.items()}
     ms = {name: statistics.median(t) for name, t in times.items()}
     name, floor = ceilings.binding(case)
     spread = {n: [min(t), max(t)] for n, t in times.items()}

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from process import Missing, Worker, peak_memory
+from process import Missing, Worker, in_turns, peak_memory
 from suite import GATES
 
 HERE = Path(__file__).parent
@@ -207,13 +207,9 @@ def measure(cases: list[LayerCase], threads: int, rounds: int, console: Console)
             able = [name for name, (worker, c) in turns.items() if worker.ask("prepare", case=c.as_dict())]
             for worker, _ in turns.values():
                 worker.pause()
-            times: dict[str, list[float]] = {name: [] for name in able}
-            for _ in range(rounds):
-                for name in able:
-                    times[name].append(1e3 * turns[name][0].ask("time", budget=0.1))
-                    turns[name][0].pause()
+            seconds = in_turns({name: turns[name][0] for name in able}, rounds, "time", budget=0.1)
             single.close()
-            results.append({"case": asdict(case), "ms": {n: statistics.median(t) for n, t in times.items()}})
+            results.append({"case": asdict(case), "ms": {n: 1e3 * statistics.median(s) for n, s in seconds.items()}})
             progress.advance(task)
     for worker in workers.values():
         worker.close()

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from process import Worker
+from process import Worker, in_turns
 
 SYSTEMS = ("torch.nn", "fusedrnn.torch")
 CLASSES = 10  # of the labels
@@ -207,12 +207,7 @@ def measure(cases: list[ModuleCase], rounds: int, console: Console) -> list[dict
             for worker in workers.values():
                 worker.ask("prepare", case=case.as_dict())
                 worker.pause()
-            do = "call" if case.mode == "memory" else "time"
-            taken: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-            for _ in range(rounds):
-                for name, worker in workers.items():
-                    taken[name].append(worker.ask(do, budget=0.1))
-                    worker.pause()
+            taken = in_turns(workers, rounds, "call" if case.mode == "memory" else "time", budget=0.1)
             results.append({"case": asdict(case), "taken": taken, "ratio": _ratio(taken)})
             progress.advance(task)
     versions = {k: v for worker in workers.values() for k, v in worker.versions.items()}

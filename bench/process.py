@@ -73,6 +73,16 @@ class Worker:
         self.process.wait()
 
 
+def in_turns(workers: dict[str, Worker], rounds: int, do: str, **request: Any) -> dict[str, list[Any]]:
+    """The answers of each worker, one of each in a round; the others are stopped meanwhile."""
+    answers: dict[str, list[Any]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            answers[name].append(worker.ask(do, **request))
+            worker.pause()
+    return answers
+
+
 def peak_memory(run: Callable[[], Any]) -> float:
     """Bytes that the second call needs beyond those in use before the first."""
 
