@@ -18,8 +18,9 @@ template <class F>
 struct Backward {
   using C = typename F::Compute;
   using V = Vec<C>;
-  // Gradients that the rows of a slice of k take up, so that they stay in L2 while all tiles pass over them.
-  static constexpr int64_t kSliceBytes = 512 * 1024, kLeastSlice = 16;
+  // Gradients that the rows of a slice of k, which is whole blocks, take up, so that they stay in L2 while all tiles
+  // pass over them.
+  static constexpr int64_t kSliceBytes = 512 * 1024;
   static constexpr int kMain = -1;  // in place of an extra's number
 
   const Problem<C>& p;
@@ -118,8 +119,7 @@ struct Backward {
   void run_product(const BackwardStep<C>& step, Span span, Span tiles, const StageProduct<F>& product, bool backwards) {
     if (span.size() == 0) return;
     const int64_t rows_bytes = span.size() * static_cast<int64_t>(sizeof(C)), depth = product.depth;
-    const int64_t fitting = kSliceBytes / rows_bytes;
-    const int64_t slice = depth <= fitting ? depth : fitting > kLeastSlice ? fitting : kLeastSlice;
+    const int64_t blocks = kSliceBytes / (rows_bytes * kBlock), slice = most(blocks, 1) * kBlock;
     int64_t k0 = 0;
     do {
       const int64_t left = depth - k0;

@@ -142,7 +142,8 @@ struct StageProduct {
   int64_t carried_offset;          // from this element on
 };
 
-// A slice of the product's k. The sums of all slices but the last go to `partial`, [row][tile of this worker][lane].
+// A slice of the product's k. The sums of all slices but the last go to `partial`, [row][tile of this worker][lane];
+// the last adds to the whole what the sums of the stage begin with.
 template <class F>
 struct StageOp {
   using Storage = typename F::Storage;
@@ -151,6 +152,7 @@ struct StageOp {
   using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = true;
   static constexpr int64_t gates = 1, source_stride = sizeof(BackwardRow<C>);
+  static constexpr Start<C> start{};
   const BackwardStep<C>& step;
   const CellFacts& facts;
   const StageProduct<F> product;
@@ -179,8 +181,7 @@ struct StageOp {
     const BackwardRow<C>& at = step.rows[row];
     return product.first_stage ? &at.source : &at.gradients;
   }
-  RNN_INLINE V initial(const BackwardRow<C>& row, int64_t r, int64_t tile) const {
-    if (continues) return V::load(partial_at(r, tile));
+  RNN_INLINE V initial(const BackwardRow<C>& row, int64_t tile) const {
     const auto lanes = lanes_of<V>(tile, product.units);
     const int64_t unit = tile * V::width;
     if (product.carried_state >= 0) {
@@ -191,36 +192,39 @@ struct StageOp {
     return product.add_carried ? dy + V::load(row.carried[0] + unit, lanes) : dy;
   }
   RNN_INLINE void fill(const Area& area, C* sums) const {
-    for_each_tile(
-        area, [&](int64_t row) { return step.rows[row]; },
-        [&](const BackwardRow<C>& at, int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
-          initial(at, row, tile).store(sums);
-          sums += V::width;
-        });
-  }
-  RNN_INLINE void fetch_start(const Area& area) const {
-    if (continues || !is_dh()) return;
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
-      if (step.rows[row].dy) __builtin_prefetch(step.rows[row].dy + tile * V::width);
+      V::load(partial_at(row, tile)).store(sums);
+      sums += V::width;
     });
   }
   RNN_INLINE void fetch_end(const Area& area) const {
     if (!last || !product.pointwise) return;
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const BackwardRow<C>& at = step.rows[row];
+      if (is_dh() && at.dy) __builtin_prefetch(at.dy + tile * V::width);
       if (facts.states > 1) __builtin_prefetch(at.before[1] + tile * V::width);
       for (int k = 0; k < facts.slots; ++k) __builtin_prefetch(at.slots + k * step.hidden + tile * V::width);
       for (int k = 0; k < facts.columns; ++k) prefetch_write(at.gradients + k * step.hidden + tile * V::width);
     });
   }
-  RNN_INLINE void end(const Area& area, const C* sums) const {
-    if (last && product.pointwise) {
-      return product.pointwise(step, {area.row, area.row + area.rows}, {area.tile, area.tile + area.tiles}, sums);
+  RNN_INLINE void end(const Area& area, C* sums) const {
+    if (!last) {
+      return for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+        V::load(sums).store(partial_at(row, tile));
+        sums += V::width;
+      });
     }
-    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
-      V::load(sums).store(last ? step.extra_at(product.extra, row, tile) : partial_at(row, tile));
-      sums += V::width;
-    });
+    C* sum = sums;
+    for_each_tile(
+        area, [&](int64_t row) { return step.rows[row]; },
+        [&](const BackwardRow<C>& at, int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+          const V whole = initial(at, tile) + V::load(sum);
+          whole.store(product.pointwise ? sum : step.extra_at(product.extra, row, tile));
+          sum += V::width;
+        });
+    if (product.pointwise) {
+      product.pointwise(step, {area.row, area.row + area.rows}, {area.tile, area.tile + area.tiles}, sums);
+    }
   }
 };
 

@@ -26,7 +26,7 @@ struct InputGradientOp {
   using V = Vec<C>;
   static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = true;
   static constexpr int64_t gates = 1, source_stride = sizeof(const C*), source_offset = 0;
-  static constexpr const Sums<const C>* from = kFromZero<C>;
+  static constexpr Start<C> start{};
   WeightMatrix<Storage, Compute> weights;
   int64_t depth;
   const C* const* d;
@@ -39,7 +39,6 @@ struct InputGradientOp {
       : weights(packed), depth(k_count), d(d_rows), to(to_rows), input(width), adds(add) {}
 
   RNN_INLINE const C* const* sources(int64_t row) const { return d + row; }
-  RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area& area) const {
     for_each_tile(area,
                   [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA { prefetch_write(to[row] + tile * V::width); });
@@ -64,7 +63,7 @@ struct WeightGradientOp {
   using V = Vec<C>;
   static constexpr bool kColumns = true, kFills = false, kDirect = false, kCold = true;
   static constexpr int64_t gates = 1, column_stride = kStrip;
-  static constexpr const Sums<const C>* from = kFromZero<C>;
+  static constexpr Start<C> start{};
   WeightMatrix<C, C> weights;  // v
   int64_t depth;
   const C* d;  // [k][kStrip]
@@ -83,7 +82,6 @@ struct WeightGradientOp {
         add(adds) {}
 
   RNN_INLINE const C* columns(int64_t row, int64_t k) const { return d + k * kStrip + row; }
-  RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area& area) const {
     for_each_tile(area, [&](int64_t row, int64_t tile)
                             RNN_INLINE_LAMBDA { prefetch_write(to + row * stride + tile * V::width); });
@@ -254,13 +252,23 @@ struct Batched {
     sweep(op, {0, n}, {0, tiles_of<V>(width)});
   }
 
+  // A sum in the order of the micro-kernel: add(sum, k) over k < count.
+  template <class Add>
+  static RNN_INLINE V sum_in_blocks(int64_t count, Add&& add) {
+    V sum(0);
+    for (int64_t k = 0; k < count;) {
+      V block(0);
+      for (const int64_t end = count - k < kBlock ? count : k + kBlock; k < end; ++k) block = add(block, k);
+      sum = sum + block;
+    }
+    return sum;
+  }
+
   void add_sums(C* dbias, int64_t first_row, int64_t n, int64_t count, bool add) {
     for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {
       const auto lanes = lanes_of<V>(tile, n);
-      V sum(0);
-      for (int64_t k = 0; k < count; ++k) {
-        sum = sum + V::load(columns + k * kStrip + tile * V::width, lanes);
-      }
+      const V sum = sum_in_blocks(
+          count, [&](V so_far, int64_t k) { return so_far + V::load(columns + k * kStrip + tile * V::width, lanes); });
       C* target = dbias + first_row + tile * V::width;
       (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
     }
@@ -270,11 +278,10 @@ struct Batched {
   void add_scaled_sums(C* dvector, const C* const* factor, int64_t first, int64_t n, int64_t count, bool add) {
     for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {
       const auto lanes = lanes_of<V>(tile, n);
-      V sum(0);
-      for (int64_t k = 0; k < count; ++k) {
-        sum = fma(V::load(columns + k * kStrip + tile * V::width, lanes),
-                  V::load(factor[k] + first + tile * V::width, lanes), sum);
-      }
+      const V sum = sum_in_blocks(count, [&](V so_far, int64_t k) {
+        return fma(V::load(columns + k * kStrip + tile * V::width, lanes),
+                   V::load(factor[k] + first + tile * V::width, lanes), so_far);
+      });
       C* target = dvector + first + tile * V::width;
       (add ? V::load(target, lanes) + sum : sum).store(target, lanes);
     }

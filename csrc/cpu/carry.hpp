@@ -13,8 +13,9 @@ struct CarryOp {
   using Compute = typename F::Compute;
   using C = Compute;
   using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = false;
+  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = false;
   static constexpr int64_t gates = 1, source_stride = sizeof(const C*);
+  static constexpr Start<C> start{};
   WeightMatrix<Storage, Compute> weights;  // transposed (problem.hpp, PackedWeights)
   int64_t depth;
   const C* const* d;
@@ -29,22 +30,19 @@ struct CarryOp {
       : weights(packed), depth(k_count), d(d_rows), source_offset(d_offset), to(to_rows), units(to_units), add(adds) {}
 
   RNN_INLINE const C* const* sources(int64_t row) const { return d + row; }
-  RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area&) const {}
-  RNN_INLINE void fill(const Area& area, C* sums) const {
-    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
-      (add ? V::load(to[row] + tile * V::width, lanes_of<V>(tile, units)) : V(0)).store(sums);
-      sums += V::width;
-    });
-  }
   RNN_INLINE void end(const Area& area, const C* sums) const {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      const auto lanes = lanes_of<V>(tile, units);
       const int64_t unit = tile * V::width;
+      const V sum = V::load(sums), all = add ? V::load(to[row] + unit, lanes) + sum : sum;
       if (first <= unit) {
-        V::load(sums).store(to[row] + unit, lanes_of<V>(tile, units));
+        all.store(to[row] + unit, lanes);
       } else {
+        alignas(64) C some[V::width];
+        all.store(some);
         const int64_t last = unit + V::width < units ? unit + V::width : units;
-        for (int64_t u = first; u < last; ++u) to[row][u] = sums[u - unit];
+        for (int64_t u = first; u < last; ++u) to[row][u] = some[u - unit];
       }
       sums += V::width;
     });

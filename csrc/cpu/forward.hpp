@@ -155,10 +155,6 @@ struct Forward {
         meet(worker.step_barrier);
       }
       step.pre += size;
-      for (auto& op : others) {
-        if (op) op->advance(size);
-      }
-      for (int phase = 0; phase < f.phases; ++phase) lasts[phase]->advance(size);
     }
   }
 

@@ -63,10 +63,7 @@ struct ForwardStep {
   RNN_INLINE C* pre_at(int64_t row, int64_t tile) const {
     return pre + (tile - tile0) * pre_stride + row * gates * Vec<C>::width;
   }
-  Sums<C> pre_sums(int64_t gate) const {
-    const int64_t line = gates * Vec<C>::width;
-    return {pre + gate * Vec<C>::width - tile0 * pre_stride, line, pre_stride};
-  }
+  Sums<C> pre_sums() const { return {pre - tile0 * pre_stride, gates * Vec<C>::width, pre_stride}; }
 };
 
 // Runs a phase's pointwise step on the sums [row][tile][gate][lane] of its last product.
@@ -109,26 +106,37 @@ struct ForwardAt {
   }
 };
 
-// The gates that a phase's last product ends with.
+// The last product of a phase.
 template <class Cell>
-constexpr int gates_of_phase(int phase) {
-  int gates = 0;
-  for (int i = 0; i < Cell::kProducts; ++i) gates = Cell::product(i).phase == phase ? Cell::product(i).gates : gates;
-  return gates;
+constexpr int last_product(int phase) {
+  int last = 0;
+  for (int i = 0; i < Cell::kProducts; ++i) last = Cell::product(i).phase == phase ? i : last;
+  return last;
+}
+
+// Whether the sums of the j-th gate of a product are added to the input's part of the gate.
+template <class Cell>
+constexpr bool adds_to_pre(int product, int j) {
+  return product != Cell::kProjection && !Cell::split(Cell::product(product).first_gate + j);
 }
 
 template <class Cell, class C, int Phase, bool kTrain>
 void forward_pointwise(const ForwardStep<C>& step, Span span, Span tiles, const C* sums) {
   using V = Vec<C>;
-  constexpr int G = gates_of_phase<Cell>(Phase);
+  constexpr int kProduct = last_product<Cell>(Phase), G = Cell::product(kProduct).gates;
+  constexpr int kFirst = Cell::product(kProduct).first_gate;
   const int64_t hidden = step.hidden;
   for (int64_t r = span.first; r < span.last; ++r) {
     const ForwardRow<C> row = step.rows[r];
     for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += G * V::width) {
+      const ForwardAt<Cell, C, kTrain> at{
+          row, step, r, tile * V::width, hidden, step.pre_at(r, tile), lanes_of<V>(tile, step.units)};
       V a[G];
-      RNN_UNROLL for (int g = 0; g < G; ++g) a[g] = V::load(sums + g * V::width);
-      Cell::template forward<Phase>(a, ForwardAt<Cell, C, kTrain>{row, step, r, tile * V::width, hidden,
-                                                                  step.pre_at(r, tile), lanes_of<V>(tile, step.units)});
+      RNN_UNROLL for (int g = 0; g < G; ++g) {
+        a[g] = V::load(sums + g * V::width);
+        if (adds_to_pre<Cell>(kProduct, g)) a[g] = at.pre(kFirst + g) + a[g];
+      }
+      Cell::template forward<Phase>(a, at);
     }
   }
 }
@@ -157,26 +165,29 @@ struct ProjectOp {
   WeightMatrix<Storage, Compute> weights;
   int64_t depth, gates;
   const C* const* x;
-  Sums<const C> from[kMaxGates];
+  Start<C> start;
   Sums<C> to;
 
   ProjectOp(const Problem<C>& p, const PackedWeights<F>& packed, const ForwardStep<C>& step, const C* const* x_rows)
-      : weights(packed.ih), depth(p.input), gates(step.gates), x(x_rows), to(step.pre_sums(0)) {
-    for (int64_t g = 0; g < gates; ++g) from[g] = {packed.bias_pre + g * V::width, 0, gates * V::width};
-  }
+      : weights(packed.ih),
+        depth(p.input),
+        gates(step.gates),
+        x(x_rows),
+        start{packed.bias_pre, gates * V::width},
+        to(step.pre_sums()) {}
   RNN_INLINE const C* const* sources(int64_t row) const { return x + row; }
-  RNN_INLINE void fetch_start(const Area&) const {}
   RNN_INLINE void fetch_end(const Area&) const {}
 };
 
-// Common to the recurrent products of a phase: where rows lie, and that sums start from the input's part.
+// Common to the recurrent products of a phase: where rows lie, and that gates whose parts stay apart have a bias of
+// their own.
 template <class F>
 struct RecurrentProduct {
   using Storage = typename F::Storage;
   using Compute = typename F::Compute;
   using C = Compute;
   using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = false, kCold = false;
+  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = false;
   static constexpr int64_t source_stride = sizeof(ForwardRow<C>);
   WeightMatrix<Storage, Compute> weights;
   int64_t depth, gates;
@@ -184,31 +195,23 @@ struct RecurrentProduct {
   const CellFacts& facts;
   std::size_t source;  // where in a ForwardRow the pointer is
   int64_t source_offset, first_gate;
-  bool adds;  // to the input's part of its gates; a projection has none, and begins at zero
-  Sums<const C> from[kMaxGates] = {};
+  bool adds;  // to the input's part of its gates; a projection has none
+  Start<C> start;
 
   RecurrentProduct(const Problem<C>& p, const PackedWeights<F>& packed, const ForwardStep<C>& s, const CellFacts& f,
                    int index)
-      : step(s), facts(f) {
+      : step(s), facts(f), adds(index != f.projection) {
     assert(index >= 0 && index < fusedrnn::kMaxProducts);
     const fusedrnn::Product& product = f.product[index];
     weights = packed.hh[index];
     depth = fusedrnn::operand_size(product.from, product.depth, p.hidden, p.proj);
     gates = product.gates;
-    adds = index != f.projection;
     first_gate = product.first_gate;
     source_offset = product.from == From::slots ? product.slot * p.hidden : 0;
     source = ForwardRow<C>::place_of(product.from);
-    const int64_t line = s.gates * V::width;
-    for (int64_t g = 0; g < gates; ++g) {
-      const int64_t gate = first_gate + g;
-      if (!adds)
-        from[g] = kFromZero<C>[0];
-      else if (f.split[gate])
-        from[g] = {packed.bias_rec + gate * V::width, 0, line};
-      else
-        from[g] = {s.pre_sums(gate).at, line, s.pre_stride};
-    }
+    bool is_split = false;
+    for (int64_t g = 0; g < gates; ++g) is_split = is_split || f.split[first_gate + g];
+    if (is_split) start = {packed.bias_rec + first_gate * V::width, s.gates * V::width};
   }
   // Leaves out the units before this one, which the units of a clock do not see.
   void begin_at(int64_t unit) {
@@ -216,21 +219,12 @@ struct RecurrentProduct {
     depth -= unit;
     source_offset = unit;
   }
-  // The next step's part of `pre` begins this many elements later; biases, whose rows lie 0 apart, stay where they are.
-  RNN_INLINE void advance(int64_t elements) {
-    for (int64_t g = 0; g < gates; ++g) {
-      if (from[g].row > 0) from[g].at += elements;
-    }
-  }
   RNN_INLINE const C* const* sources(int64_t row) const {
     return reinterpret_cast<const C* const*>(reinterpret_cast<const char*>(step.rows + row) + source);
   }
-  RNN_INLINE void fetch_start(const Area& area) const {
-    if (!adds) return;
-    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
-      const C* const pre = step.pre_at(row, tile) + first_gate * V::width;
-      for (int64_t gate = 0; gate < gates; ++gate) __builtin_prefetch(pre + gate * V::width);
-    });
+  RNN_INLINE void fetch_pre(int64_t row, int64_t tile) const {
+    const C* const pre = step.pre_at(row, tile) + first_gate * V::width;
+    for (int64_t gate = 0; gate < gates; ++gate) __builtin_prefetch(pre + gate * V::width);
   }
 };
 
@@ -238,24 +232,26 @@ struct RecurrentProduct {
 template <class F>
 struct AccumulateOp : RecurrentProduct<F> {
   using C = typename F::Compute;
-  static constexpr bool kDirect = true;
-  Sums<C> to;
+  using V = Vec<C>;
+  using RecurrentProduct<F>::RecurrentProduct;
 
-  AccumulateOp(const Problem<C>& p, const PackedWeights<F>& packed, const ForwardStep<C>& step, const CellFacts& f,
-               int index)
-      : RecurrentProduct<F>(p, packed, step, f, index), to(step.pre_sums(this->first_gate)) {}
-  RNN_INLINE void advance(int64_t elements) {
-    RecurrentProduct<F>::advance(elements);
-    to.at += elements;
+  RNN_INLINE void fetch_end(const Area& area) const {
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA { this->fetch_pre(row, tile); });
   }
-  RNN_INLINE void fetch_end(const Area&) const {}
+  RNN_INLINE void end(const Area& area, const C* sums) const {
+    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
+      C* const pre = this->step.pre_at(row, tile) + this->first_gate * V::width;
+      for (int64_t g = 0; g < this->gates; ++g, sums += V::width) {
+        (V::load(pre + g * V::width) + V::load(sums)).store(pre + g * V::width);
+      }
+    });
+  }
 };
 
 // A phase's last product, and the cell's pointwise step on its sums.
 template <class F>
 struct PhaseOp : RecurrentProduct<F> {
   using C = typename F::Compute;
-  static constexpr bool kDirect = false;
   ForwardPointwise<C> pointwise;
 
   PhaseOp(const Problem<C>& p, const PackedWeights<F>& packed, const ForwardStep<C>& step, const CellFacts& f,
@@ -264,6 +260,7 @@ struct PhaseOp : RecurrentProduct<F> {
   RNN_INLINE void fetch_end(const Area& area) const {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const ForwardRow<C>& at = this->step.rows[row];
+      if (this->adds) this->fetch_pre(row, tile);
       prefetch_write(at.h + tile * Vec<C>::width);
       if (this->facts.states > 1) __builtin_prefetch(at.before[1] + tile * Vec<C>::width);
     });

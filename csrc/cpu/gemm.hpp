@@ -1,6 +1,7 @@
-// The micro-kernel: R rows times NT tiles of G gates, accumulated in registers over k = 0..K-1 in that order, each
-// output element one chain of fused multiply-adds. Weights are stored as S, all else is C. It knows neither cells nor
-// the purpose of the product: sums come from memory and go to memory, so that one set of kernels serves every cell.
+// The micro-kernel: R rows times NT tiles of G gates, accumulated in registers over k = 0..K-1 in *blocks* of kBlock.
+// Each output element is, block after block, one chain of fused multiply-adds from zero, which is added to the sum.
+// Weights are stored as S, all else is C. It knows neither cells nor the purpose of the product: sums come from memory
+// and go to memory, so that one set of kernels serves every cell.
 #pragma once
 
 #include <cstdint>
@@ -10,9 +11,14 @@
 
 namespace {
 
+using fusedrnn::kBlock;
 using fusedrnn::kMaxGates;
 
 constexpr int kCacheLine = 64;
+
+// Keeps gcc from computing dozens of addresses from these two before a long loop that precedes their use, and from
+// spilling them meanwhile.
+#define RNN_HERE(pointer, stride) __asm__ volatile("" : "+r"(pointer), "+r"(stride))
 
 // Which R and NT are compiled for G gates.
 struct Shapes {
@@ -50,7 +56,10 @@ struct ShapeTables {
 };
 constexpr ShapeTables kShapes;
 
-// Sums in memory. Those of row r and tile t are at `at + r * row + t * tile`.
+template <class T>
+alignas(64) constexpr T kZeros[kMaxGates * Vec<T>::width] = {};
+
+// Sums in memory: [gate][lane] of row r and tile t are at `at + r * row + t * tile`.
 template <class T>
 struct Sums {
   T* at;
@@ -58,10 +67,18 @@ struct Sums {
   RNN_INLINE T* of(std::int64_t r, std::int64_t t) const { return at + r * row + t * tile; }
 };
 
-// One kernel's part of a product: `depth` steps of k for the rows from `row` on, and the tiles from `tile` on. The
-// rows' elements are found through an array whose entries hold a pointer each, `source_stride` bytes apart; with
-// kColumns they lie side by side, one row after the other at `columns + k * column_stride`. `next` is memory that is
-// wanted soon: with kFetch, one cache line of it is fetched into L2 with each k.
+// What the sums of all rows begin with: [gate][lane] of tile t is at `at + t * tile`.
+template <class C>
+struct Start {
+  const C* at = kZeros<C>;
+  std::int64_t tile = 0;
+  RNN_INLINE Start of(std::int64_t t) const { return {at + t * tile, tile}; }
+};
+
+// One kernel's part of a product: `depth` steps of k, from the first of a block on. The rows' elements are found
+// through an array whose entries hold a pointer each, `source_stride` bytes apart; with kColumns they lie side by side,
+// one row after the other at `columns + k * column_stride`. `next` is memory that is wanted soon: with kFetch, one
+// cache line of it is fetched into L2 with each k.
 //
 // Everything that differs from kernel to kernel is plain arithmetic here, no loop or branch of the caller's: after a
 // long loop over k the branch predictor remembers nothing of what went before.
@@ -73,10 +90,9 @@ struct Part {
   std::int64_t source_stride, source_offset;
   const C* columns;
   std::int64_t column_stride;
-  const Sums<const C>* from;  // where the sums of each gate begin,
-  std::int64_t from_row, from_tile;
-  Sums<C> to;  // and where they go, gate after gate
-  std::int64_t to_row, to_tile;
+  Start<C> start;  // of the first block, from the first tile on
+  Sums<C> to;      // from the first row and tile on
+  bool adds;       // to the sums that are there; else they are overwritten
   const S* next;
 };
 
@@ -85,13 +101,6 @@ void micro_kernel(const Part<S, C>& part) {
   using V = Vec<C>;
   constexpr int N = NT * G;
   constexpr std::int64_t kLine = kCacheLine / sizeof(S);  // elements
-
-  V acc[R * N];
-  RNN_UNROLL for (int g = 0; g < G; ++g) {
-    const Sums<const C> from = part.from[g];
-    const C* const at = from.of(part.from_row, part.from_tile);
-    RNN_UNROLL for (int j = 0; j < R * NT; ++j) acc[j * G + g] = V::load(at + j / NT * from.row + j % NT * from.tile);
-  }
 
   const WeightReader<V, S> weights(part.weights);
   const std::int64_t stride = part.weights.tile_stride, depth = part.depth, column_stride = part.column_stride;
@@ -105,36 +114,52 @@ void micro_kernel(const Part<S, C>& part) {
       source[r] = *reinterpret_cast<const C* const*>(entry) + part.source_offset;
     }
   }
-
-  for (std::int64_t k = 0; k < depth; ++k) {
-    if (R < N) {
-      V a[R];
-      RNN_UNROLL for (int r = 0; r < R; ++r) a[r] = V(kColumns ? column[r] : source[r][k]);
-      RNN_UNROLL for (int j = 0; j < N; ++j) {
-        const V b = weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G, k);
-        RNN_UNROLL for (int r = 0; r < R; ++r) acc[r * N + j] = fma(a[r], b, acc[r * N + j]);
-      }
-    } else {
-      V b[N];
-      RNN_UNROLL for (int j = 0; j < N; ++j) b[j] =
-          weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G, k);
-      RNN_UNROLL for (int r = 0; r < R; ++r) {
-        const V a(kColumns ? column[r] : source[r][k]);
-        RNN_UNROLL for (int j = 0; j < N; ++j) acc[r * N + j] = fma(a, b[j], acc[r * N + j]);
-      }
-    }
-    line += G * V::width;
-    if (kColumns) column += column_stride;
-    if (kFetch) {
-      __builtin_prefetch(next, 0, 2);
-      next += kLine;
-    }
-  }
-
   const Sums<C> to = part.to;
-  C* const at = to.of(part.to_row, part.to_tile);
-  RNN_UNROLL for (int j = 0; j < R * N; ++j) {
-    acc[j].store(at + j / N * to.row + (j % N) / G * to.tile + j % G * V::width);
+  Start<C> start = part.start;
+  bool adds = part.adds;
+  for (std::int64_t k = 0;;) {
+    const std::int64_t end = depth - k < kBlock ? depth : k + kBlock;
+    V acc[R * N];
+    RNN_UNROLL for (int j = 0; j < N; ++j) {
+      const V first = V::load(start.at + j / G * start.tile + j % G * V::width);
+      RNN_UNROLL for (int r = 0; r < R; ++r) acc[r * N + j] = first;
+    }
+    for (; k < end; ++k) {
+      if (R < N) {
+        V a[R];
+        RNN_UNROLL for (int r = 0; r < R; ++r) a[r] = V(kColumns ? column[r] : source[r][k]);
+        RNN_UNROLL for (int j = 0; j < N; ++j) {
+          const V b = weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G, k);
+          RNN_UNROLL for (int r = 0; r < R; ++r) acc[r * N + j] = fma(a[r], b, acc[r * N + j]);
+        }
+      } else {
+        V b[N];
+        RNN_UNROLL for (int j = 0; j < N; ++j) b[j] =
+            weights.load(line + (j / G) * stride + (j % G) * V::width, j / G, j % G, k);
+        RNN_UNROLL for (int r = 0; r < R; ++r) {
+          const V a(kColumns ? column[r] : source[r][k]);
+          RNN_UNROLL for (int j = 0; j < N; ++j) acc[r * N + j] = fma(a, b[j], acc[r * N + j]);
+        }
+      }
+      line += G * V::width;
+      if (kColumns) column += column_stride;
+      if (kFetch) {
+        __builtin_prefetch(next, 0, 2);
+        next += kLine;
+      }
+    }
+    C* at = to.at;
+    std::int64_t row = to.row;
+    RNN_HERE(at, row);
+    RNN_UNROLL for (int r = 0; r < R; ++r, at += row) {
+      RNN_UNROLL for (int j = 0; j < N; ++j) {
+        C* const sum = at + j / G * to.tile + j % G * V::width;
+        (adds ? V::load(sum) + acc[r * N + j] : acc[r * N + j]).store(sum);
+      }
+    }
+    if (k == depth) return;
+    adds = true;
+    start = Start<C>{};
   }
 }
 

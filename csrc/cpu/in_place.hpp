@@ -1,6 +1,7 @@
-// Products of few rows with weights that are read where they lie, row-major: parts of a matrix are packed into L1 on
-// the way, so that sums have the order, and the bits, of packed weights. A part is of some 16 rows of the matrix, as
-// memory gives half its rate to a reader of 32 rows side by side (bench/NOTES.md).
+// Products of few rows with weights that are read where they lie, row-major: parts of a matrix, a block of k and a few
+// tiles, are packed into L1 on the way, so that sums have the order, and the bits, of packed weights. Packing reads
+// some 16 rows of the matrix at a time, as memory gives half its rate to a reader of 32 rows side by side
+// (bench/NOTES.md).
 #pragma once
 
 #include "pack.hpp"
@@ -13,9 +14,9 @@ struct InPlaceSweep {
   using S = typename Op::Storage;
   using C = typename Op::Compute;
   using V = Vec<C>;
-  static constexpr std::int64_t kRowsOfPart = 16;
-  static constexpr std::int64_t kPartSize = 8 * kRowsOfPart * V::width;  // elements of a packed part
-  static constexpr std::int64_t kMostTiles = 64;                         // whose sums are kept
+  static constexpr int kLogTiles = 2;                                          // of a part, at most
+  static constexpr std::int64_t kPartSize = (kBlock << kLogTiles) * V::width;  // elements of a packed part
+  static constexpr std::int64_t kMostTiles = 64;                               // whose sums are kept
 
   const Op& op;
   const RowMatrix<C>& m;
@@ -25,17 +26,16 @@ struct InPlaceSweep {
 
   explicit InPlaceSweep(const Op& of) : op(of), m(*of.weights.rows), line(of.gates * V::width) {}
 
+  bool continues() const {
+    if constexpr (Op::kFills) return op.continues;
+    return false;
+  }
   void begin(const Area& area) {
     if constexpr (Op::kFills) {
-      op.fill(area, sums);
-    } else {
-      C* to = sums;
-      for_each_tile(area, [&](std::int64_t row, std::int64_t tile) {
-        for (std::int64_t g = 0; g < op.gates; ++g, to += V::width) V::load(op.from[g].of(row, tile)).store(to);
-      });
+      if (op.continues) op.fill(area, sums);
     }
   }
-  void end(const Area& area) const {
+  void end(const Area& area) {
     if constexpr (Op::kDirect) {
       const C* from = sums;
       for_each_tile(area, [&](std::int64_t row, std::int64_t tile) {
@@ -54,45 +54,48 @@ struct InPlaceSweep {
     assert(count * (part.tile1 - part.tile0) * V::width <= kPartSize);
     pack_part(packed, one, {part.tile0, part.tile1, op.weights.k + part.k0, op.weights.k + part.k1});
     C* const at = sums + (part.tile0 - area.tile) * line + gate * V::width;
-    const Sums<const C> from{at, width, line};
     Part<S, C> kernel{};
     kernel.weights = {packed, count * V::width};
     kernel.depth = count;
     kernel.sources = op.sources(area.row);
     kernel.source_stride = op.source_stride;
     kernel.source_offset = op.source_offset + part.k0;
-    kernel.from = &from;
+    if (part.k0 == 0) kernel.start = {op.start.of(part.tile0).at + gate * V::width, op.start.tile};
     kernel.to = {at, width, line};
+    kernel.adds = part.k0 > 0 || continues();
     kernels_of<S, C, false>(1)[area.rows - 1].by_tiles[0][log](kernel);
   }
 
   // A matrix whose rows hold k: a tile at a time, a gate at a time.
   void run_along_rows(const Area& area) {
-    constexpr std::int64_t kDepth = 4 * kRowsOfPart;
     for (std::int64_t gate = 0; gate < op.gates; ++gate) {
       RowMatrix<C> one = m;
       one.block[0] = m.block[gate];
       one.blocks = 1;
-      for (std::int64_t k = 0; k < op.depth; k += kDepth) {
-        const std::int64_t end = k + kDepth < op.depth ? k + kDepth : op.depth;
+      std::int64_t k = 0;
+      do {
+        const std::int64_t end = k + kBlock < op.depth ? k + kBlock : op.depth;
         multiply(area, one, gate, {area.tile, area.tile + 1, k, end}, 0);
-      }
+        k += kBlock;
+      } while (k < op.depth);
     }
   }
 
-  // A matrix whose rows hold units: some rows at a time, a few tiles at a time.
+  // A matrix whose rows hold units: a few tiles at a time.
   void run_across_rows(const Area& area) {
     const std::int64_t last = area.tile + area.tiles;
-    const int widest = kShapes.log_tiles[1][area.rows] < 3 ? kShapes.log_tiles[1][area.rows] : 3;
-    for (std::int64_t k = 0; k < op.depth; k += kRowsOfPart) {
-      const std::int64_t end = k + kRowsOfPart < op.depth ? k + kRowsOfPart : op.depth;
+    const int widest = kShapes.log_tiles[1][area.rows] < kLogTiles ? kShapes.log_tiles[1][area.rows] : kLogTiles;
+    std::int64_t k = 0;
+    do {
+      const std::int64_t end = k + kBlock < op.depth ? k + kBlock : op.depth;
       for (std::int64_t tile = area.tile; tile < last;) {
         int log = widest;
         while (1 << log > last - tile) --log;
         multiply(area, m, 0, {tile, tile + (1 << log), k, end}, log);
         tile += 1 << log;
       }
-    }
+      k += kBlock;
+    } while (k < op.depth);
   }
 
   void run(Span rows, Span tiles) {

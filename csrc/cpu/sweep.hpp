@@ -5,12 +5,14 @@
 //   gates, WeightMatrix<Storage, Compute> weights, std::int64_t depth     depth = K
 //   sources(row), source_stride, source_offset   kColumns false (gemm.hpp): where element 0 of a row is
 //   columns(row, k), column_stride               kColumns true
-//   const Sums<const Compute>* from  where the sums of each gate begin, counted from row 0 and tile 0
-//   kFills                  if they lie nowhere: fill(area, sums) makes them
+//   Start<Compute> start    what the sums of all rows begin with, from tile 0 on
+//   kFills                  where the product is one part of several: if it `continues`, fill(area, sums) gives the
+//   sums
+//                           so far, to which it adds
 //   kDirect                 whether the kernel itself stores the sums where they belong: in `to`, from row 0, tile 0 on
 //   end(area, sums)         else: takes the sums [row][tile][gate][lane]
-//   kCold                   whether the memory that fill and end touch is far away
-//   fetch_start(area), fetch_end(area)   prefetch it
+//   kCold                   whether the memory that end touches is far away
+//   fetch_end(area)         prefetches it
 #pragma once
 
 #include <cassert>
@@ -65,13 +67,6 @@ RNN_INLINE void prefetch_write(const T* p) {
   __builtin_prefetch(p, 1);
 }
 
-template <class T>
-alignas(64) constexpr T kZeroVector[Vec<T>::width] = {};
-
-// For Ops of one gate whose sums begin at zero.
-template <class T>
-constexpr Sums<const T> kFromZero[1] = {{kZeroVector<T>, 0, 0}};
-
 // Rows cut evenly into groups of at most `most`, so that no group is much smaller than the registers allow.
 struct Groups {
   std::int64_t count, size, larger;  // the first `larger` groups have size + 1 rows
@@ -99,39 +94,64 @@ struct TileSweep {
   const Groups& groups;
   bool fetch;
 
-  static std::int64_t parts_of(std::size_t bytes) {
-    return bytes <= kNearestBytes ? 1 : static_cast<std::int64_t>((bytes + kNearestBytes - 1) / kNearestBytes);
+  // How many k of so many bytes each stay in L1: whole blocks.
+  static std::int64_t near_depth(std::size_t bytes) {
+    const auto blocks = static_cast<std::int64_t>(kNearestBytes / (bytes * kBlock));
+    return (blocks > 1 ? blocks : 1) * kBlock;
+  }
+
+  // What all kernels of a sweep have in common.
+  Part<S, C> part_of(std::int64_t line, std::int64_t width) const {
+    Part<S, C> part;
+    if constexpr (Op::kColumns)
+      part.column_stride = op.column_stride;
+    else
+      part.source_stride = op.source_stride;
+    if constexpr (Op::kDirect)
+      part.to = op.to;
+    else
+      part.to = {nullptr, width, line};
+    return part;
+  }
+  // Sets where the rows of a part lie, from this row and k on.
+  RNN_INLINE void find_rows(Part<S, C>& part, std::int64_t row, std::int64_t k) const {
+    if constexpr (Op::kColumns) {
+      part.columns = op.columns(row, k);
+    } else {
+      part.sources = op.sources(row);
+      part.source_offset = op.source_offset + k;
+    }
+  }
+  RNN_INLINE void find_sums(Part<S, C>& part, std::int64_t row, std::int64_t tile, C* sums) const {
+    if constexpr (Op::kDirect)
+      part.to.at = op.to.of(row, tile);
+    else
+      part.to.at = sums;
+  }
+  // Whether the sums go on from what fill gives.
+  RNN_INLINE bool continues() const {
+    if constexpr (Op::kFills) return op.continues;
+    return false;
+  }
+  RNN_INLINE void fill(const Area& area, C* sums) const {
+    if constexpr (Op::kFills) op.fill(area, sums);
   }
 
   // [group0, group1) begin at `row`; `tile` is 1 << log tiles wide; tile_after is the one whose turn comes next.
   void run(std::int64_t row, std::int64_t group0, std::int64_t group1, std::int64_t tile, int log,
            std::int64_t tile_after) const {
     const std::int64_t gates = op.gates, line = gates * V::width, width = line << log;
-    const std::int64_t parts = group1 - group0 == 1 ? 1 : parts_of(op.depth * width * sizeof(S));
+    const std::int64_t most = group1 - group0 == 1 ? op.depth : near_depth(static_cast<std::size_t>(width) * sizeof(S));
     const KernelRow<S, C>* const kernels = kernels_of<S, C, Op::kColumns>(static_cast<int>(gates));
     alignas(64) C sums[kGroupsTogether * kMostSums * V::width];
-    Sums<const C> from_sums[kMaxGates];
-    for (std::int64_t g = 0; g < gates; ++g) from_sums[g] = {sums + g * V::width, width, line};
-    Part<S, C> part;
-    if constexpr (Op::kColumns)
-      part.column_stride = op.column_stride;
-    else
-      part.source_stride = op.source_stride;
-    for (std::int64_t i = 0; i < parts; ++i) {
-      const std::int64_t k0 = i == 0 ? 0 : op.depth * i / parts;
-      const std::int64_t k1 = i + 1 == parts ? op.depth : op.depth * (i + 1) / parts;
-      const bool first = i == 0, last = i + 1 == parts, from_op = first && !Op::kFills;
+    Part<S, C> part = part_of(line, width);
+    for (std::int64_t k0 = 0;; k0 += most) {
+      const std::int64_t k1 = op.depth - k0 <= most ? op.depth : k0 + most;
+      const bool first = k0 == 0, last = k1 == op.depth, goes_on = first && continues();
       part.depth = k1 - k0;
       part.weights = moved(op.weights.packed, tile, k0 * line);
-      part.from = from_sums;
-      part.from_tile = part.to_tile = 0;
-      if constexpr (!Op::kFills) {
-        if (first) part.from = op.from, part.from_tile = tile;
-      }
-      part.to = {sums, width, line};
-      if constexpr (Op::kDirect) {
-        if (last) part.to = op.to, part.to_tile = tile;
-      }
+      part.start = first ? op.start.of(tile) : Start<C>{};
+      part.adds = !first || goes_on;
       const PackedMatrix<S> ahead = moved(op.weights.packed, last ? tile_after : tile, last ? 0 : k1 * line);
       std::int64_t at = row, next_tile = 0, next_gate = 0;
       for (std::int64_t group = group0; group < group1; ++group) {
@@ -144,66 +164,34 @@ struct TileSweep {
           part.next = moved(ahead, next_tile, next_gate * part.depth * V::width).first;
           if (++next_gate == gates) next_gate = 0, ++next_tile;
         }
-        if (fetch || Op::kCold) {
-          if (first && group + 1 < group1) op.fetch_start(Area{at + n, groups.rows(group + 1), tile, 1 << log});
-          if (last) op.fetch_end(area);
-        }
-        if constexpr (Op::kFills) {
-          if (first) op.fill(area, at_sums);
-        }
-        part.from_row = from_op ? at : at - row;
-        part.to_row = Op::kDirect && last ? at : at - row;
-        if constexpr (Op::kColumns) {
-          part.columns = op.columns(at, k0);
-        } else {
-          part.sources = op.sources(at);
-          part.source_offset = op.source_offset + k0;
-        }
+        if ((fetch || Op::kCold) && last) op.fetch_end(area);
+        if (goes_on) fill(area, at_sums);
+        find_rows(part, at, k0);
+        find_sums(part, at, tile, at_sums);
         kernels[n - 1].by_tiles[fetch_weights][log](part);
         if constexpr (!Op::kDirect) {
           if (last) op.end(area, at_sums);
         }
         at += n;
       }
+      if (last) return;
     }
   }
 
   // The same for a few rows and tiles that one kernel covers: in small steps `run` itself would take as long as it.
   void run_once(std::int64_t row, std::int64_t rows, std::int64_t tile, int log) const {
     assert(rows >= 1 && rows <= kMostRows && log >= 0 && log < 4);
-    const std::int64_t gates = op.gates, line = gates * V::width, width = line << log;
+    const std::int64_t gates = op.gates, line = gates * V::width;
     const Area area{row, rows, tile, std::int64_t{1} << log};
     alignas(64) C sums[kMostSums * V::width];
-    Sums<const C> from_sums[kMaxGates];
-    Part<S, C> part;
+    Part<S, C> part = part_of(line, line << log);
     part.weights = moved(op.weights.packed, tile, 0);
     part.depth = op.depth;
-    if constexpr (Op::kFills) {
-      for (std::int64_t g = 0; g < gates; ++g) from_sums[g] = {sums + g * V::width, width, line};
-      op.fill(area, sums);
-      part.from = from_sums;
-      part.from_row = part.from_tile = 0;
-    } else {
-      part.from = op.from;
-      part.from_row = row;
-      part.from_tile = tile;
-    }
-    if constexpr (Op::kColumns) {
-      part.columns = op.columns(row, 0);
-      part.column_stride = op.column_stride;
-    } else {
-      part.sources = op.sources(row);
-      part.source_stride = op.source_stride;
-      part.source_offset = op.source_offset;
-    }
-    if constexpr (Op::kDirect) {
-      part.to = op.to;
-      part.to_row = row;
-      part.to_tile = tile;
-    } else {
-      part.to = {sums, width, line};
-      part.to_row = part.to_tile = 0;
-    }
+    part.start = op.start.of(tile);
+    part.adds = continues();
+    if (part.adds) fill(area, sums);
+    find_rows(part, row, 0);
+    find_sums(part, row, tile, sums);
     kernels_of<S, C, Op::kColumns>(static_cast<int>(gates))[rows - 1].by_tiles[0][log](part);
     if constexpr (!Op::kDirect) op.end(area, sums);
   }
