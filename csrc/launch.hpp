@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpu/barrier.hpp"
 #include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
 #include "run.hpp"
@@ -42,10 +43,6 @@ class Scratch {
 
 std::size_t round_up(std::size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-void meet(Barrier* barrier) {
-  if (barrier) barrier_wait(barrier);
-}
-
 // The caller's part of the contract in problem.hpp.
 template <class C>
 void check([[maybe_unused]] const Problem<C>& p) {
@@ -66,6 +63,15 @@ void check([[maybe_unused]] const Problem<C>& p) {
 int threads_of_call(int asked) {
   const int most = asked > 0 ? asked : num_threads();
   return is_schedule_asked() ? most : useful_threads(most);
+}
+
+template <class F>
+Kind kind_of_call(const CellFacts& f, const FormatKernels<F>& kernels) {
+  return {&f, kernels.shapes, kernels.lanes, sizeof(typename F::Storage), sizeof(typename F::Compute)};
+}
+template <class C>
+LayerSize size_of(const Problem<C>& p) {
+  return {std::max<int64_t>(p.seq_len, 1), std::max<int64_t>(p.batch, 1), p.input, p.hidden, p.proj};
 }
 
 // A direction of a layer, ready to run.
@@ -109,28 +115,15 @@ class Launch {
 
   // Sets the shares of a team of up to this many workers.
   void share_out(int threads) {
-    const Problem<C>& p = first().p;
-    const bool alone = work_.is_tiny() && !is_schedule_asked();
-    sides_ = stack_.directions == 2 && threads % 2 == 0 && !alone ? 2 : 1;
-    s_ = choose(facts_, p.batch, p.hidden, p.proj, work_, tiles_, threads / sides_, sizeof(typename F::Storage));
-    wave_steps_ = stack_.directions > 1 || !stack_.apart || alone
-                      ? 0
-                      : wave_steps(facts_, s_, p.seq_len, p.batch, p.hidden, p.proj, layers(), threads,
-                                   sizeof(typename F::Storage));
-    if (wave_steps_ > 0) {
-      s_ = {1, 1};
-      sides_ = std::min(threads, layers());
-    }
-    // The products of a chunk have work for all workers, the recurrence may have less.
-    const bool all = backward_ && wave_steps_ == 0 && !(work_.is_tiny() && s_.workers() == 1);
-    each_ = all ? threads / sides_ : s_.workers();
+    const CallSize size = size_of_call();
+    shares_ = fusedrnn::share_out(size, threads);
     set_ring();
   }
 
   int layers() const { return static_cast<int>(stack_.layers.size()); }
   int directions() const { return stack_.directions; }
-  int workers() const { return sides_ * each_; }
-  std::int64_t wave_steps_of_task() const { return wave_steps_; }
+  int workers() const { return shares_.sides * shares_.each; }
+  std::int64_t wave_steps_of_task() const { return shares_.wave_steps; }
   const SequenceKernels<F>& kernels() const { return kernels_.sequence; }
   const Job<F>& job(int layer, int direction) const {
     return jobs_[static_cast<std::size_t>(layer) * static_cast<std::size_t>(stack_.directions) +
@@ -145,17 +138,17 @@ class Launch {
     std::size_t shared_bytes;  // of a direction, or of a layer of a wave front
     char* local;
     std::size_t local_bytes;
-    Barrier *steps, *chunks, *all;  // of workers that share rows; of its side; of the team
-    C* apart;                       // backward: dx of the second direction, where it has its own
+    Meeting steps, chunks, all;  // of workers that share rows; of its side; of the team
+    C* apart;                    // backward: dx of the second direction, where it has its own
   };
 
   // Runs work(seat) for all workers. Returns false, with nothing run and new shares, if the team is smaller after all.
   template <class Work>
   bool run(Team& team, Work&& work) {
     const std::size_t shared = round_up(shared_bytes());
-    const std::size_t sets = static_cast<std::size_t>(wave_steps_ > 0 ? layers() : stack_.directions);
+    const std::size_t sets = static_cast<std::size_t>(shares_.wave_steps > 0 ? layers() : stack_.directions);
     std::size_t most = 0;
-    for (int at = 0; at < each_; ++at) most = std::max(most, round_up(local_bytes(at)));
+    for (int at = 0; at < shares_.each; ++at) most = std::max(most, round_up(local_bytes(at)));
     const std::size_t apart = round_up(apart_bytes());
     const std::size_t bytes = sets * shared + static_cast<std::size_t>(workers()) * most + apart;
     assert(bytes <= jobs_.size() * most_bytes());
@@ -168,20 +161,18 @@ class Launch {
     const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C);
     for (std::size_t set = 0; set < sets; ++set) std::memset(scratch.data() + set * shared, 0, zeros);
     char* const locals = scratch.data() + sets * shared + apart;
-    const bool halves = side_by_side();
-    const BarrierHandle steps[] = {BarrierHandle(s_.tile_parts), BarrierHandle(halves ? s_.tile_parts : 1)};
-    const int in_chunks = backward_ ? each_ : 1;
-    const BarrierHandle chunks[] = {BarrierHandle(in_chunks), BarrierHandle(halves ? in_chunks : 1)};
-    const BarrierHandle all(workers());
+    const int halves = side_by_side() ? 2 : 1, own = shares_.schedule.workers();
+    const BarrierHandle steps(shares_.schedule.tile_parts, halves * shares_.schedule.row_parts);
+    const BarrierHandle chunks(backward_ ? shares_.each : 1, halves), all(workers());
 
     const auto task = [&](int index) {
       if (index >= workers()) return;
       const FloatEnvironment environment;
-      const int side = index / each_, at = index % each_, half = halves ? side : 0;
+      const int side = index / shares_.each, at = index % shares_.each, half = halves > 1 ? side : 0;
       for (std::size_t i = 0; i < lent_; ++i) packings_[i].run(index, workers());
-      if (lent_ > 0) meet(all.get());
+      if (lent_ > 0) barrier_wait(all.of(index));
       work(Seat{index, side, at, scratch.data(), shared, locals + static_cast<std::size_t>(index) * most, most,
-                at < s_.workers() ? steps[half].get() : nullptr, chunks[half].get(), all.get(),
+                at < own ? steps.of(half * own + at) : Meeting{}, chunks.of(half * shares_.each + at), all.of(index),
                 apart > 0 ? reinterpret_cast<C*>(scratch.data() + sets * shared) : nullptr});
     };
     using Task = decltype(task);
@@ -197,7 +188,7 @@ class Launch {
     worker.shared = seat.shared + static_cast<std::size_t>(set) * seat.shared_bytes;
     worker.local = seat.local;
     worker.local_bytes = seat.local_bytes;
-    worker.step_barrier = seat.steps;
+    worker.steps = seat.steps;
     worker.ring = ring_;
     return worker;
   }
@@ -205,10 +196,21 @@ class Launch {
   // Whether the second of two directions has a dx of its own in backward, which is added to the first one's: where both
   // run at the same time, and where dx itself is a sum over clocks.
   bool sums_apart() const { return stack_.directions == 2 && (side_by_side() || facts_.clocked); }
-  bool takes(const Seat& seat, int direction) const { return sides_ == 1 || seat.side == direction; }
+  bool takes(const Seat& seat, int direction) const { return shares_.sides == 1 || seat.side == direction; }
 
  private:
   int64_t tiles_of(int64_t units) const { return (units + kernels_.lanes - 1) / kernels_.lanes; }
+
+  CallSize size_of_call() const {
+    const LayerSize lowest = size_of(first().p), above = size_of(job(layers() - 1, 0).p);
+    return {kind_of_call<F>(facts_, kernels_),
+            lowest,
+            above,
+            layers(),
+            stack_.directions,
+            backward_,
+            stack_.apart && stack_.directions == 1 && !facts_.clocked};
+  }
 
   // The memory of this thread's launches, from one to the next: a step of a stream allocates nothing.
   struct Spare {
@@ -238,10 +240,10 @@ class Launch {
   // before.
   bool in_place(const Problem<C>& p) const {
     if (facts_.clocked) return false;
-    Work one;
-    one.add(facts_, 1, 1, p.input, p.hidden, p.proj, sizeof(typename F::Storage));
-    const int64_t groups = (p.batch + kernels_.rows_together - 1) / kernels_.rows_together;
-    return worth_in_place(p.seq_len * groups, one.weight_bytes);
+    const Kind kind = kind_of_call<F>(facts_, kernels_);
+    const double weights = CostModel(machine(), kind, size_of(p)).multiply_adds();
+    const int64_t together = kernels_.shapes->max_rows[1], groups = (p.batch + together - 1) / together;
+    return worth_in_place(p.seq_len * groups, weights * sizeof(typename F::Storage));
   }
 
   void add(const Direction<F>& from) {
@@ -261,16 +263,16 @@ class Launch {
     }
     check(p);
     assert(!stack_.apart || stack_.directions > 1 || !p.reverse);  // a wave front runs in the order of time
-    work_.add(facts_, p.seq_len, p.batch, p.input, p.hidden, p.proj, sizeof(typename F::Storage));
     jobs_.push_back(job);
   }
 
   Worker placed(const Job<F>& job, int at) const {
     const Problem<C>& p = job.p;
     if (facts_.clocked && !backward_) {
-      return place(s_, at, each_, p.batch, tiles_, h_tiles_, ClockCuts<F>{p, *job.packed, kernels_.lanes});
+      return place(shares_.schedule, at, shares_.each, p.batch, tiles_, h_tiles_,
+                   ClockCuts<F>{p, *job.packed, kernels_.lanes});
     }
-    return place(s_, at, each_, p.batch, tiles_, h_tiles_, EvenCuts());
+    return place(shares_.schedule, at, shares_.each, p.batch, tiles_, h_tiles_, EvenCuts());
   }
 
   // The scratch of the worker at this place, in whichever job.
@@ -293,7 +295,7 @@ class Launch {
     return backward_ ? kernels().backward_shared_bytes(first().p, ring_)
                      : kernels().forward_shared_bytes(first().p, *first().packed);
   }
-  bool side_by_side() const { return sides_ > 1 && wave_steps_ == 0; }
+  bool side_by_side() const { return shares_.sides > 1 && shares_.wave_steps == 0; }
   // dx of the second direction, of any layer.
   std::size_t apart_bytes() const {
     if (!backward_ || !sums_apart()) return 0;
@@ -306,7 +308,7 @@ class Launch {
     if (!backward_) return;
     const Problem<C>& p = first().p;
     const int64_t steps = most_chunk_steps(p, facts_.clocked);
-    ring_ = std::max<int64_t>(1, std::min(p.seq_len, each_ > 1 ? 2 * steps : steps + 1));
+    ring_ = std::max<int64_t>(1, std::min(p.seq_len, shares_.each > 1 ? 2 * steps : steps + 1));
   }
 
   const Stack<F>& stack_;
@@ -317,10 +319,8 @@ class Launch {
   std::vector<Job<F>> jobs_;
   Packing<F>* packings_ = nullptr;
   std::size_t lent_ = 0, packing_bytes_ = 0;
-  Work work_;
-  int64_t tiles_ = 0, h_tiles_ = 0, wave_steps_ = 0, ring_ = 0;
-  int sides_ = 1, each_ = 1;
-  Schedule s_{1, 1};
+  int64_t tiles_ = 0, h_tiles_ = 0, ring_ = 0;
+  Shares shares_{{1, 1}, 1, 1, 0};
 };
 
 }  // namespace

@@ -107,8 +107,13 @@ struct Gradients {
   C* dvectors;               // (vectors, H)
 };
 
-struct Barrier;
-void barrier_wait(Barrier* barrier);
+// A place in a group of workers that meet (cpu/barrier.hpp); without a barrier, a worker has nobody to meet.
+class Barrier;
+struct Meeting {
+  Barrier* barrier = nullptr;
+  int member = 0;
+};
+void barrier_wait(const Meeting& meeting);
 
 // Steps first..last-1, counted in the order in which forward runs them. A problem may be run a range at a time, in
 // order: what the ranges share is in its arrays and in `shared`.
@@ -116,13 +121,12 @@ struct Range {
   std::int64_t first, last;
 };
 
-// One thread's share: rows x tiles of the recurrence. Workers that share rows meet at `step_barrier` in every phase;
-// it is null where a worker has its rows to itself.
+// One thread's share: rows x tiles of the recurrence. Workers that share rows meet at `steps` in every phase.
 struct Worker {
   int index, count;
   std::int64_t row0, row1, tile0, tile1;
   std::int64_t h_tile0, h_tile1;  // of h's units; as above in cells that do not project
-  Barrier* step_barrier;
+  Meeting steps;
   char* local;   // scratch of this worker, 64-byte aligned
   char* shared;  // scratch of all workers; it begins with zeros, as many as the longest state has
   std::size_t local_bytes;
@@ -175,10 +179,18 @@ struct ActivationKernels {
   void (*tanh)(const C* x, C* y, std::int64_t n);
 };
 
+// The shapes of the micro-kernels that an ISA has (cpu/gemm.hpp), by the number of gates, and of rows: how many rows
+// they have, and log2 of how many tiles.
+constexpr int kMostKernelRows = 8;
+struct KernelShapes {
+  int max_rows[kMaxGates + 1];
+  int log_tiles[kMaxGates + 1][kMostKernelRows + 1];
+};
+
 template <class F>
 struct FormatKernels {
   int lanes;
-  int rows_together;  // that pass over weights which are read in place
+  const KernelShapes* shapes;
   SequenceKernels<F> sequence;
   PackKernels<F> pack;
 };

@@ -55,10 +55,10 @@ void forward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const typen
       launch.kernels().forward(job.p, *job.packed, launch.worker(job, d, seat), all_steps(job.p));
     }
     if (layer + 1 == launch.layers()) return;
-    meet(seat.all);
+    barrier_wait(seat.all);
     if (!stack.layers[static_cast<std::size_t>(layer)].dropped) continue;
     drop_outputs(launch, stack, layer, all_steps(launch.first().p), seat.index, launch.workers());
-    meet(seat.all);
+    barrier_wait(seat.all);
   }
 }
 
@@ -84,13 +84,14 @@ Range chunk_with(const Problem<C>& p, bool clocked, int64_t step) {
 
 // Backward of a job, chunk after chunk, by the workers of a side; `add`: to dx.
 template <class F>
-void backward_of_job(const Launch<F>& launch, const Job<F>& job, const Worker& worker, Barrier* chunks, bool add) {
+void backward_of_job(const Launch<F>& launch, const Job<F>& job, const Worker& worker, const Meeting& chunks,
+                     bool add) {
   const auto& kernels = launch.kernels();
   int64_t last = job.p.seq_len;
   do {
     const Range chunk{chunk_begin(job.p, launch.is_clocked(), last), last};
     kernels.backward(job.p, *job.packed, job.g, worker, chunk);
-    meet(chunks);
+    barrier_wait(chunks);
     if (job.g.dx) kernels.input_gradient(job.p, *job.packed, job.g, worker, chunk, add);
     kernels.weight_gradients(job.p, *job.packed, job.g, worker, chunk);
     last = chunk.first;
@@ -122,15 +123,15 @@ void backward_in_turn(const Launch<F>& launch, const Stack<F>& stack, const type
                       d > 0 ? !launch.sums_apart() : layer == 0 && stack.add_dx);
     }
     if (launch.sums_apart()) {
-      meet(seat.all);
+      barrier_wait(seat.all);
       const Job<F>& job = launch.job(layer, 0);
       if (job.g.dx) add_apart(job.p, job.g.dx, seat.apart, seat.index, launch.workers());
     }
     if (layer == 0) return;
-    meet(seat.all);
+    barrier_wait(seat.all);
     if (!stack.layers[static_cast<std::size_t>(layer) - 1].dropped) continue;
     drop_gradients(launch, stack, layer - 1, all_steps(launch.first().p), seat.index, launch.workers());
-    meet(seat.all);
+    barrier_wait(seat.all);
   }
 }
 
@@ -158,7 +159,7 @@ void backward_in_a_wave(const Launch<F>& launch, const Stack<F>& stack, const ty
     backward_of_range(launch, job, launch.worker(job, layer, seat), range, layer == 0 && stack.add_dx);
     if (layer > 0) drop_gradients(launch, stack, layer - 1, range, 0, 1);
   });
-  meet(seat.all);
+  barrier_wait(seat.all);
   for (int layer = launch.layers() - 1; layer >= 0; --layer) {
     const Job<F>& job = launch.job(layer, 0);
     Worker worker = launch.worker(job, layer, seat);
@@ -168,19 +169,26 @@ void backward_in_a_wave(const Launch<F>& launch, const Stack<F>& stack, const ty
   }
 }
 
+template <class F>
+CallSize one_layer(const Weights<F>& w, int64_t seq_len, int64_t batch, bool backward) {
+  const Kind kind = kind_of_call<F>(facts_of(w.cell()), current_isa().kernels->of_format<F>());
+  const LayerSize size{seq_len, batch, w.input(), w.hidden(), w.proj()};
+  return {kind, size, size, 1, 1, backward, false};
+}
+
 }  // namespace
 
 template <class F>
-std::pair<int, int> forward_schedule(const Weights<F>& weights, int64_t seq_len, int64_t batch) {
+Schedule forward_schedule(const Weights<F>& weights, int64_t seq_len, int64_t batch) {
   const FloatEnvironment environment;
-  const Isa isa = current_isa();
-  const int lanes = isa.kernels->of_format<F>().lanes;
-  const CellFacts& f = facts_of(weights.cell());
-  Work work;
-  work.add(f, seq_len, batch, weights.input(), weights.hidden(), weights.proj(), sizeof(typename F::Storage));
-  const Schedule s = choose(f, batch, weights.hidden(), weights.proj(), work, (weights.hidden() + lanes - 1) / lanes,
-                            threads_of_call(0), sizeof(typename F::Storage));
-  return {s.row_parts, s.tile_parts};
+  return share_out(one_layer(weights, seq_len, batch, false), threads_of_call(0)).schedule;
+}
+
+template <class F>
+double cost_of(const Weights<F>& weights, int64_t seq_len, int64_t batch, const Schedule& s, int workers,
+               bool backward) {
+  const FloatEnvironment environment;
+  return cost_of(one_layer(weights, seq_len, batch, backward), s, workers);
 }
 
 // Runs in_turn(seat), or in_a_wave(seat, wave), as the shares say.
@@ -216,9 +224,10 @@ void run_backward(const Stack<F>& stack) {
       [&](const auto& seat, Wave& wave) { backward_in_a_wave(launch, stack, seat, wave); });
 }
 
-#define RNN_INSTANTIATE(Format, ...)                                                               \
-  template std::pair<int, int> forward_schedule<Format>(const Weights<Format>&, int64_t, int64_t); \
-  template void run_forward<Format>(const Stack<Format>&);                                         \
+#define RNN_INSTANTIATE(Format, ...)                                                                     \
+  template Schedule forward_schedule<Format>(const Weights<Format>&, int64_t, int64_t);                  \
+  template double cost_of<Format>(const Weights<Format>&, int64_t, int64_t, const Schedule&, int, bool); \
+  template void run_forward<Format>(const Stack<Format>&);                                               \
   template void run_backward<Format>(const Stack<Format>&);
 RNN_FORMATS(RNN_INSTANTIATE)
 

@@ -6,24 +6,30 @@
 #include <utility>
 #include <vector>
 
+#include "cost.hpp"
 #include "dropout.hpp"
-#include "problem.hpp"
 #include "weights.hpp"
 
 namespace fusedrnn {
 
-// "auto" chooses by size; "one", "rows" and "units" (schedule.cpp) are for tests, which hold that all give the same
-// bits. Throws std::invalid_argument for any other name.
+// "auto" takes what the cost model finds cheapest. The others are for tests, which hold that all give the same bits,
+// and for measurements: "one" thread; "rows", where each thread has its own rows; "units", where all have all rows and
+// some units; "2x3", both: two parts of the rows, each with three of the units; and "wave", of layers. Throws
+// std::invalid_argument for any other name.
 void set_schedule(const std::string& name);
 
 // Whether calls read weights that are not packed where they lie: "auto" decides by size; "never" and "always" are for
 // tests and measurements. All give the same bits. Throws std::invalid_argument for any other name.
 void set_in_place(const std::string& name);
 
-// How forward of a problem of this size is shared out now, if all threads are free: among how many parts of the rows,
-// and of the units.
+// How forward of a problem of this size is shared out now, if all threads are free.
 template <class F>
-std::pair<int, int> forward_schedule(const Weights<F>& weights, std::int64_t seq_len, std::int64_t batch);
+Schedule forward_schedule(const Weights<F>& weights, std::int64_t seq_len, std::int64_t batch);
+
+// How long it takes under a schedule, or backward with so many workers, by the cost model: nanoseconds.
+template <class F>
+double cost_of(const Weights<F>& weights, std::int64_t seq_len, std::int64_t batch, const Schedule& s, int workers,
+               bool backward);
 
 constexpr int kMaxDirections = 2;
 

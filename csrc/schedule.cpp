@@ -1,10 +1,13 @@
 #include "schedule.hpp"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstdio>
 #include <stdexcept>
 
 #include "run.hpp"
+#include "sizes.hpp"
 
 namespace fusedrnn {
 
@@ -14,35 +17,29 @@ using std::int64_t;
 
 constexpr const char* kScheduleNames[] = {"auto", "one", "rows", "units", "wave"};
 constexpr int kScheduleCount = sizeof kScheduleNames / sizeof *kScheduleNames;
-enum Asked : int { kAuto, kOne, kRows, kUnits, kWave };
+enum Asked : int { kAuto, kOne, kRows, kUnits, kWave, kGrid };
+// One of these; of a grid, with its parts: (rows * kParts + units) * kKinds + kGrid.
+constexpr int kKinds = 8, kParts = 2 * kMostThreads;
 std::atomic<int> asked_schedule{kAuto};
 std::atomic<int> asked_in_place{-1};  // 0 never, 1 always; -1 by size
 
-// Where one schedule overtakes another, by bench/schedules.py on two cores with 2 MB of L2 each.
-struct Thresholds {
-  static constexpr double kTinyCall = 4e6;          // multiply-adds of a call that ends before other threads are awake,
-  static constexpr double kTinyWeights = 1.5e6;     // if it has no more weights than one core keeps: bytes
-  static constexpr double kTinyStep = 20e3;         // multiply-adds of a step that costs less than a meeting of threads
-  static constexpr double kSmallWeights = 256e3;    // bytes that are worth a thread's pass for a single row
-  static constexpr double kPrivateWeights = 1.5e6;  // bytes that one core keeps to itself
-  static constexpr int64_t kSomeRows = 4;           // rows that make a pass over private weights worthwhile
-  static constexpr int64_t kManyRows = 24;  // rows that make it worthwhile to fetch weights from the shared cache
-  // By bench/weights.py.
-  static constexpr double kOnePass = 1e6;     // bytes of weights that are read in place, if one pass is enough,
-  static constexpr double kTwoPasses = 16e6;  // or two
-  static constexpr double kTask = 200e3;      // multiply-adds of a task that outweigh its start
-  static constexpr int64_t kRanges = 8;       // of a wave front for each thread, so that few wait at its ends
-};
+// By bench/weights.py.
+constexpr double kOnePass = 1e6;     // bytes of weights that are read in place, if one pass is enough,
+constexpr double kTwoPasses = 16e6;  // or two
 
-// Multiply-adds of all recurrent products of a step, for one row.
-double recurrent_weights(const CellFacts& f, int64_t hidden, int64_t proj) {
-  double sum = 0;
-  for (int i = 0; i < f.products; ++i) {
-    const Product& p = f.product[i];
-    sum += static_cast<double>(p.gates) * static_cast<double>(product_units(f, i, hidden, proj)) *
-           static_cast<double>(operand_size(p.from, p.depth, hidden, proj));
-  }
-  return sum;
+constexpr double kTask = 200e3;  // multiply-adds of a task of a wave front that outweigh its start
+constexpr int64_t kRanges = 8;   // of a wave front for each thread, so that few wait at its ends
+constexpr double kGain = 0.97;   // more threads must take less than this share of the time of fewer
+
+int asked() { return asked_schedule.load(std::memory_order_relaxed); }
+
+// "2x3": rows x units.
+int grid_of(const std::string& name) {
+  int rows = 0, units = 0, end = 0;
+  if (std::sscanf(name.c_str(), "%4dx%4d%n", &rows, &units, &end) != 2) return -1;
+  const auto is_count = [](int n) { return n >= 1 && n <= kMostThreads; };
+  if (static_cast<std::size_t>(end) != name.size() || !is_count(rows) || !is_count(units)) return -1;
+  return (rows * kParts + units) * kKinds + kGrid;
 }
 
 }  // namespace
@@ -55,66 +52,178 @@ void set_in_place(const std::string& name) {
 }
 
 bool worth_in_place(int64_t passes, double weight_bytes) {
-  if (const int asked = asked_in_place.load(std::memory_order_relaxed); asked >= 0) return asked == 1;
-  return passes <= 1 ? weight_bytes >= Thresholds::kOnePass : passes == 2 && weight_bytes >= Thresholds::kTwoPasses;
+  if (const int wanted = asked_in_place.load(std::memory_order_relaxed); wanted >= 0) return wanted == 1;
+  return passes <= 1 ? weight_bytes >= kOnePass : passes == 2 && weight_bytes >= kTwoPasses;
 }
 
 void set_schedule(const std::string& name) {
   for (int i = 0; i < kScheduleCount; ++i) {
     if (name == kScheduleNames[i]) return asked_schedule.store(i, std::memory_order_relaxed);
   }
-  throw std::invalid_argument("schedule: expected one of 'auto', 'one', 'rows', 'units', 'wave', got '" + name + "'");
-}
-
-bool is_schedule_asked() { return asked_schedule.load(std::memory_order_relaxed) != 0; }
-
-void Work::add(const CellFacts& f, int64_t seq_len, int64_t batch, int64_t input, int64_t hidden, int64_t proj,
-               std::size_t storage_bytes) {
-  const double projection = static_cast<double>(f.gates) * static_cast<double>(hidden) * static_cast<double>(input);
-  const double weights = projection + recurrent_weights(f, hidden, proj);
-  multiply_adds += static_cast<double>(seq_len) * static_cast<double>(batch) * weights;
-  weight_bytes += weights * static_cast<double>(storage_bytes);
-}
-
-bool Work::is_tiny() const { return multiply_adds < Thresholds::kTinyCall && weight_bytes < Thresholds::kTinyWeights; }
-
-// The three schedules, all of which give the same bits: one thread for tiny problems; batch-parallel, where each thread
-// has its own rows and never waits, if there are rows enough to make each pass over the weights worthwhile;
-// else unit-parallel, where each thread keeps its part of the weights in its own cache and all meet in every step.
-Schedule choose(const CellFacts& f, int64_t batch, int64_t hidden, int64_t proj, const Work& work, int64_t tiles,
-                int threads, std::size_t storage_bytes) {
-  const double per_row = recurrent_weights(f, hidden, proj);
-  const double per_step = per_row * static_cast<double>(batch);
-  const Schedule rows{static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, batch))), 1};
-  const Schedule units{1, static_cast<int>(std::min<int64_t>(threads, tiles))};
-  if (const int asked = asked_schedule.load(std::memory_order_relaxed)) {
-    return asked == kOne || asked == kWave ? Schedule{1, 1} : asked == kRows ? rows : units;
+  const int grid = grid_of(name);
+  if (grid < 0) {
+    throw std::invalid_argument(
+        "schedule: expected one of 'auto', 'one', 'rows', 'units', 'wave' or parts of rows and units such as '2x3', "
+        "got '" +
+        name + "'");
   }
-  if (threads <= 1 || work.is_tiny()) return {1, 1};
-  const int64_t rows_each = batch / threads;
-  const double bytes = per_row * static_cast<double>(storage_bytes);
-  const int64_t enough = bytes <= Thresholds::kSmallWeights     ? 1
-                         : bytes <= Thresholds::kPrivateWeights ? Thresholds::kSomeRows
-                                                                : Thresholds::kManyRows;
-  return rows_each >= enough || per_step < Thresholds::kTinyStep ? rows : units;
+  asked_schedule.store(grid, std::memory_order_relaxed);
 }
 
-int64_t wave_steps(const CellFacts& f, const Schedule& s, int64_t seq_len, int64_t batch, int64_t hidden, int64_t proj,
-                   int layers, int threads, std::size_t storage_bytes) {
-  const int asked = asked_schedule.load(std::memory_order_relaxed);
-  if (layers < 2 || threads < 2 || seq_len < 2 || f.clocked || (asked != kAuto && asked != kWave)) return 0;
-  if (asked == kWave) return seq_len < 8 ? 1 : 3;
-  // Layers that one thread runs leave the others free. Where threads share the units of a layer, whole layers save
-  // their meetings, if there are layers for all threads. The weights of a thread's layers must stay in its own cache.
-  if (!(s.workers() == 1 || (s.tile_parts > 1 && threads <= layers))) return 0;
-  const double per_row = recurrent_weights(f, hidden, proj);
-  const double of_layer = per_row + static_cast<double>(f.gates) * static_cast<double>(hidden * proj);
-  const int layers_each = (layers + threads - 1) / threads;
-  const double bytes_each = static_cast<double>(layers_each) * of_layer * static_cast<double>(storage_bytes);
-  if (bytes_each > Thresholds::kPrivateWeights) return 0;
-  const auto least = static_cast<int64_t>(Thresholds::kTask / (of_layer * static_cast<double>(batch))) + 1;
-  const int64_t steps = std::max(least, seq_len / (Thresholds::kRanges * std::min(threads, layers)));
-  return 2 * steps <= seq_len ? steps : 0;
+bool is_schedule_asked() { return asked() != kAuto; }
+
+namespace {
+
+// A schedule of one side, how many workers it has, and how long all layers take in one direction.
+struct Choice {
+  Schedule schedule;
+  int workers;
+  double time;
+};
+
+int64_t parts_of(int64_t n, int64_t most) { return std::max<int64_t>(1, std::min(n, most)); }
+int64_t tiles_of(const CallSize& call) { return (call.lowest.hidden + call.kind.lanes - 1) / call.kind.lanes; }
+
+double time_of(const CallSize& call, const Schedule& s, int workers) {
+  const auto layer = [&](const LayerSize& size) {
+    const CostModel model(machine(), call.kind, size);
+    return call.backward ? model.backward(s, workers) : model.forward(s);
+  };
+  double time = layer(call.lowest);
+  if (call.layers > 1) time += (call.layers - 1) * layer(call.above);
+  return time;
+}
+
+double start_of(int workers) { return workers < 2 ? 0 : machine().start + machine().start_more * (workers - 1); }
+
+// As few parts as give the largest one the size that so many parts do.
+int64_t fewest(int64_t n, int64_t parts) {
+  const int64_t largest = (n + parts - 1) / parts;
+  return (n + largest - 1) / largest;
+}
+
+Choice cheapest(const CallSize& call, int threads) {
+  Choice best{{1, 1}, 1, time_of(call, {1, 1}, 1)};
+  if (best.time < machine().start) return best;
+  const int64_t batch = std::max<int64_t>(call.lowest.batch, 1), tiles = tiles_of(call);
+  for (int n = threads; n > 1; n /= 2) {
+    Choice of_n{{1, 1}, 1, best.time};
+    int64_t last_units = 0;
+    for (int64_t units = 1; units <= std::min<int64_t>(n, tiles); ++units) {
+      if (fewest(tiles, units) == last_units) continue;
+      last_units = fewest(tiles, units);
+      const Schedule s{static_cast<int>(fewest(batch, parts_of(n / last_units, batch))), static_cast<int>(last_units)};
+      const int workers = call.backward ? n : s.workers();
+      if (const double time = time_of(call, s, workers); time < of_n.time) of_n = {s, workers, time};
+    }
+    // From the most threads down: fewer are taken if they lose little, and more only if they gain something.
+    const bool first = n == threads;
+    if (of_n.workers > 1 && (first ? of_n.time + start_of(of_n.workers) < kGain * best.time
+                                   : of_n.time + start_of(of_n.workers) < best.time + start_of(best.workers))) {
+      best = of_n;
+    }
+  }
+  return best;
+}
+
+// How many steps layers above each other run at a time, where that costs less than `in_turn`; else 0.
+int64_t wave_steps(const CallSize& call, int threads, double in_turn) {
+  const LayerSize& above = call.above;
+  if (!call.can_wave || call.layers < 2 || threads < 2 || above.seq_len < 2) return 0;
+  const CostModel model(machine(), call.kind, above);
+  const int sides = std::min(threads, call.layers);
+  // The weights of a thread's layers must stay in its own cache.
+  const int layers_each = (call.layers + threads - 1) / threads;
+  const double bytes = model.multiply_adds() * static_cast<double>(call.kind.storage_bytes);
+  if (layers_each * bytes > 0.75 * machine().l2_bytes) return 0;
+  const auto least =
+      static_cast<int64_t>(kTask / (model.multiply_adds() * static_cast<double>(std::max<int64_t>(above.batch, 1)))) +
+      1;
+  const int64_t steps = std::max(least, above.seq_len / (kRanges * sides));
+  if (2 * steps > above.seq_len) return 0;
+  const auto ranges = static_cast<double>((above.seq_len + steps - 1) / steps);
+  const double waiting = (ranges + sides - 1) / ranges, meetings = ranges * call.layers / sides * machine().meeting;
+  const double wave = time_of(call, {1, 1}, 1) / sides * waiting + meetings + start_of(sides);
+  return wave < kGain * in_turn ? steps : 0;
+}
+
+Shares asked_shares(const CallSize& call, int threads) {
+  const int wanted = asked(), kind = wanted % kKinds, grid = wanted / kKinds;
+  const int sides = call.directions == 2 && threads % 2 == 0 ? 2 : 1, each = threads / sides;
+  if (kind == kWave && call.can_wave && call.layers > 1 && threads > 1 && call.lowest.seq_len > 1) {
+    return {{1, 1}, 1, std::min(threads, call.layers), call.lowest.seq_len < 8 ? 1 : 3};
+  }
+  const int64_t rows = kind == kRows ? each : kind == kGrid ? std::min(each, grid / kParts) : 1;
+  const int64_t units = kind == kUnits ? each : kind == kGrid ? std::min<int64_t>(each / rows, grid % kParts) : 1;
+  const Schedule s{static_cast<int>(parts_of(rows, call.lowest.batch)),
+                   static_cast<int>(parts_of(units, tiles_of(call)))};
+  return {s, call.backward ? each : s.workers(), sides, 0};
+}
+
+Shares cheapest_shares(const CallSize& call, int threads) {
+  const Choice all = cheapest(call, threads);
+  Shares shares{all.schedule, all.workers, 1, 0};
+  double time = call.directions * all.time + start_of(all.workers);
+  if (call.directions == 2 && threads % 2 == 0 && all.time >= machine().start) {
+    const Choice half = cheapest(call, threads / 2);
+    if (half.time + start_of(2 * half.workers) < time) shares = {half.schedule, half.workers, 2, 0};
+  }
+  if (call.directions == 1 && all.time >= machine().start) {
+    if (const int64_t steps = wave_steps(call, threads, time)) {
+      shares = {{1, 1}, 1, std::min(threads, call.layers), steps};
+    }
+  }
+  return shares;
+}
+
+// The last choices of a thread, as calls of the same sizes come again.
+using Key = std::array<int64_t, 20>;
+Key key_of(const CallSize& call, int threads) {
+  const auto address = [](const void* p) { return static_cast<int64_t>(reinterpret_cast<std::intptr_t>(p)); };
+  const LayerSize &low = call.lowest, &high = call.above;
+  return {address(&machine()),
+          address(call.kind.facts),
+          address(call.kind.shapes),
+          call.kind.storage_bytes,
+          call.kind.compute_bytes,
+          low.seq_len,
+          low.batch,
+          low.input,
+          low.hidden,
+          low.proj,
+          high.seq_len,
+          high.batch,
+          high.input,
+          high.hidden,
+          high.proj,
+          call.layers,
+          call.directions,
+          call.backward,
+          call.can_wave,
+          threads};
+}
+
+}  // namespace
+
+double cost_of(const CallSize& call, const Schedule& s, int workers) {
+  return call.directions * time_of(call, s, workers) + start_of(std::max(workers, s.workers()));
+}
+
+Shares share_out(const CallSize& call, int threads) {
+  if (is_schedule_asked()) return asked_shares(call, threads);
+  if (threads <= 1) return {{1, 1}, 1, 1, 0};
+  struct Entry {
+    Key key;
+    Shares shares;
+  };
+  constexpr std::size_t kEntries = 16;
+  static thread_local Entry entries[kEntries];
+  const Key key = key_of(call, threads);
+  uint64_t hash = 0;
+  for (const int64_t part : key) hash = (hash ^ static_cast<uint64_t>(part)) * 0x9E3779B97F4A7C15u;
+  Entry& entry = entries[hash >> 60];
+  if (entry.key != key) entry = {key, cheapest_shares(call, threads)};
+  return entry.shares;
 }
 
 }  // namespace fusedrnn

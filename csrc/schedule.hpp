@@ -1,44 +1,41 @@
-// How a recurrence is shared out among threads.
+// How a call is shared out among threads.
 #pragma once
 
 #include <cassert>
 #include <cstdint>
 
-#include "problem.hpp"
+#include "cost.hpp"
 
 namespace fusedrnn {
 
-// row_parts x tile_parts workers.
-struct Schedule {
-  int row_parts, tile_parts;
-  int workers() const { return row_parts * tile_parts; }
-};
-
 // Whether tests ask for a certain schedule (set_schedule in run.hpp).
 bool is_schedule_asked();
-
-// What all that runs in one launch costs.
-struct Work {
-  double multiply_adds = 0, weight_bytes = 0;
-
-  // Adds one forward pass of a problem, whose weights have `storage_bytes` an element.
-  void add(const CellFacts& f, std::int64_t seq_len, std::int64_t batch, std::int64_t input, std::int64_t hidden,
-           std::int64_t proj, std::size_t storage_bytes);
-  // Whether the launch ends before other threads are awake.
-  bool is_tiny() const;
-};
 
 // Whether it costs less to read weights of so many bytes where they lie, bringing a part of them into order in each of
 // `passes` passes over them, than to pack them before.
 bool worth_in_place(std::int64_t passes, double weight_bytes);
 
-// The schedule of a problem of `batch` rows that runs on up to `threads` threads, as part of a launch.
-Schedule choose(const CellFacts& f, std::int64_t batch, std::int64_t hidden, std::int64_t proj, const Work& work,
-                std::int64_t tiles, int threads, std::size_t storage_bytes);
-// How many steps layers above each other run at a time as a wave front, where `s` is the schedule of one of them; 0 if
-// they run one after the other.
-std::int64_t wave_steps(const CellFacts& f, const Schedule& s, std::int64_t seq_len, std::int64_t batch,
-                        std::int64_t hidden, std::int64_t proj, int layers, int threads, std::size_t storage_bytes);
+// A call of layers, of which the lowest may have another input than the others.
+struct CallSize {
+  Kind kind;
+  LayerSize lowest, above;
+  int layers, directions;
+  bool backward;
+  bool can_wave;  // layers may run at the same time
+};
+
+struct Shares {
+  Schedule schedule;        // of the recurrence of a layer in one direction
+  int each;                 // workers of a side: the schedule's, or, in backward, more, which share the other products
+  int sides;                // that work at the same time: directions, or the threads of a wave front
+  std::int64_t wave_steps;  // that a layer of a wave front runs at a time; 0: layers run one after the other
+};
+
+// The shares that cost least, of up to so many threads; or those that tests ask for.
+Shares share_out(const CallSize& call, int threads);
+
+// Nanoseconds of a call without a wave front, side after side.
+double cost_of(const CallSize& call, const Schedule& s, int workers);
 
 // The first tile of each of `parts` parts of the tiles.
 struct EvenCuts {

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ variants = pytest.mark.parametrize(
 )
 
 # Schedules and threads: all on the best ISA, the last of each on the others.
-RUNS = [(schedule, threads) for threads in (2, 7, 3) for schedule in ("rows", "units")]
+RUNS = [("2x3", 7), *((schedule, threads) for threads in (2, 7, 3) for schedule in ("rows", "units"))]
 FEW_RUNS = [("one", 1), *RUNS[-2:]]
 
 
@@ -354,3 +355,60 @@ def test_weights_are_a_snapshot(cell: Cell, rng: np.random.Generator) -> None:
         np.testing.assert_array_equal(a, problem.w.arrays()[name])
         with pytest.raises(ValueError, match="read-only"):
             a[0] = 1
+
+
+def in_blocks(start: float, a: Array, b: Array) -> np.float32:
+    """A product in the documented order (docs/bits.md), with every rounding of a fused multiply-add made exactly."""
+    total: np.float32 | None = None
+    for k in range(0, len(a), 64):
+        chain = np.float32(start if k == 0 else 0)
+        for u, v in zip(a[k : k + 64], b[k : k + 64], strict=True):
+            chain = fused(u, v, chain)
+        total = chain if total is None else total + chain
+    assert total is not None
+    return total
+
+
+def fused(u: Any, v: Any, w: Any) -> np.float32:
+    """u * v + w, rounded once."""
+    exact = Fraction(float(u)) * Fraction(float(v)) + Fraction(float(w))
+    near = np.float32(float(exact))
+    if Fraction(float(exact)) == exact:
+        return near
+    # Rounded twice: it may be the neighbour of what is wanted.
+    candidates = (near, np.nextafter(near, np.float32(-np.inf)), np.nextafter(near, np.float32(np.inf)))
+    distances = [abs(Fraction(float(c)) - exact) for c in candidates]
+    assert distances.count(min(distances)) == 1, "a tie"
+    return candidates[distances.index(min(distances))]
+
+
+def test_order_of_products() -> None:
+    """By an RNN whose pre-activations are its outputs, as they are positive: W x, to which U h is added."""
+    T, I, H = 2, 150, 131
+    rng = np.random.default_rng(3)
+    w_ih, w_hh = (rng.uniform(0, 1 / 128, (H, n)).astype("float32") for n in (I, H))
+    b_ih, b_hh = (rng.uniform(0, 1, H).astype("float32") for _ in range(2))
+    x = rng.uniform(0, 1, (T, 1, I)).astype("float32")
+    y = fusedrnn.rnn(x, fusedrnn.RNNWeights(w_ih, w_hh, b_ih, b_hh, nonlinearity="relu")).y
+    for unit in (0, 15, 64, H - 1):
+        h = np.zeros(H, "float32")
+        for t in range(T):
+            want = in_blocks(b_ih[unit] + b_hh[unit], w_ih[unit], x[t, 0]) + in_blocks(0, w_hh[unit], h)
+            assert y[t, 0, unit] == want
+            h = y[t, 0]
+
+
+def test_order_of_weight_gradients() -> None:
+    """By an RNN without memory, whose gradients of pre-activations are dy."""
+    T, I, H = 200, 3, 18
+    rng = np.random.default_rng(4)
+    x, dy = (rng.uniform(0, 1, (T, 1, n)).astype("float32") for n in (I, H))
+    zeros = np.zeros(H, "float32")
+    w_ih, w_hh = rng.uniform(0, 1, (H, I)).astype("float32"), np.zeros((H, H), "float32")
+    w = fusedrnn.RNNWeights(w_ih, w_hh, zeros, zeros, nonlinearity="relu")
+    _, reserve = fusedrnn.rnn_forward(x, w)
+    g = fusedrnn.rnn_backward(reserve, dy)
+    for unit, k in ((0, 0), (17, 2)):
+        assert g.dweight_ih[unit, k] == in_blocks(0, dy[::-1, 0, unit], x[::-1, 0, k])
+    ones = np.ones(T, "float32")
+    assert g.dbias_ih[5] == in_blocks(0, dy[::-1, 0, 5], ones)

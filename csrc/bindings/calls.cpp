@@ -273,9 +273,22 @@ void register_calls(py::module_& m) {
       [](const PyWeights& w, int64_t seq_len, int64_t batch) {
         require_positive("seq_len", seq_len, int64_t{1} << 40);
         require_positive("batch_size", batch, int64_t{1} << 40);
-        return w.with([&](const auto& weights) { return forward_schedule(weights, seq_len, batch); });
+        const Schedule s = w.with([&](const auto& weights) { return forward_schedule(weights, seq_len, batch); });
+        return std::pair(s.row_parts, s.tile_parts);
       },
       py::arg("seq_len"), py::arg("batch_size"));
+  weights.def(
+      "cost",
+      [](const PyWeights& w, int64_t seq_len, int64_t batch, int rows, int units, int workers, bool backward) {
+        require_positive("seq_len", seq_len, int64_t{1} << 40);
+        require_positive("batch_size", batch, int64_t{1} << 40);
+        for (const int64_t parts : {rows, units, workers}) require_positive("parts", parts, kMostThreads);
+        return w.with([&](const auto& weights) {
+          return cost_of(weights, seq_len, batch, Schedule{rows, units}, workers, backward);
+        });
+      },
+      py::arg("seq_len"), py::arg("batch_size"), py::arg("rows"), py::arg("units"), py::arg("workers"),
+      py::arg("backward"));
   add_function(m, kByNames);
   m.def("read_lengths", [](py::handle lengths, int64_t batch, int64_t seq_len) {
     return integers(read_lengths(lengths, batch, seq_len));

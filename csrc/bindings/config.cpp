@@ -8,6 +8,7 @@
 #include "../cpu/float_environment.hpp"
 #include "../cpu/openmp.hpp"
 #include "../cpu/threads.hpp"
+#include "../machine.hpp"
 #include "../run.hpp"
 #include "../sizes.hpp"
 #include "arrays.hpp"
@@ -63,6 +64,8 @@ void register_config(py::module_& m) {
   m.def("isa", [] { return std::string(current_isa().kernels->isa); });
   m.def("set_isa", &set_isa);
   m.def("set_schedule", &set_schedule);
+  m.def("machine", &machine_values);
+  m.def("set_machine", &set_machine);
   m.def("set_in_place", &set_in_place);
   m.def("release_memory", &release_kept_memory);
   m.def("kept_memory", &kept_memory);

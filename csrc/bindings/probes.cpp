@@ -1,12 +1,16 @@
 // The machine's ceilings, as the benchmarks ask for them. Nothing here needs the GIL.
 #include <algorithm>
+#include <atomic>
 #include <chrono>
+#include <memory>
 #include <numeric>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "../buffer.hpp"
+#include "../cpu/barrier.hpp"
 #include "../cpu/dispatch.hpp"
 #include "../cpu/threads.hpp"
 #include "arrays.hpp"
@@ -63,9 +67,44 @@ double read_rate(const ProbeKernels<T>& kernels, int64_t bytes_each, int64_t rou
   return rate(threads, probe);
 }
 
+// Nanoseconds of a meeting of so many threads. Throws std::runtime_error if one leaves a meeting to which another has
+// not come.
+double meeting_time(int threads, int64_t rounds) {
+  struct Place {
+    alignas(64) int64_t round = 0;
+  };
+  Team team(threads);
+  std::vector<Place> places(static_cast<std::size_t>(team.size()));
+  std::atomic<bool> is_early{false};
+  std::unique_ptr<BarrierHandle> barrier;
+  const auto probe = [&](int index) {
+    for (int64_t round = 1; round <= rounds; ++round) {
+      places[static_cast<std::size_t>(index)].round = round;
+      barrier_wait(barrier->of(index));
+      const std::size_t other = (static_cast<std::size_t>(index) + static_cast<std::size_t>(round)) % places.size();
+      if (places[other].round != round) is_early = true;
+      barrier_wait(barrier->of(index));
+    }
+  };
+  using Probe = decltype(probe);
+  const auto task = [](void* context, int index) { (*static_cast<Probe*>(context))(index); };
+  auto start = std::chrono::steady_clock::now();
+  do {
+    barrier = std::make_unique<BarrierHandle>(team.size());
+    start = std::chrono::steady_clock::now();
+  } while (!team.run(task, const_cast<void*>(static_cast<const void*>(&probe))));
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (is_early) throw std::runtime_error("a thread left a meeting before all had come");
+  return seconds * 1e9 / static_cast<double>(2 * rounds);
+}
+
 }  // namespace
 
 void register_probes(py::module_& m) {
+  m.def("probe_meeting", [](int threads, int64_t rounds) {
+    py::gil_scoped_release release;
+    return meeting_time(threads, rounds);
+  });
   m.def("probe_fma", [](bool f64, int64_t rounds) {
     const Kernels& k = *current_isa().kernels;
     require_positive("rounds", rounds, int64_t{1} << 40);

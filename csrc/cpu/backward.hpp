@@ -167,15 +167,15 @@ struct Backward {
     step.sums = sums;
     run_first_stage(step, {0, ending}, true, backwards);
     run_first_stage(step, {ending, n}, false, backwards);
-    meet(worker.step_barrier);
+    meet(worker.steps);
     for (int stage = 1; stage < f.phases; ++stage) {
       if (steps.reduce[stage]) {
         steps.reduce[stage](step, n);
-        meet(worker.step_barrier);  // others may still be reading what this one is about to overwrite
+        meet(worker.steps);  // others may still be reading what this one is about to overwrite
       }
       const StageProduct<F> product = stage_product(stage, main_product(stage), kMain, 0, false);
       run_product(step, {0, n}, tiles_of_worker(worker), product, backwards);
-      meet(worker.step_barrier);
+      meet(worker.steps);
     }
   }
 

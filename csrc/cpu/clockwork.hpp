@@ -162,7 +162,7 @@ struct ClockworkForward {
         const int64_t t = time_of(p, i), n = all.gather_rows(t);
         for (int64_t r = 0; r < n; ++r) keep_units(all.rows[r], slow);
         for (int64_t clock = weights.clock_count - 1; clock >= 0; --clock) run_clock(clock, t, i % 2 != 0);
-        meet(worker.step_barrier);
+        meet(worker.steps);
       }
     }
     all.last_states();
@@ -270,7 +270,7 @@ struct ClockworkBackward {
       const int64_t t = time_of(p, step);
       gather_rows(t);
       for (int64_t i = clocks - 1; i >= 0; --i) run_pointwise(i, t);
-      meet(worker.step_barrier);
+      meet(worker.steps);
       for (int64_t i = 0; i < clocks; ++i) run_product(i, step % 2 != 0);
     }
   }

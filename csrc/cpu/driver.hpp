@@ -130,8 +130,8 @@ void copy_or_zero(C* to, const C* from, int64_t vectors, int64_t size, const Wor
   }
 }
 
-inline void meet(fusedrnn::Barrier* barrier) {
-  if (barrier) fusedrnn::barrier_wait(barrier);
+inline void meet(const fusedrnn::Meeting& meeting) {
+  if (meeting.barrier) fusedrnn::barrier_wait(meeting);
 }
 
 }  // namespace

@@ -152,7 +152,7 @@ struct Forward {
           if (others[i] && f.product[i].phase == phase) sweep(*others[i], {0, n}, tiles, backwards);
         }
         sweep(*lasts[phase], {0, n}, f.projection >= 0 && phase == last_phase ? h_tiles : tiles, backwards);
-        meet(worker.step_barrier);
+        meet(worker.steps);
       }
       step.pre += size;
     }

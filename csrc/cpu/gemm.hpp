@@ -13,6 +13,7 @@ namespace {
 
 using fusedrnn::kBlock;
 using fusedrnn::kMaxGates;
+using fusedrnn::kMostKernelRows;
 
 constexpr int kCacheLine = 64;
 
@@ -38,23 +39,21 @@ struct Shapes {
   }
 };
 
-constexpr int kMostRows = 8;  // of any shape
-static_assert(Shapes::max_rows(1) <= kMostRows && Shapes::max_rows(2) <= kMostRows && Shapes::max_rows(3) <= kMostRows);
+static_assert(Shapes::max_rows(1) <= kMostKernelRows && Shapes::max_rows(2) <= kMostKernelRows &&
+              Shapes::max_rows(3) <= kMostKernelRows);
 
 // The same as tables, for callers that know gates and rows only when they run.
-struct ShapeTables {
-  int max_rows[kMaxGates + 1] = {};
-  int log_tiles[kMaxGates + 1][kMostRows + 1] = {};  // log2 of max_tiles
-  constexpr ShapeTables() {
-    for (int gates = 1; gates <= kMaxGates; ++gates) {
-      max_rows[gates] = Shapes::max_rows(gates);
-      for (int rows = 1; rows <= kMostRows; ++rows) {
-        while (2 << log_tiles[gates][rows] <= Shapes::max_tiles(gates, rows)) ++log_tiles[gates][rows];
-      }
+constexpr fusedrnn::KernelShapes shape_tables() {
+  fusedrnn::KernelShapes tables{};
+  for (int gates = 1; gates <= kMaxGates; ++gates) {
+    tables.max_rows[gates] = Shapes::max_rows(gates);
+    for (int rows = 1; rows <= kMostKernelRows; ++rows) {
+      while (2 << tables.log_tiles[gates][rows] <= Shapes::max_tiles(gates, rows)) ++tables.log_tiles[gates][rows];
     }
   }
-};
-constexpr ShapeTables kShapes;
+  return tables;
+}
+constexpr fusedrnn::KernelShapes kShapes = shape_tables();
 
 template <class T>
 alignas(64) constexpr T kZeros[kMaxGates * Vec<T>::width] = {};
@@ -189,7 +188,7 @@ constexpr KernelRow<S, C> kernel_row() {
         micro_kernel_or_null<S, C, G, R, 4, kColumns, true>(), micro_kernel_or_null<S, C, G, R, 8, kColumns, true>()}}};
 }
 
-template <class S, class C, int G, bool kColumns, class Rows = std::make_integer_sequence<int, kMostRows>>
+template <class S, class C, int G, bool kColumns, class Rows = std::make_integer_sequence<int, kMostKernelRows>>
 struct GateKernels;
 
 template <class S, class C, int G, bool kColumns, int... R>

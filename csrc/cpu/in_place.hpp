@@ -22,7 +22,7 @@ struct InPlaceSweep {
   const RowMatrix<C>& m;
   const std::int64_t line;  // of sums of a tile and row
   alignas(64) S packed[kPartSize];
-  alignas(64) C sums[kMostRows * kMostTiles * V::width];  // [row][tile][gate][lane] of an area
+  alignas(64) C sums[kMostKernelRows * kMostTiles * V::width];  // [row][tile][gate][lane] of an area
 
   explicit InPlaceSweep(const Op& of) : op(of), m(*of.weights.rows), line(of.gates * V::width) {}
 

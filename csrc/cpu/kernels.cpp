@@ -179,7 +179,7 @@ void map_tanh(const C* x, C* y, int64_t n) {
 template <class F>
 constexpr FormatKernels<F> format_kernels() {
   return {Vec<typename F::Compute>::width,
-          kShapes.max_rows[1],
+          &kShapes,
           {forward_local_bytes<F>, forward_shared_bytes<F>, forward_share<F>, backward_local_bytes<F>,
            backward_shared_bytes<typename F::Compute>, backward_share<F>, input_gradient_share<F>,
            weight_gradients_share<F>},

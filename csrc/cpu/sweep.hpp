@@ -156,7 +156,7 @@ struct TileSweep {
       std::int64_t at = row, next_tile = 0, next_gate = 0;
       for (std::int64_t group = group0; group < group1; ++group) {
         const std::int64_t n = groups.rows(group);
-        assert(n >= 1 && n <= kMostRows);
+        assert(n >= 1 && n <= kMostKernelRows);
         const Area area{at, n, tile, 1 << log};
         C* const at_sums = sums + (at - row) * width;
         const bool fetch_weights = fetch && next_tile < 1 << log;
@@ -180,7 +180,7 @@ struct TileSweep {
 
   // The same for a few rows and tiles that one kernel covers: in small steps `run` itself would take as long as it.
   void run_once(std::int64_t row, std::int64_t rows, std::int64_t tile, int log) const {
-    assert(rows >= 1 && rows <= kMostRows && log >= 0 && log < 4);
+    assert(rows >= 1 && rows <= kMostKernelRows && log >= 0 && log < 4);
     const std::int64_t gates = op.gates, line = gates * V::width;
     const Area area{row, rows, tile, std::int64_t{1} << log};
     alignas(64) C sums[kMostSums * V::width];

@@ -24,18 +24,13 @@
 #include "../problem.hpp"
 #include "../sizes.hpp"
 #include "openmp.hpp"
+#include "spin.hpp"
 
 namespace fusedrnn {
 
 namespace {
 
 constexpr auto kSpinTime = std::chrono::microseconds(50);
-
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 int affinity_cpus() {
   cpu_set_t set;
@@ -98,17 +93,6 @@ class SignalsBlocked {
  private:
   sigset_t before_;
 };
-
-// Spins on `done`, gently; where there are more threads than CPUs, or the wait grows long, gives the CPU away.
-template <class Done>
-void spin_until(bool crowded, Done&& done) {
-  for (int spins = 0; !done(); ++spins) {
-    if (crowded || spins > 128)
-      sched_yield();
-    else
-      pause();
-  }
-}
 
 }  // namespace
 
@@ -173,56 +157,8 @@ void set_thread_source(const std::string& name) {
 
 const char* thread_source() { return kSources[asked_source()]; }
 
-struct Barrier {
-  alignas(64) std::atomic<int> missing{0};
-  alignas(64) std::atomic<unsigned> round{0};
-  int count = 0;
-  bool crowded = false;
-  void set_count(int n) {
-    missing.store(n, std::memory_order_relaxed);
-    count = n;
-    crowded = n > usable_cpus();
-  }
-};
-
-void barrier_wait(Barrier* b) {
-  const unsigned round = b->round.load(std::memory_order_relaxed);
-  if (b->missing.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-    b->missing.store(b->count, std::memory_order_relaxed);
-    b->round.store(round + 1, std::memory_order_release);
-  } else {
-    spin_until(b->crowded, [&] { return b->round.load(std::memory_order_acquire) != round; });
-  }
-}
-
 void wait_for(const std::atomic<std::int64_t>& value, std::int64_t least, bool crowded) {
   spin_until(crowded, [&] { return value.load(std::memory_order_acquire) >= least; });
-}
-
-namespace {
-
-// Barriers that this thread has used and will use again.
-std::vector<std::unique_ptr<Barrier>>& spare_barriers() {
-  static thread_local std::vector<std::unique_ptr<Barrier>> spare;
-  return spare;
-}
-
-}  // namespace
-
-BarrierHandle::BarrierHandle(int count) : barrier_(nullptr) {
-  if (count < 2) return;
-  auto& spare = spare_barriers();
-  if (spare.empty()) {
-    spare.reserve(spare.capacity() + 1);  // so that giving it back does not throw
-    barrier_ = new Barrier;
-  } else {
-    barrier_ = spare.back().release();
-    spare.pop_back();
-  }
-  barrier_->set_count(count);
-}
-BarrierHandle::~BarrierHandle() {
-  if (barrier_) spare_barriers().emplace_back(barrier_);
 }
 
 namespace {

@@ -8,21 +8,7 @@
 
 namespace fusedrnn {
 
-struct Barrier;
 struct OpenMP;
-
-// Where workers meet again and again within one job; for one worker there is none, and get() is null.
-class BarrierHandle {
- public:
-  explicit BarrierHandle(int count);
-  ~BarrierHandle();
-  BarrierHandle(const BarrierHandle&) = delete;
-  BarrierHandle& operator=(const BarrierHandle&) = delete;
-  Barrier* get() const { return barrier_; }
-
- private:
-  Barrier* barrier_;
-};
 
 // Or the threads of the host's OpenMP runtime (openmp.hpp), which spin for milliseconds after each of its regions, on
 // the cores that other threads would need. "pool", "openmp" (the pool where there is no runtime), or "auto": the pool

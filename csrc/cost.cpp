@@ -1,0 +1,165 @@
+#include "cost.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "sizes.hpp"
+
+namespace fusedrnn {
+
+namespace {
+
+using std::int64_t;
+
+constexpr double kLine = 64;   // bytes
+constexpr double kOfL1 = 0.6;  // of a cache, what weights find free
+constexpr double kOfL2 = 0.75;
+constexpr double kHidden = 0.8;         // of the shorter of computing and fetching, what the longer hides
+constexpr double kLatency = 4;          // cycles of a multiply-add
+constexpr int64_t kGroupsTogether = 8;  // that pass over weights together (cpu/sweep.hpp)
+constexpr int64_t kRowsTogether = 96;   // of a product over all steps (cpu/batched.hpp)
+
+double to_double(int64_t n) { return static_cast<double>(n); }
+int64_t share(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
+
+}  // namespace
+
+double CostModel::meeting(int workers) const {
+  return workers < 2 ? 0 : m_.meeting + m_.meeting_more * (std::log2(workers) - 1);
+}
+
+double CostModel::exchange(double elements, int parts) const {
+  return elements * to_double(k_.compute_bytes) / kLine * (1 - 1.0 / parts) * m_.shared_line;
+}
+
+CostModel::Part CostModel::largest(const Schedule& s) const {
+  return {share(z_.batch, s.row_parts), share(tiles_of(z_.hidden), s.tile_parts),
+          share(tiles_of(z_.proj), s.tile_parts)};
+}
+
+// A chain of multiply-adds takes its latency, whatever else there is.
+double CostModel::kernel(int64_t rows, int64_t vectors, int64_t depth) const {
+  const double sums = to_double(rows * vectors), loads = to_double(rows + vectors) * m_.cycle / 2;
+  const double each = std::max({kLatency * m_.cycle, sums * m_.fma, loads});
+  return m_.kernel + to_double(depth) * each + to_double(share(std::max<int64_t>(depth, 1), kBlock)) * sums * m_.sum;
+}
+
+// As sweep() in cpu/sweep.hpp cuts it; `line`: of a cache line of weights, once for each pass.
+double CostModel::sweep(int64_t rows, int64_t tiles, int gates, int64_t depth, double line) const {
+  if (rows <= 0 || tiles <= 0) return 0;
+  const int64_t groups = share(rows, k_.shapes->max_rows[gates]), size = rows / groups, larger = rows % groups;
+  const int widest = k_.shapes->log_tiles[gates][size + (larger > 0)];
+  const auto column = [&](int log) {
+    const int64_t vectors = int64_t{gates} << log;
+    double sum = to_double(groups - larger) * kernel(size, vectors, depth);
+    if (larger > 0) sum += to_double(larger) * kernel(size + 1, vectors, depth);
+    return sum;
+  };
+  double computing = to_double(tiles >> widest) * column(widest);
+  for (int log = 0; log < widest; ++log) {
+    if (tiles >> log & 1) computing += column(log);
+  }
+  const double lines = to_double(tiles * gates * depth) * vector_bytes() / kLine;
+  const double fetching = lines * to_double(share(groups, kGroupsTogether)) * line;
+  return std::max(computing, fetching) + (1 - kHidden) * std::min(computing, fetching);
+}
+
+// Sweeps go to and fro, so that the next begins with what a cache still holds of the last one.
+double CostModel::line(double bytes_each, double bytes_of_all, int workers) const {
+  if (bytes_each <= kOfL1 * m_.l1_bytes) return 0;
+  const double near = std::min(1.0, kOfL2 * m_.l2_bytes / bytes_each);
+  const double far = bytes_of_all <= m_.l3_bytes ? m_.l3_line : m_.memory_line * workers;
+  return near * m_.l2_line + (1 - near) * far;
+}
+
+double CostModel::multiply_adds() const {
+  double sum = to_double(f_.gates * z_.hidden * z_.input);
+  for (int i = 0; i < f_.products; ++i) {
+    const Product& p = f_.product[i];
+    sum += to_double(p.gates * product_units(f_, i, z_.hidden, z_.proj)) *
+           to_double(operand_size(p.from, p.depth, z_.hidden, z_.proj));
+  }
+  return sum;
+}
+
+double CostModel::recurrent_bytes() const {
+  return (multiply_adds() - to_double(f_.gates * z_.hidden * z_.input)) * to_double(k_.storage_bytes);
+}
+
+double CostModel::forward(const Schedule& s) const {
+  const Part part = largest(s);
+  const auto tiles = [&](int product) { return product == f_.projection ? part.h_tiles : part.tiles; };
+  const auto depth = [&](int i) { return operand_size(f_.product[i].from, f_.product[i].depth, z_.hidden, z_.proj); };
+  double bytes = 0;
+  for (int i = 0; i < f_.products; ++i) {
+    bytes += to_double(tiles(i) * f_.product[i].gates * depth(i)) * vector_bytes();
+  }
+  const double of_line = line(bytes, bytes * s.tile_parts, s.workers());
+  double step = to_double(part.rows) * m_.row;
+  for (int i = 0; i < f_.products; ++i) {
+    step += sweep(part.rows, tiles(i), f_.product[i].gates, depth(i), of_line);
+  }
+  step += to_double(part.rows * part.tiles * f_.gates) * m_.pointwise;
+  double phase = m_.step;
+  if (s.tile_parts > 1) {
+    phase += meeting(s.tile_parts) + exchange(to_double(part.rows * z_.proj), s.tile_parts);
+  }
+  step += f_.phases * phase;
+
+  const double projected = to_double(part.rows * part.tiles * f_.gates * k_.lanes * k_.compute_bytes);
+  const int64_t steps = std::clamp<int64_t>(static_cast<int64_t>(kProjectionBytes / projected), 1, z_.seq_len);
+  const double input_bytes = to_double(part.tiles * f_.gates * z_.input) * vector_bytes();
+  const double of_input = line(input_bytes, input_bytes * s.tile_parts, s.workers());
+  const double projection = sweep(part.rows * steps, part.tiles, f_.gates, z_.input, of_input);
+  return to_double(z_.seq_len) * (step + projection / to_double(steps));
+}
+
+double CostModel::steps_of_backward(const Schedule& s) const {
+  const Part part = largest(s);
+  const auto depth = [&](int i) {
+    const Product& p = f_.product[i];
+    return p.depth > 0 ? p.gates * product_units(f_, i, z_.hidden, z_.proj) : 0;
+  };
+  const auto tiles = [&](int i) { return f_.product[i].from == From::h_prev ? part.h_tiles : part.tiles; };
+  double bytes = 0, elements = 0;
+  for (int i = 0; i < f_.products; ++i) {
+    bytes += to_double(tiles(i) * f_.product[i].depth * depth(i)) * vector_bytes();
+    elements += to_double(depth(i));
+  }
+  const double of_line = line(bytes, bytes * s.tile_parts, s.workers());
+  double step = to_double(part.rows) * (m_.row + to_double(part.tiles * f_.columns) * m_.backward);
+  for (int i = 0; i < f_.products; ++i) {
+    step += f_.product[i].depth * sweep(part.rows, tiles(i), 1, depth(i), of_line);
+  }
+  double phase = m_.step;
+  if (s.tile_parts > 1)
+    phase += meeting(s.tile_parts) + exchange(to_double(part.rows) * elements, s.tile_parts) / f_.phases;
+  return to_double(z_.seq_len) * (step + f_.phases * phase);
+}
+
+// dx, and the gradients of weights, of all chunks.
+double CostModel::products_of_backward(int workers) const {
+  const int64_t pairs = z_.seq_len * z_.batch;
+  const int64_t chunk = std::min(pairs, std::max(kChunkPairs, z_.batch)), chunks = share(pairs, chunk);
+  const int64_t input_tiles = tiles_of(z_.input), columns = f_.gates * z_.hidden;
+  const double dx_bytes = to_double(input_tiles * columns) * vector_bytes();
+  const int64_t rows = share(chunk, workers), together = std::min(rows, kRowsTogether);
+  double each = sweep(together, input_tiles, 1, columns, line(dx_bytes, dx_bytes, workers)) * to_double(rows) /
+                to_double(std::max<int64_t>(together, 1));
+  const auto weights = [&](int64_t of_rows, int64_t width) {
+    return sweep(share(of_rows, workers), tiles_of(width), 1, chunk, m_.l2_line);
+  };
+  each += weights(columns, z_.input);
+  for (int i = 0; i < f_.products; ++i) {
+    const Product& p = f_.product[i];
+    const int64_t width = operand_size(p.from, p.depth, z_.hidden, z_.proj);
+    if (width > 0) each += weights(p.gates * product_units(f_, i, z_.hidden, z_.proj), width);
+  }
+  return to_double(chunks) * (each + 2 * meeting(workers));
+}
+
+double CostModel::backward(const Schedule& s, int workers) const {
+  return steps_of_backward(s) + products_of_backward(workers);
+}
+
+}  // namespace fusedrnn
