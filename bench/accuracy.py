@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,11 +126,16 @@ def by_torch(model: Model) -> Results:
 def error(got: Any, want: Any) -> tuple[float, float]:
     """The largest, as a share of the largest entry; and by norm."""
     difference = got - want
-    return float(np.abs(difference).max() / np.abs(want).max()), float(np.linalg.norm(difference) / np.linalg.norm(want))
+    return float(np.abs(difference).max() / np.abs(want).max()), float(
+        np.linalg.norm(difference) / np.linalg.norm(want)
+    )
 
 
 def beside_peers() -> None:
-    systems = {"fusedrnn": lambda m: by(fusedrnn, m, "float32"), "NumPy": lambda m: by(fusedrnn.reference, m, "float32")}
+    systems = {
+        "fusedrnn": lambda m: by(fusedrnn, m, "float32"),
+        "NumPy": lambda m: by(fusedrnn.reference, m, "float32"),
+    }
     if folder_of("torch"):
         systems["PyTorch"] = by_torch
     table = Table(title=f"float32 errors, {fusedrnn.isa()}: largest / by norm, in units of 1e-7")

@@ -1,53 +1,230 @@
-"""Where the thresholds in csrc/run.cpp (struct Machine) come from: time against batch and hidden size, on one thread
-and on all. A schedule is well chosen where two threads are never slower than one: `python bench/schedules.py`."""
+"""What the work of kernels costs on this machine, by which fusedrnn chooses how to share a call among threads
+(csrc/machine.hpp has the costs, csrc/cost.cpp the formula): `python bench/schedules.py`, some minutes. To keep them:
+
+    python bench/schedules.py --out machine.txt
+    export FUSEDRNN_MACHINE=$PWD/machine.txt
+
+First, probes measure what can be measured alone: a vector of multiply-adds, a cache line from each level, a meeting of
+threads. Then random calls of forward and of backward are timed under each schedule. The other costs, and how much the
+probed ones count, are fitted to these times: each cost in turn is moved up and down as long as the mean of the squared
+logarithms of predicted over measured time falls. The last table says how far predictions are from the times, and how
+much slower the schedules that they choose are than the best ones.
+"""
 
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
+import _common  # noqa: F401
 import fusedrnn
+from fusedrnn import _core
 from suite import GATES, Case
-from systems import FusedRNN
+from systems import Inputs
+
+CPUS = len(os.sched_getaffinity(0))
+SIZES = {"l1_bytes", "l2_bytes", "l3_bytes"}  # these are told by the system, and not fitted
+Costs = dict[str, float]
+ROUNDS = 4
+LEAST = 5000  # nanoseconds of a call that is more than the way to it
 
 
-def milliseconds(run: Any) -> float:
-    times = []
-    for _ in range(15):
-        start = time.perf_counter()
+def schedules(threads: int) -> Iterator[tuple[str, int, int]]:
+    """Names of schedules, and their parts: rows x units, for each number of units that divides the threads."""
+    for units in range(1, threads + 1):
+        if threads % units == 0:
+            yield f"{threads // units}x{units}", threads // units, units
+
+
+@dataclass
+class Sample:
+    """A call of forward or of backward, and its times in nanoseconds, by (rows, units, workers)."""
+
+    case: Case
+    backward: bool
+    weights: Any
+    times: dict[tuple[int, int, int], float] = field(default_factory=dict)
+
+    def cost(self, parts: tuple[int, int, int]) -> float:
+        rows, units, workers = parts
+        tiles = -(-self.case.H // 16)
+        used = min(rows, self.case.B), min(units, tiles)
+        return float(self.weights.cost(self.case.T, self.case.B, *used, max(workers, 1), self.backward))
+
+
+def nanoseconds(run: Callable[[], Any], budget: float) -> float:
+    """The least of some calls: what disturbs a call only makes it longer."""
+    times: list[float] = []
+    stop = time.perf_counter() + budget
+    while len(times) < 3 or (time.perf_counter() < stop and len(times) < 400):
+        start = time.perf_counter_ns()
         run()
-        times.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times)
+        times.append(time.perf_counter_ns() - start)
+    return min(times)
+
+
+def random_case(rng: np.random.Generator) -> Case:
+    def log_uniform(most: int) -> int:
+        return round(math.exp(rng.uniform(0, math.log(most))))
+
+    while True:
+        op = str(rng.choice(list(GATES)))
+        case = Case(op, "infer", "float32", log_uniform(200), log_uniform(256), log_uniform(1024), log_uniform(1024))
+        if case.flops < 1.5e9:
+            return case
+
+
+def overhead() -> float:
+    """Of a call from Python: the least there is."""
+    w = fusedrnn.RNNWeights(np.zeros((1, 1), "float32"), np.zeros((1, 1), "float32"))
+    x = np.zeros((1, 1, 1), "float32")
+    return nanoseconds(lambda: fusedrnn.rnn(x, w), 0.2)
+
+
+def calls_of(case: Case) -> Iterator[tuple[bool, Any, Callable[[], Any]]]:
+    """Forward and backward of a case: whether it is backward, the native weights, and the call."""
+    n = Inputs(case)
+    w = {"lstm": fusedrnn.LSTMWeights, "gru": fusedrnn.GRUWeights, "rnn": fusedrnn.RNNWeights}[case.op](*n.weights)
+    infer, forward, backward = (getattr(fusedrnn, case.op + s) for s in ("", "_forward", "_backward"))
+    yield False, w._loaded, lambda: infer(n.x, w)
+    _, reserve = forward(n.x, w)
+    yield True, w._loaded, lambda: backward(reserve, n.dy)
+
+
+def measure(shapes: int, seed: int, budget: float, console: Console) -> list[Sample]:
+    rng, called = np.random.default_rng(seed), overhead()
+    samples = []
+    names = [("1x1", 1, 1), *(schedules(CPUS) if CPUS > 1 else ())]
+    for case in track([random_case(rng) for _ in range(shapes)], "timing", console=console, transient=True):
+        for backward, native, run in calls_of(case):
+            sample = Sample(case, backward, native)
+            for name, rows, units in ROUNDS * names:  # in turns, as the machine is not always as fast
+                fusedrnn.set_num_threads(rows * units)
+                _core.set_schedule(name)
+                run()
+                parts, taken = (rows, units, rows * units), nanoseconds(run, budget / ROUNDS) - called
+                sample.times[parts] = min(sample.times.get(parts, math.inf), max(taken, 100))
+            if min(sample.times.values()) > LEAST:
+                samples.append(sample)
+    _core.set_schedule("auto")
+    fusedrnn.set_num_threads(CPUS)
+    return samples
+
+
+def probed() -> Costs:
+    """What can be measured alone."""
+    sizes = dict(_core.machine())
+    fusedrnn.set_num_threads(1)
+    lanes = {"avx512": 16, "avx2": 8}.get(fusedrnn.isa(), 4)
+    rate = max(_core.probe_fma(False, 10_000_000) for _ in range(5))
+
+    def line(size: float) -> float:
+        rounds = max(3, int(2e8 / size))
+        return 64 / max(_core.probe_read(False, int(size), rounds) for _ in range(5))
+
+    costs = {"fma": 2 * lanes / rate, "l2_line": line(sizes["l2_bytes"] / 2), "l3_line": line(3 * sizes["l2_bytes"])}
+    costs["memory_line"] = max(line(min(2 * sizes["l3_bytes"], 2**29)), costs["l3_line"])
+    costs["cycle"] = costs["fma"] * 2
+    if CPUS > 1:
+        costs["meeting"] = min(_core.probe_meeting(2, 20000) for _ in range(5))
+        most = min(_core.probe_meeting(CPUS, 20000) for _ in range(5))
+        if CPUS > 2:
+            costs["meeting_more"] = max(10.0, (most - costs["meeting"]) / (math.log2(CPUS) - 1))
+    fusedrnn.set_num_threads(CPUS)
+    return costs
+
+
+def misfit(samples: list[Sample]) -> float:
+    errors = [math.log(s.cost(parts) / t) for s in samples for parts, t in s.times.items()]
+    return statistics.fmean(min(e * e, 1.0) for e in errors)
+
+
+def fitted(costs: Costs, samples: list[Sample]) -> Costs:
+    """Moves one cost at a time; the mean of squared logarithms falls with each move."""
+
+    def value(c: Costs) -> float:
+        _core.set_machine(list(c.items()))
+        # Costs that few samples tell stay near where they are.
+        return misfit(samples) + 0.01 * statistics.fmean(math.log(c[k] / costs[k]) ** 2 for k in c)
+
+    names = [name for name in costs if CPUS > 2 or name not in ("meeting_more", "start_more")]
+    now, least, factor = dict(costs), value(costs), 2.0
+    while factor > 1.02:
+        moved = False
+        for name in names:
+            for by in (factor, 1 / factor):
+                tried = {**now, name: now[name] * by}
+                if (v := value(tried)) < least:
+                    now, least, moved = tried, v, True
+                    break
+        if not moved:
+            factor = math.sqrt(factor)
+    _core.set_machine(list(now.items()))
+    return now
+
+
+def quality(samples: list[Sample]) -> list[tuple[str, str]]:
+    errors = sorted(abs(math.log(s.cost(parts) / t)) for s in samples for parts, t in s.times.items())
+    regrets = []
+    for s in samples:
+        chosen = min(s.times, key=s.cost)
+        regrets.append(s.times[chosen] / min(s.times.values()))
+    regrets.sort()
+
+    def at(values: list[float], share: float) -> float:
+        return values[min(len(values) - 1, int(share * len(values)))]
+
+    return [
+        ("predicted over measured time, off by (median)", f"{math.exp(at(errors, 0.5)) - 1:.0%}"),
+        ("the same (95% of calls within)", f"{math.exp(at(errors, 0.95)) - 1:.0%}"),
+        ("chosen schedules within 5% of the best", f"{sum(r <= 1.05 for r in regrets) / len(regrets):.0%}"),
+        ("95% of chosen schedules within", f"{at(regrets, 0.95) - 1:.0%}"),
+        ("the worst behind the best", f"{regrets[-1] - 1:.0%}"),
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--op", choices=list(GATES), default="lstm")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--budget", type=float, default=0.06, help="seconds of a timing")
+    parser.add_argument("--out", type=Path, help="where to write the costs")
     args = parser.parse_args()
-    system = FusedRNN(args.threads)
-    table = Table(title=f"{args.op} infer, T=100: ms on 1 thread / on {args.threads}, and their ratio")
-    table.add_column("H")
-    batches = [1, 2, 4, 8, 16, 32, 64]
-    for batch in batches:
-        table.add_column(f"B={batch}", justify="right")
-    for hidden in (16, 32, 64, 128, 256, 512):
-        row = []
-        for batch in batches:
-            run = system.prepare(Case(args.op, "infer", "float32", 100, batch, hidden, hidden))
-            times = []
-            for threads in (1, args.threads):
-                fusedrnn.set_num_threads(threads)
-                times.append(milliseconds(run))
-            row.append(f"{times[0]:.3g}/{times[1]:.3g} {times[0] / times[1]:.2f}x")
-        table.add_row(str(hidden), *row)
-    Console(width=140).print(table)
+    console = Console(width=100)
+    before = dict(_core.machine())
+    samples = measure(args.shapes, args.seed, args.budget, console)
+    start = {name: value for name, value in before.items() if name not in SIZES} | probed()
+    costs = fitted(start, samples)
+    table = Table(title=f"costs on this machine, {fusedrnn.isa()}, {CPUS} CPUs: nanoseconds")
+    for column in ("cost", "before", "start of the fit", "fitted"):
+        table.add_column(column, justify="left" if column == "cost" else "right")
+    for name, value in costs.items():
+        table.add_row(name, f"{before[name]:.3g}", f"{start[name]:.3g}", f"{value:.3g}")
+    console.print(table)
+    for title, values in (("with the costs before", before), ("with the fitted costs", costs)):
+        _core.set_machine(list(values.items()))
+        table = Table(title=f"{title}: {len(samples)} calls under {len(samples[0].times)} schedules")
+        table.add_column("of these calls")
+        table.add_column("", justify="right")
+        for row in quality(samples):
+            table.add_row(*row)
+        console.print(table)
+    if args.out:
+        lines = [f"# costs of this machine in nanoseconds, by bench/schedules.py, {fusedrnn.isa()}, {CPUS} CPUs"]
+        args.out.write_text("\n".join([*lines, *(f"{name} {value:.4g}" for name, value in costs.items())]) + "\n")
+        console.print(f"written: {args.out}; export FUSEDRNN_MACHINE={args.out.resolve()}")
 
 
 if __name__ == "__main__":

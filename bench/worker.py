@@ -50,6 +50,10 @@ def answer(system: Any, state: dict[str, Any], request: dict[str, Any]) -> Any:
         return seconds_per_call(state["run"], request["budget"])
     if request["do"] == "call":
         return state["run"]()
+    if request["do"] == "schedule":
+        from fusedrnn import _core
+
+        return _core.set_schedule(request["name"])
     if request["do"] == "fma":
         from fusedrnn import _core
 

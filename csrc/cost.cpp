@@ -68,7 +68,7 @@ double CostModel::sweep(int64_t rows, int64_t tiles, int gates, int64_t depth, d
 double CostModel::line(double bytes_each, double bytes_of_all, int workers) const {
   if (bytes_each <= kOfL1 * m_.l1_bytes) return 0;
   const double near = std::min(1.0, kOfL2 * m_.l2_bytes / bytes_each);
-  const double far = bytes_of_all <= m_.l3_bytes ? m_.l3_line : m_.memory_line * workers;
+  const double far = bytes_of_all <= m_.l3_bytes ? m_.l3_line + m_.l3_more * (workers - 1) : m_.memory_line * workers;
   return near * m_.l2_line + (1 - near) * far;
 }
 
@@ -127,7 +127,7 @@ double CostModel::steps_of_backward(const Schedule& s) const {
     elements += to_double(depth(i));
   }
   const double of_line = line(bytes, bytes * s.tile_parts, s.workers());
-  double step = to_double(part.rows) * (m_.row + to_double(part.tiles * f_.columns) * m_.backward);
+  double step = to_double(part.rows) * (m_.backward_row + to_double(part.tiles * f_.columns) * m_.backward);
   for (int i = 0; i < f_.products; ++i) {
     step += f_.product[i].depth * sweep(part.rows, tiles(i), 1, depth(i), of_line);
   }
@@ -150,11 +150,15 @@ double CostModel::products_of_backward(int workers) const {
     return sweep(share(of_rows, workers), tiles_of(width), 1, chunk, m_.l2_line);
   };
   each += weights(columns, z_.input);
+  // Each worker copies all operands, and its share of the gradients, which it reads once more for the biases.
+  int64_t copied = input_tiles + 2 * share(tiles_of(f_.columns * z_.hidden), workers);
   for (int i = 0; i < f_.products; ++i) {
     const Product& p = f_.product[i];
     const int64_t width = operand_size(p.from, p.depth, z_.hidden, z_.proj);
     if (width > 0) each += weights(p.gates * product_units(f_, i, z_.hidden, z_.proj), width);
+    copied += tiles_of(width);
   }
+  each += to_double(chunk) * (m_.pair + to_double(copied) * m_.copy);
   return to_double(chunks) * (each + 2 * meeting(workers));
 }
 

@@ -9,27 +9,33 @@
 
 namespace fusedrnn {
 
-// X(name, default): sizes in bytes, counts; then costs in nanoseconds.
-#define RNN_MACHINE(X)                                                                                 \
-  X(l1_bytes, 32 * 1024)                                                                               \
-  X(l2_bytes, 1024 * 1024)                                                                             \
-  X(l3_bytes, 16 * 1024 * 1024)                                                                        \
-  X(cycle, 0.35)       /* of a core's clock; loads take half of one, a chain of multiply-adds 4 */     \
-  X(fma, 0.2)          /* a vector of multiply-adds */                                                 \
-  X(kernel, 15)        /* a call of the micro-kernel, beside its multiply-adds */                      \
-  X(sum, 0.6)          /* a vector of sums, in and out of registers, once a block of k */              \
-  X(l2_line, 0.8)      /* a cache line of weights from L2 */                                           \
-  X(l3_line, 3.5)      /* from L3 */                                                                   \
-  X(memory_line, 7)    /* from memory */                                                               \
-  X(shared_line, 5)    /* that another core has written */                                             \
-  X(pointwise, 5)      /* the pointwise step of a vector of units, for each gate; of a forward step */ \
-  X(backward, 6)       /* the same of a backward step, for each column of gradients */                 \
-  X(row, 10)           /* of a row in a step, to find its operands */                                  \
-  X(step, 60)          /* of a phase of a step */                                                      \
-  X(meeting, 150)      /* of two workers */                                                            \
-  X(meeting_more, 100) /* for each doubling of their number */                                         \
-  X(start, 2500)       /* of the other workers of a call, and their end */                             \
-  X(start_more, 100)   /* for each of them */
+// X(name, default): sizes in bytes; then costs in nanoseconds.
+// clang-format off
+#define RNN_MACHINE(X)                                                                                  \
+  X(l1_bytes, 32 * 1024)                                                                                \
+  X(l2_bytes, 1024 * 1024)                                                                              \
+  X(l3_bytes, 16 * 1024 * 1024)                                                                         \
+  X(cycle, 0.33)        /* of a core's clock; a load takes half of one, a multiply-add ends after 4 */  \
+  X(fma, 0.17)          /* a vector of multiply-adds, one of many */                                    \
+  X(kernel, 10)         /* a call of the micro-kernel, beside its multiply-adds */                      \
+  X(sum, 3)             /* a vector of sums, in and out of registers, once a block of k */              \
+  X(l2_line, 0.6)       /* a cache line of weights from L2, */                                          \
+  X(l3_line, 2.5)       /* from L3, */                                                                  \
+  X(l3_more, 0.3)       /* more of that for each other worker that does the same, */                    \
+  X(memory_line, 6)     /* and from memory, for each worker */                                          \
+  X(shared_line, 20)    /* a cache line that another core has written */                                \
+  X(pointwise, 5)       /* the pointwise step of a vector of units, for each gate, of forward; */       \
+  X(backward, 9)        /* and, for each column of gradients, of backward */                            \
+  X(row, 6)             /* to find the operands of a row in a step of forward, */                       \
+  X(backward_row, 30)   /* of backward, */                                                              \
+  X(pair, 20)           /* and in the sums over all steps, for each worker */                           \
+  X(copy, 2)            /* to bring a vector of these operands into order */                            \
+  X(step, 30)           /* a phase of a step */                                                         \
+  X(meeting, 200)       /* of two workers, */                                                           \
+  X(meeting_more, 100)  /* and for each doubling of their number */                                     \
+  X(start, 2500)        /* of the other workers of a call, and their end, */                            \
+  X(start_more, 100)    /* and for each of them */
+// clang-format on
 
 struct Machine {
 #define RNN_MEMBER(name, value) double name = value;

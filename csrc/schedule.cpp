@@ -3,8 +3,9 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
-#include <cstdio>
+#include <charconv>
 #include <stdexcept>
+#include <system_error>
 
 #include "run.hpp"
 #include "sizes.hpp"
@@ -33,13 +34,17 @@ constexpr double kGain = 0.97;   // more threads must take less than this share 
 
 int asked() { return asked_schedule.load(std::memory_order_relaxed); }
 
-// "2x3": rows x units.
+// "2x3": rows x units; -1 for any other text.
 int grid_of(const std::string& name) {
-  int rows = 0, units = 0, end = 0;
-  if (std::sscanf(name.c_str(), "%4dx%4d%n", &rows, &units, &end) != 2) return -1;
-  const auto is_count = [](int n) { return n >= 1 && n <= kMostThreads; };
-  if (static_cast<std::size_t>(end) != name.size() || !is_count(rows) || !is_count(units)) return -1;
-  return (rows * kParts + units) * kKinds + kGrid;
+  int parts[2] = {};
+  const char *at = name.data(), *const end = at + name.size();
+  for (int& n : parts) {
+    if (&n != parts && (at == end || *at++ != 'x')) return -1;
+    const auto read = std::from_chars(at, end, n);
+    if (read.ec != std::errc() || n < 1 || n > kMostThreads) return -1;
+    at = read.ptr;
+  }
+  return at == end ? (parts[0] * kParts + parts[1]) * kKinds + kGrid : -1;
 }
 
 }  // namespace

@@ -24,8 +24,10 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
 @pytest.fixture(autouse=True)
 def _restore_settings() -> Iterator[None]:
-    isa, threads = fusedrnn.isa(), fusedrnn.get_num_threads()
+    isa, threads, machine = fusedrnn.isa(), fusedrnn.get_num_threads(), _core.machine()
     yield
+    if _core.machine() != machine:
+        _core.set_machine(machine)
     fusedrnn.set_isa(isa)
     fusedrnn.set_num_threads(threads)
     _core.set_schedule("auto")

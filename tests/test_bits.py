@@ -411,4 +411,5 @@ def test_order_of_weight_gradients() -> None:
     for unit, k in ((0, 0), (17, 2)):
         assert g.dweight_ih[unit, k] == in_blocks(0, dy[::-1, 0, unit], x[::-1, 0, k])
     ones = np.ones(T, "float32")
+    assert g.dbias_ih is not None
     assert g.dbias_ih[5] == in_blocks(0, dy[::-1, 0, 5], ones)

@@ -356,10 +356,13 @@ def test_a_reserve_of_another_cell() -> None:
 
 
 def test_settings() -> None:
-    with pytest.raises(
-        ValueError, match="schedule: expected one of 'auto', 'one', 'rows', 'units', 'wave', got 'columns'"
-    ):
-        _core.set_schedule("columns")
+    for name in ("columns", "2x", "0x2", "2x3x4", "2000x1", " 2x3"):
+        with pytest.raises(
+            ValueError,
+            match="schedule: expected one of 'auto', 'one', 'rows', 'units', 'wave' "
+            f"or parts of rows and units such as '2x3', got '{name}'",
+        ):
+            _core.set_schedule(name)
     with pytest.raises(ValueError, match=r"isa: expected one of .*'portable' on this CPU, got 'sse9'"):
         fusedrnn.set_isa("sse9")
     with pytest.raises(TypeError, match="isa: expected str, got int"):

@@ -55,10 +55,10 @@ SHAPES: list[Shape] = [
     (5, 7, 9, 16),
     (4, 5, 17, 40),
     (2, 13, 3, 65),
-    (2, 70, 2, 7),  # more than kBlockGroups groups of rows
-    (9, 33, 3, 20),  # more steps than kSumBlock and kRowBlock
-    (2, 7, 3, 150),  # more units than kColumnBlock
-    (2, 3, 2100, 9),  # weights of inputs beyond kBlockBytes, on any ISA
+    (2, 70, 2, 7),  # more than kGroupsTogether groups of rows
+    (9, 33, 3, 20),  # more steps than kStretch and kRowsTogether
+    (2, 7, 3, 150),  # more units than kStrip
+    (2, 3, 2100, 9),  # weights of inputs beyond kNearestBytes, on any ISA
 ]
 PERIODS = [(2,), (1, 1, 1), (2, 3, 5), (1, 4, 2**62), tuple(range(1, 22))]  # of 21 units
 QUICK = ["0,3,4,5", "3,1,5,33", "2,13,3,65 lengths reverse", "3,5,4,21 bare", "65536"]
@@ -236,7 +236,7 @@ def cases_of(cell: Cell, dtype: str, blocks: bool) -> Iterator[Case]:
     yield from (case_of(cell, dtype, (3, 5, 4, 21), option) for option, _ in options(cell, dtype))
     size = np.dtype(dtype).itemsize
     projections = (1056 // size // cell.gates, 33, 2, 16)  # beyond kChunkBytes
-    weights = (2, 9, 3, 1050 // max(cell.gates, 3))  # beyond kBlockBytes, most beyond kNearBytes
+    weights = (2, 9, 3, 1050 // max(cell.gates, 3))  # beyond kNearestBytes, most beyond kNearBytes
     gradients = (2, 2**13 // cell.gates + 5, 1, 8)  # in float64 beyond kSourceBytes
     shapes = [projections, weights if size == 4 else gradients] if blocks else []
     yield from (case_of(cell, dtype, shape) for shape in shapes)

@@ -1,0 +1,148 @@
+"""What a call costs by the model, the schedules that follow from it, and meetings of threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fusedrnn
+from cases import CELLS, Cell, make_problem
+from fusedrnn import _core
+
+CPUS = len(os.sched_getaffinity(0))
+several_cpus = pytest.mark.skipif(CPUS < 2, reason="one CPU: every schedule has one thread")
+
+
+def lstm(H: int, I: int = 40) -> Any:
+    w = fusedrnn.LSTMWeights(np.zeros((4 * H, I), "float32"), np.zeros((4 * H, H), "float32"))
+    fusedrnn.lstm(np.zeros((1, 1, I), "float32"), w)
+    return w._loaded
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 16])
+def test_meetings(threads: int) -> None:
+    """Nobody leaves a meeting before all have come, also where there are more threads than CPUs."""
+    assert _core.probe_meeting(threads, 200) > 0
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("backward", [False, True])
+def test_costs_grow_with_work(cell: Cell, backward: bool, rng: np.random.Generator) -> None:
+    def cost(T: int, B: int, H: int) -> float:
+        problem = make_problem(cell, (1, 1, 40, H), "float32", rng)
+        problem.run()
+        return float(problem.w._loaded.cost(T, B, 1, 1, 1, backward))
+
+    least = cost(10, 4, 84)
+    assert least > 0
+    assert cost(20, 4, 84) > 1.5 * least
+    assert cost(10, 16, 84) > least
+    assert cost(10, 4, 168) > least
+
+
+def test_costs_of_workers() -> None:
+    w = lstm(512)
+    one, rows, units = (w.cost(50, 64, *parts, 4, False) for parts in ((1, 1), (4, 1), (1, 4)))
+    assert rows < one
+    assert units < one
+    few = lstm(16)
+    assert few.cost(50, 1, 1, 1, 1, False) < few.cost(50, 1, 1, 2, 2, False)  # meetings cost more than the work
+
+
+@several_cpus
+def test_choices_follow_costs(rng: np.random.Generator) -> None:
+    """Of two threads, for random sizes: no schedule is cheaper by the model than the one that is chosen, but for the
+    little that a thread more must gain."""
+    fusedrnn.set_num_threads(2)
+    for _ in range(50):
+        H, T, B = (int(np.exp(rng.uniform(0, np.log(most)))) for most in (700, 500, 200))
+        w = lstm(H)
+        costs = {parts: w.cost(T, B, *parts, parts[0] * parts[1], False) for parts in ((1, 1), (2, 1), (1, 2))}
+        if B == 1:
+            del costs[2, 1]
+        if H <= 16:  # one vector of any ISA may hold all units
+            del costs[1, 2]
+        chosen = w.schedule(T, B)
+        if chosen in costs:
+            assert 0.96 * costs[chosen] <= min(costs.values())
+
+
+@several_cpus
+def test_the_machine_decides() -> None:
+    fusedrnn.set_num_threads(2)
+    w = lstm(256)
+    values = dict(_core.machine())
+    _core.set_machine([("start", 1e12)])
+    assert w.schedule(50, 32) == (1, 1)
+    _core.set_machine([("start", 1.0), ("meeting", 1e9)])
+    assert w.schedule(50, 32) == (2, 1)
+    _core.set_machine([("meeting", 1.0), ("shared_line", 1e-3), ("l2_bytes", 1e5), ("l3_line", 1e3)])
+    assert w.schedule(50, 2) == (1, 2)
+    _core.set_machine(list(values.items()))
+    assert dict(_core.machine()) == values
+
+
+@several_cpus
+def test_grids_of_rows_and_units_share_the_work() -> None:
+    _core.set_schedule("3x2")
+    fusedrnn.set_num_threads(6)
+    assert lstm(256).schedule(50, 32) == (3, 2)
+    assert lstm(256).schedule(50, 2) == (2, 2)
+    assert lstm(8).schedule(50, 32)[0] == 3
+    fusedrnn.set_num_threads(2)  # no more workers than threads
+    rows, units = lstm(256).schedule(50, 32)
+    assert rows * units <= 2
+
+
+def run_with(path: Path) -> subprocess.CompletedProcess[str]:
+    code = "import fusedrnn, sys; print(dict(fusedrnn._core.machine()))"
+    env = os.environ | {"FUSEDRNN_MACHINE": str(path)}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+
+
+def test_costs_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "machine.txt"
+    path.write_text("# a comment\n\nmeeting 77.5\nl2_bytes 3e5\n")
+    done = run_with(path)
+    assert done.returncode == 0, done.stderr
+    assert "'meeting': 77.5" in done.stdout
+    assert "'l2_bytes': 300000.0" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("meetings 3", "expected names among l1_bytes, .*, got 'meetings'"),
+        ("meeting", "expected lines of a name and a number, got 'meeting'"),
+        ("meeting 3 4", "expected lines of a name and a number, got 'meeting 3 4'"),
+        ("meeting x", "expected lines of a name and a number, got 'meeting x'"),
+        ("meeting -3", "meeting: expected a positive number"),
+        ("meeting 0", "meeting: expected a positive number"),
+    ],
+)
+def test_a_file_that_makes_no_sense(text: str, error: str, tmp_path: Path) -> None:
+    path = tmp_path / "machine.txt"
+    path.write_text(text)
+    done = run_with(path)
+    assert done.returncode == 1
+    with pytest.raises(ValueError, match=f"FUSEDRNN_MACHINE: {error}"):
+        raise ValueError(done.stderr.splitlines()[-1])
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    done = run_with(tmp_path / "nothing.txt")
+    assert f"FUSEDRNN_MACHINE: expected a file that can be read, got '{tmp_path}/nothing.txt'" in done.stderr
+
+
+def test_values_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match="set_machine: expected names among .*, got 'speed'"):
+        _core.set_machine([("speed", 1.0)])
+    for value in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="set_machine: fma: expected a positive number"):
+            _core.set_machine([("fma", value)])
