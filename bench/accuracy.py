@@ -132,7 +132,7 @@ def error(got: Any, want: Any) -> tuple[float, float]:
 
 
 def beside_peers() -> None:
-    systems = {
+    systems: dict[str, Callable[[Model], Results]] = {
         "fusedrnn": lambda m: by(fusedrnn, m, "float32"),
         "NumPy": lambda m: by(fusedrnn.reference, m, "float32"),
     }

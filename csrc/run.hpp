@@ -22,9 +22,9 @@ void set_schedule(const std::string& name);
 // tests and measurements. All give the same bits. Throws std::invalid_argument for any other name.
 void set_in_place(const std::string& name);
 
-// How forward of a problem of this size is shared out now, if all threads are free.
+// How a problem of this size is shared out among this many threads; 0: as it is now, if all threads are free.
 template <class F>
-Schedule forward_schedule(const Weights<F>& weights, std::int64_t seq_len, std::int64_t batch);
+Schedule schedule_of(const Weights<F>& weights, std::int64_t seq_len, std::int64_t batch, int threads, bool backward);
 
 // How long it takes under a schedule, or backward with so many workers, by the cost model: nanoseconds.
 template <class F>

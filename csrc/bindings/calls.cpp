@@ -270,13 +270,15 @@ void register_calls(py::module_& m) {
   for (PyMethodDef& definition : kMethods) add_method(weights, definition);
   weights.def(
       "schedule",
-      [](const PyWeights& w, int64_t seq_len, int64_t batch) {
+      [](const PyWeights& w, int64_t seq_len, int64_t batch, int threads, bool backward) {
         require_positive("seq_len", seq_len, int64_t{1} << 40);
         require_positive("batch_size", batch, int64_t{1} << 40);
-        const Schedule s = w.with([&](const auto& weights) { return forward_schedule(weights, seq_len, batch); });
+        require_positive("threads", threads + 1, kMostThreads + 1);
+        const Schedule s =
+            w.with([&](const auto& weights) { return schedule_of(weights, seq_len, batch, threads, backward); });
         return std::pair(s.row_parts, s.tile_parts);
       },
-      py::arg("seq_len"), py::arg("batch_size"));
+      py::arg("seq_len"), py::arg("batch_size"), py::arg("threads") = 0, py::arg("backward") = false);
   weights.def(
       "cost",
       [](const PyWeights& w, int64_t seq_len, int64_t batch, int rows, int units, int workers, bool backward) {

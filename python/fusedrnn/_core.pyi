@@ -25,7 +25,8 @@ class Weights:
     format: str
     dtype: np.dtype[np.floating[Any]]
     def array(self, name: str) -> _Array | None: ...
-    def schedule(self, seq_len: int, batch_size: int) -> tuple[int, int]: ...  # parts of the rows, of the units
+    # Parts of the rows, and of the units, for so many threads; 0: as many as a call would use now.
+    def schedule(self, seq_len: int, batch_size: int, threads: int = 0, backward: bool = False) -> tuple[int, int]: ...
     # Nanoseconds of a call under a schedule, by the cost model; of backward, with so many workers in all.
     def cost(self, seq_len: int, batch_size: int, rows: int, units: int, workers: int, backward: bool) -> float: ...
     def infer(
