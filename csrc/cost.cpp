@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "packing.hpp"
 #include "sizes.hpp"
 
 namespace fusedrnn {
@@ -110,7 +111,9 @@ double CostModel::forward(const Schedule& s) const {
   const int64_t steps = std::clamp<int64_t>(static_cast<int64_t>(kProjectionBytes / projected), 1, z_.seq_len);
   const double input_bytes = to_double(part.tiles * f_.gates * z_.input) * vector_bytes();
   const double of_input = line(input_bytes, input_bytes * s.tile_parts, s.workers());
-  const double projection = sweep(part.rows * steps, part.tiles, f_.gates, z_.input, of_input);
+  const bool joins = joins_gates(f_, z_.hidden, z_.input, k_.lanes);
+  const double projection = joins ? sweep(part.rows * steps, tiles_of(f_.gates * z_.hidden), 1, z_.input, of_input)
+                                  : sweep(part.rows * steps, part.tiles, f_.gates, z_.input, of_input);
   return to_double(z_.seq_len) * (step + projection / to_double(steps));
 }
 

@@ -37,7 +37,7 @@ std::size_t Packing<F>::lay_out(const WeightView<C>& w, const FormatKernels<F>& 
   used_ = 0;
   packed_ = {};
   count_ = tasks_ = 0;
-  pre_ = rec_ = nullptr;
+  pre_ = rec_ = joined_ = nullptr;
   if (backward)
     lay_out_backward();
   else
@@ -94,7 +94,10 @@ auto Packing<F>::unread(Matrix valid) -> Matrix {
 template <class F>
 void Packing<F>::lay_out_forward() {
   const CellFacts& f = facts_of(w_.cell);
-  packed_.ih = add(row_matrix(false, w_.arrays.weight_ih, f.user_gate, f.gates, w_.hidden, w_.input, w_.input));
+  const bool joins = joins_gates(f, w_.hidden, w_.input, kernels_->lanes);
+  constexpr int kAll[] = {0};
+  packed_.ih = joins ? add(row_matrix(false, w_.arrays.weight_ih, kAll, 1, f.gates * w_.hidden, w_.input, w_.input))
+                     : add(row_matrix(false, w_.arrays.weight_ih, f.user_gate, f.gates, w_.hidden, w_.input, w_.input));
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
     packed_.hh[i] = unread(packed_.ih);
@@ -111,9 +114,13 @@ void Packing<F>::lay_out_forward() {
 
 template <class F>
 void Packing<F>::take_biases() {
-  const int64_t biases = tiles_of(w_.hidden, kernels_->lanes) * kernels_->lanes * facts_of(w_.cell).gates;
+  const CellFacts& f = facts_of(w_.cell);
+  const int64_t biases = tiles_of(w_.hidden, kernels_->lanes) * kernels_->lanes * f.gates;
   packed_.bias_pre = pre_ = take<C>(biases);
   packed_.bias_rec = rec_ = take<C>(biases);
+  if (joins_gates(f, w_.hidden, w_.input, kernels_->lanes)) {
+    packed_.bias_joined = joined_ = take<C>(tiles_of(f.gates * w_.hidden, kernels_->lanes) * kernels_->lanes);
+  }
 }
 
 template <class F>
@@ -165,7 +172,12 @@ void Packing<F>::pack_biases(int64_t tile0, int64_t tile1) const {
       const C b_hh = has_hh ? a.bias_hh[block * w_.hidden + unit] : C(0);
       pre_[at] = f.split[gate] ? b_ih : b_ih + b_hh;
       rec_[at] = f.split[gate] ? b_hh : C(0);
+      if (joined_) joined_[block * w_.hidden + unit] = pre_[at];
     }
+  }
+  if (joined_ && tile1 == tiles_of(w_.hidden, lanes)) {
+    const int64_t units = f.gates * w_.hidden;
+    std::fill(joined_ + units, joined_ + tiles_of(units, lanes) * lanes, C(0));
   }
 }
 

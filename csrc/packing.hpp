@@ -29,6 +29,15 @@ struct WeightView {
   WeightArrays<C> arrays;
 };
 
+// Whether the input's weights are packed with their gates joined: where H is so small that vectors of one gate's units
+// are far from full, and there are so many inputs that it pays to bring the sums into order afterwards.
+inline bool joins_gates(const CellFacts& f, std::int64_t hidden, std::int64_t input, int lanes) {
+  constexpr std::int64_t kLeastInput = 32;
+  const auto tiles = [&](std::int64_t units) { return (units + lanes - 1) / lanes; };
+  return !f.clocked && input >= kLeastInput && f.gates * hidden <= kMostJoined &&
+         8 * f.gates * tiles(hidden) >= 9 * tiles(f.gates * hidden);
+}
+
 // One packed form of weights, for forward or for backward. To pack is to run() all parts.
 template <class F>
 class Packing {
@@ -79,7 +88,7 @@ class Packing {
   RowMatrix<C> rows_[kMost];
   Task task_[kMost];
   int count_ = 0, tasks_ = 0;
-  C *pre_ = nullptr, *rec_ = nullptr;  // biases
+  C *pre_ = nullptr, *rec_ = nullptr, *joined_ = nullptr;  // biases
 };
 
 }  // namespace fusedrnn

@@ -47,6 +47,8 @@ struct WeightMatrix {
   std::int64_t k;            // of its first element; counted already where it is packed
 };
 
+constexpr std::int64_t kMostJoined = 160;  // units of joined gates
+
 // Each array begins at a multiple of 64 bytes. No matrix and no bias of a pass that was packed for is null: a product
 // without a matrix points to the input's weights, of which it reads nothing.
 template <class F>
@@ -57,6 +59,9 @@ struct PackedWeights {
   Matrix ih, hh[kMaxProducts];
   const Compute* bias_pre;  // [tile][gate][lane]: bias_ih + bias_hh, or bias_ih alone for gates that are split
   const Compute* bias_rec;  // [tile][gate][lane]: bias_hh of gates that are split
+  // Where the gates of the input are joined (packing.hpp), ih has one gate, of the units of all gates as users stack
+  // them; and this is bias_pre in that order, [tile][lane]. Null elsewhere.
+  const Compute* bias_joined;
   // Backward, transposed, of one gate: tiles of inputs or units, k over the gates in the order of the cell's columns,
   // then over units. A product has one for each vector of H elements of its operand.
   Matrix ih_t, hh_t[kMaxProducts][kMaxDepth];

@@ -49,7 +49,7 @@ std::optional<int64_t> most_weight_bytes(const CellFacts& f, int64_t hidden, int
   const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
   int64_t recurrent = 0;  // vectors of H elements that a unit has in all recurrent matrices
   for (int i = 0; i < f.products; ++i) recurrent += static_cast<int64_t>(f.product[i].gates) * f.product[i].depth;
-  const Counted of_unit = inputs * f.gates + units * recurrent + 2 * f.gates + f.vectors;
+  const Counted of_unit = inputs * f.gates + units * recurrent + 3 * f.gates + f.vectors;
   return (units * of_unit * kLargestElement + kRounding).value();
 }
 

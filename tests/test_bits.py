@@ -19,7 +19,7 @@ from fusedrnn import _core
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
-SHAPES = [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20)]
+SHAPES = [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20), (3, 9, 40, 33)]
 cells_and_shapes = pytest.mark.parametrize(("cell", "shape"), grid(SHAPES, BITS_SHAPES[1:3]), ids=str)
 variants = pytest.mark.parametrize(
     "variant", [{}, {"lengths": True}, {"reverse": True}], ids=["", "lengths", "reverse"]

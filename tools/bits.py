@@ -58,6 +58,7 @@ SHAPES: list[Shape] = [
     (2, 70, 2, 7),  # more than kGroupsTogether groups of rows
     (9, 33, 3, 20),  # more steps than kStretch and kRowsTogether
     (2, 7, 3, 150),  # more units than kStrip
+    (3, 5, 40, 33),  # few units and many inputs: joined gates
     (2, 3, 2100, 9),  # weights of inputs beyond kNearestBytes, on any ISA
 ]
 PERIODS = [(2,), (1, 1, 1), (2, 3, 5), (1, 4, 2**62), tuple(range(1, 22))]  # of 21 units

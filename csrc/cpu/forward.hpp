@@ -87,7 +87,10 @@ struct Forward {
       }
     }
     assert(n <= chunk * row_count);
-    sweep(ProjectOp<F>(p, weights, step_at(pre), x), {0, n}, {worker.tile0, worker.tile1});
+    const Span tiles = tiles_of_worker(worker);
+    const ForwardStep<C> step = step_at(pre);
+    if (!weights.bias_joined) return sweep(ProjectOp<F>(p, weights, step, x), {0, n}, tiles);
+    sweep(ProjectJoinedOp<F>(p, weights, f, step, tiles, x), {0, n}, {0, tiles_of<V>(f.gates * p.hidden)});
   }
 
   // Where the states of a row lie. Without slots, a state other than h is updated in place.

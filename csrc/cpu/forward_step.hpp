@@ -179,6 +179,63 @@ struct ProjectOp {
   RNN_INLINE void fetch_end(const Area&) const {}
 };
 
+// The same where the gates of the input are joined: sums of units of all gates, as users stack them, go to their places
+// among those of the worker's tiles.
+template <class F>
+struct ProjectJoinedOp {
+  using Storage = typename F::Storage;
+  using Compute = typename F::Compute;
+  using C = Compute;
+  using V = Vec<C>;
+  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = false;
+  static constexpr int64_t gates = 1, source_stride = sizeof(const C*), source_offset = 0;
+  // Units that are neighbours in sums and in `pre`.
+  struct Run {
+    int64_t tile, lane, count;  // in sums
+    int64_t to_tile, to;        // in `pre`: the tile, and the element of a row of it
+  };
+  // There is a run for each tile of sums, and one more for each tile that a gate has in `pre`.
+  static constexpr int64_t kMostRuns =
+      fusedrnn::kMostJoined / V::width + 1 + fusedrnn::kMostJoined / V::width + kMaxGates;
+  WeightMatrix<Storage, Compute> weights;
+  int64_t depth;
+  const C* const* x;
+  Start<C> start;
+  const ForwardStep<C>& step;
+  Run runs[kMostRuns];
+  int64_t run_count = 0;
+
+  ProjectJoinedOp(const Problem<C>& p, const PackedWeights<F>& packed, const CellFacts& f, const ForwardStep<C>& at,
+                  Span tiles, const C* const* x_rows)
+      : weights(packed.ih), depth(p.input), x(x_rows), start{packed.bias_joined, V::width}, step(at) {
+    for (int64_t gate = 0; gate < f.gates; ++gate) {
+      const int64_t first = f.user_gate[gate] * p.hidden;
+      for (int64_t unit = tiles.first * V::width; unit < p.hidden && unit < tiles.last * V::width;) {
+        const int64_t lane = (first + unit) % V::width, to = unit % V::width;
+        int64_t count = V::width - (lane > to ? lane : to);
+        if (p.hidden - unit < count) count = p.hidden - unit;
+        assert(run_count < kMostRuns);
+        runs[run_count++] = {(first + unit) / V::width, lane, count, unit / V::width, gate * V::width + to};
+        unit += count;
+      }
+    }
+  }
+  RNN_INLINE const C* const* sources(int64_t row) const { return x + row; }
+  RNN_INLINE void fetch_end(const Area&) const {}
+  RNN_INLINE void end(const Area& area, const C* sums) const {
+    const int64_t row_size = area.tiles * V::width;
+    for (int64_t i = 0; i < run_count; ++i) {
+      const Run& run = runs[i];
+      if (run.tile < area.tile || run.tile >= area.tile + area.tiles) continue;
+      const C* from = sums + (run.tile - area.tile) * V::width + run.lane;
+      const typename V::Lanes lanes(static_cast<int>(run.count));
+      for (int64_t row = area.row; row < area.row + area.rows; ++row, from += row_size) {
+        V::load(from, lanes).store(step.pre_at(row, run.to_tile) + run.to, lanes);
+      }
+    }
+  }
+};
+
 // Common to the recurrent products of a phase: where rows lie, and that gates whose parts stay apart have a bias of
 // their own.
 template <class F>

@@ -322,7 +322,7 @@ int check(CellId cell, const Sizes& n) {
       const auto want = run(cell, n, w, reverse, with_lengths);
       for (const std::string& isa : available_isas()) {
         set_isa(isa);
-        for (const std::string schedule : {"one", "rows", "units"}) {
+        for (const std::string schedule : {"one", "rows", reverse ? "units" : "2x2"}) {
           // Threads are the same for all ISAs: the best one shows what they do.
           if (schedule != (reverse ? "units" : "rows") && isa != available_isas().front()) continue;
           set_schedule(schedule);
@@ -481,7 +481,7 @@ int main() {
   const Sizes sizes[] = {{4, 5, 7, 19},   {0, 3, 2, 5},   {2, 0, 3, 5},    {3, 2, 1, 1},
                          {6, 13, 20, 33}, {9, 3, 5, 100}, {5, 70, 40, 48}, {2, 3000, 2, 17},  // in slices
                          {300, 1, 2, 17}, {60, 9, 3, 16}};                                    // in chunks of backward
-  set_num_threads(3);
+  set_num_threads(4);
   int runs = 0, distinct = 0;
   for (int i = 0; i < kCells; ++i) {
     const auto cell = static_cast<CellId>(i);
@@ -497,7 +497,7 @@ int main() {
     runs += check_stack<Float32>(cell, {9, 3, 5, 36});
     runs += check_stack<Float32>(cell, {140, 2, 3, 16});
     if (i % 8 == 0) runs += check_openmp<Float32>(cell, {9, 5, 5, 36});
-    for (const Sizes& n : {Sizes{5, 9, 40, 100}, Sizes{140, 4, 3, 17}}) runs += check_ways<Float32>(cell, n);
+    for (const Sizes& n : {Sizes{5, 9, 40, 100}, Sizes{3, 4, 50, 33}, Sizes{140, 4, 3, 17}}) runs += check_ways<Float32>(cell, n);
   }
   check_allocations();
   std::printf("%d cells, %d of them distinct\n", kCells, distinct);
