@@ -18,7 +18,8 @@ constexpr double kOfL2 = 0.75;
 constexpr double kHidden = 0.8;         // of the shorter of computing and fetching, what the longer hides
 constexpr double kLatency = 4;          // cycles of a multiply-add
 constexpr int64_t kGroupsTogether = 8;  // that pass over weights together (cpu/sweep.hpp)
-constexpr int64_t kRowsTogether = 96;   // of a product over all steps (cpu/batched.hpp)
+constexpr int64_t kRowsTogether = 96;   // of a product over all steps (cpu/batched.hpp),
+constexpr int64_t kLeastRows = 48;      // and that are worth a pass over its weights
 
 double to_double(int64_t n) { return static_cast<double>(n); }
 int64_t share(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
@@ -145,10 +146,14 @@ double CostModel::products_of_backward(int workers) const {
   const int64_t pairs = z_.seq_len * z_.batch;
   const int64_t chunk = std::min(pairs, std::max(kChunkPairs, z_.batch)), chunks = share(pairs, chunk);
   const int64_t input_tiles = tiles_of(z_.input), columns = f_.gates * z_.hidden;
-  const double dx_bytes = to_double(input_tiles * columns) * vector_bytes();
-  const int64_t rows = share(chunk, workers), together = std::min(rows, kRowsTogether);
-  double each = sweep(together, input_tiles, 1, columns, line(dx_bytes, dx_bytes, workers)) * to_double(rows) /
-                to_double(std::max<int64_t>(together, 1));
+  // As Batched::input_gradient shares it: rows, and inputs where rows are few.
+  int64_t row_parts = workers;
+  while (row_parts > 1 && (workers % row_parts != 0 || chunk < row_parts * kLeastRows)) --row_parts;
+  const int64_t rows = share(chunk, row_parts), tiles = share(input_tiles, workers / row_parts);
+  const double dx_bytes = to_double(tiles * columns) * vector_bytes();
+  const int64_t together = std::min(rows, kRowsTogether);
+  double each = sweep(together, tiles, 1, columns, line(dx_bytes, dx_bytes * to_double(workers / row_parts), workers)) *
+                to_double(rows) / to_double(std::max<int64_t>(together, 1));
   const auto weights = [&](int64_t of_rows, int64_t width) {
     return sweep(share(of_rows, workers), tiles_of(width), 1, chunk, m_.l2_line);
   };

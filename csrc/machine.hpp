@@ -21,7 +21,7 @@ namespace fusedrnn {
   X(sum, 3)             /* a vector of sums, in and out of registers, once a block of k */              \
   X(l2_line, 0.6)       /* a cache line of weights from L2, */                                          \
   X(l3_line, 2.5)       /* from L3, */                                                                  \
-  X(l3_more, 0.3)       /* more of that for each other worker that does the same, */                    \
+  X(l3_more, 0.05)      /* more of that for each other worker that does the same, */                    \
   X(memory_line, 6)     /* and from memory, for each worker */                                          \
   X(shared_line, 20)    /* a cache line that another core has written */                                \
   X(pointwise, 5)       /* the pointwise step of a vector of units, for each gate, of forward; */       \
