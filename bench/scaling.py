@@ -13,7 +13,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +46,18 @@ def weights_of(H: int) -> Any:
     return w
 
 
-def calls_of(w: Any, T: int, B: int) -> Iterator[tuple[bool, Callable[[], Any]]]:
+def call_of(w: Any, T: int, B: int, backward: bool) -> Callable[[], Any]:
     rng = np.random.default_rng(1)
     x, dy = (rng.standard_normal((T, B, n)).astype("float32") for n in (w.input_size, w.hidden_size))
-    yield False, lambda: fusedrnn.lstm(x, w)
+    if not backward:
+        return lambda: fusedrnn.lstm(x, w)
     reserve = fusedrnn.lstm_forward(x, w)[1]
-    yield True, lambda: fusedrnn.lstm_backward(reserve, dy)
+    return lambda: fusedrnn.lstm_backward(reserve, dy)
 
 
 def predicted(w: Any, T: int, B: int, threads: int, backward: bool) -> tuple[str, float]:
     """The schedule, and milliseconds."""
-    rows, units = w._loaded.schedule(T, B, threads, backward)
-    workers = threads if backward else rows * units
+    rows, units, workers = w._loaded.schedule(T, B, threads, backward)
     return f"{rows}x{units}", w._loaded.cost(T, B, rows, units, workers, backward) / 1e6
 
 
@@ -84,10 +84,12 @@ def main() -> None:
     parser.add_argument("--T", type=int, default=25)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--budget", type=float, default=0.05, help="seconds of a turn")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "scaling.png")
+    parser.add_argument("--out", type=Path, help="the figure")
     args = parser.parse_args()
     console = Console(width=130)
-    counts = [1, *map(int, args.predict.split(","))] if args.predict else powers(CPUS)
+    counts = sorted({1, *map(int, args.predict.split(","))}) if args.predict else powers(CPUS)
+    name = "scaling-predicted.png" if args.predict else "scaling.png"
+    out = args.out or Path(__file__).parent / "out" / name
     table = Table(title=f"LSTM, T={args.T}, I=H, {fusedrnn.isa()}: ms, speed-up (efficiency), schedule")
     table.add_column("B, H, direction")
     for threads in counts:
@@ -95,13 +97,13 @@ def main() -> None:
     curves: dict[str, list[float]] = {}
     for B, H in track(SIZES, "scaling", console=console, transient=True):
         w = weights_of(H)
-        for backward, run in calls_of(w, args.T, B):
+        for backward in (False, True):
             label = f"B={B}, H={H}, {'backward' if backward else 'forward'}"
             plans = {n: predicted(w, args.T, B, n, backward) for n in counts}
             times = (
                 {n: ms for n, (_, ms) in plans.items()}
                 if args.predict
-                else measured(dict.fromkeys(counts, run), args.rounds, args.budget)
+                else measured(dict.fromkeys(counts, call_of(w, args.T, B, backward)), args.rounds, args.budget)
             )
             curves[label] = [times[1] / times[n] for n in counts]
             cells = []
@@ -123,9 +125,9 @@ def main() -> None:
         axis.set_title(direction)
         axis.legend(fontsize=8)
     figure.tight_layout()
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=100)
-    console.print(f"written: {args.out}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=100)
+    console.print(f"written: {out}")
 
 
 if __name__ == "__main__":

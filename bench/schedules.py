@@ -5,10 +5,11 @@
     export FUSEDRNN_MACHINE=$PWD/machine.txt
 
 First, probes measure what can be measured alone: a vector of multiply-adds, a cache line from each level, a meeting of
-threads. Then random calls of forward and of backward are timed under each schedule. The other costs, and how much the
-probed ones count, are fitted to these times: each cost in turn is moved up and down as long as the mean of the squared
-logarithms of predicted over measured time falls. The last table says how far predictions are from the times, and how
-much slower the schedules that they choose are than the best ones.
+threads. Then random calls of forward and of backward are timed under each schedule. All costs are then fitted to these
+times: each in turn is moved up and down as long as the mean of the squared logarithms of predicted over measured time
+(at most 1 each) falls; a weak pull keeps costs that few calls tell near where they started. The last tables say, of the
+same calls, how far predictions are from the times, and how much slower the cheapest schedule by the model is than the
+best one that was timed.
 """
 
 from __future__ import annotations
@@ -58,10 +59,7 @@ class Sample:
     times: dict[tuple[int, int, int], float] = field(default_factory=dict)
 
     def cost(self, parts: tuple[int, int, int]) -> float:
-        rows, units, workers = parts
-        tiles = -(-self.case.H // 16)
-        used = min(rows, self.case.B), min(units, tiles)
-        return float(self.weights.cost(self.case.T, self.case.B, *used, max(workers, 1), self.backward))
+        return float(self.weights.cost(self.case.T, self.case.B, *parts, self.backward))
 
 
 def nanoseconds(run: Callable[[], Any], budget: float) -> float:
@@ -114,7 +112,8 @@ def measure(shapes: int, seed: int, budget: float, console: Console) -> list[Sam
                 fusedrnn.set_num_threads(rows * units)
                 _core.set_schedule(name)
                 run()
-                parts, taken = (rows, units, rows * units), nanoseconds(run, budget / ROUNDS) - called
+                parts = native.schedule(case.T, case.B, 0, backward)  # rows and units may be fewer
+                taken = nanoseconds(run, budget / ROUNDS) - called
                 sample.times[parts] = min(sample.times.get(parts, math.inf), max(taken, 100))
             if min(sample.times.values()) > LEAST:
                 samples.append(sample)
@@ -127,7 +126,7 @@ def probed() -> Costs:
     """What can be measured alone."""
     sizes = dict(_core.machine())
     fusedrnn.set_num_threads(1)
-    lanes = {"avx512": 16, "avx2": 8}.get(fusedrnn.isa(), 4)
+    lanes = {"avx512": 16, "avx2": 8, "portable": 1}[fusedrnn.isa()]
     rate = max(_core.probe_fma(False, 10_000_000) for _ in range(5))
 
     def line(size: float) -> float:
@@ -136,10 +135,9 @@ def probed() -> Costs:
 
     costs = {"fma": 2 * lanes / rate, "l2_line": line(sizes["l2_bytes"] / 2), "l3_line": line(3 * sizes["l2_bytes"])}
     costs["memory_line"] = max(line(min(2 * sizes["l3_bytes"], 2**29)), costs["l3_line"])
-    costs["cycle"] = costs["fma"] * 2
     if CPUS > 1:
-        costs["meeting"] = min(_core.probe_meeting(2, 20000) for _ in range(5))
-        most = min(_core.probe_meeting(CPUS, 20000) for _ in range(5))
+        costs["meeting"] = min(_core.probe_meeting(2, 20000)[1] for _ in range(5))
+        most = min(_core.probe_meeting(CPUS, 20000)[1] for _ in range(5))
         if CPUS > 2:
             costs["meeting_more"] = max(10.0, (most - costs["meeting"]) / (math.log2(CPUS) - 1))
     fusedrnn.set_num_threads(CPUS)
@@ -205,6 +203,8 @@ def main() -> None:
     console = Console(width=100)
     before = dict(_core.machine())
     samples = measure(args.shapes, args.seed, args.budget, console)
+    if not samples:
+        raise SystemExit(f"all {args.shapes} shapes are too small to tell anything: draw more, or with another --seed")
     start = {name: value for name, value in before.items() if name not in SIZES} | probed()
     costs = fitted(start, samples)
     table = Table(title=f"costs on this machine, {fusedrnn.isa()}, {CPUS} CPUs: nanoseconds")

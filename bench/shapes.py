@@ -132,8 +132,11 @@ def main() -> None:
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
     rng = np.random.default_rng(args.seed)
     cases = [random_case(rng) for _ in range(args.shapes)]
-    if [x["case"] for x in lines] != [c.as_dict() for c in cases[: len(lines)]]:
-        raise SystemExit(f"{out} has other shapes: remove it, or give another --out")
+    conditions = {name: getattr(args, name) for name in ("threads", "peers", "rounds", "budget")}
+    same = zip(lines, cases, strict=False)
+    if any(x["case"] != c.as_dict() or any(x[k] != v for k, v in conditions.items()) for x, c in same):
+        raise SystemExit(f"{out} has other shapes or conditions: remove it, or give another --out")
+    lines = lines[: len(cases)]
     forced = ["one", *(name for name, _, _ in schedules(args.threads))] if args.threads > 1 else []
     workers = {}
     for name in ("fusedrnn", *filter(None, args.peers.split(","))):
@@ -147,8 +150,8 @@ def main() -> None:
             if time.monotonic() > stop:
                 break
             line = {
+                **conditions,
                 "case": case.as_dict(),
-                "threads": args.threads,
                 "times": timed(workers, case, forced, args.rounds, args.budget),
             }
             lines.append(line)
@@ -156,7 +159,8 @@ def main() -> None:
             file.flush()
     for worker in workers.values():
         worker.close()
-    report(lines, forced, console)
+    if lines:
+        report(lines, forced, console)
 
 
 if __name__ == "__main__":

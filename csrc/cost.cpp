@@ -84,10 +84,6 @@ double CostModel::multiply_adds() const {
   return sum;
 }
 
-double CostModel::recurrent_bytes() const {
-  return (multiply_adds() - to_double(f_.gates * z_.hidden * z_.input)) * to_double(k_.storage_bytes);
-}
-
 double CostModel::forward(const Schedule& s) const {
   const Part part = largest(s);
   const auto tiles = [&](int product) { return product == f_.projection ? part.h_tiles : part.tiles; };
@@ -110,10 +106,11 @@ double CostModel::forward(const Schedule& s) const {
 
   const double projected = to_double(part.rows * part.tiles * f_.gates * k_.lanes * k_.compute_bytes);
   const int64_t steps = std::clamp<int64_t>(static_cast<int64_t>(kProjectionBytes / projected), 1, z_.seq_len);
-  const double input_bytes = to_double(part.tiles * f_.gates * z_.input) * vector_bytes();
-  const double of_input = line(input_bytes, input_bytes * s.tile_parts, s.workers());
   const bool joins = joins_gates(f_, z_.hidden, z_.input, k_.lanes);
-  const double projection = joins ? sweep(part.rows * steps, tiles_of(f_.gates * z_.hidden), 1, z_.input, of_input)
+  const int64_t vectors = joins ? tiles_of(f_.gates * z_.hidden) : part.tiles * f_.gates;
+  const double input_bytes = to_double(vectors * z_.input) * vector_bytes();
+  const double of_input = line(input_bytes, input_bytes * s.tile_parts, s.workers());
+  const double projection = joins ? sweep(part.rows * steps, vectors, 1, z_.input, of_input)
                                   : sweep(part.rows * steps, part.tiles, f_.gates, z_.input, of_input);
   return to_double(z_.seq_len) * (step + projection / to_double(steps));
 }

@@ -40,8 +40,6 @@ class CostModel {
 
   // Multiply-adds of a step of one row, with the input's.
   double multiply_adds() const;
-  // The bytes of the recurrent weights of forward.
-  double recurrent_bytes() const;
 
  private:
   // What the largest part of a schedule is.

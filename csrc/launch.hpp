@@ -163,7 +163,8 @@ class Launch {
     char* const locals = scratch.data() + sets * shared + apart;
     const int halves = side_by_side() ? 2 : 1, own = shares_.schedule.workers();
     const BarrierHandle steps(shares_.schedule.tile_parts, halves * shares_.schedule.row_parts);
-    const BarrierHandle chunks(backward_ ? shares_.each : 1, halves), all(workers());
+    const bool all_meet = lent_ > 0 || layers() > 1 || sums_apart() || shares_.wave_steps > 0;
+    const BarrierHandle chunks(backward_ ? shares_.each : 1, halves), all(all_meet ? workers() : 1);
 
     const auto task = [&](int index) {
       if (index >= workers()) return;

@@ -73,9 +73,13 @@ void ask_for_caches(Machine& m) {
   }
 }
 
+[[noreturn]] void refuse_file(const std::string& path) {
+  throw std::invalid_argument("FUSEDRNN_MACHINE: expected a file that can be read, got '" + path + "'");
+}
+
 void read_file(Machine& m, const std::string& path) {
   std::ifstream file(path);
-  if (!file) throw std::invalid_argument("FUSEDRNN_MACHINE: expected a file that can be read, got '" + path + "'");
+  if (!file) refuse_file(path);
   for (std::string line; std::getline(file, line);) {
     std::istringstream words(line);
     std::string name, rest;
@@ -86,6 +90,7 @@ void read_file(Machine& m, const std::string& path) {
     }
     set_value(m, name, value, "FUSEDRNN_MACHINE");
   }
+  if (file.bad()) refuse_file(path);
 }
 
 const Machine& publish(std::unique_ptr<const Machine> made) {

@@ -43,8 +43,9 @@ struct Machine {
 #undef RNN_MEMBER
 };
 
-// The machine, read when it is first asked for. Throws std::invalid_argument where FUSEDRNN_MACHINE names no file, or
-// one that has a line other than "name value" with a name from above and a positive number, or a comment: "# ...".
+// The machine, read when it is first needed: by a call that may use several threads. Throws std::invalid_argument where
+// FUSEDRNN_MACHINE names no file, or one that has a line other than "name value" with a name from above and a positive
+// number, or a comment: "# ...".
 const Machine& machine();
 
 // All values by name; and replaces some of them, for measurements. Throws std::invalid_argument for another name, or a

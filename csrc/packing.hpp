@@ -32,7 +32,7 @@ struct WeightView {
 // Whether the input's weights are packed with their gates joined: where H is so small that vectors of one gate's units
 // are far from full, and there are so many inputs that it pays to bring the sums into order afterwards.
 inline bool joins_gates(const CellFacts& f, std::int64_t hidden, std::int64_t input, int lanes) {
-  constexpr std::int64_t kLeastInput = 32;
+  constexpr std::int64_t kLeastInput = 64;
   const auto tiles = [&](std::int64_t units) { return (units + lanes - 1) / lanes; };
   return !f.clocked && input >= kLeastInput && f.gates * hidden <= kMostJoined &&
          8 * f.gates * tiles(hidden) >= 9 * tiles(f.gates * hidden);

@@ -179,10 +179,10 @@ CallSize one_layer(const Weights<F>& w, int64_t seq_len, int64_t batch, bool bac
 }  // namespace
 
 template <class F>
-Schedule schedule_of(const Weights<F>& weights, int64_t seq_len, int64_t batch, int threads, bool backward) {
+Shares shares_of(const Weights<F>& weights, int64_t seq_len, int64_t batch, int threads, bool backward) {
   const FloatEnvironment environment;
   const int most = threads > 0 ? threads : threads_of_call(0);
-  return share_out(one_layer(weights, seq_len, batch, backward), most).schedule;
+  return share_out(one_layer(weights, seq_len, batch, backward), most);
 }
 
 template <class F>
@@ -226,7 +226,7 @@ void run_backward(const Stack<F>& stack) {
 }
 
 #define RNN_INSTANTIATE(Format, ...)                                                                     \
-  template Schedule schedule_of<Format>(const Weights<Format>&, int64_t, int64_t, int, bool);            \
+  template Shares shares_of<Format>(const Weights<Format>&, int64_t, int64_t, int, bool);                \
   template double cost_of<Format>(const Weights<Format>&, int64_t, int64_t, const Schedule&, int, bool); \
   template void run_forward<Format>(const Stack<Format>&);                                               \
   template void run_backward<Format>(const Stack<Format>&);

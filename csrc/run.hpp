@@ -6,16 +6,16 @@
 #include <utility>
 #include <vector>
 
-#include "cost.hpp"
 #include "dropout.hpp"
+#include "schedule.hpp"
 #include "weights.hpp"
 
 namespace fusedrnn {
 
 // "auto" takes what the cost model finds cheapest. The others are for tests, which hold that all give the same bits,
-// and for measurements: "one" thread; "rows", where each thread has its own rows; "units", where all have all rows and
-// some units; "2x3", both: two parts of the rows, each with three of the units; and "wave", of layers. Throws
-// std::invalid_argument for any other name.
+// and for measurements: "one" thread for the recurrence; "rows", where each thread has its own rows; "units", where all
+// have all rows and some units; "2x3", both: two parts of the rows, each with three of the units; and "wave", of
+// layers. Throws std::invalid_argument for any other name.
 void set_schedule(const std::string& name);
 
 // Whether calls read weights that are not packed where they lie: "auto" decides by size; "never" and "always" are for
@@ -24,7 +24,7 @@ void set_in_place(const std::string& name);
 
 // How a problem of this size is shared out among this many threads; 0: as it is now, if all threads are free.
 template <class F>
-Schedule schedule_of(const Weights<F>& weights, std::int64_t seq_len, std::int64_t batch, int threads, bool backward);
+Shares shares_of(const Weights<F>& weights, std::int64_t seq_len, std::int64_t batch, int threads, bool backward);
 
 // How long it takes under a schedule, or backward with so many workers, by the cost model: nanoseconds.
 template <class F>

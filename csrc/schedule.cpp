@@ -107,25 +107,29 @@ int64_t fewest(int64_t n, int64_t parts) {
   return (n + largest - 1) / largest;
 }
 
-Choice cheapest(const CallSize& call, int threads) {
+// Whether this choice takes less time than another, with the start of its workers, in so many directions one after the
+// other. More than one thread must gain something over one.
+bool beats(const Choice& a, const Choice& b, int directions) {
+  const auto all = [&](const Choice& c) { return directions * c.time + start_of(c.workers); };
+  return all(a) < (b.workers == 1 ? kGain : 1) * all(b);
+}
+
+// Of all grids of up to so many threads, and of halves of them.
+Choice cheapest(const CallSize& call, int threads, int directions) {
   Choice best{{1, 1}, 1, time_of(call, {1, 1}, 1)};
-  if (best.time < machine().start) return best;
+  if (directions * best.time < machine().start) return best;
   const int64_t batch = std::max<int64_t>(call.lowest.batch, 1), tiles = tiles_of(call);
   for (int n = threads; n > 1; n /= 2) {
-    Choice of_n{{1, 1}, 1, best.time};
     int64_t last_units = 0;
-    for (int64_t units = 1; units <= std::min<int64_t>(n, tiles); ++units) {
-      if (fewest(tiles, units) == last_units) continue;
-      last_units = fewest(tiles, units);
-      const Schedule s{static_cast<int>(fewest(batch, parts_of(n / last_units, batch))), static_cast<int>(last_units)};
+    for (int64_t most = 1; most <= std::min<int64_t>(n, tiles); ++most) {
+      const int64_t units = fewest(tiles, most);
+      if (units == last_units) continue;
+      last_units = units;
+      const Schedule s{static_cast<int>(fewest(batch, parts_of(n / units, batch))), static_cast<int>(units)};
       const int workers = call.backward ? n : s.workers();
-      if (const double time = time_of(call, s, workers); time < of_n.time) of_n = {s, workers, time};
-    }
-    // From the most threads down: fewer are taken if they lose little, and more only if they gain something.
-    const bool first = n == threads;
-    if (of_n.workers > 1 && (first ? of_n.time + start_of(of_n.workers) < kGain * best.time
-                                   : of_n.time + start_of(of_n.workers) < best.time + start_of(best.workers))) {
-      best = of_n;
+      if (workers < 2) continue;
+      const Choice choice{s, workers, time_of(call, s, workers)};
+      if (beats(choice, best, directions)) best = choice;
     }
   }
   return best;
@@ -166,14 +170,15 @@ Shares asked_shares(const CallSize& call, int threads) {
 }
 
 Shares cheapest_shares(const CallSize& call, int threads) {
-  const Choice all = cheapest(call, threads);
+  const Choice all = cheapest(call, threads, call.directions);
   Shares shares{all.schedule, all.workers, 1, 0};
-  double time = call.directions * all.time + start_of(all.workers);
-  if (call.directions == 2 && threads % 2 == 0 && all.time >= machine().start) {
-    const Choice half = cheapest(call, threads / 2);
+  const double time = call.directions * all.time + start_of(all.workers);
+  if (all.workers == 1 && time < machine().start) return shares;
+  if (call.directions == 2 && threads % 2 == 0) {
+    const Choice half = cheapest(call, threads / 2, 1);
     if (half.time + start_of(2 * half.workers) < time) shares = {half.schedule, half.workers, 2, 0};
   }
-  if (call.directions == 1 && all.time >= machine().start) {
+  if (call.directions == 1) {
     if (const int64_t steps = wave_steps(call, threads, time)) {
       shares = {{1, 1}, 1, std::min(threads, call.layers), steps};
     }
@@ -181,8 +186,15 @@ Shares cheapest_shares(const CallSize& call, int threads) {
   return shares;
 }
 
+// A length that stands for lengths up to a quarter longer, so that sequences of all lengths have few choices.
+int64_t rounded(int64_t seq_len) {
+  int64_t unit = 1;
+  while (seq_len / unit >= 8) unit *= 2;
+  return seq_len / unit * unit;
+}
+
 // The last choices of a thread, as calls of the same sizes come again.
-using Key = std::array<int64_t, 20>;
+using Key = std::array<int64_t, 18>;
 Key key_of(const CallSize& call, int threads) {
   const auto address = [](const void* p) { return static_cast<int64_t>(reinterpret_cast<std::intptr_t>(p)); };
   const LayerSize &low = call.lowest, &high = call.above;
@@ -196,15 +208,13 @@ Key key_of(const CallSize& call, int threads) {
           low.input,
           low.hidden,
           low.proj,
-          high.seq_len,
-          high.batch,
           high.input,
           high.hidden,
           high.proj,
           call.layers,
           call.directions,
-          call.backward,
           call.can_wave,
+          call.backward,
           threads};
 }
 
@@ -221,14 +231,18 @@ Shares share_out(const CallSize& call, int threads) {
     Key key;
     Shares shares;
   };
-  constexpr std::size_t kEntries = 16;
-  static thread_local Entry entries[kEntries];
-  const Key key = key_of(call, threads);
-  uint64_t hash = 0;
-  for (const int64_t part : key) hash = (hash ^ static_cast<uint64_t>(part)) * 0x9E3779B97F4A7C15u;
-  Entry& entry = entries[hash >> 60];
-  if (entry.key != key) entry = {key, cheapest_shares(call, threads)};
-  return entry.shares;
+  constexpr unsigned kLogEntries = 4;
+  static thread_local Entry entries[1u << kLogEntries];
+  static thread_local unsigned last = 0;
+  CallSize like = call;
+  like.lowest.seq_len = like.above.seq_len = rounded(call.lowest.seq_len);
+  const Key key = key_of(like, threads);
+  if (entries[last].key == key) return entries[last].shares;
+  std::uint64_t hash = 0;
+  for (const int64_t part : key) hash = (hash ^ static_cast<std::uint64_t>(part)) * 0x9E3779B97F4A7C15u;
+  last = static_cast<unsigned>(hash >> (64 - kLogEntries));
+  if (entries[last].key != key) entries[last] = {key, cheapest_shares(like, threads)};
+  return entries[last].shares;
 }
 
 }  // namespace fusedrnn

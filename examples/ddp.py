@@ -108,4 +108,5 @@ if __name__ == "__main__":
         dist.init_process_group("gloo")
     main()
     if WORLD > 1:
+        dist.barrier()  # a process that ends while another still talks to it may be aborted
         dist.destroy_process_group()

@@ -15,6 +15,8 @@ import fusedrnn
 from cases import BITS_SHAPES, SMALL_SHAPES
 from fusedrnn import _core
 
+os.environ.pop("FUSEDRNN_MACHINE", None)  # tests have the default costs
+
 
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:

@@ -19,7 +19,7 @@ from fusedrnn import _core
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=str)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
-SHAPES = [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20), (3, 9, 40, 33)]
+SHAPES = [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20), (3, 9, 70, 33)]
 cells_and_shapes = pytest.mark.parametrize(("cell", "shape"), grid(SHAPES, BITS_SHAPES[1:3]), ids=str)
 variants = pytest.mark.parametrize(
     "variant", [{}, {"lengths": True}, {"reverse": True}], ids=["", "lengths", "reverse"]
@@ -61,7 +61,20 @@ def test_threads_and_isas(
 
 # Large enough for several threads: with rows for each of them, and with so few that they share the units.
 AUTO_SHAPES = {"rows": (40, 64, 40, 72), "units": (40, 2, 40, 264)}
-AUTO_PARTS = {"rows": (2, 1), "units": (1, 2)}
+AUTO_PARTS = {"rows": (2, 1, 2), "units": (1, 2, 2)}
+# Costs with which they are so on every machine and ISA.
+AUTO_COSTS = {
+    "rows": {"start": 1.0, "meeting": 1e9},
+    "units": {
+        "start": 1.0,
+        "meeting": 1.0,
+        "shared_line": 1e-3,
+        "l1_bytes": 1e4,
+        "l2_bytes": 1e4,
+        "l3_line": 1e3,
+        "memory_line": 1e3,
+    },
+}
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU: every schedule has one thread")
@@ -78,10 +91,11 @@ def test_the_schedule_that_a_size_gets(cell: Cell, schedule: str, dtype: str, rn
     problem = make_problem(cell, AUTO_SHAPES[schedule], dtype, rng, lengths=True)
     fusedrnn.set_num_threads(2)
     _core.set_schedule("one")
-    assert problem.w._loaded.schedule(T, B) == (1, 1)
+    assert problem.w._loaded.schedule(T, B) == (1, 1, 1)
     want = everything(problem)
     _core.set_schedule("auto")
-    assert problem.w._loaded.schedule(T, B) == AUTO_PARTS[schedule]
+    _core.set_machine(list(AUTO_COSTS[schedule].items()))
+    assert problem.w._loaded.schedule(T, B, 2) == AUTO_PARTS[schedule]
     for a, b in zip(everything(problem), want, strict=True):
         assert_same_bits(a, b, schedule)
 

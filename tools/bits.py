@@ -58,14 +58,14 @@ SHAPES: list[Shape] = [
     (2, 70, 2, 7),  # more than kGroupsTogether groups of rows
     (9, 33, 3, 20),  # more steps than kStretch and kRowsTogether
     (2, 7, 3, 150),  # more units than kStrip
-    (3, 5, 40, 33),  # few units and many inputs: joined gates
+    (3, 5, 70, 33),  # few units and many inputs: joined gates
     (2, 3, 2100, 9),  # weights of inputs beyond kNearestBytes, on any ISA
 ]
 PERIODS = [(2,), (1, 1, 1), (2, 3, 5), (1, 4, 2**62), tuple(range(1, 22))]  # of 21 units
 QUICK = ["0,3,4,5", "3,1,5,33", "2,13,3,65 lengths reverse", "3,5,4,21 bare", "65536"]
 
 # The schedule that is asked for, and threads. With one thread all schedules are the same; large cases run in some.
-SCHEDULES = ["auto 1", "rows 2", "units 3", "auto 2", "one 2", "rows 3", "units 2", "auto 3", "one 3"]
+SCHEDULES = ["auto 1", "rows 2", "units 3", "auto 2", "one 2", "rows 3", "units 2", "auto 3", "one 3", "2x2 4"]
 
 
 class Case(NamedTuple):

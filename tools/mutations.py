@@ -50,7 +50,7 @@ is_first is_last                here prev next before
 take_matrix take_vector         in_dy in_dc
 from to                         source slots
 from_row to_row                 from_tile to_tile
-panel_x panel_h                 step_barrier all_barrier
+panel_x panel_h                 steps chunks
 forward backward                infer train
 f32 f64                         pack_f32 pack_f64
 lanes_f32 lanes_f64             row_parts tile_parts
@@ -74,7 +74,7 @@ SPEED_LINES = re.compile(
     r"prefetch|\bfetch|next_(tile|gate)|part\.next|\bnext \+=|\bahead\b|tile_after|backwards"
     r"|k(Ahead|SpinTime|WorthSharing|Keep)\b|k(\w+Bytes|RowBlock|ColumnBlock|BlockGroups|Rows|Run) ="
 )
-SPEED_BODIES = ("Machine", "fetch_start", "fetch_end", "pause", "cost")
+SPEED_BODIES = ("Machine", "fetch_end", "pause", "cost")
 GPU_BODIES = ("describe_cell",)  # and nothing but the code for GPUs on these
 NEAR = 1500  # characters around a name, in which another must stand to take its place: else it would hardly compile
 PARAMETER = re.compile(r"(const |auto|[\w:]+[*&]* \w+$|(bool|int)$|.*;)", re.DOTALL)

@@ -17,6 +17,8 @@ namespace fusedrnn {
 
 namespace {
 
+constexpr int64_t kMostPlanned = int64_t{1} << 30;  // steps, or rows, of a call that is only planned
+
 // The outputs of a sequence, of which `p` gets the pointers: y, the last states, and c of every step for cells that
 // give it.
 template <class T>
@@ -271,19 +273,19 @@ void register_calls(py::module_& m) {
   weights.def(
       "schedule",
       [](const PyWeights& w, int64_t seq_len, int64_t batch, int threads, bool backward) {
-        require_positive("seq_len", seq_len, int64_t{1} << 40);
-        require_positive("batch_size", batch, int64_t{1} << 40);
-        require_positive("threads", threads + 1, kMostThreads + 1);
-        const Schedule s =
-            w.with([&](const auto& weights) { return schedule_of(weights, seq_len, batch, threads, backward); });
-        return std::pair(s.row_parts, s.tile_parts);
+        require_positive("seq_len", seq_len, kMostPlanned);
+        require_positive("batch_size", batch, kMostPlanned);
+        if (threads != 0) require_positive("threads", threads, kMostThreads);
+        const Shares shares =
+            w.with([&](const auto& weights) { return shares_of(weights, seq_len, batch, threads, backward); });
+        return std::tuple(shares.schedule.row_parts, shares.schedule.tile_parts, shares.each);
       },
       py::arg("seq_len"), py::arg("batch_size"), py::arg("threads") = 0, py::arg("backward") = false);
   weights.def(
       "cost",
       [](const PyWeights& w, int64_t seq_len, int64_t batch, int rows, int units, int workers, bool backward) {
-        require_positive("seq_len", seq_len, int64_t{1} << 40);
-        require_positive("batch_size", batch, int64_t{1} << 40);
+        require_positive("seq_len", seq_len, kMostPlanned);
+        require_positive("batch_size", batch, kMostPlanned);
         for (const int64_t parts : {rows, units, workers}) require_positive("parts", parts, kMostThreads);
         return w.with([&](const auto& weights) {
           return cost_of(weights, seq_len, batch, Schedule{rows, units}, workers, backward);

@@ -13,6 +13,7 @@
 #include "../cpu/barrier.hpp"
 #include "../cpu/dispatch.hpp"
 #include "../cpu/threads.hpp"
+#include "../sizes.hpp"
 #include "arrays.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -67,14 +68,14 @@ double read_rate(const ProbeKernels<T>& kernels, int64_t bytes_each, int64_t rou
   return rate(threads, probe);
 }
 
-// Nanoseconds of a meeting of so many threads. Throws std::runtime_error if one leaves a meeting to which another has
-// not come.
-double meeting_time(int threads, int64_t rounds) {
+// How many threads met, at most as many as are asked for, and the nanoseconds of a meeting. Throws std::runtime_error
+// if one leaves a meeting to which another has not come.
+std::pair<int, double> meeting_time(int threads, int64_t rounds) {
   struct Place {
     alignas(64) int64_t round = 0;
   };
   Team team(threads);
-  std::vector<Place> places(static_cast<std::size_t>(team.size()));
+  std::vector<Place> places;
   std::atomic<bool> is_early{false};
   std::unique_ptr<BarrierHandle> barrier;
   const auto probe = [&](int index) {
@@ -91,17 +92,20 @@ double meeting_time(int threads, int64_t rounds) {
   auto start = std::chrono::steady_clock::now();
   do {
     barrier = std::make_unique<BarrierHandle>(team.size());
+    places.assign(static_cast<std::size_t>(team.size()), Place{});
     start = std::chrono::steady_clock::now();
   } while (!team.run(task, const_cast<void*>(static_cast<const void*>(&probe))));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (is_early) throw std::runtime_error("a thread left a meeting before all had come");
-  return seconds * 1e9 / static_cast<double>(2 * rounds);
+  return {team.size(), seconds * 1e9 / static_cast<double>(2 * rounds)};
 }
 
 }  // namespace
 
 void register_probes(py::module_& m) {
   m.def("probe_meeting", [](int threads, int64_t rounds) {
+    require_positive("threads", threads, kMostThreads);
+    require_positive("rounds", rounds, int64_t{1} << 40);
     py::gil_scoped_release release;
     return meeting_time(threads, rounds);
   });

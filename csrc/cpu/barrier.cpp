@@ -31,7 +31,7 @@ void Barrier::wait(int member) {
   const int at = member % count_, first = member - at;
   const unsigned meeting = ++own_[static_cast<std::size_t>(member)].meetings;
   for (int round = 0; round < rounds_; ++round) {
-    const int to = first + (at + (1 << round)) % count_;
+    const int after = at + (1 << round), to = first + (after < count_ ? after : after - count_);
     flags_[static_cast<std::size_t>(to * rounds_ + round)].meetings.store(meeting, std::memory_order_release);
     const Flag& flag = flags_[static_cast<std::size_t>(member * rounds_ + round)];
     // Its writer may have come to the next meeting already, and not to the one after that.

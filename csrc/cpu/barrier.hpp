@@ -12,7 +12,7 @@
 
 namespace fusedrnn {
 
-class Barrier {
+class alignas(64) Barrier {
  public:
   // Makes it ready for `groups` groups of `count` members each; no thread is waiting. Throws std::bad_alloc.
   void prepare(int count, int groups);

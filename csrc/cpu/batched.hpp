@@ -1,8 +1,8 @@
 // Backward's products over the steps of a chunk: dx, the gradients of weights and biases. Steps past a row's length
 // take no part. Workers share the output out among them, so no sum depends on how many there are. A chunk's valid
 // (step, row) pairs, from the last step to the first, rows in order, are cut evenly into *stretches* of at most
-// kStretch pairs; each stretch is one chain, and the stretches are added in order. The plan (cells/gradients.hpp) lists
-// the sums.
+// kStretch pairs; each stretch is one product, and the stretches are added in order. The plan (cells/gradients.hpp)
+// lists the sums.
 #pragma once
 
 #include "../cells/gradients.hpp"

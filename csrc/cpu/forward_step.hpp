@@ -267,7 +267,7 @@ struct RecurrentProduct {
     source_offset = product.from == From::slots ? product.slot * p.hidden : 0;
     source = ForwardRow<C>::place_of(product.from);
     bool is_split = false;
-    for (int64_t g = 0; g < gates; ++g) is_split = is_split || f.split[first_gate + g];
+    for (int64_t g = 0; adds && g < gates; ++g) is_split = is_split || f.split[first_gate + g];
     if (is_split) start = {packed.bias_rec + first_gate * V::width, s.gates * V::width};
   }
   // Leaves out the units before this one, which the units of a clock do not see.

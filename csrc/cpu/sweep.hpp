@@ -6,9 +6,8 @@
 //   sources(row), source_stride, source_offset   kColumns false (gemm.hpp): where element 0 of a row is
 //   columns(row, k), column_stride               kColumns true
 //   Start<Compute> start    what the sums of all rows begin with, from tile 0 on
-//   kFills                  where the product is one part of several: if it `continues`, fill(area, sums) gives the
-//   sums
-//                           so far, to which it adds
+//   kFills                  where the product is one part of several: if it `continues`, it adds to the sums so far,
+//                           which fill(area, sums) gives
 //   kDirect                 whether the kernel itself stores the sums where they belong: in `to`, from row 0, tile 0 on
 //   end(area, sums)         else: takes the sums [row][tile][gate][lane]
 //   kCold                   whether the memory that end touches is far away

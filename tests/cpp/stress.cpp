@@ -497,7 +497,7 @@ int main() {
     runs += check_stack<Float32>(cell, {9, 3, 5, 36});
     runs += check_stack<Float32>(cell, {140, 2, 3, 16});
     if (i % 8 == 0) runs += check_openmp<Float32>(cell, {9, 5, 5, 36});
-    for (const Sizes& n : {Sizes{5, 9, 40, 100}, Sizes{3, 4, 50, 33}, Sizes{140, 4, 3, 17}})
+    for (const Sizes& n : {Sizes{5, 9, 40, 100}, Sizes{3, 4, 70, 33}, Sizes{140, 4, 3, 17}})
       runs += check_ways<Float32>(cell, n);
   }
   check_allocations();

@@ -15,7 +15,7 @@ from fusedrnn import _core
 
 from .layouts import Arranger, Rng, with_special_values
 
-SCHEDULES = ("auto", "one", "rows", "units", "wave")
+SCHEDULES = ("auto", "one", "rows", "units", "wave", "2x3")
 MOST_STEPS = 2**62  # of clocks: see `start` in the docstrings of clocked cells
 
 
