@@ -380,7 +380,7 @@ def test_settings() -> None:
 
 def test_probes() -> None:
     bad: list[tuple[Callable[..., Any], tuple[Any, ...], str]] = [
-        (_core.probe_fma, (False, 0), "rounds: expected an integer in 1..1073741824, got 0"),
+        (_core.probe_fma, (False, 0), "rounds: expected an integer in 1..1099511627776, got 0"),
         (_core.probe_fma, (True, 2**40 + 1), "rounds: expected an integer in 1..1099511627776, got 1099511627777"),
         (_core.probe_read, (False, 0, 1), "bytes_each: expected an integer in 1..17179869184, got 0"),
         (_core.probe_read, (True, 2**34 + 1, 1), "bytes_each: expected an integer in 1..17179869184, got 17179869185"),
