@@ -4,7 +4,8 @@ output, and the largest error of a gradient relative to the largest gradient of 
     python bench/accuracy.py
 
 Then float32 errors beside those of PyTorch and of NumPy (the reference's equations in float32, by NumPy's products),
-on random weights and on trained ones: `pip install torch g2p_en silero_vad` (packages that are missing are left out).
+on random weights and on trained ones: `pip install torch==2.13.0`, and `pip install --no-deps g2p_en==2.1.0
+silero_vad==6.2.3` (what is missing is left out).
 The block length of sums is kBlock in csrc/sizes.hpp: docs/accuracy.md has the figures of builds with others.
 
     python bench/accuracy.py --peers
@@ -85,7 +86,8 @@ def trained_models() -> Iterator[Model]:
             for B in (1, 64):
                 letters = np.random.default_rng(1).integers(3, len(embedding), (8, B))
                 yield Model(f"g2p_en {part}oder, T=8, B={B}", "gru", weights, embedding[letters])
-    if folder := folder_of("silero_vad"):  # speech or not: inputs as its ReLU gives them, of random size
+    folder = folder_of("torch") and folder_of("silero_vad")
+    if folder:  # speech or not: inputs as its ReLU gives them, of random size
         import torch
 
         state = torch.jit.load(str(folder / "data" / "silero_vad.jit")).state_dict()
@@ -138,7 +140,7 @@ def beside_peers() -> None:
     }
     if folder_of("torch"):
         systems["PyTorch"] = by_torch
-    table = Table(title=f"float32 errors, {fusedrnn.isa()}: largest / by norm, in units of 1e-7")
+    table = Table(title=f"float32 errors, {fusedrnn.isa()}: largest over the largest entry / by norm, in units of 1e-7")
     for column in ("model", "of", *systems):
         table.add_column(column)
     ratios: dict[str, list[float]] = {name: [] for name in systems}
