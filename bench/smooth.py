@@ -23,9 +23,10 @@ from rich.table import Table
 from suite import Case
 from systems import FusedRNN, prepared
 
+# Up to 1100 units in steps that hit the edges of vectors, tiles and parts, and what lies between.
+EDGES = sorted({1, 1100} | {48 * i + off for i in range(1, 23) for off in (-1, 0, 1, 20)})
 AXES = {
-    "hidden_size": ("H", range(1, 601, 7), {"T": 20, "B": 16, "I": 64}),
-    "hidden_size, B=1": ("H", range(1, 601, 7), {"T": 50, "B": 1, "I": 64}),
+    **{f"hidden_size, B={B}": ("H", EDGES, {"T": 5, "B": B, "I": 64}) for B in (1, 5, 20, 33)},
     "batch_size": ("B", range(1, 131), {"T": 20, "I": 128, "H": 128}),
     "seq_len": ("T", [*range(1, 64, 3), *range(64, 5001, 211)], {"B": 1, "I": 64, "H": 64}),
 }
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out" / "smooth.png")
     args = parser.parse_args()
     system = FusedRNN(args.threads)
-    figure, axes = plt.subplots(2, 2, figsize=(12, 7))
+    figure, axes = plt.subplots(3, 2, figsize=(12, 10))
     table = Table(
         title=f"{args.threads} threads: largest jump of the time from one point to the next, over that of the work"
     )

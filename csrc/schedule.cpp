@@ -39,7 +39,10 @@ int grid_of(const std::string& name) {
   int parts[2] = {};
   const char *at = name.data(), *const end = at + name.size();
   for (int& n : parts) {
-    if (&n != parts && (at == end || *at++ != 'x')) return -1;
+    if (&n != parts) {
+      if (at == end || *at != 'x') return -1;
+      ++at;
+    }
     const auto read = std::from_chars(at, end, n);
     if (read.ec != std::errc() || n < 1 || n > kMostThreads) return -1;
     at = read.ptr;
@@ -150,7 +153,8 @@ int64_t wave_steps(const CallSize& call, int threads, double in_turn) {
       1;
   const int64_t steps = std::max(least, above.seq_len / (kRanges * sides));
   if (2 * steps > above.seq_len) return 0;
-  const auto ranges = static_cast<double>((above.seq_len + steps - 1) / steps);
+  const int64_t range_count = (above.seq_len + steps - 1) / steps;
+  const auto ranges = static_cast<double>(range_count);
   const double waiting = (ranges + sides - 1) / ranges, meetings = ranges * call.layers / sides * machine().meeting;
   const double wave = time_of(call, {1, 1}, 1) / sides * waiting + meetings + start_of(sides);
   return wave < kGain * in_turn ? steps : 0;

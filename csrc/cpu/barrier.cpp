@@ -17,14 +17,13 @@ void Barrier::prepare(int count, int groups) {
     own_.reset(new Own[static_cast<std::size_t>(members)]);
     most_members_ = members;
   }
-  if (members * rounds_ > most_flags_) {
-    flags_.reset(new Flag[static_cast<std::size_t>(members * rounds_)]);
-    most_flags_ = members * rounds_;
+  const std::size_t flags = static_cast<std::size_t>(members) * static_cast<std::size_t>(rounds_);
+  if (flags > most_flags_) {
+    flags_.reset(new Flag[flags]);
+    most_flags_ = flags;
   }
   for (int i = 0; i < members; ++i) own_[static_cast<std::size_t>(i)].meetings = 0;
-  for (int i = 0; i < members * rounds_; ++i) {
-    flags_[static_cast<std::size_t>(i)].meetings.store(0, std::memory_order_relaxed);
-  }
+  for (std::size_t i = 0; i < flags; ++i) flags_[i].meetings.store(0, std::memory_order_relaxed);
 }
 
 void Barrier::wait(int member) {
@@ -32,8 +31,8 @@ void Barrier::wait(int member) {
   const unsigned meeting = ++own_[static_cast<std::size_t>(member)].meetings;
   for (int round = 0; round < rounds_; ++round) {
     const int after = at + (1 << round), to = first + (after < count_ ? after : after - count_);
-    flags_[static_cast<std::size_t>(to * rounds_ + round)].meetings.store(meeting, std::memory_order_release);
-    const Flag& flag = flags_[static_cast<std::size_t>(member * rounds_ + round)];
+    flag_of(to, round).meetings.store(meeting, std::memory_order_release);
+    const Flag& flag = flag_of(member, round);
     // Its writer may have come to the next meeting already, and not to the one after that.
     spin_until(crowded_, [&] { return flag.meetings.load(std::memory_order_acquire) - meeting <= 1; });
   }

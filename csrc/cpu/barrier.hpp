@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <memory>
 
 #include "../problem.hpp"
@@ -26,9 +27,14 @@ class alignas(64) Barrier {
   struct Own {
     alignas(64) unsigned meetings = 0;  // of one member
   };
+  Flag& flag_of(int member, int round) const {
+    const auto at = static_cast<std::size_t>(member), rounds = static_cast<std::size_t>(rounds_);
+    return flags_[at * rounds + static_cast<std::size_t>(round)];
+  }
   std::unique_ptr<Flag[]> flags_;  // [member][round]: what the member waits for
   std::unique_ptr<Own[]> own_;
-  int most_flags_ = 0, most_members_ = 0;
+  std::size_t most_flags_ = 0;
+  int most_members_ = 0;
   int count_ = 0, rounds_ = 0;
   bool crowded_ = false;
 };
