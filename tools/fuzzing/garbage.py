@@ -40,7 +40,8 @@ MOST_MEMORY = 4 << 30
 LEAK_CHECK_EVERY = 200  # calls
 
 # As long as they are asked to be: larger integers than this one are left out where they are valid.
-PROBES, MOST_ROUNDS = ("probe_fma", "probe_read"), 2**16
+# The most rounds of probes; meetings also take threads, and each round of many threads is slow.
+PROBES = {"probe_fma": 2**16, "probe_read": 2**16, "probe_meeting": 32}
 
 PATHS = [*(os.fsencode(path) for path in pool.paths()), b"", b"/\xff"]
 VARIABLES = (b"FUSEDRNN_CUDA_DRIVER", b"FUSEDRNN_CUDA_KERNELS")
@@ -382,7 +383,7 @@ def fingerprints(call: Call) -> dict[Path, int]:
 def is_as_long_as_asked(call: Call) -> bool:
     integers = (v.value if isinstance(v, pool.Indexed) else v for v in call.args)
     return call.target.name in PROBES and any(
-        isinstance(v, (int, np.integer)) and MOST_ROUNDS < v <= 2**40 for v in integers
+        isinstance(v, (int, np.integer)) and PROBES[call.target.name] < v <= 2**40 for v in integers
     )
 
 
@@ -390,6 +391,7 @@ def is_as_long_as_asked(call: Call) -> bool:
 def restored(environment: dict[bytes, bytes]) -> Iterator[None]:
     """With these variables; settings and variables are afterwards what they were before."""
     isa, threads, products = fusedrnn.isa(), fusedrnn.get_num_threads(), fusedrnn.cuda.get_float32_products()
+    machine = _core.machine()
     before = {name: os.environb[name] for name in environment if name in os.environb}
     os.environb.update(environment)
     try:
@@ -402,6 +404,8 @@ def restored(environment: dict[bytes, bytes]) -> Iterator[None]:
         fusedrnn.set_num_threads(threads)
         fusedrnn.cuda.set_float32_products(products)
         _core.set_schedule("auto")
+        if _core.machine() != machine:
+            _core.set_machine(machine)
 
 
 @cache
