@@ -103,8 +103,7 @@ Results = dict[str, Any]  # y, dx and the gradients of weights
 
 def by(module: Any, model: Model, dtype: str) -> Results:
     """By functions of fusedrnn, or of its reference."""
-    kind = {"lstm": fusedrnn.LSTMWeights, "gru": fusedrnn.GRUWeights, "rnn": fusedrnn.RNNWeights}[model.op]
-    w = kind(*(a.astype(dtype) for a in model.weights))
+    w = getattr(fusedrnn, f"{model.op.upper()}Weights")(*(a.astype(dtype) for a in model.weights))
     out, reserve = getattr(module, f"{model.op}_forward")(model.x.astype(dtype), w)
     g = getattr(module, f"{model.op}_backward")(reserve, model.dy.astype(dtype))
     return {"y": out.y, "dx": g.dx, "dweight_ih": g.dweight_ih, "dweight_hh": g.dweight_hh}
@@ -113,8 +112,7 @@ def by(module: Any, model: Model, dtype: str) -> Results:
 def by_torch(model: Model) -> Results:
     import torch
 
-    kind = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[model.op]
-    layer = kind(model.x.shape[2], model.weights[1].shape[1])
+    layer = getattr(torch.nn, model.op.upper())(model.x.shape[2], model.weights[1].shape[1])
     with torch.no_grad():
         for parameter, value in zip(layer.parameters(), model.weights, strict=True):
             parameter.copy_(torch.from_numpy(value))

@@ -21,6 +21,7 @@ from by_address import ByAddress, address
 from process import peak_memory
 from suite import GATES, Case
 from systems import SYSTEMS, FusedRNN, PyTorch, prepared
+from worker import seconds_per_call
 
 assert _common
 CPUS = len(os.sched_getaffinity(0))
@@ -31,11 +32,7 @@ def in_turns(runs: list[Callable[[], Any]], rounds: int = 9, budget: float = 0.0
     times: list[list[float]] = [[] for _ in runs]
     for _ in range(rounds):
         for run, taken in zip(runs, times, strict=True):
-            calls, start = 0, time.perf_counter()
-            while calls == 0 or time.perf_counter() - start < budget:
-                run()
-                calls += 1
-            taken.append(1e3 * (time.perf_counter() - start) / calls)
+            taken.append(1e3 * seconds_per_call(run, budget))
     return [statistics.median(t) for t in times]
 
 

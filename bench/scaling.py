@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 import fusedrnn
+from schedules import Calls
+from suite import Case
+from worker import seconds_per_call
 
 CPUS = len(os.sched_getaffinity(0))
 SIZES = [(B, H) for H in (256, 1024) for B in (1, 16, 64, 256)]
@@ -37,28 +38,10 @@ def powers(most: int) -> list[int]:
     return sorted({1 << i for i in range(most.bit_length()) if 1 << i <= most} | {most})
 
 
-def weights_of(H: int) -> Any:
-    rng = np.random.default_rng(0)
-    k = 1 / np.sqrt(H)
-    w = fusedrnn.LSTMWeights(*(rng.uniform(-k, k, (4 * H, H)).astype("float32") for _ in range(2)))
-    x = np.zeros((1, 1, H), "float32")
-    fusedrnn.lstm_backward(fusedrnn.lstm_forward(x, w)[1], x)  # packs both ways
-    return w
-
-
-def call_of(w: Any, T: int, B: int, backward: bool) -> Callable[[], Any]:
-    rng = np.random.default_rng(1)
-    x, dy = (rng.standard_normal((T, B, n)).astype("float32") for n in (w.input_size, w.hidden_size))
-    if not backward:
-        return lambda: fusedrnn.lstm(x, w)
-    reserve = fusedrnn.lstm_forward(x, w)[1]
-    return lambda: fusedrnn.lstm_backward(reserve, dy)
-
-
-def predicted(w: Any, T: int, B: int, threads: int, backward: bool) -> tuple[str, float]:
+def predicted(native: Any, T: int, B: int, threads: int, backward: bool) -> tuple[str, float]:
     """The schedule, and milliseconds."""
-    rows, units, workers = w._loaded.schedule(T, B, threads, backward)
-    return f"{rows}x{units}", w._loaded.cost(T, B, rows, units, workers, backward) / 1e6
+    rows, units, workers = native.schedule(T, B, threads, backward)
+    return f"{rows}x{units}", native.cost(T, B, rows, units, workers, backward) / 1e6
 
 
 def measured(runs: dict[int, Callable[[], Any]], rounds: int, budget: float) -> dict[int, float]:
@@ -68,11 +51,7 @@ def measured(runs: dict[int, Callable[[], Any]], rounds: int, budget: float) -> 
         for threads, run in runs.items():
             fusedrnn.set_num_threads(threads)
             run()
-            calls, start = 0, time.perf_counter()
-            while calls == 0 or time.perf_counter() - start < budget:
-                run()
-                calls += 1
-            times[threads].append(1e3 * (time.perf_counter() - start) / calls)
+            times[threads].append(1e3 * seconds_per_call(run, budget))
     return {threads: statistics.median(t) for threads, t in times.items()}
 
 
@@ -96,14 +75,14 @@ def main() -> None:
         table.add_column(f"{threads} threads", justify="right")
     curves: dict[str, list[float]] = {}
     for B, H in track(SIZES, "scaling", console=console, transient=True):
-        w = weights_of(H)
+        calls = Calls(Case("lstm", "infer", "float32", args.T, B, H, H))
         for backward in (False, True):
             label = f"B={B}, H={H}, {'backward' if backward else 'forward'}"
-            plans = {n: predicted(w, args.T, B, n, backward) for n in counts}
+            plans = {n: predicted(calls.native(), args.T, B, n, backward) for n in counts}
             times = (
                 {n: ms for n, (_, ms) in plans.items()}
                 if args.predict
-                else measured(dict.fromkeys(counts, call_of(w, args.T, B, backward)), args.rounds, args.budget)
+                else measured(dict.fromkeys(counts, calls.call(backward)), args.rounds, args.budget)
             )
             curves[label] = [times[1] / times[n] for n in counts]
             cells = []

@@ -32,12 +32,13 @@ from rich.table import Table
 import _common  # noqa: F401
 import fusedrnn
 from fusedrnn import _core
-from suite import GATES, Case
+from suite import Case, random_case
 from systems import Inputs
 
 CPUS = len(os.sched_getaffinity(0))
 SIZES = {"l1_bytes", "l2_bytes", "l3_bytes"}  # these are told by the system, and not fitted
 Costs = dict[str, float]
+MOST, MOST_FLOPS = {"T": 200, "B": 256, "I": 1024, "H": 1024}, 1.5e9  # of calls that are timed
 ROUNDS = 4
 LEAST = 5000  # nanoseconds of a call that is more than the way to it
 
@@ -73,17 +74,6 @@ def nanoseconds(run: Callable[[], Any], budget: float) -> float:
     return min(times)
 
 
-def random_case(rng: np.random.Generator) -> Case:
-    def log_uniform(most: int) -> int:
-        return round(math.exp(rng.uniform(0, math.log(most))))
-
-    while True:
-        op = str(rng.choice(list(GATES)))
-        case = Case(op, "infer", "float32", log_uniform(200), log_uniform(256), log_uniform(1024), log_uniform(1024))
-        if case.flops < 1.5e9:
-            return case
-
-
 def overhead() -> float:
     """Of a call from Python: the least there is."""
     w = fusedrnn.RNNWeights(np.zeros((1, 1), "float32"), np.zeros((1, 1), "float32"))
@@ -91,22 +81,33 @@ def overhead() -> float:
     return nanoseconds(lambda: fusedrnn.rnn(x, w), 0.2)
 
 
-def calls_of(case: Case) -> Iterator[tuple[bool, Any, Callable[[], Any]]]:
-    """Forward and backward of a case: whether it is backward, the native weights, and the call."""
-    n = Inputs(case)
-    w = {"lstm": fusedrnn.LSTMWeights, "gru": fusedrnn.GRUWeights, "rnn": fusedrnn.RNNWeights}[case.op](*n.weights)
-    infer, forward, backward = (getattr(fusedrnn, case.op + s) for s in ("", "_forward", "_backward"))
-    yield False, w._loaded, lambda: infer(n.x, w)
-    _, reserve = forward(n.x, w)
-    yield True, w._loaded, lambda: backward(reserve, n.dy)
+class Calls:
+    """Calls of a case, all with the same weights."""
+
+    def __init__(self, case: Case) -> None:
+        self.op, self.inputs = case.op, Inputs(case)
+        self.weights = getattr(fusedrnn, f"{case.op.upper()}Weights")(*self.inputs.weights)
+
+    def native(self) -> Any:
+        return self.weights._loaded
+
+    def call(self, backward: bool) -> Callable[[], Any]:
+        infer, forward, run = (getattr(fusedrnn, self.op + s) for s in ("", "_forward", "_backward"))
+        if not backward:
+            return lambda: infer(self.inputs.x, self.weights)
+        _, reserve = forward(self.inputs.x, self.weights)
+        return lambda: run(reserve, self.inputs.dy)
 
 
 def measure(shapes: int, seed: int, budget: float, console: Console) -> list[Sample]:
     rng, called = np.random.default_rng(seed), overhead()
     samples = []
     names = [("1x1", 1, 1), *(schedules(CPUS) if CPUS > 1 else ())]
-    for case in track([random_case(rng) for _ in range(shapes)], "timing", console=console, transient=True):
-        for backward, native, run in calls_of(case):
+    cases = [random_case(rng, ["infer"], MOST, MOST_FLOPS) for _ in range(shapes)]
+    for case in track(cases, "timing", console=console, transient=True):
+        calls = Calls(case)
+        for backward in (False, True):
+            native, run = calls.native(), calls.call(backward)
             sample = Sample(case, backward, native)
             for name, rows, units in ROUNDS * names:  # in turns, as the machine is not always as fast
                 fusedrnn.set_num_threads(rows * units)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 GATES = {"lstm": 4, "gru": 3, "rnn": 1}
 MODES = ("infer", "train", "step")
@@ -70,3 +73,13 @@ def cases(suite: str, ops: list[str], modes: list[str], dtypes: list[str], sizes
                 for shape in [(1, 1, 32, 32)] if mode == "step" and not sizes else shapes:
                     chosen.append(Case(op, mode, dtype, *shape))
     return chosen
+
+
+def random_case(rng: np.random.Generator, modes: list[str], most: dict[str, int], most_flops: float) -> Case:
+    """Any op, one of the modes; T, B, I and H log-uniform from 1 to `most`. Cases of more FLOPs are drawn again."""
+    while True:
+        op, mode = str(rng.choice(list(GATES))), str(rng.choice(modes))
+        sizes = {name: round(math.exp(rng.uniform(0, math.log(n)))) for name, n in most.items()}
+        case = Case(op, mode, "float32", **sizes)
+        if case.flops <= most_flops:
+            return case

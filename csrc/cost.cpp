@@ -5,6 +5,7 @@
 
 #include "packing.hpp"
 #include "sizes.hpp"
+#include "steps.hpp"
 
 namespace fusedrnn {
 
@@ -15,11 +16,8 @@ using std::int64_t;
 constexpr double kLine = 64;   // bytes
 constexpr double kOfL1 = 0.6;  // of a cache, what weights find free
 constexpr double kOfL2 = 0.75;
-constexpr double kHidden = 0.8;         // of the shorter of computing and fetching, what the longer hides
-constexpr double kLatency = 4;          // cycles of a multiply-add
-constexpr int64_t kGroupsTogether = 8;  // that pass over weights together (cpu/sweep.hpp)
-constexpr int64_t kRowsTogether = 96;   // of a product over all steps (cpu/batched.hpp),
-constexpr int64_t kLeastRows = 48;      // and that are worth a pass over its weights
+constexpr double kHidden = 0.8;  // of the shorter of computing and fetching, what the longer hides
+constexpr double kLatency = 4;   // cycles of a multiply-add
 
 double to_double(int64_t n) { return static_cast<double>(n); }
 int64_t share(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
@@ -74,15 +72,17 @@ double CostModel::line(double bytes_each, double bytes_of_all, int workers) cons
   return near * m_.l2_line + (1 - near) * far;
 }
 
-double CostModel::multiply_adds() const {
-  double sum = to_double(f_.gates * z_.hidden * z_.input);
-  for (int i = 0; i < f_.products; ++i) {
-    const Product& p = f_.product[i];
-    sum += to_double(p.gates * product_units(f_, i, z_.hidden, z_.proj)) *
-           to_double(operand_size(p.from, p.depth, z_.hidden, z_.proj));
+double multiply_adds(const CellFacts& f, const LayerSize& z) {
+  double sum = to_double(f.gates * z.hidden * z.input);
+  for (int i = 0; i < f.products; ++i) {
+    const Product& p = f.product[i];
+    sum += to_double(p.gates * product_units(f, i, z.hidden, z.proj)) *
+           to_double(operand_size(p.from, p.depth, z.hidden, z.proj));
   }
   return sum;
 }
+
+bool stay_private(const Machine& m, double bytes) { return bytes <= kOfL2 * m.l2_bytes; }
 
 double CostModel::forward(const Schedule& s) const {
   const Part part = largest(s);
@@ -144,8 +144,7 @@ double CostModel::products_of_backward(int workers) const {
   const int64_t chunk = std::min(pairs, std::max(kChunkPairs, z_.batch)), chunks = share(pairs, chunk);
   const int64_t input_tiles = tiles_of(z_.input), columns = f_.gates * z_.hidden;
   // As Batched::input_gradient shares it: rows, and inputs where rows are few.
-  int64_t row_parts = workers;
-  while (row_parts > 1 && (workers % row_parts != 0 || chunk < row_parts * kLeastRows)) --row_parts;
+  const int64_t row_parts = row_parts_of_dx(chunk, workers);
   const int64_t rows = share(chunk, row_parts), tiles = share(input_tiles, workers / row_parts);
   const double dx_bytes = to_double(tiles * columns) * vector_bytes();
   const int64_t together = std::min(rows, kRowsTogether);

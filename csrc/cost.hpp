@@ -29,6 +29,11 @@ struct Kind {
   std::int64_t storage_bytes, compute_bytes;  // of an element of weights, and of all else
 };
 
+// Multiply-adds of a step of one row, with the input's.
+double multiply_adds(const CellFacts& f, const LayerSize& z);
+// Whether so many bytes of weights stay in the private cache of a core.
+bool stay_private(const Machine& m, double bytes);
+
 class CostModel {
  public:
   CostModel(const Machine& m, const Kind& kind, const LayerSize& size) : m_(m), k_(kind), f_(*kind.facts), z_(size) {}
@@ -37,9 +42,6 @@ class CostModel {
   // `workers` workers, which may be more than the schedule's.
   double forward(const Schedule& s) const;
   double backward(const Schedule& s, int workers) const;
-
-  // Multiply-adds of a step of one row, with the input's.
-  double multiply_adds() const;
 
  private:
   // What the largest part of a schedule is.

@@ -241,8 +241,7 @@ class Launch {
   // before.
   bool in_place(const Problem<C>& p) const {
     if (facts_.clocked) return false;
-    const Kind kind = kind_of_call<F>(facts_, kernels_);
-    const double weights = CostModel(machine(), kind, size_of(p)).multiply_adds();
+    const double weights = multiply_adds(facts_, size_of(p));
     const int64_t together = kernels_.shapes->max_rows[1], groups = (p.batch + together - 1) / together;
     return worth_in_place(p.seq_len * groups, weights * sizeof(typename F::Storage));
   }

@@ -34,7 +34,7 @@ void set_value(Machine& m, const std::string& name, double value, const std::str
     throw std::invalid_argument(who + ": expected names among " + names + ", got '" + name + "'");
   }
   if (!(value > 0) || !std::isfinite(value)) {
-    throw std::invalid_argument(who + ": " + name + ": expected a positive number");
+    throw std::invalid_argument(who + ": " + name + ": expected a positive number, got " + std::to_string(value));
   }
   *at = value;
 }
@@ -61,10 +61,7 @@ void ask_for_caches(Machine& m) {
     std::string type;
     std::ifstream(cache + "level") >> level;
     std::ifstream(cache + "type") >> type;
-    if (std::ifstream file(cache + "size"); !(file >> size))
-      continue;
-    else
-      file >> unit;
+    std::ifstream(cache + "size") >> size >> unit;
     if (type == "Instruction" || !(size > 0)) continue;
     const double bytes = size * (unit == 'K' ? 1024 : unit == 'M' ? 1024 * 1024 : 1);
     if (level == 1) m.l1_bytes = bytes;
@@ -93,12 +90,6 @@ void read_file(Machine& m, const std::string& path) {
   if (file.bad()) refuse_file(path);
 }
 
-const Machine& publish(std::unique_ptr<const Machine> made) {
-  const Machine* none = nullptr;
-  if (the_machine.compare_exchange_strong(none, made.get(), std::memory_order_acq_rel)) return *made.release();
-  return *none;
-}
-
 }  // namespace
 
 const Machine& machine() {
@@ -106,7 +97,9 @@ const Machine& machine() {
   auto made = std::make_unique<Machine>();
   ask_for_caches(*made);
   if (const char* path = std::getenv("FUSEDRNN_MACHINE"); path && *path) read_file(*made, path);
-  return publish(std::move(made));
+  const Machine* other = nullptr;  // that another thread has read meanwhile
+  if (the_machine.compare_exchange_strong(other, made.get(), std::memory_order_acq_rel)) return *made.release();
+  return *other;
 }
 
 std::vector<std::pair<std::string, double>> machine_values() {

@@ -121,7 +121,7 @@ bool beats(const Choice& a, const Choice& b, int directions) {
 Choice cheapest(const CallSize& call, int threads, int directions) {
   Choice best{{1, 1}, 1, time_of(call, {1, 1}, 1)};
   if (directions * best.time < machine().start) return best;
-  const int64_t batch = std::max<int64_t>(call.lowest.batch, 1), tiles = tiles_of(call);
+  const int64_t batch = call.lowest.batch, tiles = tiles_of(call);
   for (int n = threads; n > 1; n /= 2) {
     int64_t last_units = 0;
     for (int64_t most = 1; most <= std::min<int64_t>(n, tiles); ++most) {
@@ -142,15 +142,12 @@ Choice cheapest(const CallSize& call, int threads, int directions) {
 int64_t wave_steps(const CallSize& call, int threads, double in_turn) {
   const LayerSize& above = call.above;
   if (!call.can_wave || call.layers < 2 || threads < 2 || above.seq_len < 2) return 0;
-  const CostModel model(machine(), call.kind, above);
   const int sides = std::min(threads, call.layers);
   // The weights of a thread's layers must stay in its own cache.
   const int layers_each = (call.layers + threads - 1) / threads;
-  const double bytes = model.multiply_adds() * static_cast<double>(call.kind.storage_bytes);
-  if (layers_each * bytes > 0.75 * machine().l2_bytes) return 0;
-  const auto least =
-      static_cast<int64_t>(kTask / (model.multiply_adds() * static_cast<double>(std::max<int64_t>(above.batch, 1)))) +
-      1;
+  const double weights = multiply_adds(*call.kind.facts, above);
+  if (!stay_private(machine(), layers_each * weights * static_cast<double>(call.kind.storage_bytes))) return 0;
+  const auto least = static_cast<int64_t>(kTask / (weights * static_cast<double>(above.batch))) + 1;
   const int64_t steps = std::max(least, above.seq_len / (kRanges * sides));
   if (2 * steps > above.seq_len) return 0;
   const int64_t range_count = (above.seq_len + steps - 1) / steps;

@@ -16,6 +16,11 @@ constexpr std::int64_t kBlock = 64;                    // of k, of one chain of 
 constexpr std::int64_t kStretch = 512;                 // of one product of a sum over steps and rows (cpu/batched.hpp)
 constexpr std::int64_t kProjectionBytes = 512 * 1024;  // of steps that wait for the recurrence (cpu/forward.hpp)
 
+constexpr std::int64_t kGroupsTogether = 8;  // of rows that pass over weights together (cpu/sweep.hpp)
+// Of the gradient of the input (cpu/batched.hpp): rows that pass over the weights together, so that they stay in L2,
+// and rows that are worth a worker's pass.
+constexpr std::int64_t kRowsTogether = 96, kLeastRows = 48;
+
 // At least the bytes of all arrays of weights of this size, or of one of their packed forms; none if 64 bits cannot
 // count them. Sizes are at least 1.
 std::optional<std::int64_t> most_weight_bytes(const CellFacts& f, std::int64_t hidden, std::int64_t input);

@@ -93,6 +93,14 @@ int64_t chunk_begin(const Problem<C>& p, bool clocked, int64_t last) {
   return first;
 }
 
+// Into how many parts the rows of a chunk's input gradient are cut, where `workers` share it: a divisor of theirs. The
+// workers of a part share the inputs.
+inline int64_t row_parts_of_dx(int64_t rows, int64_t workers) {
+  int64_t parts = workers;
+  while (parts > 1 && (workers % parts != 0 || rows < parts * fusedrnn::kLeastRows)) --parts;
+  return parts;
+}
+
 // At least the steps of any chunk that rows have.
 template <class C>
 int64_t most_chunk_steps(const Problem<C>& p, bool clocked) {

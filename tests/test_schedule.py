@@ -124,8 +124,8 @@ def test_costs_from_a_file(tmp_path: Path) -> None:
         ("meeting", "expected lines of a name and a number, got 'meeting'"),
         ("meeting 3 4", "expected lines of a name and a number, got 'meeting 3 4'"),
         ("meeting x", "expected lines of a name and a number, got 'meeting x'"),
-        ("meeting -3", "meeting: expected a positive number"),
-        ("meeting 0", "meeting: expected a positive number"),
+        ("meeting -3", "meeting: expected a positive number, got -3"),
+        ("meeting 0", "meeting: expected a positive number, got 0"),
     ],
 )
 def test_a_file_that_makes_no_sense(text: str, error: str, tmp_path: Path) -> None:
@@ -147,5 +147,5 @@ def test_values_that_make_no_sense() -> None:
     with pytest.raises(ValueError, match="set_machine: expected names among .*, got 'speed'"):
         _core.set_machine([("speed", 1.0)])
     for value in (0.0, -1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match="set_machine: fma: expected a positive number"):
+        with pytest.raises(ValueError, match=f"set_machine: fma: expected a positive number, got {value}"):
             _core.set_machine([("fma", value)])

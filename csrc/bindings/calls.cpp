@@ -286,7 +286,9 @@ void register_calls(py::module_& m) {
       [](const PyWeights& w, int64_t seq_len, int64_t batch, int rows, int units, int workers, bool backward) {
         require_positive("seq_len", seq_len, kMostPlanned);
         require_positive("batch_size", batch, kMostPlanned);
-        for (const int64_t parts : {rows, units, workers}) require_positive("parts", parts, kMostThreads);
+        require_positive("rows", rows, kMostThreads);
+        require_positive("units", units, kMostThreads);
+        require_positive("workers", workers, kMostThreads);
         return w.with([&](const auto& weights) {
           return cost_of(weights, seq_len, batch, Schedule{rows, units}, workers, backward);
         });

@@ -6,6 +6,7 @@
 #include <numeric>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -23,22 +24,26 @@ namespace {
 
 using std::int64_t;
 
+// Seconds that work(index) takes on all threads of the team at once. begin() comes before, again if the team is smaller
+// after all.
+template <class Begin, class Work>
+double seconds(Team& team, Begin&& begin, Work&& work) {
+  const auto task = [](void* context, int index) { (*static_cast<std::remove_reference_t<Work>*>(context))(index); };
+  auto start = std::chrono::steady_clock::now();
+  do {
+    begin();
+    start = std::chrono::steady_clock::now();
+  } while (!team.run(task, const_cast<void*>(static_cast<const void*>(&work))));
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
 // Runs probe(index) on all of these threads at once, and returns the rate of all together, in units of 1e9 a second.
 template <class Probe>
 double rate(int threads, Probe&& probe) {
   Team team(threads);
-  struct Job {
-    Probe& probe;
-    std::vector<double> done;
-  } job{probe, std::vector<double>(static_cast<std::size_t>(team.size()))};
-  const auto task = [](void* context, int index) {
-    Job& j = *static_cast<Job*>(context);
-    j.done[static_cast<std::size_t>(index)] = j.probe(index);
-  };
-  auto start = std::chrono::steady_clock::now();
-  while (!team.run(task, &job)) start = std::chrono::steady_clock::now();
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  return std::accumulate(job.done.begin(), job.done.end(), 0.0) / seconds / 1e9;
+  std::vector<double> done(static_cast<std::size_t>(team.size()));
+  const double taken = seconds(team, [] {}, [&](int index) { done[static_cast<std::size_t>(index)] = probe(index); });
+  return std::accumulate(done.begin(), done.end(), 0.0) / taken / 1e9;
 }
 
 template <class T>
@@ -78,7 +83,11 @@ std::pair<int, double> meeting_time(int threads, int64_t rounds) {
   std::vector<Place> places;
   std::atomic<bool> is_early{false};
   std::unique_ptr<BarrierHandle> barrier;
-  const auto probe = [&](int index) {
+  const auto begin = [&] {
+    barrier = std::make_unique<BarrierHandle>(team.size());
+    places.assign(static_cast<std::size_t>(team.size()), Place{});
+  };
+  const double taken = seconds(team, begin, [&](int index) {
     for (int64_t round = 1; round <= rounds; ++round) {
       places[static_cast<std::size_t>(index)].round = round;
       barrier_wait(barrier->of(index));
@@ -86,18 +95,9 @@ std::pair<int, double> meeting_time(int threads, int64_t rounds) {
       if (places[other].round != round) is_early = true;
       barrier_wait(barrier->of(index));
     }
-  };
-  using Probe = decltype(probe);
-  const auto task = [](void* context, int index) { (*static_cast<Probe*>(context))(index); };
-  auto start = std::chrono::steady_clock::now();
-  do {
-    barrier = std::make_unique<BarrierHandle>(team.size());
-    places.assign(static_cast<std::size_t>(team.size()), Place{});
-    start = std::chrono::steady_clock::now();
-  } while (!team.run(task, const_cast<void*>(static_cast<const void*>(&probe))));
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  });
   if (is_early) throw std::runtime_error("a thread left a meeting before all had come");
-  return {team.size(), seconds * 1e9 / static_cast<double>(2 * rounds)};
+  return {team.size(), taken * 1e9 / static_cast<double>(2 * rounds)};
 }
 
 }  // namespace
@@ -106,8 +106,9 @@ void register_probes(py::module_& m) {
   m.def("probe_meeting", [](int threads, int64_t rounds) {
     require_positive("threads", threads, kMostThreads);
     require_positive("rounds", rounds, int64_t{1} << 40);
-    py::gil_scoped_release release;
-    return meeting_time(threads, rounds);
+    std::pair<int, double> met;
+    without_gil([&] { met = meeting_time(threads, rounds); });
+    return met;
   });
   m.def("probe_fma", [](bool f64, int64_t rounds) {
     const Kernels& k = *current_isa().kernels;

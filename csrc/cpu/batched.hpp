@@ -6,7 +6,7 @@
 #pragma once
 
 #include "../cells/gradients.hpp"
-#include "driver.hpp"
+#include "carry.hpp"
 
 namespace {
 
@@ -14,45 +14,9 @@ using fusedrnn::GradientPlan;
 using fusedrnn::GradientTerm;
 using fusedrnn::Operand;
 
+using fusedrnn::kRowsTogether;
 using fusedrnn::kStretch;
 constexpr int64_t kStrip = 96;  // units whose gradients in a stretch stay in L2 while the operands pass over them
-
-// to = W^T d, or += where `adds`.
-template <class F>
-struct InputGradientOp {
-  using Storage = typename F::Storage;
-  using Compute = typename F::Compute;
-  using C = Compute;
-  using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = true;
-  static constexpr int64_t gates = 1, source_stride = sizeof(const C*), source_offset = 0;
-  static constexpr Start<C> start{};
-  WeightMatrix<Storage, Compute> weights;
-  int64_t depth;
-  const C* const* d;
-  C* const* to;
-  int64_t input;
-  bool adds;
-
-  InputGradientOp(const WeightMatrix<Storage, Compute>& packed, int64_t k_count, const C* const* d_rows,
-                  C* const* to_rows, int64_t width, bool add)
-      : weights(packed), depth(k_count), d(d_rows), to(to_rows), input(width), adds(add) {}
-
-  RNN_INLINE const C* const* sources(int64_t row) const { return d + row; }
-  RNN_INLINE void fetch_end(const Area& area) const {
-    for_each_tile(area,
-                  [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA { prefetch_write(to[row] + tile * V::width); });
-  }
-  RNN_INLINE void end(const Area& area, const C* sums) const {
-    for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
-      const auto lanes = lanes_of<V>(tile, input);
-      C* const target = to[row] + tile * V::width;
-      const V sum = V::load(sums);
-      (adds ? V::load(target, lanes) + sum : sum).store(target, lanes);
-      sums += V::width;
-    });
-  }
-};
 
 // A stretch's part of dW[m][n] = sum over k of d[k][m] * v[k][n]; v packed as [tile][k][lane].
 template <class Element>
@@ -109,7 +73,6 @@ struct Batched {
     int64_t step, row;
   };
   static constexpr int64_t kAhead = 8;  // rows of gradients lie too far apart for the hardware to see the next one
-  static constexpr int64_t kRowsTogether = 96;  // rows of gradients that stay in L2 while the weights pass over them
 
   const Problem<C>& p;
   const PackedWeights<F>& weights;
@@ -193,10 +156,8 @@ struct Batched {
   // dx and dc_below of this worker's share of the steps; with `add`, dx is added to. Workers share out the rows, and
   // the inputs where rows are few.
   void input_gradient(const Range& range, bool add) {
-    constexpr int64_t kLeastRows = 48;  // that are worth a pass over the weights
     const int64_t all = (range.last - range.first) * p.batch, depth = f.gates * p.hidden;
-    int64_t row_parts = worker.count;
-    while (row_parts > 1 && (worker.count % row_parts != 0 || all < row_parts * kLeastRows)) --row_parts;
+    const int64_t row_parts = row_parts_of_dx(all, worker.count);
     const int64_t tile_parts = worker.count / row_parts, tile_part = worker.index % tile_parts;
     const Span rows = part_of(all, worker.index / tile_parts, row_parts);
     const Span tiles = part_of(tiles_of<V>(p.input), tile_part, tile_parts);
@@ -207,14 +168,15 @@ struct Batched {
       for (int64_t at = rows.first + some.first; at < rows.first + some.last; ++at) {
         const int64_t t = time_of(p, range.first + at / p.batch), row = at % p.batch;
         if (t < length_of(p, row)) {
-          d[n] = shared.at(t, row) + f.input_column * p.hidden;
+          d[n] = shared.at(t, row);
           to[n++] = g.dx + place_of(p, t, row) * p.input;
           continue;
         }
         if (!add) clear_past_length(p, g.dx, p.input, units_of<V>(tiles, p.input), t, row);
         if (tile_part == 0) clear_past_length(p, g.dbelow, p.hidden, {0, p.hidden}, t, row);
       }
-      sweep(InputGradientOp<F>(weights.ih_t, depth, d, to, p.input, add), {0, n}, tiles);
+      const int64_t offset = f.input_column * p.hidden;
+      sweep(CarryOp<F, true>(weights.ih_t, depth, d, offset, to, p.input, add), {0, n}, tiles);
     }
   }
 

@@ -1,4 +1,4 @@
-// A product that adds to gradients which are carried on: through time, to an initial state, or to an input.
+// A product that gives gradients which are carried on: through time, to an initial state, or to an input.
 #pragma once
 
 #include "driver.hpp"
@@ -6,14 +6,14 @@
 namespace {
 
 // to[row] += U^T d[row], or = if not `add`, for units from `first` on. Gradients begin at source_offset in each row of
-// d.
-template <class F>
+// d. kFar: rows of `to` are far away.
+template <class F, bool kFar = false>
 struct CarryOp {
   using Storage = typename F::Storage;
   using Compute = typename F::Compute;
   using C = Compute;
   using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = false;
+  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = kFar;
   static constexpr int64_t gates = 1, source_stride = sizeof(const C*);
   static constexpr Start<C> start{};
   WeightMatrix<Storage, Compute> weights;  // transposed (problem.hpp, PackedWeights)
@@ -30,7 +30,11 @@ struct CarryOp {
       : weights(packed), depth(k_count), d(d_rows), source_offset(d_offset), to(to_rows), units(to_units), add(adds) {}
 
   RNN_INLINE const C* const* sources(int64_t row) const { return d + row; }
-  RNN_INLINE void fetch_end(const Area&) const {}
+  RNN_INLINE void fetch_end(const Area& area) const {
+    if (!kFar) return;
+    for_each_tile(area,
+                  [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA { prefetch_write(to[row] + tile * V::width); });
+  }
   RNN_INLINE void end(const Area& area, const C* sums) const {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const auto lanes = lanes_of<V>(tile, units);

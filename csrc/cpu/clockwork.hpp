@@ -280,7 +280,6 @@ template <class F>
 struct ClockworkBatched {
   using C = typename F::Compute;
   using V = Vec<C>;
-  static constexpr int64_t kRowsTogether = Batched<F>::kRowsTogether;
   static constexpr int kX = 0, kHPrev = 1;  // operands of the plan (cells/facts.cpp)
   Batched<F> all;                           // the work that is the same for all clocks
   const Problem<C>& p;

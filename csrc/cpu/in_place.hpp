@@ -26,15 +26,6 @@ struct InPlaceSweep {
 
   explicit InPlaceSweep(const Op& of) : op(of), m(*of.weights.rows), line(of.gates * V::width) {}
 
-  bool continues() const {
-    if constexpr (Op::kFills) return op.continues;
-    return false;
-  }
-  void begin(const Area& area) {
-    if constexpr (Op::kFills) {
-      if (op.continues) op.fill(area, sums);
-    }
-  }
   void end(const Area& area) {
     if constexpr (Op::kDirect) {
       const C* from = sums;
@@ -62,7 +53,7 @@ struct InPlaceSweep {
     kernel.source_offset = op.source_offset + part.k0;
     if (part.k0 == 0) kernel.start = {op.start.of(part.tile0).at + gate * V::width, op.start.tile};
     kernel.to = {at, width, line};
-    kernel.adds = part.k0 > 0 || continues();
+    kernel.adds = part.k0 > 0 || continues(op);
     kernels_of<S, C, false>(1)[area.rows - 1].by_tiles[0][log](kernel);
   }
 
@@ -103,7 +94,7 @@ struct InPlaceSweep {
     for (std::int64_t tile = tiles.first; tile < tiles.last; tile += together) {
       const std::int64_t left = tiles.last - tile;
       const Area area{rows.first, rows.size(), tile, left < together ? left : together};
-      begin(area);
+      fill_sums(op, area, sums);
       if (m.transposed)
         run_across_rows(area);
       else

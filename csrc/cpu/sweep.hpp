@@ -21,8 +21,8 @@
 
 namespace {
 
-// Groups of rows that pass over a tile's weights together. Their sums stay on the stack, in L1.
-constexpr int kGroupsTogether = 8;
+// Groups of rows that pass over a tile's weights together keep their sums on the stack, in L1.
+using fusedrnn::kGroupsTogether;
 // Sums of one group: kernels of more gates than accumulators have one row and one tile.
 constexpr int kMostSums = kAccumulators > kMaxGates ? kAccumulators : kMaxGates;
 // Bytes of weights that stay in L1 while these rows pass over them.
@@ -78,6 +78,19 @@ struct Groups {
   RNN_INLINE std::int64_t rows(std::int64_t group) const { return size + (group < larger); }
 };
 
+// Whether the sums of an Op go on from what fill_sums gives.
+template <class Op>
+RNN_INLINE bool continues(const Op& op) {
+  if constexpr (Op::kFills) return op.continues;
+  return false;
+}
+template <class Op>
+RNN_INLINE void fill_sums(const Op& op, const Area& area, typename Op::Compute* sums) {
+  if constexpr (Op::kFills) {
+    if (op.continues) op.fill(area, sums);
+  }
+}
+
 // A sweep of weights that are not packed (in_place.hpp).
 template <class Op>
 void sweep_in_place(const Op& op, Span rows, Span tiles);
@@ -127,15 +140,6 @@ struct TileSweep {
     else
       part.to.at = sums;
   }
-  // Whether the sums go on from what fill gives.
-  RNN_INLINE bool continues() const {
-    if constexpr (Op::kFills) return op.continues;
-    return false;
-  }
-  RNN_INLINE void fill(const Area& area, C* sums) const {
-    if constexpr (Op::kFills) op.fill(area, sums);
-  }
-
   // [group0, group1) begin at `row`; `tile` is 1 << log tiles wide; tile_after is the one whose turn comes next.
   void run(std::int64_t row, std::int64_t group0, std::int64_t group1, std::int64_t tile, int log,
            std::int64_t tile_after) const {
@@ -146,7 +150,7 @@ struct TileSweep {
     Part<S, C> part = part_of(line, width);
     for (std::int64_t k0 = 0;; k0 += most) {
       const std::int64_t k1 = op.depth - k0 <= most ? op.depth : k0 + most;
-      const bool first = k0 == 0, last = k1 == op.depth, goes_on = first && continues();
+      const bool first = k0 == 0, last = k1 == op.depth, goes_on = first && continues(op);
       part.depth = k1 - k0;
       part.weights = moved(op.weights.packed, tile, k0 * line);
       part.start = first ? op.start.of(tile) : Start<C>{};
@@ -164,7 +168,7 @@ struct TileSweep {
           if (++next_gate == gates) next_gate = 0, ++next_tile;
         }
         if ((fetch || Op::kCold) && last) op.fetch_end(area);
-        if (goes_on) fill(area, at_sums);
+        if (goes_on) fill_sums(op, area, at_sums);
         find_rows(part, at, k0);
         find_sums(part, at, tile, at_sums);
         kernels[n - 1].by_tiles[fetch_weights][log](part);
@@ -187,8 +191,8 @@ struct TileSweep {
     part.weights = moved(op.weights.packed, tile, 0);
     part.depth = op.depth;
     part.start = op.start.of(tile);
-    part.adds = continues();
-    if (part.adds) fill(area, sums);
+    part.adds = continues(op);
+    fill_sums(op, area, sums);
     find_rows(part, row, 0);
     find_sums(part, row, tile, sums);
     kernels_of<S, C, Op::kColumns>(static_cast<int>(gates))[rows - 1].by_tiles[0][log](part);
