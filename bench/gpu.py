@@ -159,7 +159,7 @@ class Ceilings:
         total = 0.0
         for backward in (False, True) if case.mode == "train" else (False,):
             launcher = Launcher(device, backward, case.T, case.B)
-            total += self.clock.ms(lambda one=launcher: one.run.launch_meetings(case.T, device.stream()))
+            total += self.clock.ms(lambda one=launcher: one.run.launch_exchange(case.T, device.stream()))
         return total
 
 

@@ -92,7 +92,7 @@ def test_plans_for_a_large_gpu(cell: str, format: str, driver: Path, monkeypatch
             kernels = _core.make_cuda_cell(*fusedrnn.cuda.paths(), 0, cell, format, H)
             for B in (0, 1, 7, 16, 64, 256, 512, 10_000):
                 for backward in (False, True):
-                    plan = _core.make_cuda_run(kernels, backward, 10, B).plan
+                    plan = _core.make_cuda_run(kernels, backward, 10, B, 0, 0).plan
                     assert plan["groups"] * plan["octets_per_group"] * 8 >= H
                     assert plan["unit_blocks"] * plan["groups_per_block"] >= plan["groups"]
                     assert (plan["unit_blocks"] - 1) * plan["groups_per_block"] < plan["groups"]

@@ -65,9 +65,10 @@ struct CudaCell {
     }
   }
 
-  cuda::Plan plan_of(bool backward, int64_t batch) const {
+  cuda::Plan plan_of(bool backward, int64_t batch, const cuda::Forced& forced) const {
     const cuda::Kind kind = backward ? cuda::Kind::backward : cuda::Kind::forward;
-    return cuda::make_plan(facts_of(cell), format, batch, hidden, backward, cuda::limits_of(device, kind, format));
+    return cuda::make_plan(facts_of(cell), format, batch, hidden, backward, cuda::limits_of(device, kind, format),
+                           forced);
   }
 };
 
@@ -78,7 +79,6 @@ constexpr std::pair<const char*, std::size_t> kAddresses[] = {
     {"packed1", RNN_ADDRESS(packed, 1)},
     {"exchange0", RNN_ADDRESS(exchange, 0)},
     {"exchange1", RNN_ADDRESS(exchange, 1)},
-    {"counters", RNN_ADDRESS(counters, 0)},
     {"run0", RNN_ADDRESS(run, 0)},
     {"run1", RNN_ADDRESS(run, 1)},
     {"h0", RNN_ADDRESS(state0, 0)},
@@ -108,7 +108,8 @@ struct CudaRun {
   bool backward;
   cuda::Arguments a{};
 
-  CudaRun(std::shared_ptr<const CudaCell> cuda_cell, bool is_backward, int64_t seq_len, int64_t batch)
+  CudaRun(std::shared_ptr<const CudaCell> cuda_cell, bool is_backward, int64_t seq_len, int64_t batch,
+          const cuda::Forced& forced)
       : owner(std::move(cuda_cell)), kernels(*owner), backward(is_backward) {
     const CudaCell& cell = kernels;
     const CellFacts& f = facts_of(cell.cell);
@@ -121,8 +122,10 @@ struct CudaRun {
     for (int p = 0; p < f.products; ++p) {
       a.first_gate[p] = f.product[p].first_gate;
       a.product_gates[p] = f.product[p].gates;
+      a.product_column[p] = f.product[p].column;
     }
-    a.plan = cell.plan_of(backward, batch);
+    a.exchange_gates = is_backward ? f.product[0].gates : 1;
+    a.plan = cell.plan_of(backward, batch, forced);
     a.seq_len = seq_len;
     a.batch = batch;
     a.hidden = cell.hidden;
@@ -154,12 +157,13 @@ struct CudaRun {
     const cuda::Current current(kernels.driver, kernels.device);
     cuda::run(kernels.driver, kernels.device, kind, kernels.format, a, reinterpret_cast<void*>(stream));
   }
-  // Lets the thread blocks of this launch meet this number of times, and do nothing else: for the benchmark.
-  void launch_meetings(int64_t times, std::uintptr_t stream) const {
-    cuda::Arguments meetings = a;
-    meetings.seq_len = times;
+  // Lets the thread blocks of this launch give each other operands this number of times, and do nothing else: for the
+  // benchmark.
+  void launch_exchange(int64_t times, std::uintptr_t stream) const {
+    cuda::Arguments exchange = a;
+    exchange.seq_len = times;
     const cuda::Current current(kernels.driver, kernels.device);
-    cuda::run(kernels.driver, kernels.device, cuda::Kind::meet, kernels.format, meetings,
+    cuda::run(kernels.driver, kernels.device, cuda::Kind::exchange, kernels.format, exchange,
               reinterpret_cast<void*>(stream));
   }
   py::dict plan() const {
@@ -173,6 +177,7 @@ struct CudaRun {
     return py::dict("unit_blocks"_a = p.unit_blocks, "batch_groups"_a = p.batch_groups, "groups"_a = p.groups,
                     "octets_per_group"_a = p.octets_per_group, "groups_per_block"_a = p.groups_per_block,
                     "rows_per_group"_a = p.rows_per_group, "warps"_a = p.warps, "splits"_a = p.splits,
+                    "halves"_a = p.halves, "tiles"_a = p.tiles, "state_shared"_a = p.state_shared != 0,
                     "chunks"_a = chunks, "resident"_a = resident, "shared_bytes"_a = p.shared_bytes);
   }
 };
@@ -204,13 +209,14 @@ void register_cuda(py::module_& m) {
   py::class_<CudaRun>(m, "CudaRun", py::custom_type_setup(refuse_new<5>), py::is_final())
       .def("set", on_object(&CudaRun::set))
       .def("exchange_sizes", on_object(&CudaRun::exchange_sizes))
-      .def_property_readonly("batch_groups", [](const CudaRun& r) { return r.a.plan.batch_groups; })
       .def_property_readonly("plan", on_object(&CudaRun::plan))
       .def("launch", on_object(&CudaRun::launch))
-      .def("launch_meetings", on_object(&CudaRun::launch_meetings));
-  m.def("make_cuda_run", [](const std::shared_ptr<CudaCell>& cell, bool backward, int64_t seq_len, int64_t batch) {
+      .def("launch_exchange", on_object(&CudaRun::launch_exchange));
+  m.def("make_cuda_run", [](const std::shared_ptr<CudaCell>& cell, bool backward, int64_t seq_len, int64_t batch,
+                            int octets_per_group, int groups_per_block) {
     if (!cell) throw py::type_error("cell: expected a CudaCell, got None");
-    return std::make_unique<CudaRun>(cell, backward, seq_len, batch);
+    return std::make_unique<CudaRun>(cell, backward, seq_len, batch,
+                                     cuda::Forced{octets_per_group, groups_per_block});
   });
 }
 

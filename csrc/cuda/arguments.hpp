@@ -5,8 +5,9 @@
 // come in *octets* (8 units); an octet and a gate make a *half* of 8 rows of weights, as two halves fill the 16 rows of
 // a tensor core's instruction. K comes in *chunks* of 64 bytes. Rows of the batch come in eights, up to 32 at a time.
 //
-// Thread blocks stand in a rectangle: `unit_blocks` of them share the units of the same rows, and meet in every phase;
-// there are `batch_groups` such sets, which share the batch and never meet. In a plan, a block is a thread block.
+// Thread blocks stand in a rectangle: `unit_blocks` of them share the units of the same rows, and give each other their
+// operands in every phase (thread_block.hpp says how); there are `batch_groups` such sets, which share the batch and
+// give each other nothing. In a plan, a block is a thread block.
 #pragma once
 
 #include "../cells/facts.hpp"
@@ -17,12 +18,16 @@ namespace cuda {
 using std::int64_t;
 
 constexpr int kMaxCudaProducts = 2;  // one for each phase
-constexpr int kMaxHalves = 4;        // of a group of octets
+constexpr int kMaxCudaGates = 4, kMaxCudaSlots = 5, kMaxCudaColumns = 4;
+constexpr int kMaxHalves = 8;  // of a group of octets
+constexpr int kMaxWarps = 8;
 constexpr int kRowsAtOnce = 32;
 constexpr int kOctet = 8;
 constexpr int kChunkBytes = 64;
 constexpr int kHalfBytes = kOctet * kChunkBytes;  // of weights, for one chunk
-constexpr int kHalfSums = kOctet * kRowsAtOnce;   // of a half, in a warp
+constexpr int kTileSums = kOctet * kOctet;        // of a half and eight rows
+// Copies of operands, versions written and read in turn; every kResetEvery-th time as many are made ready again.
+constexpr int kRing = 8, kResetEvery = 4;
 
 // Formats of products, and the bytes of an operand; sums and states are float32.
 #define RNN_CUDA_FORMATS(X) X(float32, 4) X(tf32, 4) X(bfloat16, 2) X(float16, 2)
@@ -41,11 +46,17 @@ struct ProductPlan {
 struct Plan {
   int octets_per_group, groups, groups_per_block, unit_blocks, batch_groups, rows_per_group;
   int warps;
-  int splits;  // warps that share a group's K; warps / splits groups are worked on at once
+  int splits;        // warps that share a group's K; warps / splits groups are worked on at once
+  int halves;        // room for the sums of a warp: halves,
+  int tiles;         // and eights of rows
+  int state_shared;  // whether h and c, or the gradients that are carried, lie in shared memory between steps
   int products;
   ProductPlan product[kMaxCudaProducts];
   int shared_bytes;
 };
+
+// The elements of K that a gate has in backward: whole octets.
+constexpr int64_t padded(int64_t hidden) { return (hidden + kOctet - 1) / kOctet * kOctet; }
 
 // Whether thread blocks wait for each other. Without products, they give each other nothing.
 constexpr bool blocks_meet(const Plan& plan) { return plan.unit_blocks > 1 && plan.product[0].chunks > 0; }
@@ -56,13 +67,14 @@ constexpr bool runs(const CellFacts& f) {
   if (f.recurrent_gates != 0 && f.recurrent_gates != f.gates) return false;
   if (f.states == 2 && !f.state[1].carries) return false;
   if (f.products != f.phases || f.phases > kMaxCudaProducts || f.states > 2) return false;
+  if (f.gates > kMaxCudaGates || f.slots > kMaxCudaSlots || f.columns > kMaxCudaColumns) return false;
   if (f.below || f.clocked || f.reduces) return false;
   for (int g = 0; g < f.gates; ++g) {
     if (f.user_gate[g] != g) return false;
   }
   for (int i = 0; i < f.products; ++i) {
     const Product& p = f.product[i];
-    if (p.phase != i || p.matrix > 0 || p.gates > kMaxHalves || p.depth > 1) return false;
+    if (p.phase != i || p.matrix > 0 || p.depth > 1) return false;
     if (p.from != (i == 0 ? From::h_prev : From::slots)) return false;
   }
   return true;
@@ -75,16 +87,17 @@ struct Arguments {
   // The cell, and facts that the code of each cell would only repeat.
   CellId cell;
   int gates, slot_count, column_count, state_slot;
+  int exchange_gates;  // of an element's operands of the first product: 1 in forward
   unsigned split;  // bit g: gate g's input part and recurrent part stay apart
-  int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts];
+  int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts], product_column[kMaxCudaProducts];
   int64_t seq_len, batch, hidden;
   int64_t first, last;  // the steps of this launch, counted in the order in which they run
   int reverse;
   const int64_t* lengths;                // (B,), each in 0..T, or null
   const void* packed[kMaxCudaProducts];  // [octet][chunk][gate][8 rows x 64 bytes], see pack.hpp
-  void* exchange[kMaxCudaProducts];      // [2][rows of all groups][chunks * 64 bytes]: operands; zeros at first
-  unsigned* counters;                    // one for each batch group, zeros at first
-  float* run[2];                         // (B, H): h and c between steps, or the gradients that are carried
+  void* exchange[kMaxCudaProducts];      // [kRing][rows of all groups][chunks * 64 bytes]: operands; all bits set at first
+  float* run[2];                         // (B, H): h and c between launches (backward: the gradients that are carried);
+                                         // between steps too, where shared memory has no room
   const void* state0[2];                 // (B, H) or null for zeros; null in all launches but the first
   void* state_n[2];                      // (B, H) or null; null in all launches but the last
   const void* vectors;                   // (vectors, H)

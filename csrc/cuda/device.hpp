@@ -36,15 +36,29 @@ RNN_DEVICE void meet_warp() { __syncwarp(); }
 RNN_DEVICE void trap() { __trap(); }
 RNN_DEVICE bool any_lane(bool mine) { return __any_sync(0xffffffffu, mine) != 0; }
 
-// Memory that other thread blocks wrote during this launch: not from the first cache, which is not kept coherent.
+// Words by which thread blocks give each other numbers during this launch: past the first cache, which is not kept
+// coherent, and each word whole. Nothing orders them but that a word which was read had been written.
 RNN_DEVICE Words load_fresh(const void* p) {
   Words r;
-  asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(r.w[0]), "=r"(r.w[1]), "=r"(r.w[2]), "=r"(r.w[3])
                : "l"(p)
                : "memory");
   return r;
 }
+RNN_DEVICE void store_fresh(void* p, unsigned word) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(word) : "memory");
+}
+// All that this thread has read and written comes before all that it reads and writes from here on.
+RNN_DEVICE void fence() { __threadfence(); }
+// Between two looks at memory that another thread block will write.
+RNN_DEVICE void pause() {}
+// The value of the lane whose number differs in its last bit; both must call it.
+RNN_DEVICE unsigned of_neighbour(unsigned mine) {
+  return __shfl_xor_sync(3u << (threadIdx.x % 32 & ~1u), mine, 1);
+}
+RNN_DEVICE unsigned larger(unsigned a, unsigned b) { return a > b ? a : b; }
+
 // Memory that no thread writes during this launch.
 RNN_DEVICE Words load_constant(const void* p) {
   const uint4 v = __ldg(static_cast<const uint4*>(p));
@@ -54,20 +68,10 @@ RNN_DEVICE Words load_shared(const void* p) { return *static_cast<const Words*>(
 // Brings memory that the next step will read as near as L2.
 RNN_DEVICE void fetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
-// Arrives at a counter, with all that this thread has seen written; and waits until `target` arrivals are counted.
-RNN_DEVICE void arrive(unsigned* counter) {
-  __threadfence();
-  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
-}
-RNN_DEVICE void wait_for(const unsigned* counter, unsigned target) {
-  unsigned value;
-  do {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
-  } while (static_cast<int>(value - target) < 0);
-  __threadfence();
-}
-
 RNN_DEVICE float as_float(unsigned bits) { return __uint_as_float(bits); }
+RNN_DEVICE unsigned bits_of(float v) { return __float_as_uint(v); }
+RNN_DEVICE unsigned bits_of(bfloat16 v) { return __bfloat16_as_ushort(v); }
+RNN_DEVICE unsigned bits_of(float16 v) { return __half_as_ushort(v); }
 RNN_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 RNN_DEVICE float widen(float v) { return v; }
 RNN_DEVICE float widen(bfloat16 v) { return __bfloat162float(v); }

@@ -23,7 +23,7 @@ constexpr int kThreadsOfKernel = 0, kDynamicSharedBytes = 8;
 constexpr int kOldestVersion = 12000;
 constexpr int kOldestMajor = 8;  // sm_80: bfloat16 and tf32 on tensor cores
 
-constexpr const char* kKindNames[kKinds] = {"forward", "backward", "meet", "pack"};
+constexpr const char* kKindNames[kKinds] = {"forward", "backward", "exchange", "pack"};
 
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);

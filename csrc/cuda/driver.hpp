@@ -45,7 +45,7 @@ struct DriverCalls {
 #undef RNN_DRIVER_POINTER
 };
 
-enum class Kind : int { forward, backward, meet, pack };
+enum class Kind : int { forward, backward, exchange, pack };
 constexpr int kKinds = 4;
 #define RNN_CUDA_FORMAT_NAME(name, bytes) #name,
 constexpr const char* kFormatNames[kFormats] = {RNN_CUDA_FORMATS(RNN_CUDA_FORMAT_NAME)};

@@ -13,119 +13,168 @@ struct Forward : ThreadBlock<Format> {
 
   RNN_DEVICE explicit Forward(const Arguments& arguments) : Base(arguments) {}
 
-  // The `at` of cells/cell.hpp, of one element at one step. A round is a step, counted from the first of this launch.
-  template <class Cell>
+  // All of an element's step that does not wait for the product.
+  struct Inputs {
+    float gate[kMaxCudaGates];  // of the phase's product: the input's part, with the biases that are not kept apart
+    float apart[kMaxCudaGates];  // the biases that are
+    float slot[kMaxCudaSlots];   // in later phases
+  };
+  // All that a step makes, before it is stored: operands for other thread blocks go first.
+  struct Outputs {
+    float h = 0.0f, y = 0.0f, operand = 0.0f;  // the operand of the next phase's product
+    float slot[kMaxCudaSlots] = {};
+    unsigned saved = 0;  // bit k: slot k
+  };
+
+  // The `at` of cells/cell.hpp, of one element at one step.
+  template <class Cell, int kPhase>
   struct At {
     const Forward& block;
     const Element& e;
-    int64_t t, round, slots;
+    const Inputs& in;
+    Outputs& out;
 
-    RNN_DEVICE int64_t here() const { return e.row * block.a.hidden + e.unit; }
-    RNN_DEVICE int64_t slot_at(int k) const { return slots + k * block.a.hidden + e.unit; }
-    RNN_DEVICE Scalar h_prev() const { return Scalar(block.a.run[0][here()]); }
-    RNN_DEVICE Scalar c_prev() const { return Scalar(block.a.run[1][here()]); }
+    RNN_DEVICE Scalar h_prev() const { return Scalar(block.kept(0, e)); }
+    RNN_DEVICE Scalar c_prev() const { return Scalar(block.kept(1, e)); }
     RNN_DEVICE Scalar vector(int k) const {
-      return Scalar(load_element<Storage>(block.a.vectors, k * block.a.hidden + e.unit));
+      return Scalar(load_element<Storage>(block.a.vectors, k * block.a.hidden + e.column));
     }
-    RNN_DEVICE Scalar slot(int k) const { return Scalar(load_element<Storage>(block.a.slots, slot_at(k))); }
-    RNN_DEVICE Scalar pre(int gate) const { return Scalar(block.input(e, t, gate)); }
+    RNN_DEVICE Scalar slot(int k) const { return Scalar(in.slot[k]); }
+    RNN_DEVICE Scalar pre(int gate) const { return Scalar(in.gate[gate - Cell::product(kPhase).first_gate]); }
     RNN_DEVICE void save(int k, Scalar v) const {
-      if (block.a.slots && (block.a.slots_step != 0 || Cell::carried(k))) {
-        store_element<Storage>(block.a.slots, slot_at(k), v.v);
-      }
+      out.slot[k] = v.v;
+      if (block.a.slots_step != 0 || Cell::carried(k)) out.saved |= 1u << k;
       if constexpr (Cell::kProducts > 1) {
-        if (k == Cell::product(1).slot) block.give(1, round % 2, e.row, e.unit, v.v);
+        if (k == Cell::product(1).slot) out.operand = v.v;
       }
     }
     RNN_DEVICE void set_c(Scalar v) const {
-      block.a.run[1][here()] = v.v;
+      block.keep(1, e, v.v);
       constexpr int kSlot = Cell::state(1).slot;
       save(kSlot, v);
     }
     RNN_DEVICE void set_h(Scalar v) const {
-      block.a.run[0][here()] = v.v;
-      block.give(0, (round + 1) % 2, e.row, e.unit, v.v);
-      store_element<Storage>(block.a.y, (t * block.a.batch + e.row) * block.a.hidden + e.unit, v.v);
+      block.keep(0, e, v.v);
+      out.h = out.y = v.v;
     }
   };
 
-  // The input's part of a gate, with the biases that are not kept apart.
-  RNN_DEVICE float input(const Element& e, int64_t t, int gate) const {
-    const int64_t column = gate * a.hidden + e.unit, row = (t - a.pre_first) * a.batch + e.row;
-    const float sum =
-        load_element<Storage>(a.pre, row * a.gates * a.hidden + column) + this->optional(a.bias_ih, column);
-    return (a.split >> gate & 1u) != 0 ? sum : sum + this->optional(a.bias_hh, column);
-  }
+  RNN_DEVICE int64_t slots_of(const Element& e, int64_t t) const { return this->slot_place(t, e.row) + e.column; }
 
+  RNN_DEVICE Inputs load(int phase, const Element& e, int64_t t) const {
+    Inputs in{};
+    const int64_t row = ((t - a.pre_first) * a.batch + e.row) * a.gates;
+    RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) {
+      if (j >= a.product_gates[phase]) continue;
+      const int gate = a.first_gate[phase] + j;
+      const int64_t column = gate * a.hidden + e.column;
+      const float bias = this->optional(a.bias_hh, column);
+      const bool apart = (a.split >> gate & 1u) != 0;
+      const float input =
+          load_element<Storage>(a.pre, (row + gate) * a.hidden + e.column) + this->optional(a.bias_ih, column);
+      in.gate[j] = apart ? input : input + bias;
+      in.apart[j] = apart ? bias : 0.0f;
+    }
+    RNN_UNROLL for (int k = 0; k < kMaxCudaSlots; ++k) {
+      if (phase > 0 && k < a.slot_count)
+        in.slot[k] = load_element<Storage>(a.slots, slots_of(e, t) + k * a.hidden);
+    }
+    return in;
+  }
+  // Brings the inputs of a step near.
   RNN_DEVICE void fetch_inputs(const Element& e, int64_t t) const {
     const int64_t row = (t - a.pre_first) * a.batch + e.row;
     for (int gate = 0; gate < a.gates; ++gate) {
-      fetch_element<Storage>(a.pre, (row * a.gates + gate) * a.hidden + e.unit);
+      fetch_element<Storage>(a.pre, (row * a.gates + gate) * a.hidden + e.column);
     }
-  }
-
-  // A step past the row's end, or before its beginning: states stay, outputs and reserve are zeros.
-  RNN_DEVICE void pass(const Element& e, int64_t t, int64_t round) const {
-    this->give(0, (round + 1) % 2, e.row, e.unit, a.run[0][e.row * a.hidden + e.unit]);
-    store_element<Storage>(a.y, (t * a.batch + e.row) * a.hidden + e.unit, 0.0f);
-    if (!a.slots || a.slots_step == 0) return;
-    const int64_t slots = this->slot_place(t, e.row) + e.unit;
-    for (int k = 0; k < a.slot_count; ++k) store_element<Storage>(a.slots, slots + k * a.hidden, 0.0f);
   }
 
   // An element's part of a phase, after the product.
-  RNN_DEVICE void element(int phase, const Element& e, int64_t t, int64_t round) const {
-    if (phase == 0 && a.first + round + 1 < a.last) fetch_inputs(e, this->time_of(a.first + round + 1));
-    if (t >= this->length_of(e.row)) {
-      if (phase == 0) pass(e, t, round);
-      return;
-    }
-    Scalar sums[kMaxHalves];
-    RNN_UNROLL for (int j = 0; j < kMaxHalves; ++j) {
-      if (j >= a.product_gates[phase]) break;
-      const int gate = a.first_gate[phase] + j;
-      const bool apart = (a.split >> gate & 1u) != 0;
-      sums[j] = Scalar(this->sum(phase, e, j) +
-                       (apart ? this->optional(a.bias_hh, gate * a.hidden + e.unit) : input(e, t, gate)));
+  RNN_DEVICE Outputs compute(int phase, const Element& e, const Inputs& in) const {
+    Outputs out;
+    Scalar sums[kMaxCudaGates];
+    RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) {
+      if (j >= a.product_gates[phase]) continue;
+      const bool apart = (a.split >> (a.first_gate[phase] + j) & 1u) != 0;
+      sums[j] = Scalar(this->sum(phase, e, j) + (apart ? in.apart[j] : in.gate[j]));
     }
     with_cell(a.cell, [&](auto cell) {
       using Cell = decltype(cell);
-      const At<Cell> at{*this, e, t, round, this->slot_place(t, e.row)};
       if (phase == 0)
-        Cell::template forward<0>(sums, at);
+        Cell::template forward<0>(sums, At<Cell, 0>{*this, e, in, out});
       else if constexpr (Cell::kPhases > 1)
-        Cell::template forward<1>(sums, at);
+        Cell::template forward<1>(sums, At<Cell, 1>{*this, e, in, out});
     });
+    return out;
+  }
+  // A step past the row's end, or before its beginning: states stay, outputs and reserve are zeros.
+  RNN_DEVICE Outputs pass(const Element& e) const {
+    Outputs out;
+    out.h = this->kept(0, e);
+    if (a.slots_step != 0) out.saved = (1u << a.slot_count) - 1;
+    return out;
   }
 
-  // One phase of a step, all parts. With h_prev's operands in one copy, the new h goes into the other.
-  RNN_DEVICE void phase(int phase, int64_t t, int64_t round) const {
-    this->for_each_part([&](int group, int64_t row) {
-      if (this->any_active(t, row)) this->multiply(phase, round % 2, group, row);
-      this->for_each_element(group, row, [&](const Element& e) { element(phase, e, t, round); });
-      meet_thread_block();  // the sums have been read
-    });
+  RNN_DEVICE void store(const Element& e, const Outputs& out, int64_t t, bool last_phase) const {
+    if (!e.valid) return;
+    if (last_phase) store_element<Storage>(a.y, (t * a.batch + e.row) * a.hidden + e.unit, out.y);
+    if (!a.slots) return;
+    RNN_UNROLL for (int k = 0; k < kMaxCudaSlots; ++k) {
+      if (out.saved >> k & 1u) store_element<Storage>(a.slots, slots_of(e, t) + k * a.hidden, out.slot[k]);
+    }
+  }
+
+  // One phase of a step, a part of the elements; a round is a step, counted from the first of this launch. The product
+  // of phase 0 reads version `round` of h, and the last phase gives the next one.
+  RNN_DEVICE void part(int phase, int64_t t, int64_t round, int group, int64_t row) const {
+    const bool active = this->any_active(t, row), last_phase = phase == a.plan.products - 1;
+    const int64_t next = this->time_of(a.first + round + 1);
+    const bool more = a.first + round + 1 < a.last, wanted = more && this->any_active(next, row);
+    this->for_each_element(
+        group, row,
+        [&](const Element& e) {
+          if (phase == 0 && more) fetch_inputs(e, next);
+          return load(phase, e, t);
+        },
+        [&] {
+          if (active) this->multiply(phase, round, group, row);
+        },
+        [&](const Element& e, const Inputs& in) {
+          const bool works = t < this->length_of(e.row);
+          const Outputs out = works ? compute(phase, e, in) : pass(e);
+          if (last_phase && wanted) this->give(0, round + 1, e, 0, out.h);
+          if (!last_phase && active) this->give(1, round, e, 0, works ? out.operand : 0.0f);
+          if (works || last_phase) store(e, out, t, last_phase);
+          if (active) this->reset(phase, round, e, 1);
+        });
+    meet_thread_block();  // the sums have been read
   }
 
   RNN_DEVICE void run() {
     this->load_weights();
-    const int states = a.run[1] ? 2 : 1;
-    this->for_all_elements([&](const Element& e) {
-      const int64_t here = e.row * a.hidden + e.unit;
-      for (int s = 0; s < states && a.first == 0; ++s) a.run[s][here] = this->optional(a.state0[s], here);
-      this->give(0, 0, e.row, e.unit, a.run[0][here]);
+    for (int p = 0; p < a.plan.products; ++p) this->fill_up(p, padded(a.hidden));
+    this->for_each_part([&](int group, int64_t row) {
+      const bool wanted = a.first < a.last && this->any_active(this->time_of(a.first), row);
+      this->for_elements_of(group, row, [&](const Element& e) {
+        const int64_t here = e.row * a.hidden + e.column;
+        if (a.first > 0)
+          this->restore_kept(e);
+        else
+          for (int s = 0; s < this->states(); ++s) this->keep(s, e, this->optional(a.state0[s], here));
+        if (wanted) this->give(0, 0, e, 0, this->kept(0, e));
+      });
     });
-    this->meet_group();
+    meet_thread_block();  // the weights are there
     for (int64_t step = a.first; step < a.last; ++step) {
       for (int i = 0; i < a.plan.products; ++i) {
-        phase(i, this->time_of(step), step - a.first);
-        this->meet_group();
+        this->for_each_part(
+            [&](int group, int64_t row) { part(i, this->time_of(step), step - a.first, group, row); });
       }
     }
     this->for_all_elements([&](const Element& e) {
-      const int64_t here = e.row * a.hidden + e.unit;
-      for (int s = 0; s < states; ++s) {
-        if (a.state_n[s]) store_element<Storage>(a.state_n[s], here, a.run[s][here]);
+      if (a.last < a.seq_len) this->save_kept(e);
+      for (int s = 0; s < this->states() && e.valid; ++s) {
+        if (a.state_n[s]) store_element<Storage>(a.state_n[s], e.row * a.hidden + e.unit, this->kept(s, e));
       }
     });
   }

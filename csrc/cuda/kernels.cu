@@ -7,11 +7,22 @@
 
 namespace {
 
-// Only meets, seq_len times: the cost of synchronisation alone.
+// Only gives and receives operands of the first product, seq_len times: the cost of the exchange alone.
 template <class Format>
-RNN_DEVICE void meet(const Arguments& a) {
-  ThreadBlock<Format> block(a);
-  for (int64_t i = 0; i < a.seq_len; ++i) block.meet_group();
+RNN_DEVICE void exchange(const Arguments& a) {
+  const ThreadBlock<Format> block(a);
+  const int gates = static_cast<int>(a.exchange_gates);
+  block.fill_up(0, gates * padded(a.hidden));
+  for (int64_t round = 0; round < a.seq_len; ++round) {
+    block.for_each_part([&](int group, int64_t row) {
+      if (round > 0) block.template multiply<true>(0, round, group, row);
+      block.for_elements_of(group, row, [&](const Element& e) {
+        for (int gate = 0; gate < gates; ++gate) block.give(0, round + 1, e, gate, 0.0f);
+        if (round > 0) block.reset(0, round, e, gates);
+      });
+      meet_thread_block();
+    });
+  }
 }
 
 }  // namespace
@@ -23,6 +34,6 @@ RNN_DEVICE void meet(const Arguments& a) {
   RNN_KERNEL fusedrnn_backward_##name(const RNN_CONSTANT_ARGUMENT Arguments a) {                                \
     Backward<FormatOf<Format::name>>(a).run();                                                                  \
   }                                                                                                             \
-  RNN_KERNEL fusedrnn_meet_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { meet<FormatOf<Format::name>>(a); } \
+  RNN_KERNEL fusedrnn_exchange_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { exchange<FormatOf<Format::name>>(a); } \
   RNN_KERNEL fusedrnn_pack_##name(const RNN_CONSTANT_ARGUMENT PackArguments p) { pack<FormatOf<Format::name>>(p); }
 RNN_CUDA_FORMATS(RNN_CUDA_KERNELS)

@@ -10,9 +10,11 @@ namespace {
 
 constexpr unsigned kPackThreads = 256, kPackBlocksEach = 8;
 
-void zero(const Driver& driver, void* p, std::size_t bytes, void* stream) {
+// No operand has been given yet: all bits are set (product.hpp).
+void empty_exchange(const Driver& driver, void* p, std::size_t bytes, void* stream) {
   if (bytes == 0) return;
-  driver.check(driver.calls().cuMemsetD8Async(reinterpret_cast<std::uint64_t>(p), 0, bytes, stream), "cuMemsetD8Async");
+  driver.check(driver.calls().cuMemsetD8Async(reinterpret_cast<std::uint64_t>(p), 0xff, bytes, stream),
+               "cuMemsetD8Async");
 }
 
 // Thread blocks that wait for each other must all be there at once: the driver is asked, and then launches them
@@ -35,7 +37,7 @@ void run(const Driver& driver, const Device& device, Kind kind, Format format, A
   require_runs(facts_of(a.cell));
   const Plan& plan = a.plan;
   void* const kernel = device.kernel[static_cast<int>(kind)][static_cast<int>(format)];
-  for (int p = 0; p < plan.products; ++p) zero(driver, a.exchange[p], exchange_bytes(plan, p), stream);
+  for (int p = 0; p < plan.products; ++p) empty_exchange(driver, a.exchange[p], exchange_bytes(plan, p), stream);
   const auto blocks = static_cast<unsigned>(plan.unit_blocks * plan.batch_groups);
   const auto threads = static_cast<unsigned>(32 * plan.warps), shared = static_cast<unsigned>(plan.shared_bytes);
   void* parameters[] = {&a};
@@ -46,7 +48,6 @@ void run(const Driver& driver, const Device& device, Kind kind, Format format, A
     return;
   }
   require_room(driver, device, kernel, plan, blocks);
-  zero(driver, a.counters, sizeof(unsigned) * static_cast<std::size_t>(plan.batch_groups), stream);
   driver.check(
       driver.calls().cuLaunchCooperativeKernel(kernel, blocks, 1, 1, threads, 1, 1, shared, stream, parameters),
       "cuLaunchCooperativeKernel");

@@ -11,8 +11,12 @@ template <class Format>
 RNN_DEVICE float weight_at(const PackArguments& p, int64_t unit, int gate, int64_t k) {
   using Storage = typename Format::Storage;
   const int64_t H = p.hidden;
-  if (unit >= H || k >= (p.transposed ? p.gates * H : H)) return 0.0f;
-  if (p.transposed) return load_element<Storage>(p.from, (p.block[k / H] * H + k % H) * H + unit);
+  if (p.transposed) {
+    const int64_t each = fusedrnn::cuda::padded(H), block = k / each, row = k % each;
+    if (unit >= H || block >= p.gates || row >= H) return 0.0f;
+    return load_element<Storage>(p.from, (p.block[block] * H + row) * H + unit);
+  }
+  if (unit >= H || k >= H) return 0.0f;
   return load_element<Storage>(p.from, (p.block[gate] * H + unit) * H + k);
 }
 

@@ -18,7 +18,7 @@ int operand_bytes(Format format) { return kOperandBytes[static_cast<int>(format)
 // Gates and K of a product.
 ProductPlan product_of(const CellFacts& f, Format format, int64_t hidden, bool backward, int index) {
   const Product& p = f.product[index];
-  const int64_t k = p.depth == 0 ? 0 : (backward ? p.gates * hidden : hidden);
+  const int64_t k = p.depth == 0 ? 0 : (backward ? p.gates * padded(hidden) : hidden);
   return {backward ? 1 : p.gates, static_cast<int>(divide_up(k * operand_bytes(format), kChunkBytes)), 0};
 }
 
@@ -30,6 +30,12 @@ int64_t group_bytes(const Plan& plan) {
   return bytes;
 }
 
+int power_of_two_below(int64_t n) {
+  int power = 1;
+  while (2 * power <= n) power *= 2;
+  return power;
+}
+
 // Shares groups and rows out: groups_per_block to each thread block.
 void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocessors) {
   plan.groups_per_block = static_cast<int>(groups_per_block);
@@ -39,28 +45,30 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
   const int64_t eights_each = divide_up(eights, std::min(most, eights));
   plan.rows_per_group = static_cast<int>(eights_each * kOctet);
   plan.batch_groups = static_cast<int>(divide_up(eights, eights_each));
+  plan.tiles = static_cast<int>(std::min<int64_t>(eights_each, kRowsAtOnce / kOctet));
+  // Warps share K where there are fewer groups than warps, as far as there are chunks.
+  int chunks = 1, gates = 1;
+  for (int p = 0; p < plan.products; ++p) {
+    chunks = std::max(chunks, plan.product[p].chunks);
+    gates = std::max(gates, plan.product[p].gates);
+  }
+  plan.splits = std::min(std::max(1, plan.warps / power_of_two_below(groups_per_block)), power_of_two_below(chunks));
+  plan.halves = std::max(2, gates * plan.octets_per_group);  // of float32, a warp's scratch lies there too
 }
 
-// A step's time, as bytes that shared memory moves meanwhile (128 in a cycle). From the data sheets, not measured:
-// weights pass once for 32 rows, or, in float32, at the rate of the multiply-adds; operands, and weights that do not
-// fit, come from L2 at half that rate; an element takes a thread some 200 cycles, in which others work on theirs; and a
-// meeting of thread blocks takes as long as 256 KB, about a microsecond.
-int64_t step_cost(const Plan& plan, Format format, int64_t budget) {
-  constexpr int64_t kMeeting = 256 * 1024, kElement = 24 * 1024;
-  const int64_t eights = plan.rows_per_group / kOctet, weights = plan.groups_per_block * group_bytes(plan);
-  const int64_t passes = format == Format::float32 ? 2 * eights : divide_up(eights, kRowsAtOnce / kOctet) + eights / 2;
-  const int64_t streamed = std::max<int64_t>(0, weights - budget) * divide_up(eights, kRowsAtOnce / kOctet);
-  int64_t row_bytes = 0;
-  for (int p = 0; p < plan.products; ++p) row_bytes += plan.product[p].chunks * kChunkBytes;
-  const int64_t operands = plan.groups_per_block * plan.rows_per_group * row_bytes;
-  const int64_t units = static_cast<int64_t>(plan.groups_per_block) * plan.octets_per_group * kOctet;
-  const int64_t elements = divide_up(units * plan.rows_per_group, 32 * plan.warps) * plan.products;
-  const int64_t meetings = blocks_meet(plan) ? plan.products : 0;
-  return weights * passes + 2 * (streamed + operands) + elements * kElement + meetings * kMeeting;
+int64_t partial_bytes(const Plan& plan) {
+  return int64_t{plan.warps} * plan.halves * plan.tiles * kTileSums * static_cast<int64_t>(sizeof(float));
 }
 
-// As many chunks of all products as fit, in proportion.
-void keep_resident(Plan& plan, int64_t budget) {
+// What stays in shared memory: sums, then states if they are no more than a quarter of the rest, then as many chunks of
+// all products as fit, in proportion.
+void keep_resident(Plan& plan, int states, int64_t shared_bytes) {
+  const int64_t units = int64_t{plan.groups_per_block} * plan.octets_per_group * kOctet;
+  const int64_t state_bytes = states * plan.rows_per_group * units * static_cast<int64_t>(sizeof(float));
+  int64_t budget = shared_bytes - partial_bytes(plan);
+  plan.state_shared = state_bytes <= budget / 4 ? 1 : 0;
+  if (plan.state_shared) budget -= state_bytes;
+  plan.shared_bytes = static_cast<int>(shared_bytes - budget);
   const int64_t all = group_bytes(plan) * plan.groups_per_block;
   for (int p = 0; p < plan.products; ++p) {
     ProductPlan& product = plan.product[p];
@@ -69,10 +77,30 @@ void keep_resident(Plan& plan, int64_t budget) {
   }
 }
 
-int power_of_two_below(int64_t n) {
-  int power = 1;
-  while (2 * power <= n) power *= 2;
-  return power;
+// A step's time in cycles of a multiprocessor.
+double step_cost(const Plan& plan, Format format, int64_t batch) {
+  constexpr double kExchange = 1100, kPart = 500, kBatch = 400, kElement = 60;
+  constexpr double kSharedBytes = 128, kReceivedBytes = 48, kAllReceivedBytes = 3000;  // in a cycle
+  const double multiply_adds = format == Format::float32 ? 100 : format == Format::tf32 ? 500 : 1000;  // in a cycle
+  const double rows = plan.rows_per_group, parts_of_rows = static_cast<double>(divide_up(plan.rows_per_group, kRowsAtOnce));
+  const double turns = static_cast<double>(divide_up(plan.groups_per_block, plan.warps / plan.splits));
+  const double blocks = static_cast<double>(plan.unit_blocks) * plan.batch_groups;
+  double cycles = 0;
+  for (int i = 0; i < plan.products; ++i) {
+    const ProductPlan& p = plan.product[i];
+    const double halves = static_cast<double>(p.gates) * plan.octets_per_group;
+    const double groups = plan.groups_per_block, bytes = groups * halves * kHalfBytes;
+    const double operands = groups * std::min(rows, static_cast<double>(batch)) * p.chunks * kChunkBytes, k = p.chunks * double{kChunkBytes} / operand_bytes(format);
+    const double pairs = format == Format::float32 ? halves / 2 : static_cast<double>(divide_up(static_cast<int64_t>(halves), 2));
+    cycles += groups * pairs * 2 * kOctet * rows * k / multiply_adds;
+    cycles += bytes * p.resident * parts_of_rows / kSharedBytes;
+    cycles += bytes * (p.chunks - p.resident) * parts_of_rows * std::max(1 / kReceivedBytes, blocks / kAllReceivedBytes);
+    cycles += operands * std::max(1 / kReceivedBytes, blocks / kAllReceivedBytes);
+    cycles += turns * parts_of_rows * (kPart + kBatch * static_cast<double>(divide_up(p.chunks, 4 * plan.splits)));
+    if (blocks_meet(plan)) cycles += kExchange;
+  }
+  const double units = static_cast<double>(plan.groups_per_block) * plan.octets_per_group * kOctet;
+  return cycles + units * rows / 32 / plan.warps * kElement * plan.products;
 }
 
 }  // namespace
@@ -82,43 +110,43 @@ void require_runs(const CellFacts& facts) {
 }
 
 Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hidden, bool backward,
-               const Limits& limits) {
+               const Limits& limits, const Forced& forced) {
   require_runs(facts);
   Plan plan{};
   plan.products = facts.products;
-  int gates = 1, chunks = 1;
+  int gates = 1;
   for (int p = 0; p < plan.products; ++p) {
     plan.product[p] = product_of(facts, format, hidden, backward, p);
     gates = std::max(gates, plan.product[p].gates);
-    chunks = std::max(chunks, plan.product[p].chunks);
   }
-  plan.warps = power_of_two_below(std::min(8, limits.most_threads / 32));
-  plan.shared_bytes = plan.warps * kMaxHalves * kHalfSums * static_cast<int>(sizeof(float));
-  const int64_t budget = limits.shared_bytes - plan.shared_bytes;
-  if (budget < 0 || limits.most_threads < 32) {
-    throw std::runtime_error("CUDA: expected a GPU with " + std::to_string(plan.shared_bytes) +
-                             " bytes of shared memory for a thread block, got " + std::to_string(limits.shared_bytes));
-  }
+  plan.warps = power_of_two_below(std::min(kMaxWarps, limits.most_threads / 32));
 
   Plan best{};
-  int64_t best_cost = 0;
-  // Two halves fill an instruction of the tensor cores; half of one goes unused where there is more room for blocks.
-  for (plan.octets_per_group = 1; plan.octets_per_group * gates <= 2 || plan.octets_per_group == 1;
-       plan.octets_per_group *= 2) {
-    plan.groups = static_cast<int>(divide_up(divide_up(hidden, kOctet), plan.octets_per_group));
-    const int64_t each = group_bytes(plan), least = divide_up(plan.groups, limits.multiprocessors);
+  double best_cost = 0;
+  int64_t least_shared = 0;
+  // Groups of several octets read operands once for all of them.
+  for (int octets = 1; octets == 1 || octets * gates <= kMaxHalves; octets *= 2) {
+    if (forced.octets_per_group != 0 && forced.octets_per_group != octets) continue;
+    plan.octets_per_group = octets;
+    plan.groups = static_cast<int>(divide_up(divide_up(hidden, kOctet), octets));
+    const int64_t least = divide_up(plan.groups, limits.multiprocessors);
     for (int64_t groups_per_block = least; groups_per_block <= plan.groups; ++groups_per_block) {
-      if (groups_per_block > least && groups_per_block * each > budget) break;
+      if (forced.groups_per_block != 0 && forced.groups_per_block != groups_per_block) continue;
       Plan candidate = plan;
       share(candidate, groups_per_block, batch, limits.multiprocessors);
-      const int64_t cost = step_cost(candidate, format, budget);
+      const int64_t partial = partial_bytes(candidate);
+      if (least_shared == 0 || partial < least_shared) least_shared = partial;
+      if (partial > limits.shared_bytes) continue;
+      keep_resident(candidate, facts.states, limits.shared_bytes);
+      const double cost = step_cost(candidate, format, batch);
       if (best_cost == 0 || cost < best_cost) best = candidate, best_cost = cost;
     }
   }
-  // Warps share K where there are fewer groups than warps, as far as there are chunks.
-  const int splits = std::max(1, best.warps / power_of_two_below(best.groups_per_block));
-  best.splits = std::min(splits, power_of_two_below(chunks));
-  keep_resident(best, budget);
+  if (best_cost == 0 && least_shared == 0) throw std::runtime_error("CUDA: no plan has what is forced");
+  if (best_cost == 0 || limits.most_threads < 32) {
+    throw std::runtime_error("CUDA: expected a GPU with " + std::to_string(least_shared) +
+                             " bytes of shared memory for a thread block, got " + std::to_string(limits.shared_bytes));
+  }
   return best;
 }
 
@@ -143,7 +171,7 @@ std::size_t packed_bytes(const PackArguments& pack) {
 
 std::size_t exchange_bytes(const Plan& plan, int product) {
   const std::size_t rows = static_cast<std::size_t>(plan.batch_groups) * static_cast<std::size_t>(plan.rows_per_group);
-  return 2 * rows * static_cast<std::size_t>(plan.product[product].chunks) * kChunkBytes;
+  return kRing * rows * static_cast<std::size_t>(plan.product[product].chunks) * kChunkBytes;
 }
 
 }  // namespace cuda

@@ -13,10 +13,10 @@ namespace {
 
 using fusedrnn::cuda::kChunkBytes;
 using fusedrnn::cuda::kHalfBytes;
-using fusedrnn::cuda::kHalfSums;
 using fusedrnn::cuda::kMaxHalves;
 using fusedrnn::cuda::kOctet;
 using fusedrnn::cuda::kRowsAtOnce;
+using fusedrnn::cuda::kTileSums;
 using std::int64_t;
 
 constexpr int kTiles = kRowsAtOnce / kOctet;
@@ -24,22 +24,50 @@ constexpr int kTiles = kRowsAtOnce / kOctet;
 // A warp's sums: [pair of halves][eight of rows][place in the pair as tensor cores lay it out].
 using WarpSums = float[kMaxHalves / 2][kTiles][4];
 
-// Operands of one chunk: lane 4*g + q has the q-th 16 bytes of row g of each eight rows. kChunksAhead
-// chunks are loaded at once, as each load waits long for L2.
-using Operands = Words[kTiles];
-constexpr int kChunksAhead = 4;
+// A word that no thread block has given yet. No operand has all bits set: NaN is 0x7fff... in every format.
+constexpr unsigned kNotYet = 0xffffffffu;
 
-RNN_DEVICE void load_operands(Operands& x, int tiles, const char* chunk, int64_t row_bytes) {
+// Operands of one chunk: lane 4*g + q has the q-th 16 bytes of row g of each eight rows. Several chunks are loaded at
+// once, as each load waits long for L2.
+using Operands = Words[kTiles];
+
+RNN_DEVICE unsigned largest(const Words& x) { return larger(larger(x.w[0], x.w[1]), larger(x.w[2], x.w[3])); }
+
+// Operands of so many chunks, `stride` bytes apart, for so many rows (all others are zeros), once all of them have been
+// given. Each lane waits for its own.
+template <int kChunksAhead>
+RNN_DEVICE void receive(Operands (&x)[kChunksAhead], int chunks, const char* from, int64_t stride, int rows,
+                        int64_t row_bytes) {
   const int lane = thread_index() % 32;
-  chunk += (lane / 4) * row_bytes + (lane % 4) * 16;
-  RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-    if (n < tiles) x[n] = load_fresh(chunk + n * kOctet * row_bytes);
+  from += (lane / 4) * row_bytes + (lane % 4) * 16;
+  rows -= lane / 4;
+  unsigned late = 0;
+  RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
+    RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
+      x[i][n] = {{0, 0, 0, 0}};
+      if (i < chunks && n * kOctet < rows) x[i][n] = load_fresh(from + i * stride + n * kOctet * row_bytes);
+    }
   }
+  while (true) {
+    late = 0;
+    RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
+      RNN_UNROLL for (int n = 0; n < kTiles; ++n) late = larger(late, largest(x[i][n]));
+    }
+    if (late != kNotYet) break;
+    pause();
+    RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
+      RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
+        if (largest(x[i][n]) == kNotYet) x[i][n] = load_fresh(from + i * stride + n * kOctet * row_bytes);
+      }
+    }
+  }
+  meet_warp();
 }
 
 // Products on tensor cores. Lane 4*g + q has of each half the q-th 16 bytes of row g.
 template <class Operand>
 struct Tensor {
+  static constexpr int kChunksAhead = 4;
   static RNN_INLINE int slot(int row, int piece) { return row * 4 + piece; }
 
   // Adds a chunk. `weights(h, slot)` loads a piece of half h. `scratch` is 4 KB of this warp's own.
@@ -64,7 +92,12 @@ struct Tensor {
 // rows g of the weights, of which pieces lie side by side, and rows 2*q and 2*q + 1 of the operands, which lanes give
 // to each other through `scratch`.
 struct MultiplyAdd {
+  static constexpr int kChunksAhead = 2;
   static RNN_INLINE int slot(int row, int piece) { return piece * kOctet + row; }
+  // Where a piece of a row of operands lies in the scratch: so that lanes which read at once find it in different banks.
+  static RNN_DEVICE int place(int row, int piece) { return row * kChunkBytes + (piece ^ (row / 2)) * 16; }
+
+  static constexpr int kHalvesAtOnce = 4;
 
   static RNN_DEVICE float dot(const Words& a, const Words& b, float sum) {
     RNN_UNROLL for (int k = 0; k < 4; ++k) sum = fused(as_float(a.w[k]), as_float(b.w[k]), sum);
@@ -76,23 +109,27 @@ struct MultiplyAdd {
     const int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
     meet_warp();  // the chunk before has been read
     RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-      if (n < tiles) *reinterpret_cast<Words*>(scratch + n * kHalfBytes + lane * 16) = x[n];
+      if (n < tiles) *reinterpret_cast<Words*>(scratch + n * kHalfBytes + place(g, q)) = x[n];
     }
     meet_warp();
-    RNN_UNROLL for (int piece = 0; piece < 4; ++piece) {
-      Words a[kMaxHalves];
-      RNN_UNROLL for (int half = 0; half < kMaxHalves; ++half) {
-        if (half < halves) a[half] = weights(half, slot(g, piece));
-      }
-      RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-        if (n >= tiles) break;
-        const char* const row = scratch + n * kHalfBytes + 2 * q * kChunkBytes + piece * 16;
-        const Words y = load_shared(row), z = load_shared(row + kChunkBytes);
-        RNN_UNROLL for (int half = 0; half < kMaxHalves; ++half) {
-          if (half >= halves) break;
-          float* const sum = &sums[half / 2][n][half % 2 * 2];
-          sum[0] = dot(a[half], y, sum[0]);
-          sum[1] = dot(a[half], z, sum[1]);
+    RNN_UNROLL for (int first = 0; first < kMaxHalves; first += kHalvesAtOnce) {
+      if (first >= halves) break;
+      RNN_UNROLL for (int piece = 0; piece < 4; ++piece) {
+        Words a[kHalvesAtOnce];
+        RNN_UNROLL for (int i = 0; i < kHalvesAtOnce; ++i) {
+          a[i] = {{0, 0, 0, 0}};
+          if (first + i < halves) a[i] = weights(first + i, slot(g, piece));
+        }
+        RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
+          if (n >= tiles) break;
+          const char* const tile = scratch + n * kHalfBytes;
+          const Words y = load_shared(tile + place(2 * q, piece)), z = load_shared(tile + place(2 * q + 1, piece));
+          RNN_UNROLL for (int i = 0; i < kHalvesAtOnce; ++i) {
+            if (first + i >= halves) break;
+            float* const sum = &sums[(first + i) / 2][n][i % 2 * 2];
+            sum[0] = dot(a[i], y, sum[0]);
+            sum[1] = dot(a[i], z, sum[1]);
+          }
         }
       }
     }
@@ -102,11 +139,11 @@ struct MultiplyAdd {
 // A format of products: how arrays are stored, what operands look like in `exchange` and in packed weights.
 struct FormatFloat32 : MultiplyAdd {
   using Storage = float;
-  static RNN_DEVICE float operand(float v) { return v; }
+  static RNN_DEVICE float operand(float v) { return v == v ? v : as_float(0x7fffffffu); }
 };
 struct FormatTF32 : Tensor<tf32> {
   using Storage = float;
-  static RNN_DEVICE float operand(float v) { return round_tf32(v); }
+  static RNN_DEVICE float operand(float v) { return v == v ? round_tf32(v) : as_float(0x7fffffffu); }
 };
 template <class T>
 struct Format16 : Tensor<T> {

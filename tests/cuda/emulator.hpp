@@ -40,6 +40,8 @@ struct Warp {
   float c[32][4];
   unsigned a[32][4], b[32][2];
   int votes = 0, result = 0;
+  Meeting pairs[16] = {{2}, {2}, {2}, {2}, {2}, {2}, {2}, {2}, {2}, {2}, {2}, {2}, {2}, {2}, {2}, {2}};
+  unsigned given[32];
   int sleeps = 0;  // rounds for which it does not run
 };
 
@@ -219,14 +221,23 @@ bool any_lane(bool mine) {
 }
 
 Words load_fresh(const void* p) { return *static_cast<const Words*>(p); }
+void store_fresh(void* p, unsigned word) { std::memcpy(p, &word, sizeof word); }
+void fence() {}
+void pause() { emulator::yield(); }
+unsigned of_neighbour(unsigned mine) {
+  emulator::Warp& warp = this_warp();
+  const int lane = thread_index() % 32;
+  emulator::Meeting& pair = warp.pairs[lane / 2];
+  warp.given[lane] = mine;
+  emulator::meet(pair);
+  const unsigned theirs = warp.given[lane ^ 1];
+  emulator::meet(pair);  // both have read
+  return theirs;
+}
+unsigned larger(unsigned a, unsigned b) { return a > b ? a : b; }
 Words load_constant(const void* p) { return *static_cast<const Words*>(p); }
 Words load_shared(const void* p) { return *static_cast<const Words*>(p); }
 void fetch(const void* p) { static_cast<volatile const char*>(p)[0]; }  // which faults if it lies outside
-void arrive(unsigned* counter) { ++*counter; }
-void wait_for(const unsigned* counter, unsigned target) {
-  while (static_cast<int>(*counter - target) < 0) emulator::yield();
-}
-
 template <class To, class From>
 To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From), "");
@@ -235,6 +246,9 @@ To bits_as(From from) {
   return to;
 }
 float as_float(unsigned bits) { return bits_as<float>(bits); }
+unsigned bits_of(float v) { return bits_as<unsigned>(v); }
+unsigned bits_of(bfloat16 v) { return v.bits; }
+unsigned bits_of(float16 v) { return bits_as<std::uint16_t>(v); }
 float fused(float a, float b, float c) { return std::fma(a, b, c); }
 float widen(float v) { return v; }
 float widen(bfloat16 v) { return as_float(static_cast<unsigned>(v.bits) << 16); }
@@ -244,7 +258,9 @@ void narrow(float v, bfloat16& to) {
   const auto bits = bits_as<unsigned>(v);
   to.bits = v != v ? 0x7fff : static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-void narrow(float v, float16& to) { to = static_cast<float16>(v); }
+void narrow(float v, float16& to) {
+  to = v != v ? bits_as<float16>(std::uint16_t{0x7fff}) : static_cast<float16>(v);
+}
 float round_tf32(float v) { return v != v ? v : as_float((bits_as<unsigned>(v) + 0x1000) & ~0x1fffu); }
 
 // The k-th element of a row that lies in four registers of four lanes, as the instruction takes it.

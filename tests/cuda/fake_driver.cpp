@@ -38,7 +38,7 @@ void run_with(void** parameters) {
 #define RNN_FAKE_KERNELS(name, Format)                                                   \
   {"fusedrnn_forward_" #name, run_with<const Arguments, fusedrnn_forward_##name>},       \
       {"fusedrnn_backward_" #name, run_with<const Arguments, fusedrnn_backward_##name>}, \
-      {"fusedrnn_meet_" #name, run_with<const Arguments, fusedrnn_meet_##name>},         \
+      {"fusedrnn_exchange_" #name, run_with<const Arguments, fusedrnn_exchange_##name>},         \
       {"fusedrnn_pack_" #name, run_with<const PackArguments, fusedrnn_pack_##name>},
 const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS)};
 
