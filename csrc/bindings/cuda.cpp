@@ -129,6 +129,10 @@ struct CudaRun {
     a.seq_len = seq_len;
     a.batch = batch;
     a.hidden = cell.hidden;
+    a.padded_hidden = cuda::padded(cell.hidden);
+    for (int p = 0; p < f.products; ++p) {
+      a.copy_bytes[p] = static_cast<int64_t>(cuda::exchange_bytes(a.plan, p)) / cuda::kRing;
+    }
     a.last = seq_len;
   }
   std::vector<std::size_t> exchange_sizes() const {

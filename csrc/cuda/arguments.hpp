@@ -21,7 +21,7 @@ constexpr int kMaxCudaProducts = 2;  // one for each phase
 constexpr int kMaxCudaGates = 4, kMaxCudaSlots = 5, kMaxCudaColumns = 4;
 constexpr int kMaxHalves = 8;  // of a group of octets
 constexpr int kMaxWarps = 8;
-constexpr int kRowsAtOnce = 32;
+constexpr int kRowsAtOnce = 32;  // or 16 or 8
 constexpr int kOctet = 8;
 constexpr int kChunkBytes = 64;
 constexpr int kHalfBytes = kOctet * kChunkBytes;  // of weights, for one chunk
@@ -48,7 +48,7 @@ struct Plan {
   int warps;
   int splits;        // warps that share a group's K; warps / splits groups are worked on at once
   int halves;        // room for the sums of a warp: halves,
-  int tiles;         // and eights of rows
+  int tiles;         // and eights of rows: 1, 2 or 4, as the kernel has been compiled for them
   int state_shared;  // whether h and c, or the gradients that are carried, lie in shared memory between steps
   int products;
   ProductPlan product[kMaxCudaProducts];
@@ -90,12 +90,13 @@ struct Arguments {
   int exchange_gates;  // of an element's operands of the first product: 1 in forward
   unsigned split;  // bit g: gate g's input part and recurrent part stay apart
   int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts], product_column[kMaxCudaProducts];
-  int64_t seq_len, batch, hidden;
+  int64_t seq_len, batch, hidden, padded_hidden;
   int64_t first, last;  // the steps of this launch, counted in the order in which they run
   int reverse;
   const int64_t* lengths;                // (B,), each in 0..T, or null
   const void* packed[kMaxCudaProducts];  // [octet][chunk][gate][8 rows x 64 bytes], see pack.hpp
   void* exchange[kMaxCudaProducts];      // [kRing][rows of all groups][chunks * 64 bytes]: operands; all bits set at first
+  int64_t copy_bytes[kMaxCudaProducts];  // of a copy in `exchange`
   float* run[2];                         // (B, H): h and c between launches (backward: the gradients that are carried);
                                          // between steps too, where shared memory has no room
   const void* state0[2];                 // (B, H) or null for zeros; null in all launches but the first

@@ -64,6 +64,9 @@ RNN_DEVICE Words load_constant(const void* p) {
   const uint4 v = __ldg(static_cast<const uint4*>(p));
   return {{v.x, v.y, v.z, v.w}};
 }
+RNN_DEVICE void store_pair(float* to, float a, float b) { *reinterpret_cast<float2*>(to) = make_float2(a, b); }
+// Marks a moment of a step, for a variant that measures (tools/gpu).
+RNN_DEVICE void stamp(int) {}
 RNN_DEVICE Words load_shared(const void* p) { return *static_cast<const Words*>(p); }
 // Brings memory that the next step will read as near as L2.
 RNN_DEVICE void fetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }

@@ -159,13 +159,18 @@ void Driver::load(Device& d) {
   check(result, "cuModuleLoadData");
   for (int kind = 0; kind < kKinds; ++kind) {
     for (int format = 0; format < kFormats; ++format) {
-      const std::string kernel = std::string("fusedrnn_") + kKindNames[kind] + "_" + kFormatNames[format];
-      check(calls_.cuModuleGetFunction(&d.kernel[kind][format], module, kernel.c_str()), kernel.c_str());
-      check(calls_.cuFuncGetAttribute(&d.most_threads[kind][format], kThreadsOfKernel, d.kernel[kind][format]),
-            "cuFuncGetAttribute");
-      if (kind == static_cast<int>(Kind::pack)) continue;
-      check(calls_.cuFuncSetAttribute(d.kernel[kind][format], kDynamicSharedBytes, d.shared_bytes),
-            "cuFuncSetAttribute");
+      const bool packs = kind == static_cast<int>(Kind::pack);
+      int& most = d.most_threads[kind][format];
+      for (int i = 0; i < (packs ? 1 : kTileCounts); ++i) {
+        void*& kernel = d.kernel[kind][format][i];
+        std::string called = std::string("fusedrnn_") + kKindNames[kind] + "_" + kFormatNames[format];
+        if (!packs) called += "_" + std::to_string(1 << i);
+        check(calls_.cuModuleGetFunction(&kernel, module, called.c_str()), called.c_str());
+        int threads = 0;
+        check(calls_.cuFuncGetAttribute(&threads, kThreadsOfKernel, kernel), "cuFuncGetAttribute");
+        most = i == 0 || threads < most ? threads : most;
+        if (!packs) check(calls_.cuFuncSetAttribute(kernel, kDynamicSharedBytes, d.shared_bytes), "cuFuncSetAttribute");
+      }
     }
   }
 }

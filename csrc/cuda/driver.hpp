@@ -47,6 +47,7 @@ struct DriverCalls {
 
 enum class Kind : int { forward, backward, exchange, pack };
 constexpr int kKinds = 4;
+constexpr int kTileCounts = 3;  // kernels are compiled for 1, 2 and 4 eights of rows at once
 #define RNN_CUDA_FORMAT_NAME(name, bytes) #name,
 constexpr const char* kFormatNames[kFormats] = {RNN_CUDA_FORMATS(RNN_CUDA_FORMAT_NAME)};
 #undef RNN_CUDA_FORMAT_NAME
@@ -58,8 +59,8 @@ struct Device {
   int multiprocessors = 0;
   int shared_bytes = 0;  // of one thread block
   void* context = nullptr;
-  void* kernel[kKinds][kFormats] = {};      // by kind and format
-  int most_threads[kKinds][kFormats] = {};  // in a thread block
+  void* kernel[kKinds][kFormats][kTileCounts] = {};  // by kind, format, and 0, 1, 2 for 1, 2, 4 eights; one that packs
+  int most_threads[kKinds][kFormats] = {};           // in a thread block
 };
 
 class Driver {

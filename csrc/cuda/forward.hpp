@@ -5,19 +5,19 @@
 
 namespace {
 
-template <class Format>
-struct Forward : ThreadBlock<Format> {
-  using Base = ThreadBlock<Format>;
+template <class Format, int kTiles>
+struct Forward : ThreadBlock<Format, kTiles> {
+  using Base = ThreadBlock<Format, kTiles>;
   using Storage = typename Base::Storage;
+  using First = typename Base::First;
   using Base::a;
 
   RNN_DEVICE explicit Forward(const Arguments& arguments) : Base(arguments) {}
 
-  // All of an element's step that does not wait for the product.
+  // All of an element's step that does not wait for the product, as it was loaded: a warp goes on until it needs them.
   struct Inputs {
-    float gate[kMaxCudaGates];  // of the phase's product: the input's part, with the biases that are not kept apart
-    float apart[kMaxCudaGates];  // the biases that are
-    float slot[kMaxCudaSlots];   // in later phases
+    Storage gate[kMaxCudaGates], bias_ih[kMaxCudaGates], bias_hh[kMaxCudaGates];  // of the phase's product
+    Storage slot[kMaxCudaSlots];                                                  // in later phases
   };
   // All that a step makes, before it is stored: operands for other thread blocks go first.
   struct Outputs {
@@ -37,10 +37,13 @@ struct Forward : ThreadBlock<Format> {
     RNN_DEVICE Scalar h_prev() const { return Scalar(block.kept(0, e)); }
     RNN_DEVICE Scalar c_prev() const { return Scalar(block.kept(1, e)); }
     RNN_DEVICE Scalar vector(int k) const {
-      return Scalar(load_element<Storage>(block.a.vectors, k * block.a.hidden + e.column));
+      return Scalar(load_element<Storage>(block.a.vectors, (k - e.row) * block.a.hidden + e.place));
     }
-    RNN_DEVICE Scalar slot(int k) const { return Scalar(in.slot[k]); }
-    RNN_DEVICE Scalar pre(int gate) const { return Scalar(in.gate[gate - Cell::product(kPhase).first_gate]); }
+    RNN_DEVICE Scalar slot(int k) const { return Scalar(widen(in.slot[k])); }
+    RNN_DEVICE Scalar pre(int gate) const {
+      const int j = gate - Cell::product(kPhase).first_gate;
+      return Scalar(widen(in.gate[j]) + widen(in.bias_ih[j]));
+    }
     RNN_DEVICE void save(int k, Scalar v) const {
       out.slot[k] = v.v;
       if (block.a.slots_step != 0 || Cell::carried(k)) out.saved |= 1u << k;
@@ -59,44 +62,41 @@ struct Forward : ThreadBlock<Format> {
     }
   };
 
-  RNN_DEVICE int64_t slots_of(const Element& e, int64_t t) const { return this->slot_place(t, e.row) + e.column; }
-
   RNN_DEVICE Inputs load(int phase, const Element& e, int64_t t) const {
     Inputs in{};
-    const int64_t row = ((t - a.pre_first) * a.batch + e.row) * a.gates;
+    const int64_t column = e.place - e.row * a.hidden + a.first_gate[phase] * a.hidden;
+    const int64_t row = ((t - a.pre_first) * a.batch + e.row) * a.gates * a.hidden;
     RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) {
       if (j >= a.product_gates[phase]) continue;
-      const int gate = a.first_gate[phase] + j;
-      const int64_t column = gate * a.hidden + e.column;
-      const float bias = this->optional(a.bias_hh, column);
-      const bool apart = (a.split >> gate & 1u) != 0;
-      const float input =
-          load_element<Storage>(a.pre, (row + gate) * a.hidden + e.column) + this->optional(a.bias_ih, column);
-      in.gate[j] = apart ? input : input + bias;
-      in.apart[j] = apart ? bias : 0.0f;
+      in.gate[j] = static_cast<const Storage*>(a.pre)[row + column + j * a.hidden];
+      in.bias_ih[j] = this->optional(a.bias_ih, column + j * a.hidden);
+      in.bias_hh[j] = this->optional(a.bias_hh, column + j * a.hidden);
     }
     RNN_UNROLL for (int k = 0; k < kMaxCudaSlots; ++k) {
-      if (phase > 0 && k < a.slot_count)
-        in.slot[k] = load_element<Storage>(a.slots, slots_of(e, t) + k * a.hidden);
+      if (phase > 0 && k < a.slot_count) {
+        in.slot[k] = static_cast<const Storage*>(a.slots)[this->slot_place(t, e) + k * a.hidden];
+      }
     }
     return in;
   }
   // Brings the inputs of a step near.
   RNN_DEVICE void fetch_inputs(const Element& e, int64_t t) const {
-    const int64_t row = (t - a.pre_first) * a.batch + e.row;
-    for (int gate = 0; gate < a.gates; ++gate) {
-      fetch_element<Storage>(a.pre, (row * a.gates + gate) * a.hidden + e.column);
+    const int64_t row = (t - a.pre_first) * a.batch * a.gates * a.hidden + e.row * (a.gates - 1) * a.hidden;
+    RNN_UNROLL for (int gate = 0; gate < kMaxCudaGates; ++gate) {
+      if (gate < a.gates) fetch_element<Storage>(a.pre, row + e.place + gate * a.hidden);
     }
   }
 
   // An element's part of a phase, after the product.
   RNN_DEVICE Outputs compute(int phase, const Element& e, const Inputs& in) const {
     Outputs out;
+    float products[kMaxCudaGates];
     Scalar sums[kMaxCudaGates];
+    this->add_up(products, phase, e, a.product_gates[phase]);
     RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) {
-      if (j >= a.product_gates[phase]) continue;
       const bool apart = (a.split >> (a.first_gate[phase] + j) & 1u) != 0;
-      sums[j] = Scalar(this->sum(phase, e, j) + (apart ? in.apart[j] : in.gate[j]));
+      const float input = widen(in.gate[j]) + widen(in.bias_ih[j]);
+      sums[j] = Scalar(products[j] + ((apart ? 0.0f : input) + widen(in.bias_hh[j])));
     }
     with_cell(a.cell, [&](auto cell) {
       using Cell = decltype(cell);
@@ -105,6 +105,7 @@ struct Forward : ThreadBlock<Format> {
       else if constexpr (Cell::kPhases > 1)
         Cell::template forward<1>(sums, At<Cell, 1>{*this, e, in, out});
     });
+    stamp(5);
     return out;
   }
   // A step past the row's end, or before its beginning: states stay, outputs and reserve are zeros.
@@ -117,21 +118,23 @@ struct Forward : ThreadBlock<Format> {
 
   RNN_DEVICE void store(const Element& e, const Outputs& out, int64_t t, bool last_phase) const {
     if (!e.valid) return;
-    if (last_phase) store_element<Storage>(a.y, (t * a.batch + e.row) * a.hidden + e.unit, out.y);
+    if (last_phase) store_element<Storage>(a.y, t * a.batch * a.hidden + e.place, out.y);
     if (!a.slots) return;
+    const int64_t slots = this->slot_place(t, e);
     RNN_UNROLL for (int k = 0; k < kMaxCudaSlots; ++k) {
-      if (out.saved >> k & 1u) store_element<Storage>(a.slots, slots_of(e, t) + k * a.hidden, out.slot[k]);
+      if (out.saved >> k & 1u) store_element<Storage>(a.slots, slots + k * a.hidden, out.slot[k]);
     }
   }
 
   // One phase of a step, a part of the elements; a round is a step, counted from the first of this launch. The product
   // of phase 0 reads version `round` of h, and the last phase gives the next one.
-  RNN_DEVICE void part(int phase, int64_t t, int64_t round, int group, int64_t row) const {
+  RNN_DEVICE void part(const First& first, int phase, int64_t t, int64_t round, int group, int64_t row) const {
+    stamp(0);
     const bool active = this->any_active(t, row), last_phase = phase == a.plan.products - 1;
     const int64_t next = this->time_of(a.first + round + 1);
     const bool more = a.first + round + 1 < a.last, wanted = more && this->any_active(next, row);
     this->for_each_element(
-        group, row,
+        first, group, row,
         [&](const Element& e) {
           if (phase == 0 && more) fetch_inputs(e, next);
           return load(phase, e, t);
@@ -144,39 +147,43 @@ struct Forward : ThreadBlock<Format> {
           const Outputs out = works ? compute(phase, e, in) : pass(e);
           if (last_phase && wanted) this->give(0, round + 1, e, 0, out.h);
           if (!last_phase && active) this->give(1, round, e, 0, works ? out.operand : 0.0f);
+          stamp(6);
           if (works || last_phase) store(e, out, t, last_phase);
           if (active) this->reset(phase, round, e, 1);
+          stamp(7);
         });
     meet_thread_block();  // the sums have been read
+    stamp(8);
   }
 
   RNN_DEVICE void run() {
     this->load_weights();
-    for (int p = 0; p < a.plan.products; ++p) this->fill_up(p, padded(a.hidden));
+    for (int p = 0; p < a.plan.products; ++p) this->fill_up(p, a.padded_hidden);
     this->for_each_part([&](int group, int64_t row) {
       const bool wanted = a.first < a.last && this->any_active(this->time_of(a.first), row);
       this->for_elements_of(group, row, [&](const Element& e) {
-        const int64_t here = e.row * a.hidden + e.column;
         if (a.first > 0)
           this->restore_kept(e);
         else
-          for (int s = 0; s < this->states(); ++s) this->keep(s, e, this->optional(a.state0[s], here));
+          for (int s = 0; s < this->states(); ++s) this->keep(s, e, widen(this->optional(a.state0[s], e.place)));
         if (wanted) this->give(0, 0, e, 0, this->kept(0, e));
       });
     });
     meet_thread_block();  // the weights are there
-    for (int64_t step = a.first; step < a.last; ++step) {
-      for (int i = 0; i < a.plan.products; ++i) {
+    const First first = this->first();
+    RNN_ROLLED for (int64_t step = a.first; step < a.last; ++step) {
+      RNN_ROLLED for (int i = 0; i < a.plan.products; ++i) {
         this->for_each_part(
-            [&](int group, int64_t row) { part(i, this->time_of(step), step - a.first, group, row); });
+            [&](int group, int64_t row) { part(first, i, this->time_of(step), step - a.first, group, row); });
       }
     }
     this->for_all_elements([&](const Element& e) {
       if (a.last < a.seq_len) this->save_kept(e);
       for (int s = 0; s < this->states() && e.valid; ++s) {
-        if (a.state_n[s]) store_element<Storage>(a.state_n[s], e.row * a.hidden + e.unit, this->kept(s, e));
+        if (a.state_n[s]) store_element<Storage>(a.state_n[s], e.place, this->kept(s, e));
       }
     });
+    stamp(9);
   }
 };
 

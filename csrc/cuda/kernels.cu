@@ -1,5 +1,5 @@
-// The kernels, one of each kind for each format of products. They know cells by number; which kernel runs does not
-// depend on the batch or on the length of a sequence.
+// The kernels, of each kind for each format of products and number of rows that are worked on at once. They know cells by
+// number.
 #include "../cells/cells.hpp"
 #include "backward.hpp"
 #include "forward.hpp"
@@ -8,17 +8,16 @@
 namespace {
 
 // Only gives and receives operands of the first product, seq_len times: the cost of the exchange alone.
-template <class Format>
+template <class Format, int kTiles>
 RNN_DEVICE void exchange(const Arguments& a) {
-  const ThreadBlock<Format> block(a);
-  const int gates = static_cast<int>(a.exchange_gates);
-  block.fill_up(0, gates * padded(a.hidden));
+  const ThreadBlock<Format, kTiles> block(a);
+  block.fill_up(0, a.exchange_gates * a.padded_hidden);
   for (int64_t round = 0; round < a.seq_len; ++round) {
     block.for_each_part([&](int group, int64_t row) {
       if (round > 0) block.template multiply<true>(0, round, group, row);
       block.for_elements_of(group, row, [&](const Element& e) {
-        for (int gate = 0; gate < gates; ++gate) block.give(0, round + 1, e, gate, 0.0f);
-        if (round > 0) block.reset(0, round, e, gates);
+        for (int gate = 0; gate < a.exchange_gates; ++gate) block.give(0, round + 1, e, gate, 0.0f);
+        if (round > 0) block.reset(0, round, e, a.exchange_gates);
       });
       meet_thread_block();
     });
@@ -27,13 +26,19 @@ RNN_DEVICE void exchange(const Arguments& a) {
 
 }  // namespace
 
-#define RNN_CUDA_KERNELS(name, bytes)                                                                           \
-  RNN_KERNEL fusedrnn_forward_##name(const RNN_CONSTANT_ARGUMENT Arguments a) {                                 \
-    Forward<FormatOf<Format::name>>(a).run();                                                                   \
-  }                                                                                                             \
-  RNN_KERNEL fusedrnn_backward_##name(const RNN_CONSTANT_ARGUMENT Arguments a) {                                \
-    Backward<FormatOf<Format::name>>(a).run();                                                                  \
-  }                                                                                                             \
-  RNN_KERNEL fusedrnn_exchange_##name(const RNN_CONSTANT_ARGUMENT Arguments a) { exchange<FormatOf<Format::name>>(a); } \
+#define RNN_CUDA_KERNELS_OF(name, tiles)                                                     \
+  RNN_KERNEL fusedrnn_forward_##name##_##tiles(const RNN_CONSTANT_ARGUMENT Arguments a) {    \
+    Forward<FormatOf<Format::name>, tiles>(a).run();                                         \
+  }                                                                                          \
+  RNN_KERNEL fusedrnn_backward_##name##_##tiles(const RNN_CONSTANT_ARGUMENT Arguments a) {   \
+    Backward<FormatOf<Format::name>, tiles>(a).run();                                        \
+  }                                                                                          \
+  RNN_KERNEL fusedrnn_exchange_##name##_##tiles(const RNN_CONSTANT_ARGUMENT Arguments a) {   \
+    exchange<FormatOf<Format::name>, tiles>(a);                                              \
+  }
+#define RNN_CUDA_KERNELS(name, bytes)                                                                               \
+  RNN_CUDA_KERNELS_OF(name, 1)                                                                                      \
+  RNN_CUDA_KERNELS_OF(name, 2)                                                                                      \
+  RNN_CUDA_KERNELS_OF(name, 4)                                                                                      \
   RNN_KERNEL fusedrnn_pack_##name(const RNN_CONSTANT_ARGUMENT PackArguments p) { pack<FormatOf<Format::name>>(p); }
 RNN_CUDA_FORMATS(RNN_CUDA_KERNELS)

@@ -36,7 +36,7 @@ void require_room(const Driver& driver, const Device& device, void* kernel, cons
 void run(const Driver& driver, const Device& device, Kind kind, Format format, Arguments a, void* stream) {
   require_runs(facts_of(a.cell));
   const Plan& plan = a.plan;
-  void* const kernel = device.kernel[static_cast<int>(kind)][static_cast<int>(format)];
+  void* const kernel = device.kernel[static_cast<int>(kind)][static_cast<int>(format)][plan.tiles / 2];
   for (int p = 0; p < plan.products; ++p) empty_exchange(driver, a.exchange[p], exchange_bytes(plan, p), stream);
   const auto blocks = static_cast<unsigned>(plan.unit_blocks * plan.batch_groups);
   const auto threads = static_cast<unsigned>(32 * plan.warps), shared = static_cast<unsigned>(plan.shared_bytes);
@@ -61,7 +61,7 @@ void run_pack(const Driver& driver, const Device& device, Format format, PackArg
   const std::size_t most = static_cast<std::size_t>(device.multiprocessors) * kPackBlocksEach;
   const auto blocks = static_cast<unsigned>(std::min(most, (pieces + threads - 1) / threads));
   void* parameters[] = {&a};
-  driver.check(driver.calls().cuLaunchKernel(device.kernel[kind][index], blocks, 1, 1, threads, 1, 1, 0, stream,
+  driver.check(driver.calls().cuLaunchKernel(device.kernel[kind][index][0], blocks, 1, 1, threads, 1, 1, 0, stream,
                                              parameters, nullptr),
                "cuLaunchKernel");
 }

@@ -45,7 +45,8 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
   const int64_t eights_each = divide_up(eights, std::min(most, eights));
   plan.rows_per_group = static_cast<int>(eights_each * kOctet);
   plan.batch_groups = static_cast<int>(divide_up(eights, eights_each));
-  plan.tiles = static_cast<int>(std::min<int64_t>(eights_each, kRowsAtOnce / kOctet));
+  plan.tiles = 1;
+  while (plan.tiles < kRowsAtOnce / kOctet && plan.tiles < eights_each) plan.tiles *= 2;
   // Warps share K where there are fewer groups than warps, as far as there are chunks.
   int chunks = 1, gates = 1;
   for (int p = 0; p < plan.products; ++p) {
@@ -82,7 +83,7 @@ double step_cost(const Plan& plan, Format format, int64_t batch) {
   constexpr double kExchange = 1100, kPart = 500, kBatch = 400, kElement = 60;
   constexpr double kSharedBytes = 128, kReceivedBytes = 48, kAllReceivedBytes = 3000;  // in a cycle
   const double multiply_adds = format == Format::float32 ? 100 : format == Format::tf32 ? 500 : 1000;  // in a cycle
-  const double rows = plan.rows_per_group, parts_of_rows = static_cast<double>(divide_up(plan.rows_per_group, kRowsAtOnce));
+  const double rows = plan.rows_per_group, parts_of_rows = static_cast<double>(divide_up(plan.rows_per_group, int64_t{plan.tiles} * kOctet));
   const double turns = static_cast<double>(divide_up(plan.groups_per_block, plan.warps / plan.splits));
   const double blocks = static_cast<double>(plan.unit_blocks) * plan.batch_groups;
   double cycles = 0;
@@ -96,7 +97,7 @@ double step_cost(const Plan& plan, Format format, int64_t batch) {
     cycles += bytes * p.resident * parts_of_rows / kSharedBytes;
     cycles += bytes * (p.chunks - p.resident) * parts_of_rows * std::max(1 / kReceivedBytes, blocks / kAllReceivedBytes);
     cycles += operands * std::max(1 / kReceivedBytes, blocks / kAllReceivedBytes);
-    cycles += turns * parts_of_rows * (kPart + kBatch * static_cast<double>(divide_up(p.chunks, 4 * plan.splits)));
+    cycles += turns * parts_of_rows * (kPart + kBatch * static_cast<double>(divide_up(p.chunks, (plan.tiles == 4 ? 2 : 4) * plan.splits)));
     if (blocks_meet(plan)) cycles += kExchange;
   }
   const double units = static_cast<double>(plan.groups_per_block) * plan.octets_per_group * kOctet;

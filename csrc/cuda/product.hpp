@@ -1,4 +1,4 @@
-// The product of a step: a warp's part of the sums of a group's halves for up to 32 rows.
+// The product of a step: a warp's part of the sums of a group's halves for 8, 16 or 32 rows.
 //
 // Weights of one half and chunk are 8 rows of 64 bytes, cut into 16-byte pieces, one for each lane. Operands are rows
 // of 64 bytes a chunk. Which k stands where within a chunk is free, as long as weights and operands agree: so each lane
@@ -15,13 +15,11 @@ using fusedrnn::cuda::kChunkBytes;
 using fusedrnn::cuda::kHalfBytes;
 using fusedrnn::cuda::kMaxHalves;
 using fusedrnn::cuda::kOctet;
-using fusedrnn::cuda::kRowsAtOnce;
 using fusedrnn::cuda::kTileSums;
 using std::int64_t;
 
-constexpr int kTiles = kRowsAtOnce / kOctet;
-
 // A warp's sums: [pair of halves][eight of rows][place in the pair as tensor cores lay it out].
+template <int kTiles>
 using WarpSums = float[kMaxHalves / 2][kTiles][4];
 
 // A word that no thread block has given yet. No operand has all bits set: NaN is 0x7fff... in every format.
@@ -29,35 +27,35 @@ constexpr unsigned kNotYet = 0xffffffffu;
 
 // Operands of one chunk: lane 4*g + q has the q-th 16 bytes of row g of each eight rows. Several chunks are loaded at
 // once, as each load waits long for L2.
+template <int kTiles>
 using Operands = Words[kTiles];
 
 RNN_DEVICE unsigned largest(const Words& x) { return larger(larger(x.w[0], x.w[1]), larger(x.w[2], x.w[3])); }
 
-// Operands of so many chunks, `stride` bytes apart, for so many rows (all others are zeros), once all of them have been
+// Operands of so many chunks, `step` bytes apart, for so many rows (all others are zeros), once all of them have been
 // given. Each lane waits for its own.
-template <int kChunksAhead>
-RNN_DEVICE void receive(Operands (&x)[kChunksAhead], int chunks, const char* from, int64_t stride, int rows,
-                        int64_t row_bytes) {
+template <int kTiles, int kChunksAhead>
+RNN_DEVICE void receive(Operands<kTiles> (&x)[kChunksAhead], int chunks, const char* from, int step, int rows,
+                        int row_bytes) {
   const int lane = thread_index() % 32;
   from += (lane / 4) * row_bytes + (lane % 4) * 16;
   rows -= lane / 4;
-  unsigned late = 0;
   RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
     RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
       x[i][n] = {{0, 0, 0, 0}};
-      if (i < chunks && n * kOctet < rows) x[i][n] = load_fresh(from + i * stride + n * kOctet * row_bytes);
+      if (i < chunks && n * kOctet < rows) x[i][n] = load_fresh(from + (i * step + n * kOctet * row_bytes));
     }
   }
   while (true) {
-    late = 0;
+    unsigned late[kChunksAhead][kTiles], latest = 0;
     RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
-      RNN_UNROLL for (int n = 0; n < kTiles; ++n) late = larger(late, largest(x[i][n]));
+      RNN_UNROLL for (int n = 0; n < kTiles; ++n) latest = larger(latest, late[i][n] = largest(x[i][n]));
     }
-    if (late != kNotYet) break;
+    if (latest != kNotYet) break;
     pause();
     RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
       RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-        if (largest(x[i][n]) == kNotYet) x[i][n] = load_fresh(from + i * stride + n * kOctet * row_bytes);
+        if (late[i][n] == kNotYet) x[i][n] = load_fresh(from + (i * step + n * kOctet * row_bytes));
       }
     }
   }
@@ -67,12 +65,12 @@ RNN_DEVICE void receive(Operands (&x)[kChunksAhead], int chunks, const char* fro
 // Products on tensor cores. Lane 4*g + q has of each half the q-th 16 bytes of row g.
 template <class Operand>
 struct Tensor {
-  static constexpr int kChunksAhead = 4;
   static RNN_INLINE int slot(int row, int piece) { return row * 4 + piece; }
 
   // Adds a chunk. `weights(h, slot)` loads a piece of half h. `scratch` is 4 KB of this warp's own.
-  template <class Weights>
-  static RNN_DEVICE void add_chunk(WarpSums& sums, int halves, int tiles, const Operands& x, char*, Weights&& weights) {
+  template <int kTiles, class Weights>
+  static RNN_DEVICE void add_chunk(WarpSums<kTiles>& sums, int halves, const Operands<kTiles>& x, char*,
+                                   Weights&& weights) {
     const int lane = thread_index() % 32;
     RNN_UNROLL for (int pair = 0; pair < kMaxHalves / 2; ++pair) {
       if (2 * pair >= halves) break;
@@ -80,7 +78,6 @@ struct Tensor {
       Words b = {{0, 0, 0, 0}};
       if (2 * pair + 1 < halves) b = weights(2 * pair + 1, lane);
       RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-        if (n >= tiles) break;
         TensorCore<Operand>::multiply(sums[pair][n], a.w[0], b.w[0], a.w[1], b.w[1], x[n].w[0], x[n].w[1]);
         TensorCore<Operand>::multiply(sums[pair][n], a.w[2], b.w[2], a.w[3], b.w[3], x[n].w[2], x[n].w[3]);
       }
@@ -92,7 +89,6 @@ struct Tensor {
 // rows g of the weights, of which pieces lie side by side, and rows 2*q and 2*q + 1 of the operands, which lanes give
 // to each other through `scratch`.
 struct MultiplyAdd {
-  static constexpr int kChunksAhead = 2;
   static RNN_INLINE int slot(int row, int piece) { return piece * kOctet + row; }
   // Where a piece of a row of operands lies in the scratch: so that lanes which read at once find it in different banks.
   static RNN_DEVICE int place(int row, int piece) { return row * kChunkBytes + (piece ^ (row / 2)) * 16; }
@@ -103,25 +99,24 @@ struct MultiplyAdd {
     RNN_UNROLL for (int k = 0; k < 4; ++k) sum = fused(as_float(a.w[k]), as_float(b.w[k]), sum);
     return sum;
   }
-  template <class Weights>
-  static RNN_DEVICE void add_chunk(WarpSums& sums, int halves, int tiles, const Operands& x, char* scratch,
+  template <int kTiles, class Weights>
+  static RNN_DEVICE void add_chunk(WarpSums<kTiles>& sums, int halves, const Operands<kTiles>& x, char* scratch,
                                    Weights&& weights) {
     const int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
     meet_warp();  // the chunk before has been read
     RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-      if (n < tiles) *reinterpret_cast<Words*>(scratch + n * kHalfBytes + place(g, q)) = x[n];
+      *reinterpret_cast<Words*>(scratch + n * kHalfBytes + place(g, q)) = x[n];
     }
     meet_warp();
     RNN_UNROLL for (int first = 0; first < kMaxHalves; first += kHalvesAtOnce) {
       if (first >= halves) break;
-      RNN_UNROLL for (int piece = 0; piece < 4; ++piece) {
+      RNN_ROLLED for (int piece = 0; piece < 4; ++piece) {
         Words a[kHalvesAtOnce];
         RNN_UNROLL for (int i = 0; i < kHalvesAtOnce; ++i) {
           a[i] = {{0, 0, 0, 0}};
           if (first + i < halves) a[i] = weights(first + i, slot(g, piece));
         }
         RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-          if (n >= tiles) break;
           const char* const tile = scratch + n * kHalfBytes;
           const Words y = load_shared(tile + place(2 * q, piece)), z = load_shared(tile + place(2 * q + 1, piece));
           RNN_UNROLL for (int i = 0; i < kHalvesAtOnce; ++i) {

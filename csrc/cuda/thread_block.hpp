@@ -7,6 +7,9 @@
 // version v knows that nobody reads version v - 1 any more: version v of the others was made from it. So it then makes
 // its words of old versions kNotYet again (kResetEvery versions at once, with a fence after them), long before anybody
 // looks for the versions that will stand there. A version that a part of the rows will not read is not given.
+//
+// A step is short (some thousand cycles) and a warp runs it almost alone: what counts is the number of instructions in
+// a row. So addresses are offsets from places that are known before the first step.
 #pragma once
 
 #include "../cells/cells.hpp"
@@ -16,8 +19,10 @@
 namespace {
 
 using fusedrnn::cuda::Arguments;
+using fusedrnn::cuda::kChunkBytes;
 using fusedrnn::cuda::kMaxCudaColumns;
 using fusedrnn::cuda::kMaxCudaGates;
+using fusedrnn::cuda::kMaxCudaProducts;
 using fusedrnn::cuda::kMaxCudaSlots;
 using fusedrnn::cuda::kMaxWarps;
 using fusedrnn::cuda::kResetEvery;
@@ -29,25 +34,29 @@ using fusedrnn::cuda::ProductPlan;
 // A unit and a row of the batch, always in the hands of the same thread. Units past the last fill up an octet: they are
 // worked on like the last one, and leave no trace but zeros among the operands.
 struct Element {
+  bool valid;     // no unit past the last
+  bool gives;     // it has a word among the operands: of two operands of 16 bits, the first
+  int octet;      // in its group
+  int sum;        // where the sums of its group, unit and row begin in `partial`
+  int state;      // where its states lie in shared memory
   int64_t unit, row;
-  int64_t column;             // the unit, or the last one in its place
-  bool valid;                 // no unit past the last
-  int member, octet;          // among the groups that are worked on at once, and in its group
-  int unit_place, row_place;  // in the octet, and among the rows that are worked on at once
+  int64_t place;  // in (B, H): row * H + the unit, or the last one in its place
 };
 
-template <class Format>
+template <class Format, int kTiles>
 struct ThreadBlock {
   using Storage = typename Format::Storage;
   using Operand = decltype(Format::operand(0.0f));
+  static constexpr int kRows = kTiles * kOctet;  // worked on at once
+  static constexpr int kChunksAhead = kTiles == 4 ? 2 : 4;
 
   const Arguments& a;
   const int unit_block, batch_group;
   const int64_t row0, row1;
-  const int warp_sums, half_sums;  // of `partial`
-  float* const partial;            // [warp][half][row / 8][unit][row % 8]
-  float* const state;              // [state][row of the group][unit of the block]
-  char* const weights;             // [group][product][chunk][half][512 bytes]
+  const int warp_sums;   // of `partial`
+  float* const partial;  // [warp][half][row / 8][unit][row % 8]
+  float* const state;    // [state][row of the group][unit of the block]
+  char* const weights;   // [group][product][chunk][half][512 bytes]
 
   RNN_DEVICE explicit ThreadBlock(const Arguments& arguments)
       : a(arguments),
@@ -55,8 +64,7 @@ struct ThreadBlock {
         batch_group(thread_block_index() / a.plan.unit_blocks),
         row0(static_cast<int64_t>(batch_group) * a.plan.rows_per_group),
         row1(row0 + a.plan.rows_per_group < a.batch ? row0 + a.plan.rows_per_group : a.batch),
-        warp_sums(a.plan.halves * a.plan.tiles * kTileSums),
-        half_sums(a.plan.tiles * kTileSums),
+        warp_sums(a.plan.halves * kTiles * kTileSums),
         partial(reinterpret_cast<float*>(shared_memory())),
         state(partial + a.plan.warps * warp_sums),
         weights(reinterpret_cast<char*>(state + (a.plan.state_shared ? states() * states_each() : 0))) {}
@@ -91,8 +99,8 @@ struct ThreadBlock {
 
   // Brings in the weights that stay.
   RNN_DEVICE void load_weights() const {
-    for (int group = 0; group < group_count(); ++group) {
-      for (int product = 0; product < a.plan.products; ++product) {
+    RNN_ROLLED for (int group = 0; group < group_count(); ++group) {
+      RNN_ROLLED for (int product = 0; product < a.plan.products; ++product) {
         char* const to = const_cast<char*>(resident(group, product));
         const int pieces = resident_bytes(product) / 16;
         for (int i = thread_index(); i < pieces; i += thread_count()) {
@@ -104,56 +112,45 @@ struct ThreadBlock {
   }
 
   // A number that the element keeps from step to step: h, c, or a gradient.
-  RNN_DEVICE int state_place(int which, const Element& e) const {
-    return which * states_each() + static_cast<int>(e.row - row0) * block_units() +
-           static_cast<int>(e.unit - static_cast<int64_t>(unit_block) * block_units());
-  }
   RNN_DEVICE float kept(int which, const Element& e) const {
-    return a.plan.state_shared ? state[state_place(which, e)] : a.run[which][e.row * a.hidden + e.column];
+    return a.plan.state_shared ? state[which * states_each() + e.state] : a.run[which][e.place];
   }
   RNN_DEVICE void keep(int which, const Element& e, float v) const {
     if (a.plan.state_shared)
-      state[state_place(which, e)] = v;
+      state[which * states_each() + e.state] = v;
     else if (e.valid)
-      a.run[which][e.row * a.hidden + e.unit] = v;
+      a.run[which][e.place] = v;
   }
   // Numbers kept for the next launch, or from the one before.
   RNN_DEVICE void save_kept(const Element& e) const {
-    for (int s = 0; s < states() && e.valid; ++s) a.run[s][e.row * a.hidden + e.unit] = kept(s, e);
+    for (int s = 0; s < states() && e.valid; ++s) a.run[s][e.place] = kept(s, e);
   }
   RNN_DEVICE void restore_kept(const Element& e) const {
-    for (int s = 0; s < states(); ++s) keep(s, e, a.run[s][e.row * a.hidden + e.column]);
+    for (int s = 0; s < states(); ++s) keep(s, e, a.run[s][e.place]);
   }
 
-  RNN_DEVICE int64_t row_bytes(int product) const {
-    return static_cast<int64_t>(a.plan.product[product].chunks) * kChunkBytes;
+  RNN_DEVICE int row_bytes(int product) const { return a.plan.product[product].chunks * kChunkBytes; }
+  // Where a version of a product's operands lies.
+  RNN_DEVICE char* copy(int product, int64_t version) const {
+    return static_cast<char*>(a.exchange[product]) + (static_cast<int>(version) & (kRing - 1)) * a.copy_bytes[product];
   }
-  // Where row `row` of a version of a product's operands lies.
-  RNN_DEVICE char* operands(int product, int64_t version, int64_t row) const {
-    const int64_t rows = static_cast<int64_t>(a.plan.batch_groups) * a.plan.rows_per_group;
-    return static_cast<char*>(a.exchange[product]) + ((version & (kRing - 1)) * rows + row) * row_bytes(product);
-  }
-  // An element's operand: of the gate's K in backward, where each gate has whole octets. One thread stores a word; of
-  // two operands of 16 bits, that of the first.
-  RNN_DEVICE bool has_word(int product, const Element& e) const {
-    return a.plan.product[product].chunks > 0 && e.unit < padded(a.hidden) && (sizeof(Operand) == 4 || e.unit % 2 == 0);
-  }
-  RNN_DEVICE void* word(int product, int64_t version, const Element& e, int gate) const {
-    const int64_t k = gate * padded(a.hidden) + e.unit;
-    return operands(product, version, e.row) + k * static_cast<int64_t>(sizeof(Operand));
+  // An element's operand: of the gate's K in backward, where each gate has whole octets.
+  RNN_DEVICE int64_t word(int product, const Element& e, int gate) const {
+    return e.row * row_bytes(product) + (gate * a.padded_hidden + e.unit) * static_cast<int64_t>(sizeof(Operand));
   }
   // Gives an operand to all thread blocks of these rows. The threads of an octet call it together.
   RNN_DEVICE void give(int product, int64_t version, const Element& e, int gate, float v) const {
     if (a.plan.product[product].chunks == 0) return;
     unsigned bits = bits_of(Format::operand(e.valid ? v : 0.0f));
     if constexpr (sizeof(Operand) == 2) bits |= of_neighbour(bits) << 16;
-    if (has_word(product, e)) store_fresh(word(product, version, e, gate), bits);
+    if (e.gives) store_fresh(copy(product, version) + word(product, e, gate), bits);
   }
   // After a multiplication by this version: makes the element's words of old versions ready to be given anew.
   RNN_DEVICE void reset(int product, int64_t version, const Element& e, int gates) const {
-    if (version % kResetEvery != 0 || !has_word(product, e)) return;
-    for (int gate = 0; gate < gates; ++gate) {
-      RNN_UNROLL for (int i = 1; i <= kResetEvery; ++i) store_fresh(word(product, version - i, e, gate), kNotYet);
+    if (static_cast<int>(version) % kResetEvery != 0 || a.plan.product[product].chunks == 0 || !e.gives) return;
+    RNN_ROLLED for (int gate = 0; gate < gates; ++gate) {
+      const int64_t at = word(product, e, gate);
+      RNN_UNROLL for (int i = 1; i <= kResetEvery; ++i) store_fresh(copy(product, version - i) + at, kNotYet);
     }
     fence();  // before all that this thread will give
   }
@@ -161,9 +158,9 @@ struct ThreadBlock {
   RNN_DEVICE void fill_up(int product, int64_t given) const {
     const int64_t first = given * static_cast<int64_t>(sizeof(Operand)) / 4, words = row_bytes(product) / 4 - first;
     const int64_t all = kRing * (row1 - row0) * words;
-    for (int64_t i = thread_index(); i < all && unit_block == 0; i += thread_count()) {
-      const int64_t row = row0 + i / words % (row1 - row0), copy = i / words / (row1 - row0);
-      store_fresh(operands(product, copy, row) + (first + i % words) * 4, 0);
+    RNN_ROLLED for (int64_t i = thread_index(); i < all && unit_block == 0; i += thread_count()) {
+      const int64_t row = row0 + i / words % (row1 - row0), version = i / words / (row1 - row0);
+      store_fresh(copy(product, version) + row * row_bytes(product) + (first + i % words) * 4, 0);
     }
   }
 
@@ -174,99 +171,139 @@ struct ThreadBlock {
     const int warp = thread_index() / 32, lane = thread_index() % 32, slice = warp % a.plan.splits;
     group += warp / a.plan.splits;
     if (group < group_count() && p.chunks > 0) {
-      const int rows = row1 - row < kRowsAtOnce ? static_cast<int>(row1 - row) : kRowsAtOnce;
-      const int count = halves(product), tiles = (rows + kOctet - 1) / kOctet;
-      const int64_t stride = a.plan.splits * kChunkBytes;
-      const char* const from = operands(product, version, row);
+      const int rows = row1 - row < kRows ? static_cast<int>(row1 - row) : kRows;
+      const int count = halves(product), step = a.plan.splits * kChunkBytes;
+      const char* from = copy(product, version) + row * row_bytes(product) + slice * kChunkBytes;
       const char* const stays = resident(group, product);
       float* const mine = partial + warp * warp_sums;
       char* const scratch = reinterpret_cast<char*>(mine);
-      WarpSums sums = {};
-      constexpr int kChunksAhead = Format::kChunksAhead;
-      for (int first = slice; first < p.chunks; first += kChunksAhead * a.plan.splits) {
-        Operands x[kChunksAhead];
+      WarpSums<kTiles> sums = {};
+      RNN_ROLLED for (int first = slice; first < p.chunks; first += kChunksAhead * a.plan.splits) {
+        Operands<kTiles> x[kChunksAhead];
         const int left = (p.chunks - first + a.plan.splits - 1) / a.plan.splits;
-        receive(x, left, from + first * kChunkBytes, stride, rows, row_bytes(product));
+        receive<kTiles, kChunksAhead>(x, left, from, step, rows, row_bytes(product));
+        stamp(2);
+        from += kChunksAhead * step;
         RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
           const int chunk = first + i * a.plan.splits;
           if (kOnlyReceive || i >= left) break;
           if (chunk < p.resident) {
-            Format::add_chunk(sums, count, tiles, x[i], scratch, [&](int half, int slot) {
-              return load_shared(stays + (chunk * count + half) * kHalfBytes + slot * 16);
+            const char* const w = stays + chunk * count * kHalfBytes;
+            Format::template add_chunk<kTiles>(sums, count, x[i], scratch, [&](int half, int slot) {
+              return load_shared(w + half * kHalfBytes + slot * 16);
             });
           } else {
-            Format::add_chunk(sums, count, tiles, x[i], scratch, [&](int half, int slot) {
+            Format::template add_chunk<kTiles>(sums, count, x[i], scratch, [&](int half, int slot) {
               return load_constant(packed(group, product, chunk, half) + slot * 16);
             });
           }
         }
+        stamp(3);
       }
       meet_warp();  // the scratch has been read
       float* const to = mine + lane * 2;
       RNN_UNROLL for (int half = 0; half < kMaxHalves; ++half) {
+        if (half >= count) break;
         RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-          if (half >= count || n >= tiles) break;
-          float* const at = to + half * half_sums + n * kTileSums;
-          at[0] = sums[half / 2][n][half % 2 * 2];
-          at[1] = sums[half / 2][n][half % 2 * 2 + 1];
+          store_pair(to + (half * kTiles + n) * kTileSums, sums[half / 2][n][half % 2 * 2],
+                     sums[half / 2][n][half % 2 * 2 + 1]);
         }
       }
     }
     meet_thread_block();
+    stamp(4);
   }
-  // The sum of a gate of a product, after `multiply`: always in the same order.
-  RNN_DEVICE float sum(int product, const Element& e, int gate) const {
-    const ProductPlan& p = a.plan.product[product];
-    if (p.chunks == 0) return 0.0f;
-    const float* from = partial + e.member * a.plan.splits * warp_sums + (e.octet * p.gates + gate) * half_sums +
-                        e.row_place / kOctet * kTileSums + e.unit_place * kOctet + e.row_place % kOctet;
-    float total = 0.0f;
+  // The sums of the gates of a product, after `multiply`: always in the same order.
+  RNN_DEVICE void add_up(float (&total)[kMaxCudaGates], int product, const Element& e, int gates) const {
+    const float* from = partial + e.sum + e.octet * gates * kTiles * kTileSums;
+    RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) total[j] = 0.0f;
+    if (a.plan.product[product].chunks == 0) return;
     RNN_UNROLL for (int s = 0; s < kMaxWarps; ++s) {
-      if (s < a.plan.splits) total += from[s * warp_sums];
+      if (s >= a.plan.splits) break;
+      RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) {
+        if (j < gates) total[j] += from[j * kTiles * kTileSums];
+      }
+      from += warp_sums;
     }
-    return total;
   }
 
   // run(group, row) for all that is worked on at once; all threads alike.
   template <class Run>
   RNN_DEVICE void for_each_part(Run&& run) const {
-    for (int group = 0; group < group_count(); group += at_once()) {
-      for (int64_t row = row0; row < row1; row += kRowsAtOnce) run(group, row);
+    RNN_ROLLED for (int group = 0; group < group_count(); group += at_once()) {
+      RNN_ROLLED for (int64_t row = row0; row < row1; row += kRows) run(group, row);
     }
   }
+
+  // The elements of a part: `units` of each row.
+  struct Part {
+    int group, units, count;
+    int64_t row;
+  };
+  RNN_DEVICE Part part_of(int group, int64_t row) const {
+    const int left = group_count() - group, members = left < at_once() ? left : at_once();
+    const int rows = row1 - row < kRows ? static_cast<int>(row1 - row) : kRows;
+    const int units = members * a.plan.octets_per_group * kOctet;
+    return {group, units, units * rows, row};
+  }
+  RNN_DEVICE Element element(const Part& part, int i) const {
+    const unsigned index = static_cast<unsigned>(i), units = static_cast<unsigned>(part.units);
+    const unsigned each = static_cast<unsigned>(a.plan.octets_per_group * kOctet);
+    const int r = static_cast<int>(index / units), u = static_cast<int>(index % units);
+    const int member = static_cast<int>(static_cast<unsigned>(u) / each);
+    Element e;
+    e.unit = static_cast<int64_t>(first_group() + part.group) * a.plan.octets_per_group * kOctet + u;
+    e.row = part.row + r;
+    e.valid = e.unit < a.hidden;
+    e.gives = e.unit < a.padded_hidden && (sizeof(Operand) == 4 || e.unit % 2 == 0);
+    e.octet = (u - member * static_cast<int>(each)) / kOctet;
+    e.sum = member * a.plan.splits * warp_sums + r / kOctet * kTileSums + u % kOctet * kOctet + r % kOctet;
+    e.state = static_cast<int>(e.row - row0) * block_units() + part.group * static_cast<int>(each) + u;
+    e.place = e.row * a.hidden + (e.valid ? e.unit : a.hidden - 1);
+    return e;
+  }
+  // The part that is first, and this thread's first element of it: known before the first step, as most thread blocks
+  // have one part, and most threads one element.
+  struct First {
+    Part part;
+    Element element;
+  };
+  RNN_DEVICE First first() const {
+    const Part part = part_of(0, row0);
+    return {part, element(part, thread_index() < part.count ? thread_index() : 0)};
+  }
+
   // For this thread's elements of a part: load(element) before `multiply` (and, of later elements, while the one before
   // is worked on), run(element, loaded) after it.
   template <class Load, class Multiply, class Run>
-  RNN_DEVICE void for_each_element(int group, int64_t row, Load&& load, Multiply&& multiply, Run&& run) const {
-    const int left = group_count() - group, members = left < at_once() ? left : at_once();
-    const int each = a.plan.octets_per_group * kOctet, units = members * each;
-    const int rows = row1 - row < kRowsAtOnce ? static_cast<int>(row1 - row) : kRowsAtOnce;
-    const auto element = [&](int i) {
-      const int u = i % units, r = i / units;
-      const int64_t unit = static_cast<int64_t>(first_group() + group) * each + u;
-      const bool valid = unit < a.hidden;
-      return Element{unit, row + r, valid ? unit : a.hidden - 1, valid, u / each, u % each / kOctet, u % kOctet, r};
-    };
+  RNN_DEVICE void for_each_element(const First& known, int group, int64_t row, Load&& load, Multiply&& multiply,
+                                   Run&& run) const {
+    const bool is_known = group == 0 && row == row0;
+    Part part = known.part;
+    Element next = known.element;
     int i = thread_index();
-    Element next = element(i < units * rows ? i : 0);
+    if (!is_known) {
+      part = part_of(group, row);
+      next = element(part, i < part.count ? i : 0);
+    }
     auto loaded = load(next);
+    stamp(1);
     multiply();
-    RNN_ROLLED for (; i < units * rows; i += thread_count()) {
+    RNN_ROLLED for (; i < part.count; i += thread_count()) {
       const Element e = next;
       const auto now = loaded;
-      if (i + thread_count() < units * rows) {
-        next = element(i + thread_count());
+      if (i + thread_count() < part.count) {
+        next = element(part, i + thread_count());
         loaded = load(next);
       }
       run(e, now);
     }
   }
-  // run(element) for this thread's elements, of a part or all.
+  // run(element) for this thread's elements of a part, or of all.
   template <class Run>
   RNN_DEVICE void for_elements_of(int group, int64_t row, Run&& run) const {
-    struct Nothing {};
-    for_each_element(
-        group, row, [](const Element&) { return Nothing{}; }, [] {}, [&](const Element& e, Nothing) { run(e); });
+    const Part part = part_of(group, row);
+    RNN_ROLLED for (int i = thread_index(); i < part.count; i += thread_count()) run(element(part, i));
   }
   template <class Run>
   RNN_DEVICE void for_all_elements(Run&& run) const {
@@ -278,13 +315,17 @@ struct ThreadBlock {
   // Whether any row of a part takes part at this time; the same for all threads.
   RNN_DEVICE bool any_active(int64_t t, int64_t row) const {
     if (!a.lengths) return true;
-    const int64_t mine = row + thread_index() % 32;
+    const int64_t mine = row + thread_index() % kRows;
     return any_lane(mine < row1 && t < length_of(mine));
   }
-  RNN_DEVICE float optional(const void* from, int64_t i) const { return from ? load_element<Storage>(from, i) : 0.0f; }
-  // Where a row's slots of a step begin in the reserve.
-  RNN_DEVICE int64_t slot_place(int64_t t, int64_t row) const {
-    return t * a.slots_step + row * a.slot_count * a.hidden;
+  RNN_DEVICE Storage optional(const void* from, int64_t i) const {
+    Storage zero;
+    narrow(0.0f, zero);
+    return from ? static_cast<const Storage*>(from)[i] : zero;
+  }
+  // Where an element's slots of a step begin in the reserve.
+  RNN_DEVICE int64_t slot_place(int64_t t, const Element& e) const {
+    return t * a.slots_step + e.row * (a.slot_count - 1) * a.hidden + e.place;
   }
 };
 

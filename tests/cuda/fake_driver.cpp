@@ -35,11 +35,17 @@ void run_with(void** parameters) {
   kernel(*static_cast<const A*>(parameters[0]));
 }
 
-#define RNN_FAKE_KERNELS(name, Format)                                                   \
-  {"fusedrnn_forward_" #name, run_with<const Arguments, fusedrnn_forward_##name>},       \
-      {"fusedrnn_backward_" #name, run_with<const Arguments, fusedrnn_backward_##name>}, \
-      {"fusedrnn_exchange_" #name, run_with<const Arguments, fusedrnn_exchange_##name>},         \
-      {"fusedrnn_pack_" #name, run_with<const PackArguments, fusedrnn_pack_##name>},
+#define RNN_FAKE_KERNEL(kind, name, tiles) \
+  {"fusedrnn_" #kind "_" #name "_" #tiles, run_with<const Arguments, fusedrnn_##kind##_##name##_##tiles>},
+#define RNN_FAKE_KERNELS_OF(name, tiles)   \
+  RNN_FAKE_KERNEL(forward, name, tiles)    \
+  RNN_FAKE_KERNEL(backward, name, tiles)   \
+  RNN_FAKE_KERNEL(exchange, name, tiles)
+#define RNN_FAKE_KERNELS(name, bytes) \
+  RNN_FAKE_KERNELS_OF(name, 1)        \
+  RNN_FAKE_KERNELS_OF(name, 2)        \
+  RNN_FAKE_KERNELS_OF(name, 4)        \
+  {"fusedrnn_pack_" #name, run_with<const PackArguments, fusedrnn_pack_##name>},
 const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS)};
 
 constexpr int kThreads = 64;

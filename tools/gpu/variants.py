@@ -24,26 +24,48 @@ WAIT = "    if (late != kNotYet) break;\n"
 FENCE = "    fence();  // before all that this thread will give\n"
 SLEEP = "__nanosleep((clock() * 2654435761u >> 20) % 2048)"
 
+STAMP = """
+}  // namespace
+#include <cstdio>
+__device__ long long stamps[2][1024][10];
+namespace {
+RNN_DEVICE void stamp(int i) {
+  if (threadIdx.x != 0 && threadIdx.x != 160) return;
+  long long* const mine = stamps[threadIdx.x != 0][blockIdx.x];
+  mine[i] = clock64();
+  if (i < 9) return;
+  printf("stamps %d %d:", blockIdx.x, threadIdx.x);
+  for (int k = 1; k < 9; ++k) printf(" %lld", mine[k] - mine[k - 1]);
+  printf("\\n");
+}
+"""
+
 # Of each variant: replacements (file, text, in its place), each of which must be found.
 VARIANTS: dict[str, list[tuple[str, str, str]]] = {
     "base": [],
+    # Cycles of the last step between moments (stamp(i) in the sources), of a thread that has elements and of another.
+    "stamps": [("device.hpp", "RNN_DEVICE void stamp(int) {}\n", STAMP)],
     "jitter": [
         ("device.hpp", 'asm volatile("st.relaxed', f'{SLEEP};\n  asm volatile("st.relaxed'),
-        ("product.hpp", "  unsigned late = 0;\n", f"  unsigned late = 0;\n  {SLEEP};\n"),
+        ("product.hpp", "  rows -= lane / 4;\n", f"  rows -= lane / 4;\n  {SLEEP};\n"),
     ],
+    # What the time goes to; all but the first give wrong results.
     "no_fence": [("thread_block.hpp", FENCE, "")],
     "no_products": [("thread_block.hpp", "if (kOnlyReceive || i >= left) break;", "break;")],
-    "no_waiting": [("product.hpp", WAIT, "    break;\n")],  # the time of all but the exchange; results are wrong
+    "no_waiting": [("product.hpp", WAIT, "    break;\n")],
+    "no_fetch": [("device.hpp", 'asm volatile("prefetch.global.L2 [%0];" ::"l"(p));', "")],
+    "no_stores": [("product.hpp", "  narrow(v, static_cast<Storage*>(to)[i]);", "  if (v == 1e30f) narrow(v, static_cast<Storage*>(to)[i]);")],
     "first_piece": [
         (
             "product.hpp",
-            "  unsigned late = 0;\n",
-            "  unsigned late = 0;\n"
+            "  rows -= lane / 4;\n",
+            "  rows -= lane / 4;\n"
             "  if (rows > 0) {\n    while (largest(load_fresh(from)) == kNotYet) {\n    }\n  }\n  meet_warp();\n",
         )
     ],
+    # Wrong on purpose: tests must find out.
     "mut_nowait": [("product.hpp", WAIT, "    break;\n")],
-    "mut_noreset": [("thread_block.hpp", "version % kResetEvery != 0 ||", "true ||")],
+    "mut_noreset": [("thread_block.hpp", "kResetEvery != 0 ||", "kResetEvery != 9 ||")],
 }
 
 
@@ -58,7 +80,7 @@ def compile_variant(name: str, to: Path, arch: str) -> None:
                 raise SystemExit(f"{name}: {file} has no {text!r}")
             path.write_text(source.replace(text, instead))
         command = ["nvcc", "-fatbin", *OPTIONS, "--expt-relaxed-constexpr", "-Xfatbin", "-compress-all"]
-        command += [f"-gencode=arch=compute_{arch},code=sm_{arch}", "-lineinfo", "-diag-suppress=128,177"]
+        command += [f"-gencode=arch=compute_{arch},code=sm_{arch}", "-diag-suppress=128,177"]
         subprocess.run([*command, "-o", str(to), str(sources / "cuda" / "kernels.cu")], check=True)
 
 
