@@ -346,3 +346,62 @@ def test_tensors_of_pytorch(
     x = arrays.make(problem.x, "float32").requires_grad_()
     out = cell.functions(fusedrnn)[0](x, arrays.weights(problem, "float32"))
     assert not out.y.requires_grad
+
+
+@pytest.mark.parametrize("format", ["float32", "float16"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+def test_autocast_changes_nothing(cell: Cell, format: str, cpu_tensors: None, rng: np.random.Generator) -> None:
+    import torch
+
+    problem = rounded(make_problem(cell, (5, 3, 7, 11), "float32", rng, lengths=True), format)
+    tensors = TorchArrays("cpu")
+    want = run(problem, format, tensors)
+    x, states = (tensors.make(a, format) for a in (problem.x[0], np.array(problem.states)))
+    step, w = cell.functions(fusedrnn)[3], tensors.weights(problem, format)
+    want_step = step(x, w, *states)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ w.weight_ih.T).dtype == torch.bfloat16  # that is what autocast does
+        got, got_step = run(problem, format, tensors), step(x, w, *states)
+        assert torch.is_autocast_enabled("cpu")
+    for a, b in zip(want, got, strict=True):
+        assert_same_bits(a, b)
+    for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in (want_step, got_step)), strict=True):
+        assert torch.equal(a, b)
+        assert a.dtype == b.dtype
+
+
+def test_tensors_that_require_gradients_make_no_graph(cpu_tensors: None, rng: np.random.Generator) -> None:
+    import torch
+
+    def given(*shape: int) -> Any:
+        return torch.tensor(rng.standard_normal(shape), dtype=torch.float32, requires_grad=True)
+
+    w = fusedrnn.GRUWeights(*(given(*shape) for shape in ((15, 3), (15, 5), (15,), (15,))))
+    out, reserve = fusedrnn.gru_forward(given(4, 2, 3), w, given(2, 5))
+    results: list[Any] = [
+        *out,
+        *fusedrnn.gru_backward(reserve, given(4, 2, 5), given(2, 5)),
+        fusedrnn.gru_cell(given(2, 3), w),
+    ]
+    assert all(a.grad_fn is None and not a.requires_grad for a in results)
+
+
+def test_a_product_of_another_dtype_is_refused(
+    roomy: ctypes.CDLL, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels take its address, and could not tell."""
+    w, x = lstm_weights(), fakegpu.asarray(rng.standard_normal((4, 2, 3)), "float32")
+    out, reserve = fusedrnn.lstm_forward(x, w)
+    fusedrnn.lstm_backward(reserve, out.y)
+    multiply = fakegpu.Array.__matmul__
+    calls: list[Any] = [lambda: fusedrnn.lstm(x, w), lambda: fusedrnn.lstm_backward(reserve, out.y)]
+    for at, call in ((0, calls[0]), (0, calls[1]), (1, calls[1]), (2, calls[1])):  # dx, then each weight's gradient
+        made: list[Any] = []
+
+        def product(a: Any, b: Any, at: int = at, made: list[Any] = made) -> Any:
+            made.append(multiply(a, b))
+            return made[-1].astype("float16") if len(made) == at + 1 else made[-1]
+
+        with monkeypatch.context() as m, pytest.raises(RuntimeError, match="of dtype float32 came as float16: fakegpu"):
+            m.setattr(fakegpu.Array, "__matmul__", product)
+            call()

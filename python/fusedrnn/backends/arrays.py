@@ -59,6 +59,10 @@ class Library:
         """A context in which the module allocates on this device."""
         return nullcontext()
 
+    def exact(self) -> AbstractContextManager[Any]:
+        """A context in which operations keep the dtype of their operands, whatever the caller has set."""
+        return nullcontext()
+
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
         with self.current(device):
             return self.module.empty(shape, dtype)
@@ -140,6 +144,13 @@ class Torch(Library):
 
     def is_contiguous(self, a: Any) -> bool:
         return bool(a.is_contiguous())
+
+    def exact(self) -> AbstractContextManager[Any]:
+        torch = self.module
+        if not torch.is_autocast_enabled(self.device_type):
+            return nullcontext()
+        context: AbstractContextManager[Any] = torch.autocast(self.device_type, enabled=False)
+        return context
 
     def _options(self, dtype: str, device: int) -> dict[str, Any]:
         return {"dtype": getattr(self.module, dtype), "device": f"{self.device_type}:{device}"}

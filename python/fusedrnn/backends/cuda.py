@@ -74,25 +74,39 @@ class CudaWeights(CheckedWeights):
             self._transposed = self._packed(backward=True)
         return self._transposed
 
+    def product(self, a: Any, b: Any) -> Any:
+        """a @ b in the weights' dtype, which is all that a kernel that takes its address can know of it."""
+        made = a @ b
+        if self.library.dtype(made) != self.dtype:
+            raise RuntimeError(
+                f"a product of arrays of dtype {self.dtype} came as {self.library.dtype(made)}: "
+                f"{self.library.name} was told to compute in another precision"
+            )
+        return made
+
     def infer(self, *arguments: Any) -> Results:
-        return self._run(Arguments(self, *arguments), None)
+        with self.library.exact():
+            return self._run(Arguments(self, *arguments), None)
 
     def forward(self, *arguments: Any) -> tuple[Results, Kept, int]:
-        call = Arguments(self, *arguments)
-        self.transposed()
-        slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
-        results = self._run(call, slots)
-        nbytes = call.T * call.B * (self.facts["slots"] + 1) * self.hidden_size * self.itemsize
-        return results, Kept(call, self.library.copy(results["y"]), slots), nbytes
+        with self.library.exact():
+            call = Arguments(self, *arguments)
+            self.transposed()
+            slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
+            results = self._run(call, slots)
+            nbytes = call.T * call.B * (self.facts["slots"] + 1) * self.hidden_size * self.itemsize
+            return results, Kept(call, self.library.copy(results["y"]), slots), nbytes
 
     def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
         if dabove is not None:
             raise ValueError(_core.not_taken("dc", self.spec.cell, type(dabove).__name__))
-        return Backward(kept).run(dy, dstates)
+        with self.library.exact():
+            return Backward(kept).run(dy, dstates)
 
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
-        call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
-        results = self._run(call, None, self.outputs(call.B, out))
+        with self.library.exact():
+            call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
+            results = self._run(call, None, self.outputs(call.B, out))
         h = results["y"][0] if out[0] is None else out[0]
         return (h, *(results[f"{s.name}_n"] for s in self.spec.states[1:]))
 
@@ -112,7 +126,7 @@ class CudaWeights(CheckedWeights):
         weight = self.arrays["weight_ih"].T
         for first, end in self._parts(T, B):
             times = (T - end, T - first) if call.reverse else (first, end)
-            run.give(pre=call.x[times[0] : times[1]].reshape(-1, self.input_size) @ weight)
+            run.give(pre=self.product(call.x[times[0] : times[1]].reshape(-1, self.input_size), weight))
             if end == T:
                 run.give(**ends)
             run.launch(first, end, times[0], call.reverse, slots_step)
@@ -203,7 +217,7 @@ class Backward:
         if rows != list(range(len(rows))):
             weight = weight.reshape(len(rows), H, -1)[rows].reshape(weight.shape)
         d = self._columns(terms[0]["column"], len(terms)).reshape(-1, len(terms) * H)
-        return (d @ weight).reshape(self.call.T, self.call.B, w.input_size)
+        return w.product(d, weight).reshape(self.call.T, self.call.B, w.input_size)
 
     def _parameters(self) -> Results:
         """The gradients of parameters: each term of the native plan is a sum over steps and rows of a gradient times an
@@ -239,7 +253,7 @@ class Backward:
         if term["of"] == "vector":
             products = [(cast(a, "float32") * cast(b, "float32")).reshape(-1, H).sum(0) for a, b in pairs]
         else:
-            products = [a.reshape(-1, gates * H).T @ b.reshape(-1, b.shape[-1]) for a, b in pairs]
+            products = [w.product(a.reshape(-1, gates * H).T, b.reshape(-1, b.shape[-1])) for a, b in pairs]
         total = products[0]
         for product in products[1:]:
             total = total + product
