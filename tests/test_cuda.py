@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -183,6 +185,103 @@ def test_work_runs_on_the_callers_stream(roomy: ctypes.CDLL, rng: np.random.Gene
     run(make_problem(KNOWN[0], (3, 2, 2, 5), "float32", rng), "float32", FAKE)
     assert roomy.fake_cuda_last_stream() == fakegpu.STREAM
     assert roomy.fake_cuda_contexts() == 0
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("how", ["stream by stream", "in a graph"])
+def test_weights_and_reserves_serve_other_streams(
+    cell: Cell, how: str, roomy: ctypes.CDLL, rng: np.random.Generator
+) -> None:
+    """Each call on a stream of its own, which has made its arguments: it waits for what other calls have left, and
+    what they have left waits for it."""
+    problem = make_problem(cell, (4, 3, 5, 11), "float32", rng, lengths=True)
+    infer, forward, backward, step = cell.functions(fusedrnn)
+    want, want_grads = run(problem, "float32", FAKE)
+    w = FAKE.weights(problem, "float32")
+    fakegpu.lent.clear()
+    streams = [fakegpu.Stream(handle, capturing=how == "in a graph") for handle in range(10, 14)]
+
+    def on(stream: fakegpu.Stream, call: Any, *given: Any) -> Any:
+        with fakegpu.on_stream(stream):
+            made = [FAKE.make(a, "float32") for a in given]
+            return call(*made)
+
+    arguments = problem.x, *problem.states
+    out = on(streams[0], lambda x, *s: infer(x, w, *s, **problem.kwargs), *arguments)
+    assert_same_bits(FAKE.back(out), want)
+    used = {fakegpu.Library(None).pointer(a) for a in w._loaded.buffers.arrays}
+    assert len(used) > len(w._loaded.packed) > 0
+    assert {a for stream, a in fakegpu.lent if stream is streams[0]} == (used if how == "stream by stream" else set())
+    for forward_stream in (streams[1], streams[3]):  # the first of which packs for backward
+        out, reserve = on(forward_stream, lambda x, *s: forward(x, w, *s, **problem.kwargs), *arguments)
+        assert_same_bits(FAKE.back(out), want)
+    for stream in streams[3:1:-1]:
+        grads = on(stream, lambda dy, *ds: backward(reserve, dy, *ds), problem.dy, *problem.dstates)
+        assert_same_bits(FAKE.back(grads), want_grads)
+    reserved = [a for stream, a in fakegpu.lent if stream is streams[2]]
+    assert len(set(reserved)) > len(used) + 2 or how == "in a graph"
+    on(streams[3], lambda x, *s: step(x, w, *s), problem.x[0], *problem.states)
+
+
+def test_the_stream_that_made_the_weights_asks_nothing(roomy: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, x = lstm_weights(), zeros_on(4, 2, 3)
+
+    def fails(*_: Any) -> Any:
+        raise AssertionError
+
+    fusedrnn.lstm_forward(x, w)  # packs for backward
+    for name in ("capturing", "record", "wait", "lend"):
+        monkeypatch.setattr(fakegpu.Library, name, fails)
+    fusedrnn.lstm(x, w)
+    fusedrnn.lstm_cell(x[0], w)
+
+
+class FakeStream:
+    """A stream of PyTorch's or CuPy's modules, which logs what it is asked."""
+
+    def __init__(self, log: list[Any], handle: int) -> None:
+        self.log, self.cuda_stream, self.ptr = log, handle, handle
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def record(self, event: Any) -> Any:
+        return self.record_event()
+
+    def record_event(self) -> Any:
+        self.log.append(("record", self.ptr))
+        return self.ptr
+
+    def wait_event(self, event: Any) -> None:
+        self.log.append(("wait", self.ptr, event))
+
+
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_what_libraries_are_asked_for_other_streams(library: str) -> None:
+    """Memory is safe until work on another stream ends: PyTorch is told; in CuPy, the stream that made it waits."""
+    log: list[Any] = []
+    streams = {handle: FakeStream(log, handle) for handle in (1, 2, 3)}
+    current = [streams[1]]
+    cuda = SimpleNamespace(
+        current_stream=lambda device: current[0],
+        get_current_stream=lambda device: current[0],
+        is_current_stream_capturing=lambda: False,
+        device=lambda device: nullcontext(),
+        Device=lambda device: nullcontext(),
+        Event=lambda disable_timing: None,
+    )
+    tensor = SimpleNamespace(record_stream=lambda stream: log.append(("keep for", stream.ptr)))
+    buffers = arrays.Buffers(arrays.LIBRARIES[library](SimpleNamespace(cuda=cuda)), 0, [tensor, None])
+    for handle in (1, 2, 3, 2):
+        current[0] = streams[handle]
+        with buffers.used():
+            log.append(("work", handle))
+    del buffers
+    keep: Any = {"torch": lambda n: ("keep for", n), "cupy": lambda n: ("record", n)}[library]
+    want: list[Any] = [("record", 1), ("work", 1)]
+    for handle in (2, 3, 2):
+        want += [("wait", handle, 1), ("work", handle), keep(handle)]
+    assert log == want + ([("wait", 1, 2), ("wait", 1, 3)] if library == "cupy" else [])
 
 
 def test_weights_are_a_snapshot(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
