@@ -39,7 +39,9 @@ def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(code: str, driver: Path | str, kernels: Path | str, **settings: str) -> str:
     environment = {**os.environ, "FUSEDRNN_CUDA_DRIVER": str(driver), "FUSEDRNN_CUDA_KERNELS": str(kernels)}
     environment |= {"PYTHONPATH": str(COMMON), "FAKE_CUDA_SHARED": "12288"} | settings
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True, timeout=300
+    )
     assert done.stderr == ""
     return done.stdout.strip()
 
@@ -145,6 +147,39 @@ def test_after_a_fork(driver: Path, kernels: Path) -> None:
                        kernels).splitlines()  # fmt: skip
     assert ran.startswith("ran 0.")
     assert refused == "RuntimeError CUDA: this process was forked from one that had opened the NVIDIA driver"
+
+
+MEANWHILE = """
+import ctypes, os, threading, time
+fake = ctypes.CDLL(os.environ["FUSEDRNN_CUDA_DRIVER"])
+def until_a_call_waits():
+    while not fake.fake_cuda_waiting():
+        time.sleep(0.001)
+"""
+
+
+@pytest.mark.parametrize(
+    "call", ["cuDriverGetVersion", "cuModuleLoadData", "cuLaunchKernel", "cuLaunchCooperativeKernel", "cuMemsetD8Async"]
+)
+def test_other_threads_run_while_the_driver_is_called(driver: Path, kernels: Path, call: str) -> None:
+    """The call ends when another Python thread lets it."""
+    code = RUN + MEANWHILE + "threading.Thread(target=lambda: (until_a_call_waits(), fake.fake_cuda_go())).start()\n"
+    code += "print(fusedrnn.cuda.is_available()); attempt(); print(fake.fake_cuda_waiting())"
+    available, ran, waited = run(code, driver, kernels, FAKE_CUDA_WAIT=call).splitlines()
+    assert (available, waited) == ("True", "1")
+    assert ran.startswith("ran 0.")
+
+
+def test_a_fork_while_kernels_are_loaded(driver: Path, kernels: Path) -> None:
+    """The child waits for no thread of its parent."""
+    code = RUN + MEANWHILE + "loads = threading.Thread(target=attempt); loads.start(); until_a_call_waits()\n"
+    code += "if os.fork() == 0: print(fusedrnn.cuda.status()); attempt(); os._exit(0)\n"
+    code += "os.wait(); fake.fake_cuda_go(); loads.join()"
+    code = "import sys; print = lambda *a: __builtins__.print(*a, flush=True)\n" + code
+    status, refused, ran = run(code, driver, kernels, FAKE_CUDA_WAIT="cuModuleLoadData").splitlines()
+    assert status == "this process was forked from one that had opened the NVIDIA driver"
+    assert refused == f"RuntimeError CUDA: {status}"
+    assert ran.startswith("ran 0.")
 
 
 def test_importing_opens_no_driver(kernels: Path) -> None:

@@ -103,8 +103,9 @@ std::string Driver::error_text(int result) const {
 
 std::string Driver::problem() const {
   if (!missing_.empty()) return missing_;
-  const std::lock_guard<std::mutex> lock(mutex_);
+  // Before the lock, which a thread of the parent may hold.
   if (getpid() != process_) return "this process was forked from one that had opened the NVIDIA driver";
+  const std::lock_guard<std::mutex> lock(mutex_);
   return refused_;
 }
 

@@ -1,11 +1,16 @@
 // A libcuda.so.1 for tests: memory of the device is the process's own, kernels run in the emulator when they are
-// launched. FAKE_CUDA_FAIL="cuInit:100" makes a call fail; FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION, FAKE_CUDA_MAJOR,
+// launched. FAKE_CUDA_FAIL="cuInit:100" makes a call fail; FAKE_CUDA_WAIT="cuInit" makes it wait for fake_cuda_go,
+// and fail if that does not come; FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION, FAKE_CUDA_MAJOR,
 // FAKE_CUDA_MULTIPROCESSORS, FAKE_CUDA_SHARED, FAKE_CUDA_THREADS, FAKE_CUDA_OCCUPANCY set what it says of itself.
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <string>
+#include <thread>
 
 #include "../../csrc/cuda/kernels.cu"
 
@@ -16,8 +21,20 @@ int setting(const char* name, int otherwise) {
   return value ? std::atoi(value) : otherwise;
 }
 
-// The result that FAKE_CUDA_FAIL asks of a call, or 0.
+std::atomic<bool> waiting{false}, go{false};
+
+// Whether FAKE_CUDA_WAIT names the call, and nobody comes for 10 seconds.
+bool waits_in_vain(const char* call) {
+  const char* const asked = std::getenv("FAKE_CUDA_WAIT");
+  if (!asked || std::strcmp(asked, call) != 0) return false;
+  waiting = true;
+  for (int i = 0; i < 10000 && !go; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return !go;
+}
+
+// The result that a call shall have instead of its work, or 0.
 int failure(const char* call) {
+  if (waits_in_vain(call)) return 999;
   const char* const asked = std::getenv("FAKE_CUDA_FAIL");
   const std::size_t n = std::strlen(call);
   return asked && std::strncmp(asked, call, n) == 0 && asked[n] == ':' ? std::atoi(asked + n + 1) : 0;
@@ -43,9 +60,10 @@ void run_with(void** parameters) {
 const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS)};
 
 constexpr int kThreads = 64;
-int contexts = 0;  // pushed and not popped
-int launches = 0, cooperative_launches = 0;
-void* last_stream = nullptr;
+thread_local int contexts = 0;  // pushed and not popped
+std::atomic<int> launches{0}, cooperative_launches{0};
+std::atomic<void*> last_stream{nullptr};
+std::mutex emulating;
 char context, module;
 
 int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* stream, void** parameters) {
@@ -54,6 +72,7 @@ int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* st
   ++launches;
   last_stream = stream;
   const Kernel& kernel = *static_cast<const Kernel*>(f);
+  const std::lock_guard<std::mutex> lock(emulating);
   const emulator::End end =
       emulator::run(static_cast<int>(blocks), static_cast<int>(threads), shared, [&] { kernel.run(parameters); });
   return end == emulator::End::done ? 0 : end == emulator::End::stuck ? 702 : 719;  // launch timeout, launch failed
@@ -162,4 +181,6 @@ EXPORT int cuGetErrorString(int, const char** text) {
 EXPORT void fake_cuda_seed(unsigned seed) { emulator::shuffler.seed(seed); }
 EXPORT int fake_cuda_launches(bool cooperative) { return cooperative ? cooperative_launches : launches; }
 EXPORT void* fake_cuda_last_stream() { return last_stream; }
+EXPORT bool fake_cuda_waiting() { return waiting; }
+EXPORT void fake_cuda_go() { go = true; }
 EXPORT int fake_cuda_contexts() { return contexts; }
