@@ -15,7 +15,7 @@ import pytest
 
 import fakegpu
 import fusedrnn
-from agreement import assert_same_bits
+from agreement import assert_same_bits, named
 from cases import CELLS, FEW_SHAPES, SHAPES, Cell, grid, make_problem
 from cuda_cases import (
     FORMATS,
@@ -282,6 +282,32 @@ def test_what_libraries_are_asked_for_other_streams(library: str) -> None:
     for handle in (2, 3, 2):
         want += [("wait", handle, 1), ("work", handle), keep(handle)]
     assert log == want + ([("wait", 1, 2), ("wait", 1, 3)] if library == "cupy" else [])
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+def test_arrays_of_another_gpu_than_the_current_one(
+    cell: Cell, driver: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Second(Arrays):
+        def make(self, a: Any, dtype: str) -> Any:
+            return fakegpu.asarray(a, dtype, device=1)
+
+    monkeypatch.setitem(fakegpu.MACHINES, "pair", fakegpu.MACHINES["roomy"])
+    monkeypatch.setenv("FAKE_CUDA_DEVICES", "2")
+    with fakegpu.installed(driver, "pair"):
+        for reverse in (False, True):
+            problem = make_problem(cell, (4, 3, 5, 11), "float32", rng, lengths=True, reverse=reverse)
+            out, grads = run(problem, "float32", FAKE)
+            for want, got in zip((out, grads), run(problem, "float32", Second()), strict=True):
+                assert_same_bits(got, want)
+        w, x = Second().weights(problem, "float32"), Second().make(problem.x, "float32")
+        _, forward, backward, step = cell.functions(fusedrnn)
+        results, reserve = forward(x, w)
+        h = step(Second().make(problem.x[0], "float32"), w)
+        made: list[tuple[str, Any]] = (
+            named(results) + named(backward(reserve, results.y)) + [("h", h[0] if isinstance(h, tuple) else h)]
+        )
+        assert {a.device for _, a in made} == {1}
 
 
 def test_weights_are_a_snapshot(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:

@@ -1,6 +1,6 @@
 """An array library for tests: NumPy's arrays under the manners of one for GPUs. Its "GPU" is the emulator of
-tests/cuda, whose memory is this process's own. Work is done at once; but a read of what another stream made, and which
-the current stream does not wait for, is an AssertionError."""
+tests/cuda, whose memory is this process's own. Work is done at once, and is an AssertionError on arrays of another
+GPU than the current one, or of another stream that the current one does not wait for."""
 
 from __future__ import annotations
 
@@ -39,14 +39,15 @@ class Stream:
         self.after: dict[Stream, int] = {}
 
     def record_event(self) -> dict[Stream, int]:
-        return self.after | {self: next(_time)}
+        return self.after | {self: next(_clock)}
 
     def wait_event(self, event: dict[Stream, int]) -> None:
         assert all(stream.capturing == self.capturing for stream in event), "CUDA: an order in and out of a graph"
         self.after = {s: max(t.get(s, 0) for t in (self.after, event)) for s in self.after | event}
 
 
-_time = itertools.count(1)
+_clock = itertools.count(1)
+_device = 0  # the current GPU
 _current = Stream(STREAM)
 lent: list[tuple[Stream, int]] = []  # to streams that other streams' arrays were lent to: their addresses
 
@@ -66,10 +67,11 @@ class Array:
 
     def __init__(self, data: np.ndarray[Any, Any], device: int = 0) -> None:
         self.data, self.device = data, device
-        self.made = _current, next(_time)
+        self.made = _current, next(_clock)
 
     def read(self) -> np.ndarray[Any, Any]:
         """The data, for work on the current stream."""
+        assert self.device == _device, "an array of another GPU than the current one"
         stream, time = self.made
         if stream is not _current and stream.capturing == _current.capturing:  # else the order is the caller's
             assert time <= _current.after.get(stream, 0), "a race: nothing waits for this array"
@@ -157,6 +159,15 @@ class Library(arrays.Library):
     def stream(self, device: int) -> int:
         return _current.handle
 
+    @contextmanager
+    def current(self, device: int) -> Iterator[None]:
+        global _device
+        before, _device = _device, device
+        try:
+            yield
+        finally:
+            _device = before
+
     def capturing(self, device: int) -> bool:
         return _current.capturing
 
@@ -176,19 +187,19 @@ class Library(arrays.Library):
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
         a = np.empty(shape, numpy_dtype(dtype))
         a.view("uint8").reshape(-1)[:] = 0xFF  # NaN, if anybody reads what nobody wrote
-        return Array(a, device)
+        return Array(a, _device)
 
     def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
-        return Array(np.zeros(shape, numpy_dtype(dtype)), device)
+        return Array(np.zeros(shape, numpy_dtype(dtype)), _device)
 
     def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Array:
-        return Array(a.copy(), device)
+        return Array(a.copy(), _device)
 
     def where(self, condition: Any, a: Any) -> Array:
         return Array(np.where(condition.read(), a.read(), np.zeros((), a.dtype)), a.device)
 
     def arange(self, n: int, device: int) -> Array:
-        return Array(np.arange(n), device)
+        return Array(np.arange(n), _device)
 
 
 # Multiprocessors and shared memory: weights in one block, over several, and mostly streamed from L2.

@@ -82,7 +82,7 @@ class Library:
         return a.__cuda_array_interface__.get("strides") is None
 
     def current(self, device: int) -> AbstractContextManager[Any]:
-        """A context in which the module allocates on this device."""
+        """A context for all that makes arrays on this device, or computes with them."""
         return nullcontext()
 
     def exact(self) -> AbstractContextManager[Any]:
@@ -90,27 +90,23 @@ class Library:
         return nullcontext()
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
-        with self.current(device):
-            return self.module.empty(shape, dtype)
+        return self.module.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
-        with self.current(device):
-            return self.module.zeros(shape, dtype)
+        return self.module.zeros(shape, dtype)
 
     def cast(self, a: Any, dtype: str) -> Any:
         return a.astype(dtype)
 
     def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Any:
-        with self.current(device):
-            return self.module.asarray(a)
+        return self.module.asarray(a)
 
     def where(self, condition: Any, a: Any) -> Any:
         """a, and 0 where the condition does not hold."""
         return self.module.where(condition, a, self.module.zeros((), a.dtype))
 
     def arange(self, n: int, device: int) -> Any:
-        with self.current(device):
-            return self.module.arange(n)
+        return self.module.arange(n)
 
 
 class NumPy(Library):
@@ -145,8 +141,7 @@ class CuPy(Library):
         return bool(self.current_stream(device).is_capturing())
 
     def record(self, device: int) -> Any:
-        with self.current(device):
-            return self.current_stream(device).record(self.module.cuda.Event(disable_timing=True))
+        return self.current_stream(device).record(self.module.cuda.Event(disable_timing=True))
 
     def lend(self, arrays: Iterable[Any], device: int) -> Any:
         return self.record(device)

@@ -36,11 +36,12 @@ class CudaWeights(CheckedWeights):
         super().__init__(library, spec, arrays, DTYPES)
         H = self.hidden_size
         self.itemsize = 4 if self.dtype == "float32" else 2
-        self.vectors = self._joined_vectors()
         self.format = format or (cuda.get_float32_products() if self.dtype == "float32" else self.dtype)
         self.kernels = _core.make_cuda_cell(*cuda.paths(), self.device, spec.cell, self.format, H)
-        self.packed = self._packed(backward=False)
-        self.buffers = self.made(*self.arrays.values(), self.vectors, *self.packed)
+        with library.current(self.device):
+            self.vectors = self._joined_vectors()
+            self.packed = self._packed(backward=False)
+            self.buffers = self.made(*self.arrays.values(), self.vectors, *self.packed)
         self._transposed: Buffers | None = None
 
     def _joined_vectors(self) -> Any:
@@ -68,7 +69,7 @@ class CudaWeights(CheckedWeights):
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Around all work on the weights."""
-        with self.library.exact(), self.buffers.used():
+        with self.library.current(self.device), self.library.exact(), self.buffers.used():
             yield
 
     def _packed(self, backward: bool) -> list[Any]:
@@ -119,8 +120,8 @@ class CudaWeights(CheckedWeights):
         with self._running():
             call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
             results = self._run(call, None, self.outputs(call.B, out))
-        h = results["y"][0] if out[0] is None else out[0]
-        return (h, *(results[f"{s.name}_n"] for s in self.spec.states[1:]))
+            h = results["y"][0] if out[0] is None else out[0]
+            return (h, *(results[f"{s.name}_n"] for s in self.spec.states[1:]))
 
     def _run(self, call: Arguments, slots: Any, out: tuple[Any, ...] | None = None) -> Results:
         """A sequence; `out` are arrays for the states after a sequence of one step."""
