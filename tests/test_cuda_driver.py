@@ -107,12 +107,22 @@ def test_status_touches_no_gpu(driver: Path, kernels: Path) -> None:
         assert run(STATUS, driver, kernels, FAKE_CUDA_FAIL=f"{call}:1").startswith("True ok")
 
 
-def test_refused_kernels(driver: Path, kernels: Path) -> None:
+@pytest.mark.parametrize(
+    ("result", "name"),
+    [
+        (200, "INVALID_IMAGE"),  # a file of a newer nvcc than the driver
+        (209, "NO_BINARY_FOR_GPU"),
+        (218, "INVALID_PTX"),
+        (222, "UNSUPPORTED_PTX_VERSION"),
+        (300, "INVALID_SOURCE"),
+    ],
+)
+def test_refused_kernels(driver: Path, kernels: Path, result: int, name: str) -> None:
     refused = "the kernels of this build do not fit Emulated GPU with a driver for CUDA 13.0: "
-    sentence = refused + "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+    sentence = f"{refused}CUDA_ERROR_{name}"
     code = RUN + "attempt(); print(fusedrnn.cuda.is_available(), fusedrnn.cuda.status()); attempt()"
     want = [f"RuntimeError CUDA: {sentence}", f"False {sentence}", f"RuntimeError CUDA: {sentence}"]
-    assert run(code, driver, kernels, FAKE_CUDA_FAIL="cuModuleLoadData:222").splitlines() == want
+    assert run(code, driver, kernels, FAKE_CUDA_FAIL=f"cuModuleLoadData:{result}").splitlines() == want
 
 
 @pytest.mark.parametrize("call", ["cuLaunchCooperativeKernel", "cuLaunchKernel", "cuMemsetD8Async"])

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <exception>
 #include <fstream>
 #include <iterator>
@@ -16,7 +17,8 @@ namespace cuda {
 namespace {
 
 // From cuda.h: CUresult, CUdevice_attribute, CUfunction_attribute.
-constexpr int kOutOfMemory = 2, kNoDevice = 100, kNoBinary = 209, kUnsupportedPtx = 222;
+constexpr int kOutOfMemory = 2, kNoDevice = 100;
+constexpr int kUnfit[] = {200, 209, 218, 222, 300};  // invalid image, no binary, invalid PTX, unsupported PTX, source
 constexpr int kComputeMajor = 75, kComputeMinor = 76, kMultiprocessors = 16, kSharedPerBlockOptin = 97;
 constexpr int kThreadsOfKernel = 0, kDynamicSharedBytes = 8;
 
@@ -152,7 +154,7 @@ void Driver::load(Device& d) {
   const Current current(*this, d);
   void* module = nullptr;
   const int result = calls_.cuModuleLoadData(&module, image_.data());
-  if (result == kNoBinary || result == kUnsupportedPtx) {
+  if (std::find(std::begin(kUnfit), std::end(kUnfit), result) != std::end(kUnfit)) {
     refused_ = "the kernels of this build do not fit " + d.name + " with a driver for CUDA " + version_text(version_) +
                ": " + error_text(result);
     throw std::runtime_error("CUDA: " + refused_);

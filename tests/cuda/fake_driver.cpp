@@ -167,6 +167,10 @@ EXPORT int cuMemsetD8Async(std::uint64_t p, unsigned char value, std::size_t byt
 }
 EXPORT int cuGetErrorName(int result, const char** name) {
   *name = result == 719   ? "CUDA_ERROR_LAUNCH_FAILED"
+          : result == 200 ? "CUDA_ERROR_INVALID_IMAGE"
+          : result == 209 ? "CUDA_ERROR_NO_BINARY_FOR_GPU"
+          : result == 218 ? "CUDA_ERROR_INVALID_PTX"
+          : result == 300 ? "CUDA_ERROR_INVALID_SOURCE"
           : result == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
           : result == 702 ? "CUDA_ERROR_LAUNCH_TIMEOUT"
                           : nullptr;
