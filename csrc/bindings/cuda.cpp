@@ -37,9 +37,9 @@ struct CudaCell {
   cuda::Format format;
   int64_t hidden;
 
-  CudaCell(const std::string& library, const std::string& image, int ordinal, const std::string& name,
-           const std::string& format_name, int64_t hidden_size)
-      : driver(cuda::driver(library, image)),
+  CudaCell(const cuda::Paths& paths, int ordinal, const std::string& name, const std::string& format_name,
+           int64_t hidden_size)
+      : driver(cuda::driver(paths)),
         device(driver.device(ordinal)),
         cell(cell_by_name(name)),
         format(format_by_name(format_name)),
@@ -196,11 +196,11 @@ auto on_object(Result (Object::*member)(Args...) const) {
 }  // namespace
 
 void register_cuda(py::module_& m) {
-  m.def("cuda_status", [](const std::string& library, const std::string& image) {
+  m.def("cuda_status", [](const std::string& library, const std::string& nvml, const std::string& image) {
     bool ready = false;
     std::string status;
     without_gil([&] {
-      const cuda::Driver& driver = cuda::driver(library, image);
+      const cuda::Driver& driver = cuda::driver({library, nvml, image});
       ready = driver.problem().empty();
       status = driver.status();
     });
@@ -209,10 +209,11 @@ void register_cuda(py::module_& m) {
   py::class_<CudaCell, std::shared_ptr<CudaCell>>(m, "CudaCell", py::custom_type_setup(refuse_new<4>), py::is_final())
       .def("packed_sizes", on_object(&CudaCell::packed_sizes))
       .def("pack", on_object(&CudaCell::pack));
-  m.def("make_cuda_cell", [](const std::string& library, const std::string& image, int device, const std::string& cell,
-                             const std::string& format, int64_t hidden_size) {
+  m.def("make_cuda_cell", [](const std::string& library, const std::string& nvml, const std::string& image, int device,
+                             const std::string& cell, const std::string& format, int64_t hidden_size) {
     std::shared_ptr<CudaCell> made;
-    without_gil([&] { made = std::make_shared<CudaCell>(library, image, device, cell, format, hidden_size); });
+    const cuda::Paths paths{library, nvml, image};
+    without_gil([&] { made = std::make_shared<CudaCell>(paths, device, cell, format, hidden_size); });
     return made;
   });
   py::class_<CudaRun>(m, "CudaRun", py::custom_type_setup(refuse_new<5>), py::is_final())

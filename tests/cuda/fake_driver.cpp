@@ -1,7 +1,9 @@
-// A libcuda.so.1 for tests: memory of the device is the process's own, kernels run in the emulator when they are
-// launched. FAKE_CUDA_FAIL="cuInit:100" makes a call fail; FAKE_CUDA_WAIT="cuInit" makes it wait for fake_cuda_go,
-// and fail if that does not come; FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION, FAKE_CUDA_MAJOR,
+// A libcuda.so.1 and libnvidia-ml.so.1 for tests: memory of the device is the process's own, kernels run in the
+// emulator when they are launched. FAKE_CUDA_FAIL="cuInit:100" makes a call fail; FAKE_CUDA_WAIT="cuInit" makes it wait
+// for fake_cuda_go, and fail if that does not come; FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION, FAKE_CUDA_MAJOR,
 // FAKE_CUDA_MULTIPROCESSORS, FAKE_CUDA_SHARED, FAKE_CUDA_THREADS, FAKE_CUDA_OCCUPANCY set what it says of itself.
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -64,6 +66,7 @@ thread_local int contexts = 0;  // pushed and not popped
 std::atomic<int> launches{0}, cooperative_launches{0};
 std::atomic<void*> last_stream{nullptr};
 std::mutex emulating;
+pid_t initialised = 0;  // the process
 char context, module;
 
 int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* stream, void** parameters) {
@@ -84,6 +87,8 @@ int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* st
 
 EXPORT int cuInit(unsigned) {
   MAY_FAIL("cuInit");
+  if (initialised != 0 && initialised != getpid()) return 3;  // not initialised, and never in this process
+  initialised = getpid();
   return 0;
 }
 #ifndef FAKE_CUDA_ANCIENT
@@ -181,10 +186,37 @@ EXPORT int cuGetErrorString(int, const char** text) {
   return 1;
 }
 
+EXPORT int nvmlInit_v2() {
+  MAY_FAIL("nvmlInit_v2");
+  return 0;
+}
+EXPORT int nvmlShutdown() { return 0; }
+EXPORT int nvmlDeviceGetCount_v2(unsigned* count) {
+  MAY_FAIL("nvmlDeviceGetCount_v2");
+  *count = static_cast<unsigned>(setting("FAKE_CUDA_DEVICES", 1));
+  return 0;
+}
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned, void** device) {
+  MAY_FAIL("nvmlDeviceGetHandleByIndex_v2");
+  *device = nullptr;
+  return 0;
+}
+EXPORT int nvmlDeviceGetName(void*, char* name, unsigned size) {
+  std::snprintf(name, size, "Emulated GPU");
+  return 0;
+}
+EXPORT int nvmlDeviceGetCudaComputeCapability(void*, int* major, int* minor) {
+  *major = setting("FAKE_CUDA_MAJOR", 9);
+  *minor = 0;
+  return 0;
+}
+EXPORT const char* nvmlErrorString(int) { return "Fake"; }
+
 // What tests ask.
+EXPORT int fake_cuda_initialised() { return initialised == getpid(); }
 EXPORT void fake_cuda_seed(unsigned seed) { emulator::shuffler.seed(seed); }
 EXPORT int fake_cuda_launches(bool cooperative) { return cooperative ? cooperative_launches : launches; }
 EXPORT void* fake_cuda_last_stream() { return last_stream; }
-EXPORT bool fake_cuda_waiting() { return waiting; }
+EXPORT int fake_cuda_waiting() { return waiting; }
 EXPORT void fake_cuda_go() { go = true; }
 EXPORT int fake_cuda_contexts() { return contexts; }

@@ -236,6 +236,7 @@ def installed(driver: Path, machine: str) -> Iterator[ctypes.CDLL]:
         m.setenv("FAKE_CUDA_MULTIPROCESSORS", str(multiprocessors))
         m.setenv("FAKE_CUDA_SHARED", str(shared))
         m.setenv("FUSEDRNN_CUDA_DRIVER", str(driver))
+        m.setenv("FUSEDRNN_CUDA_NVML", str(driver))
         m.setenv("FUSEDRNN_CUDA_KERNELS", str(kernels))
         m.setitem(arrays.LIBRARIES, "fakegpu", Library)
         assert fusedrnn.cuda.status().startswith("ok: Emulated GPU")
