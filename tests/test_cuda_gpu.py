@@ -1,5 +1,6 @@
 """The CUDA backend on a real GPU, with PyTorch's tensors and CuPy's arrays. Skipped where there is none; the same
-checks run on an emulated GPU in test_cuda.py. `FUSEDRNN_CUDA_REPEATS=10000` hunts races for longer."""
+checks run on an emulated GPU in test_cuda.py. `FUSEDRNN_CUDA_REPEATS=10000` hunts races for longer:
+those between blocks, no sanitizer sees."""
 
 from __future__ import annotations
 
