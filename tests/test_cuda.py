@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ import pytest
 
 import fakegpu
 import fusedrnn
-from agreement import assert_same_bits
+from agreement import assert_same_bits, named
 from cases import CELLS, FEW_SHAPES, SHAPES, Cell, grid, make_problem
 from cuda_cases import (
     FORMATS,
@@ -185,6 +187,129 @@ def test_work_runs_on_the_callers_stream(roomy: ctypes.CDLL, rng: np.random.Gene
     assert roomy.fake_cuda_contexts() == 0
 
 
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+@pytest.mark.parametrize("how", ["stream by stream", "in a graph"])
+def test_weights_and_reserves_serve_other_streams(
+    cell: Cell, how: str, roomy: ctypes.CDLL, rng: np.random.Generator
+) -> None:
+    """Each call on a stream of its own, which has made its arguments: it waits for what other calls have left, and
+    what they have left waits for it."""
+    problem = make_problem(cell, (4, 3, 5, 11), "float32", rng, lengths=True)
+    infer, forward, backward, step = cell.functions(fusedrnn)
+    want, want_grads = run(problem, "float32", FAKE)
+    w = FAKE.weights(problem, "float32")
+    fakegpu.lent.clear()
+    streams = [fakegpu.Stream(handle, capturing=how == "in a graph") for handle in range(10, 14)]
+
+    def on(stream: fakegpu.Stream, call: Any, *given: Any) -> Any:
+        with fakegpu.on_stream(stream):
+            made = [FAKE.make(a, "float32") for a in given]
+            return call(*made)
+
+    arguments = problem.x, *problem.states
+    out = on(streams[0], lambda x, *s: infer(x, w, *s, **problem.kwargs), *arguments)
+    assert_same_bits(FAKE.back(out), want)
+    used = {fakegpu.Library(None).pointer(a) for a in w._loaded.buffers.arrays}
+    assert len(used) > len(w._loaded.packed) > 0
+    assert {a for stream, a in fakegpu.lent if stream is streams[0]} == (used if how == "stream by stream" else set())
+    for forward_stream in (streams[1], streams[3]):  # the first of which packs for backward
+        out, reserve = on(forward_stream, lambda x, *s: forward(x, w, *s, **problem.kwargs), *arguments)
+        assert_same_bits(FAKE.back(out), want)
+    for stream in streams[3:1:-1]:
+        grads = on(stream, lambda dy, *ds: backward(reserve, dy, *ds), problem.dy, *problem.dstates)
+        assert_same_bits(FAKE.back(grads), want_grads)
+    reserved = [a for stream, a in fakegpu.lent if stream is streams[2]]
+    assert len(set(reserved)) > len(used) + 2 or how == "in a graph"
+    on(streams[3], lambda x, *s: step(x, w, *s), problem.x[0], *problem.states)
+
+
+def test_the_stream_that_made_the_weights_asks_nothing(roomy: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, x = lstm_weights(), zeros_on(4, 2, 3)
+
+    def fails(*_: Any) -> Any:
+        raise AssertionError
+
+    fusedrnn.lstm_forward(x, w)  # packs for backward
+    for name in ("capturing", "record", "wait", "lend"):
+        monkeypatch.setattr(fakegpu.Library, name, fails)
+    fusedrnn.lstm(x, w)
+    fusedrnn.lstm_cell(x[0], w)
+
+
+class FakeStream:
+    """A stream of PyTorch's or CuPy's modules, which logs what it is asked."""
+
+    def __init__(self, log: list[Any], handle: int) -> None:
+        self.log, self.cuda_stream, self.ptr = log, handle, handle
+
+    def is_capturing(self) -> bool:
+        return False
+
+    def record(self, event: Any) -> Any:
+        return self.record_event()
+
+    def record_event(self) -> Any:
+        self.log.append(("record", self.ptr))
+        return self.ptr
+
+    def wait_event(self, event: Any) -> None:
+        self.log.append(("wait", self.ptr, event))
+
+
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_what_libraries_are_asked_for_other_streams(library: str) -> None:
+    """Memory is safe until work on another stream ends: PyTorch is told; in CuPy, the stream that made it waits."""
+    log: list[Any] = []
+    streams = {handle: FakeStream(log, handle) for handle in (1, 2, 3)}
+    current = [streams[1]]
+    cuda = SimpleNamespace(
+        current_stream=lambda device: current[0],
+        get_current_stream=lambda device: current[0],
+        is_current_stream_capturing=lambda: False,
+        device=lambda device: nullcontext(),
+        Device=lambda device: nullcontext(),
+        Event=lambda disable_timing: None,
+    )
+    tensor = SimpleNamespace(record_stream=lambda stream: log.append(("keep for", stream.ptr)))
+    buffers = arrays.Buffers(arrays.LIBRARIES[library](SimpleNamespace(cuda=cuda)), 0, [tensor, None])
+    for handle in (1, 2, 3, 2):
+        current[0] = streams[handle]
+        with buffers.used():
+            log.append(("work", handle))
+    del buffers
+    keep: Any = {"torch": lambda n: ("keep for", n), "cupy": lambda n: ("record", n)}[library]
+    want: list[Any] = [("record", 1), ("work", 1)]
+    for handle in (2, 3, 2):
+        want += [("wait", handle, 1), ("work", handle), keep(handle)]
+    assert log == want + ([("wait", 1, 2), ("wait", 1, 3)] if library == "cupy" else [])
+
+
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+def test_arrays_of_another_gpu_than_the_current_one(
+    cell: Cell, driver: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Second(Arrays):
+        def make(self, a: Any, dtype: str) -> Any:
+            return fakegpu.asarray(a, dtype, device=1)
+
+    monkeypatch.setitem(fakegpu.MACHINES, "pair", fakegpu.MACHINES["roomy"])
+    monkeypatch.setenv("FAKE_CUDA_DEVICES", "2")
+    with fakegpu.installed(driver, "pair"):
+        for reverse in (False, True):
+            problem = make_problem(cell, (4, 3, 5, 11), "float32", rng, lengths=True, reverse=reverse)
+            out, grads = run(problem, "float32", FAKE)
+            for want, got in zip((out, grads), run(problem, "float32", Second()), strict=True):
+                assert_same_bits(got, want)
+        w, x = Second().weights(problem, "float32"), Second().make(problem.x, "float32")
+        _, forward, backward, step = cell.functions(fusedrnn)
+        results, reserve = forward(x, w)
+        h = step(Second().make(problem.x[0], "float32"), w)
+        made: list[tuple[str, Any]] = (
+            named(results) + named(backward(reserve, results.y)) + [("h", h[0] if isinstance(h, tuple) else h)]
+        )
+        assert {a.device for _, a in made} == {1}
+
+
 def test_weights_are_a_snapshot(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
     arrays = [fakegpu.asarray(rng.standard_normal(s).astype("float32")) for s in ((8, 3), (8, 2), (8,), (8,))]
     w = fusedrnn.LSTMWeights(*arrays)
@@ -346,3 +471,62 @@ def test_tensors_of_pytorch(
     x = arrays.make(problem.x, "float32").requires_grad_()
     out = cell.functions(fusedrnn)[0](x, arrays.weights(problem, "float32"))
     assert not out.y.requires_grad
+
+
+@pytest.mark.parametrize("format", ["float32", "float16"])
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
+def test_autocast_changes_nothing(cell: Cell, format: str, cpu_tensors: None, rng: np.random.Generator) -> None:
+    import torch
+
+    problem = rounded(make_problem(cell, (5, 3, 7, 11), "float32", rng, lengths=True), format)
+    tensors = TorchArrays("cpu")
+    want = run(problem, format, tensors)
+    x, states = (tensors.make(a, format) for a in (problem.x[0], np.array(problem.states)))
+    step, w = cell.functions(fusedrnn)[3], tensors.weights(problem, format)
+    want_step = step(x, w, *states)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert (x @ w.weight_ih.T).dtype == torch.bfloat16  # that is what autocast does
+        got, got_step = run(problem, format, tensors), step(x, w, *states)
+        assert torch.is_autocast_enabled("cpu")
+    for a, b in zip(want, got, strict=True):
+        assert_same_bits(a, b)
+    for a, b in zip(*(r if isinstance(r, tuple) else (r,) for r in (want_step, got_step)), strict=True):
+        assert torch.equal(a, b)
+        assert a.dtype == b.dtype
+
+
+def test_tensors_that_require_gradients_make_no_graph(cpu_tensors: None, rng: np.random.Generator) -> None:
+    import torch
+
+    def given(*shape: int) -> Any:
+        return torch.tensor(rng.standard_normal(shape), dtype=torch.float32, requires_grad=True)
+
+    w = fusedrnn.GRUWeights(*(given(*shape) for shape in ((15, 3), (15, 5), (15,), (15,))))
+    out, reserve = fusedrnn.gru_forward(given(4, 2, 3), w, given(2, 5))
+    results: list[Any] = [
+        *out,
+        *fusedrnn.gru_backward(reserve, given(4, 2, 5), given(2, 5)),
+        fusedrnn.gru_cell(given(2, 3), w),
+    ]
+    assert all(a.grad_fn is None and not a.requires_grad for a in results)
+
+
+def test_a_product_of_another_dtype_is_refused(
+    roomy: ctypes.CDLL, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels take its address, and could not tell."""
+    w, x = lstm_weights(), fakegpu.asarray(rng.standard_normal((4, 2, 3)), "float32")
+    out, reserve = fusedrnn.lstm_forward(x, w)
+    fusedrnn.lstm_backward(reserve, out.y)
+    multiply = fakegpu.Array.__matmul__
+    calls: list[Any] = [lambda: fusedrnn.lstm(x, w), lambda: fusedrnn.lstm_backward(reserve, out.y)]
+    for at, call in ((0, calls[0]), (0, calls[1]), (1, calls[1]), (2, calls[1])):  # dx, then each weight's gradient
+        made: list[Any] = []
+
+        def product(a: Any, b: Any, at: int = at, made: list[Any] = made) -> Any:
+            made.append(multiply(a, b))
+            return made[-1].astype("float16") if len(made) == at + 1 else made[-1]
+
+        with monkeypatch.context() as m, pytest.raises(RuntimeError, match="of dtype float32 came as float16: fakegpu"):
+            m.setattr(fakegpu.Array, "__matmul__", product)
+            call()

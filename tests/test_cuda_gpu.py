@@ -1,5 +1,6 @@
 """The CUDA backend on a real GPU, with PyTorch's tensors and CuPy's arrays. Skipped where there is none; the same
-checks run on an emulated GPU in test_cuda.py. `FUSEDRNN_CUDA_REPEATS=10000` hunts races for longer."""
+checks run on an emulated GPU in test_cuda.py. `FUSEDRNN_CUDA_REPEATS=10000` hunts races for longer:
+those between blocks, no sanitizer sees."""
 
 from __future__ import annotations
 
@@ -134,3 +135,36 @@ def test_the_current_stream(tensors: TorchArrays, rng: np.random.Generator) -> N
         got = fusedrnn.gru(x, w).y
     stream.synchronize()
     assert torch.equal(got, want)
+
+
+def test_weights_made_on_another_stream(tensors: TorchArrays) -> None:
+    """A call waits for slow weights, and their memory for the call. Into a graph goes no such order."""
+    torch = tensors.torch
+    given = [torch.randn(s, device="cuda") / 8 for s in ((192, 16), (192, 64))]
+    x = torch.randn(50, 4, 16, device="cuda")
+    want, reserve = fusedrnn.gru_forward(x, fusedrnn.GRUWeights(*given))
+    want_grads = fusedrnn.gru_backward(reserve, want.y)
+    torch.cuda.synchronize()
+    first, second = torch.cuda.Stream(), torch.cuda.Stream()
+    for _ in range(20):
+        with torch.cuda.stream(first):
+            torch.cuda._sleep(5_000_000)
+            w = fusedrnn.GRUWeights(*(a + 0 for a in given))
+        with torch.cuda.stream(second):
+            out, reserve = fusedrnn.gru_forward(x, w)
+            torch.cuda._sleep(5_000_000)
+            grads = fusedrnn.gru_backward(reserve, out.y)
+        del w, reserve
+        with torch.cuda.stream(first):
+            waste = [torch.full((n,), 1e9, device="cuda") for n in (64 * 192, 16 * 192, 192 * 80) for _ in range(4)]
+        torch.cuda.synchronize()
+        assert torch.equal(out.y, want.y)
+        assert all(torch.equal(a, b) for (_, a), (_, b) in zip(named(grads), named(want_grads), strict=True))
+        del waste
+    w, graph = fusedrnn.GRUWeights(*given), torch.cuda.CUDAGraph()
+    fusedrnn.gru(x, w)
+    with torch.cuda.graph(graph):
+        out = fusedrnn.gru(x, w)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(out.y, want.y)

@@ -1,5 +1,6 @@
 // The native side of the CUDA backend: the driver, plans and launches, on plain addresses. The Python layer has checked
-// arrays and allocated; addresses are on the device that it names.
+// arrays and allocated; addresses are on the device that it names. The driver is called without the GIL: it may wait,
+// for a full queue of launches above all.
 
 #include <pybind11/stl.h>
 
@@ -11,6 +12,7 @@
 
 #include "../cuda/launch.hpp"
 #include "cell.hpp"
+#include "gil.hpp"
 #include "register.hpp"
 
 namespace fusedrnn {
@@ -35,9 +37,9 @@ struct CudaCell {
   cuda::Format format;
   int64_t hidden;
 
-  CudaCell(const std::string& library, const std::string& image, int ordinal, const std::string& name,
-           const std::string& format_name, int64_t hidden_size)
-      : driver(cuda::driver(library, image)),
+  CudaCell(const cuda::Paths& paths, int ordinal, const std::string& name, const std::string& format_name,
+           int64_t hidden_size)
+      : driver(cuda::driver(paths)),
         device(driver.device(ordinal)),
         cell(cell_by_name(name)),
         format(format_by_name(format_name)),
@@ -56,13 +58,15 @@ struct CudaCell {
   }
   void pack(bool backward, std::uintptr_t weight_hh, const std::vector<std::uintptr_t>& to,
             std::uintptr_t stream) const {
-    const cuda::Current current(driver, device);
-    for (int p = 0; p < facts_of(cell).products; ++p) {
-      cuda::PackArguments a = pack_of(backward, p);
-      a.from = reinterpret_cast<const void*>(weight_hh);
-      a.to = reinterpret_cast<void*>(to.at(static_cast<std::size_t>(p)));
-      cuda::run_pack(driver, device, format, a, reinterpret_cast<void*>(stream));
-    }
+    without_gil([&] {
+      const cuda::Current current(driver, device);
+      for (int p = 0; p < facts_of(cell).products; ++p) {
+        cuda::PackArguments a = pack_of(backward, p);
+        a.from = reinterpret_cast<const void*>(weight_hh);
+        a.to = reinterpret_cast<void*>(to.at(static_cast<std::size_t>(p)));
+        cuda::run_pack(driver, device, format, a, reinterpret_cast<void*>(stream));
+      }
+    });
   }
 
   cuda::Plan plan_of(bool backward, int64_t batch, const cuda::Forced& forced) const {
@@ -157,18 +161,20 @@ struct CudaRun {
     a.pre_first = pre_first;
     a.reverse = reverse ? 1 : 0;
     a.slots_step = slots_step;
-    const cuda::Kind kind = backward ? cuda::Kind::backward : cuda::Kind::forward;
-    const cuda::Current current(kernels.driver, kernels.device);
-    cuda::run(kernels.driver, kernels.device, kind, kernels.format, a, reinterpret_cast<void*>(stream));
+    run(backward ? cuda::Kind::backward : cuda::Kind::forward, a, stream);
   }
   // Lets the thread blocks of this launch give each other operands this number of times, and do nothing else: for the
   // benchmark.
   void launch_exchange(int64_t times, std::uintptr_t stream) const {
     cuda::Arguments exchange = a;
     exchange.seq_len = times;
-    const cuda::Current current(kernels.driver, kernels.device);
-    cuda::run(kernels.driver, kernels.device, cuda::Kind::exchange, kernels.format, exchange,
-              reinterpret_cast<void*>(stream));
+    run(cuda::Kind::exchange, exchange, stream);
+  }
+  void run(cuda::Kind kind, const cuda::Arguments& arguments, std::uintptr_t stream) const {
+    without_gil([&] {
+      const cuda::Current current(kernels.driver, kernels.device);
+      cuda::run(kernels.driver, kernels.device, kind, kernels.format, arguments, reinterpret_cast<void*>(stream));
+    });
   }
   py::dict plan() const {
     using namespace py::literals;
@@ -199,16 +205,25 @@ auto on_object(Result (Object::*member)(Args...) const) {
 }  // namespace
 
 void register_cuda(py::module_& m) {
-  m.def("cuda_status", [](const std::string& library, const std::string& image) {
-    const cuda::Driver& driver = cuda::driver(library, image);
-    return py::make_tuple(driver.problem().empty(), py::bytes(driver.status()));  // paths may be no UTF-8
+  m.def("cuda_status", [](const std::string& library, const std::string& nvml, const std::string& image) {
+    bool ready = false;
+    std::string status;
+    without_gil([&] {
+      const cuda::Driver& driver = cuda::driver({library, nvml, image});
+      ready = driver.problem().empty();
+      status = driver.status();
+    });
+    return py::make_tuple(ready, py::bytes(status));  // paths may be no UTF-8
   });
   py::class_<CudaCell, std::shared_ptr<CudaCell>>(m, "CudaCell", py::custom_type_setup(refuse_new<4>), py::is_final())
       .def("packed_sizes", on_object(&CudaCell::packed_sizes))
       .def("pack", on_object(&CudaCell::pack));
-  m.def("make_cuda_cell", [](const std::string& library, const std::string& image, int device, const std::string& cell,
-                             const std::string& format, int64_t hidden_size) {
-    return std::make_shared<CudaCell>(library, image, device, cell, format, hidden_size);
+  m.def("make_cuda_cell", [](const std::string& library, const std::string& nvml, const std::string& image, int device,
+                             const std::string& cell, const std::string& format, int64_t hidden_size) {
+    std::shared_ptr<CudaCell> made;
+    const cuda::Paths paths{library, nvml, image};
+    without_gil([&] { made = std::make_shared<CudaCell>(paths, device, cell, format, hidden_size); });
+    return made;
   });
   py::class_<CudaRun>(m, "CudaRun", py::custom_type_setup(refuse_new<5>), py::is_final())
       .def("set", on_object(&CudaRun::set))

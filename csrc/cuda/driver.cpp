@@ -4,6 +4,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
 #include <exception>
 #include <fstream>
 #include <iterator>
@@ -16,12 +19,16 @@ namespace cuda {
 namespace {
 
 // From cuda.h: CUresult, CUdevice_attribute, CUfunction_attribute.
-constexpr int kOutOfMemory = 2, kNoDevice = 100, kNoBinary = 209, kUnsupportedPtx = 222;
+constexpr int kOutOfMemory = 2, kNoDevice = 100;
+constexpr int kUnfit[] = {200, 209, 218, 222, 300};  // invalid image, no binary, invalid PTX, unsupported PTX, source
 constexpr int kComputeMajor = 75, kComputeMinor = 76, kMultiprocessors = 16, kSharedPerBlockOptin = 97;
 constexpr int kThreadsOfKernel = 0, kDynamicSharedBytes = 8;
 
 constexpr int kOldestVersion = 12000;
 constexpr int kOldestMajor = 8;  // sm_80: bfloat16 and tf32 on tensor cores
+
+constexpr const char* kNoGpu = "the NVIDIA driver finds no GPU";
+constexpr const char* kForked = "this process was forked from one that had opened the NVIDIA driver";
 
 constexpr const char* kKindNames[kKinds] = {"forward", "backward", "exchange", "pack"};
 
@@ -29,68 +36,93 @@ std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
 }
 
+// Whether CUDA_VISIBLE_DEVICES leaves none of this many GPUs: it names GPUs, as far as the first entry that does not.
+bool hides(const char* visible, std::size_t gpus) {
+  if (!visible) return false;
+  const std::string first(visible + std::strspn(visible, " "));
+  if (first.compare(0, 4, "GPU-") == 0 || first.compare(0, 4, "MIG-") == 0) return false;
+  return first.empty() || first[0] < '0' || first[0] > '9' || std::strtoul(first.c_str(), nullptr, 10) >= gpus;
+}
+
 }  // namespace
 
-Driver::Driver(std::string library_path, std::string image_path)
-    : library_path_(std::move(library_path)), image_path_(std::move(image_path)), process_(getpid()) {
+Driver::Driver(Paths paths) : paths_(std::move(paths)) {
   missing_ = read_image();
   if (missing_.empty()) missing_ = open_library();
-  if (missing_.empty()) missing_ = look_for_devices();
-  devices_.resize(static_cast<std::size_t>(device_count_));
+  if (missing_.empty()) missing_ = check_version();
+  if (!missing_.empty()) return;
+  const GpuList list = list_gpus(paths_.nvml);
+  listed_ = list.gpus.size();
+  unlisted_ = list.problem.empty() ? check_found(list.gpus) : list.problem;
 }
 
 std::string Driver::read_image() {
   struct stat about;
-  if (stat(image_path_.c_str(), &about) != 0) return "this build carries no CUDA kernels";
-  if (!S_ISREG(about.st_mode)) return "the CUDA kernels cannot be read: " + image_path_ + " is no file";
+  if (stat(paths_.image.c_str(), &about) != 0) return "this build carries no CUDA kernels";
+  if (!S_ISREG(about.st_mode)) return "the CUDA kernels cannot be read: " + paths_.image + " is no file";
   try {
-    std::ifstream file(image_path_, std::ios::binary);
-    if (!file) return "the CUDA kernels cannot be read: " + image_path_ + " cannot be opened";
+    std::ifstream file(paths_.image, std::ios::binary);
+    if (!file) return "the CUDA kernels cannot be read: " + paths_.image + " cannot be opened";
     image_.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
   } catch (const std::exception& e) {  // the file, or the memory for it, fails
-    return "the CUDA kernels cannot be read: " + image_path_ + ": " + e.what();
+    return "the CUDA kernels cannot be read: " + paths_.image + ": " + e.what();
   }
-  if (image_.empty()) return "the CUDA kernels cannot be read: " + image_path_ + " is empty";
+  if (image_.empty()) return "the CUDA kernels cannot be read: " + paths_.image + " is empty";
   image_.push_back('\0');  // images that are PTX end with one
   return "";
 }
 
 std::string Driver::open_library() {
-  void* const library = dlopen(library_path_.c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!library) return "no NVIDIA driver: " + library_path_ + " cannot be loaded";
+  void* const library = dlopen(paths_.library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (!library) return "no NVIDIA driver: " + paths_.library + " cannot be loaded";
   std::string absent;
 #define RNN_DRIVER_FIND(name, arguments)                                   \
   calls_.name = reinterpret_cast<int(*) arguments>(dlsym(library, #name)); \
   if (!calls_.name && absent.empty()) absent = #name;
   RNN_DRIVER_CALLS(RNN_DRIVER_FIND)
 #undef RNN_DRIVER_FIND
-  return absent.empty() ? "" : "the NVIDIA driver is too old: " + library_path_ + " has no " + absent;
+  return absent.empty() ? "" : "the NVIDIA driver is too old: " + paths_.library + " has no " + absent;
 }
 
-std::string Driver::look_for_devices() {
-  int result = calls_.cuInit(0);
-  if (result == kNoDevice) return "the NVIDIA driver finds no GPU";
-  if (result != 0) return "the NVIDIA driver does not start: " + error_text(result);
-  result = calls_.cuDriverGetVersion(&version_);
+std::string Driver::check_version() {
+  const int result = calls_.cuDriverGetVersion(&version_);  // needs no start
   if (result != 0) return "the NVIDIA driver does not tell its version: " + error_text(result);
-  if (version_ < kOldestVersion) {
-    return "the NVIDIA driver is too old: it has CUDA " + version_text(version_) + ", expected " +
-           version_text(kOldestVersion) + " or later";
-  }
+  if (version_ >= kOldestVersion) return "";
+  return "the NVIDIA driver is too old: it has CUDA " + version_text(version_) + ", expected " +
+         version_text(kOldestVersion) + " or later";
+}
+
+std::string Driver::start() {
+  process_ = getpid();
+  int result = calls_.cuInit(0);
+  if (result == kNoDevice) return kNoGpu;
+  if (result != 0) return "the NVIDIA driver does not start: " + error_text(result);
   result = calls_.cuDeviceGetCount(&device_count_);
   if (result != 0) return "the NVIDIA driver does not list its GPUs: " + error_text(result);
-  if (device_count_ == 0) return "the NVIDIA driver finds no GPU";
-  bool fits = false;
+  devices_.resize(static_cast<std::size_t>(device_count_));
+  std::vector<Gpu> gpus(devices_.size());
   for (int i = 0; i < device_count_; ++i) {
-    int device = 0, major = 0, minor = 0;
+    Gpu& gpu = gpus[static_cast<std::size_t>(i)];
+    int device = 0;
     char name[256] = "";
     calls_.cuDeviceGet(&device, i);
     calls_.cuDeviceGetName(name, sizeof name, device);
-    calls_.cuDeviceGetAttribute(&major, kComputeMajor, device);
-    calls_.cuDeviceGetAttribute(&minor, kComputeMinor, device);
-    found_ += (i ? ", " : "") + std::string(name) + " (sm_" + std::to_string(major) + std::to_string(minor) + ")";
-    fits = fits || major >= kOldestMajor;
+    calls_.cuDeviceGetAttribute(&gpu.major, kComputeMajor, device);
+    calls_.cuDeviceGetAttribute(&gpu.minor, kComputeMinor, device);
+    gpu.name = name;
   }
+  return check_found(gpus);
+}
+
+std::string Driver::check_found(const std::vector<Gpu>& gpus) {
+  bool fits = false;
+  found_.clear();
+  for (const Gpu& gpu : gpus) {
+    found_ +=
+        (found_.empty() ? "" : ", ") + gpu.name + " (sm_" + std::to_string(gpu.major) + std::to_string(gpu.minor) + ")";
+    fits = fits || gpu.major >= kOldestMajor;
+  }
+  if (gpus.empty()) return kNoGpu;
   return fits ? "" : "no GPU of sm_80 or later: found " + found_;
 }
 
@@ -101,16 +133,24 @@ std::string Driver::error_text(int result) const {
   return (name ? std::string(name) : "CUresult " + std::to_string(result)) + (text ? std::string(", ") + text : "");
 }
 
+bool Driver::forked() const {
+  const std::int64_t process = process_;
+  return process != 0 && process != getpid();
+}
+
 std::string Driver::problem() const {
-  if (!missing_.empty()) return missing_;
+  if (forked()) return kForked;  // before the lock, which a thread of the parent may have held
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (getpid() != process_) return "this process was forked from one that had opened the NVIDIA driver";
-  return refused_;
+  if (!missing_.empty()) return missing_;
+  if (process_ != 0) return refused_;
+  return unlisted_.empty() && hides(std::getenv("CUDA_VISIBLE_DEVICES"), listed_) ? kNoGpu : unlisted_;
 }
 
 std::string Driver::status() const {
-  const std::string what = problem();
-  return what.empty() ? "ok: " + found_ + ", driver for CUDA " + version_text(version_) : what;
+  std::string what = problem();
+  if (!what.empty()) return what;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return "ok: " + found_ + ", driver for CUDA " + version_text(version_);
 }
 
 void Driver::check(int result, const char* what) const {
@@ -120,13 +160,15 @@ void Driver::check(int result, const char* what) const {
 }
 
 const Device& Driver::device(int ordinal) {
-  const std::string what = problem();
+  if (forked()) throw std::runtime_error(std::string("CUDA: ") + kForked);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (missing_.empty() && process_ == 0) missing_ = start();
+  const std::string& what = missing_.empty() ? refused_ : missing_;
   if (!what.empty()) throw std::runtime_error("CUDA: " + what);
   if (ordinal < 0 || ordinal >= device_count_) {
     throw std::runtime_error("CUDA: expected a device in 0.." + std::to_string(device_count_ - 1) + ", got " +
                              std::to_string(ordinal));
   }
-  const std::lock_guard<std::mutex> lock(mutex_);
   std::unique_ptr<Device>& slot = devices_[static_cast<std::size_t>(ordinal)];
   if (!slot) {
     auto made = std::make_unique<Device>();
@@ -151,7 +193,7 @@ void Driver::load(Device& d) {
   const Current current(*this, d);
   void* module = nullptr;
   const int result = calls_.cuModuleLoadData(&module, image_.data());
-  if (result == kNoBinary || result == kUnsupportedPtx) {
+  if (std::find(std::begin(kUnfit), std::end(kUnfit), result) != std::end(kUnfit)) {
     refused_ = "the kernels of this build do not fit " + d.name + " with a driver for CUDA " + version_text(version_) +
                ": " + error_text(result);
     throw std::runtime_error("CUDA: " + refused_);
@@ -175,13 +217,17 @@ void Driver::load(Device& d) {
   }
 }
 
-Driver& driver(const std::string& library_path, const std::string& image_path) {
+Driver& driver(const Paths& paths) {
   static std::mutex mutex;
   static Driver* opened = nullptr;
-  const std::lock_guard<std::mutex> lock(mutex);
-  if (!opened || opened->library_path() != library_path || opened->image_path() != image_path) {
-    opened = new Driver(library_path, image_path);
+  const auto known = [&] { return opened && opened->paths() == paths; };
+  {
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (known()) return *opened;
   }
+  auto made = std::make_unique<Driver>(paths);  // outside the lock, which a fork could leave locked
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (!known()) opened = made.release();
   return *opened;
 }
 

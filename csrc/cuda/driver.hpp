@@ -1,7 +1,8 @@
-// The NVIDIA driver, opened when it is first needed, and the kernels that it has loaded. No CUDA header or library is
-// needed to build this or to run without a GPU.
+// The NVIDIA driver, opened when it is first asked for and started when it is first used, and the kernels that it has
+// loaded. No CUDA header or library is needed to build this or to run without a GPU.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "arguments.hpp"
+#include "nvml.hpp"
 
 namespace fusedrnn {
 namespace cuda {
@@ -63,14 +65,23 @@ struct Device {
   int most_threads[kKinds][kFormats] = {};           // in a thread block
 };
 
+// The driver, the management library, and the file of kernels.
+struct Paths {
+  std::string library, nvml, image;
+
+  bool operator==(const Paths& other) const {
+    return library == other.library && nvml == other.nvml && image == other.image;
+  }
+};
+
 class Driver {
  public:
-  Driver(std::string library_path, std::string image_path);
+  explicit Driver(Paths paths);
 
-  const std::string& library_path() const { return library_path_; }
-  const std::string& image_path() const { return image_path_; }
+  const Paths& paths() const { return paths_; }
 
-  // What is missing, in one sentence; empty if nothing is known to be. Creates no context.
+  // What is missing, in one sentence; empty if nothing is known to be. Does not start the driver: after that, children
+  // that this process forks could not use CUDA.
   std::string problem() const;
   // One sentence for users, whether something is missing or not.
   std::string status() const;
@@ -85,24 +96,29 @@ class Driver {
  private:
   std::string read_image();  // these return a problem, or nothing
   std::string open_library();
-  std::string look_for_devices();
+  std::string check_version();
+  std::string start();
+  std::string check_found(const std::vector<Gpu>& gpus);
+  bool forked() const;
   std::string error_text(int result) const;
   void load(Device& device);
 
-  const std::string library_path_, image_path_;
+  const Paths paths_;
   DriverCalls calls_;
-  std::string missing_;
-  std::string refused_;  // the problem with loading the kernels
-  std::string found_;
   std::vector<char> image_;
   int version_ = 0, device_count_ = 0;
-  std::int64_t process_;
-  mutable std::mutex mutex_;
+  std::atomic<std::int64_t> process_{0};  // the one that has started the driver
+  mutable std::mutex mutex_;              // for what follows
+  std::string missing_;
+  std::string unlisted_;  // the problem with the GPUs, as far as it is known before the start
+  std::size_t listed_ = 0;
+  std::string refused_;  // the problem with loading the kernels
+  std::string found_;
   std::vector<std::unique_ptr<Device>> devices_;
 };
 
 // The driver at these paths: the same object until other paths are asked for (which tests do), and it is never freed.
-Driver& driver(const std::string& library_path, const std::string& image_path);
+Driver& driver(const Paths& paths);
 
 // Makes a device's context current while it lives.
 class Current {

@@ -17,22 +17,25 @@ PRODUCTS = ("float32", "tf32")
 _products = "float32"
 
 
-def paths() -> tuple[bytes, bytes]:
-    """The driver library and the file of kernels: ``FUSEDRNN_CUDA_DRIVER`` and ``FUSEDRNN_CUDA_KERNELS``, else the
-    system's and the one in this package."""
+def paths() -> tuple[bytes, bytes, bytes]:
+    """The driver, the management library and the file of kernels: ``FUSEDRNN_CUDA_DRIVER``, ``FUSEDRNN_CUDA_NVML`` and
+    ``FUSEDRNN_CUDA_KERNELS``, else the system's and the one in this package."""
     return (
         os.fsencode(os.environ.get("FUSEDRNN_CUDA_DRIVER", "libcuda.so.1")),
+        os.fsencode(os.environ.get("FUSEDRNN_CUDA_NVML", "libnvidia-ml.so.1")),
         os.fsencode(os.environ.get("FUSEDRNN_CUDA_KERNELS", KERNELS)),
     )
 
 
 def is_available() -> bool:
-    """Whether this build, the driver and a GPU are there, as far as can be told without using the GPU. Never raises."""
+    """Whether this build, the driver and a GPU are there, as far as can be told without starting CUDA: forked children
+    can use it. Never raises."""
     return bool(_core.cuda_status(*paths())[0])
 
 
 def status() -> str:
-    """One sentence: the part that is missing, or "ok: " and the GPUs. Never raises."""
+    """One sentence: the part that is missing, or "ok: " and the GPUs: those of the machine before the first call on a
+    GPU, and those that ``CUDA_VISIBLE_DEVICES`` leaves after it. Never raises."""
     return _core.cuda_status(*paths())[1].decode(errors="backslashreplace")
 
 

@@ -1,11 +1,18 @@
-// A libcuda.so.1 for tests: memory of the device is the process's own, kernels run in the emulator when they are
-// launched. FAKE_CUDA_FAIL="cuInit:100" makes a call fail; FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION, FAKE_CUDA_MAJOR,
+// A libcuda.so.1 and libnvidia-ml.so.1 for tests: memory of the device is the process's own, kernels run in the
+// emulator when they are launched. FAKE_CUDA_FAIL="cuInit:100" makes a call fail; FAKE_CUDA_WAIT="cuInit" makes it wait
+// for fake_cuda_go, and fail if that does not come; FAKE_CUDA_DEVICES, FAKE_CUDA_VERSION, FAKE_CUDA_MAJOR,
 // FAKE_CUDA_MULTIPROCESSORS, FAKE_CUDA_SHARED, FAKE_CUDA_THREADS, FAKE_CUDA_OCCUPANCY set what it says of itself.
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <string>
+#include <thread>
 
 #include "../../csrc/cuda/kernels.cu"
 
@@ -16,8 +23,20 @@ int setting(const char* name, int otherwise) {
   return value ? std::atoi(value) : otherwise;
 }
 
-// The result that FAKE_CUDA_FAIL asks of a call, or 0.
+std::atomic<bool> waiting{false}, go{false};
+
+// Whether FAKE_CUDA_WAIT names the call, and nobody comes for 10 seconds.
+bool waits_in_vain(const char* call) {
+  const char* const asked = std::getenv("FAKE_CUDA_WAIT");
+  if (!asked || std::strcmp(asked, call) != 0) return false;
+  waiting = true;
+  for (int i = 0; i < 10000 && !go; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return !go;
+}
+
+// The result that a call shall have instead of its work, or 0.
 int failure(const char* call) {
+  if (waits_in_vain(call)) return 999;
   const char* const asked = std::getenv("FAKE_CUDA_FAIL");
   const std::size_t n = std::strlen(call);
   return asked && std::strncmp(asked, call, n) == 0 && asked[n] == ':' ? std::atoi(asked + n + 1) : 0;
@@ -49,9 +68,11 @@ void run_with(void** parameters) {
 const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS)};
 
 constexpr int kThreads = 64;
-int contexts = 0;  // pushed and not popped
-int launches = 0, cooperative_launches = 0;
-void* last_stream = nullptr;
+thread_local int contexts = 0;  // pushed and not popped
+std::atomic<int> launches{0}, cooperative_launches{0};
+std::atomic<void*> last_stream{nullptr};
+std::mutex emulating;
+pid_t initialised = 0;  // the process
 char context, module;
 
 int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* stream, void** parameters) {
@@ -60,6 +81,7 @@ int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* st
   ++launches;
   last_stream = stream;
   const Kernel& kernel = *static_cast<const Kernel*>(f);
+  const std::lock_guard<std::mutex> lock(emulating);
   const emulator::End end =
       emulator::run(static_cast<int>(blocks), static_cast<int>(threads), shared, [&] { kernel.run(parameters); });
   return end == emulator::End::done ? 0 : end == emulator::End::stuck ? 702 : 719;  // launch timeout, launch failed
@@ -71,6 +93,8 @@ int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* st
 
 EXPORT int cuInit(unsigned) {
   MAY_FAIL("cuInit");
+  if (initialised != 0 && initialised != getpid()) return 3;  // not initialised, and never in this process
+  initialised = getpid();
   return 0;
 }
 #ifndef FAKE_CUDA_ANCIENT
@@ -154,6 +178,10 @@ EXPORT int cuMemsetD8Async(std::uint64_t p, unsigned char value, std::size_t byt
 }
 EXPORT int cuGetErrorName(int result, const char** name) {
   *name = result == 719   ? "CUDA_ERROR_LAUNCH_FAILED"
+          : result == 200 ? "CUDA_ERROR_INVALID_IMAGE"
+          : result == 209 ? "CUDA_ERROR_NO_BINARY_FOR_GPU"
+          : result == 218 ? "CUDA_ERROR_INVALID_PTX"
+          : result == 300 ? "CUDA_ERROR_INVALID_SOURCE"
           : result == 222 ? "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
           : result == 702 ? "CUDA_ERROR_LAUNCH_TIMEOUT"
                           : nullptr;
@@ -164,8 +192,37 @@ EXPORT int cuGetErrorString(int, const char** text) {
   return 1;
 }
 
+EXPORT int nvmlInit_v2() {
+  MAY_FAIL("nvmlInit_v2");
+  return 0;
+}
+EXPORT int nvmlShutdown() { return 0; }
+EXPORT int nvmlDeviceGetCount_v2(unsigned* count) {
+  MAY_FAIL("nvmlDeviceGetCount_v2");
+  *count = static_cast<unsigned>(setting("FAKE_CUDA_DEVICES", 1));
+  return 0;
+}
+EXPORT int nvmlDeviceGetHandleByIndex_v2(unsigned, void** device) {
+  MAY_FAIL("nvmlDeviceGetHandleByIndex_v2");
+  *device = nullptr;
+  return 0;
+}
+EXPORT int nvmlDeviceGetName(void*, char* name, unsigned size) {
+  std::snprintf(name, size, "Emulated GPU");
+  return 0;
+}
+EXPORT int nvmlDeviceGetCudaComputeCapability(void*, int* major, int* minor) {
+  *major = setting("FAKE_CUDA_MAJOR", 9);
+  *minor = 0;
+  return 0;
+}
+EXPORT const char* nvmlErrorString(int) { return "Fake"; }
+
 // What tests ask.
+EXPORT int fake_cuda_initialised() { return initialised == getpid(); }
 EXPORT void fake_cuda_seed(unsigned seed) { emulator::shuffler.seed(seed); }
 EXPORT int fake_cuda_launches(bool cooperative) { return cooperative ? cooperative_launches : launches; }
 EXPORT void* fake_cuda_last_stream() { return last_stream; }
+EXPORT int fake_cuda_waiting() { return waiting; }
+EXPORT void fake_cuda_go() { go = true; }
 EXPORT int fake_cuda_contexts() { return contexts; }

@@ -63,8 +63,17 @@ class TensorsOnCpu(arrays.Torch):
 
     device_type = "cpu"
 
+    def current_stream(self, device: int) -> Any:
+        return None
+
     def stream(self, device: int) -> int:
         return fakegpu.STREAM
+
+    def capturing(self, device: int) -> bool:
+        return False
+
+    def record(self, device: int) -> Any:
+        return None
 
 
 def storage(format: str) -> str:

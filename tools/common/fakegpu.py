@@ -1,13 +1,15 @@
 """An array library for tests: NumPy's arrays under the manners of one for GPUs. Its "GPU" is the emulator of
-tests/cuda, whose memory is this process's own."""
+tests/cuda, whose memory is this process's own. Work is done at once, and is an AssertionError on arrays of another
+GPU than the current one, or of another stream that the current one does not wait for."""
 
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,15 +31,58 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return DTYPES.get(name) or np.dtype(name)
 
 
+class Stream:
+    """The time up to which its work comes after that of each stream."""
+
+    def __init__(self, handle: int, capturing: bool = False) -> None:
+        self.handle, self.capturing = handle, capturing
+        self.after: dict[Stream, int] = {}
+
+    def record_event(self) -> dict[Stream, int]:
+        return self.after | {self: next(_clock)}
+
+    def wait_event(self, event: dict[Stream, int]) -> None:
+        assert all(stream.capturing == self.capturing for stream in event), "CUDA: an order in and out of a graph"
+        self.after = {s: max(t.get(s, 0) for t in (self.after, event)) for s in self.after | event}
+
+
+_clock = itertools.count(1)
+_device = 0  # the current GPU
+_current = Stream(STREAM)
+lent: list[tuple[Stream, int]] = []  # to streams that other streams' arrays were lent to: their addresses
+
+
+@contextmanager
+def on_stream(stream: Stream) -> Iterator[None]:
+    global _current
+    before, _current = _current, stream
+    try:
+        yield
+    finally:
+        _current = before
+
+
 class Array:
     """What the backend uses of PyTorch's tensors and CuPy's arrays."""
 
     def __init__(self, data: np.ndarray[Any, Any], device: int = 0) -> None:
         self.data, self.device = data, device
+        self.made = _current, next(_clock)
+
+    def read(self) -> np.ndarray[Any, Any]:
+        """The data, for work on the current stream."""
+        assert self.device == _device, "an array of another GPU than the current one"
+        stream, time = self.made
+        if stream is not _current and stream.capturing == _current.capturing:  # else the order is the caller's
+            assert time <= _current.after.get(stream, 0), "a race: nothing waits for this array"
+        return self.data
+
+    def __reduce__(self) -> Any:
+        return Array, (self.read(), self.device)
 
     shape = property(lambda self: self.data.shape)
     dtype = property(lambda self: self.data.dtype)
-    T = property(lambda self: Array(self.data.T, self.device))
+    T = property(lambda self: Array(self.read().T, self.device))
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -46,48 +91,48 @@ class Array:
         return {"data": (a.ctypes.data, False), "shape": a.shape, "strides": strides, "typestr": "", "version": 3}
 
     def reshape(self, *shape: Any) -> Array:
-        return Array(self.data.reshape(*shape), self.device)
+        return Array(self.read().reshape(*shape), self.device)
 
     def copy(self) -> Array:
-        return Array(self.data.copy(), self.device)
+        return Array(self.read().copy(), self.device)
 
     def astype(self, dtype: str) -> Array:
-        return Array(self.data.astype(numpy_dtype(dtype)), self.device)
+        return Array(self.read().astype(numpy_dtype(dtype)), self.device)
 
     def clip(self, least: int, most: int) -> Array:
-        return Array(self.data.clip(least, most), self.device)
+        return Array(self.read().clip(least, most), self.device)
 
     def sum(self, axis: int) -> Array:
-        return Array(self.data.sum(axis, dtype=self.data.dtype), self.device)
+        return Array(self.read().sum(axis, dtype=self.dtype), self.device)
 
     def __getitem__(self, key: Any) -> Array:
-        return Array(self.data[_plain(key)], self.device)
+        return Array(self.read()[_plain(key)], self.device)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         self.data[_plain(key)] = _plain(value)
 
     def __matmul__(self, other: Array) -> Array:
         """With float32 sums, rounded once."""
-        product = self.data.astype("float32") @ other.data.astype("float32")
-        return Array(product.astype(self.data.dtype), self.device)
+        product = self.read().astype("float32") @ other.read().astype("float32")
+        return Array(product.astype(self.dtype), self.device)
 
     def __add__(self, other: Any) -> Array:
-        return Array(self.data + _plain(other), self.device)
+        return Array(self.read() + _plain(other), self.device)
 
     def __sub__(self, other: Any) -> Array:
-        return Array(self.data - _plain(other), self.device)
+        return Array(self.read() - _plain(other), self.device)
 
     def __mul__(self, other: Any) -> Array:
-        return Array(self.data * _plain(other), self.device)
+        return Array(self.read() * _plain(other), self.device)
 
     def __lt__(self, other: Any) -> Array:
-        return Array(self.data < _plain(other), self.device)
+        return Array(self.read() < _plain(other), self.device)
 
 
 def _plain(a: Any) -> Any:
     if isinstance(a, tuple):
         return tuple(_plain(one) for one in a)
-    return a.data if isinstance(a, Array) else a
+    return a.read() if isinstance(a, Array) else a
 
 
 def asarray(a: Any, dtype: str | None = None, device: int = 0) -> Any:
@@ -108,28 +153,53 @@ class Library(arrays.Library):
     def device(self, a: Any) -> int:
         return int(a.device)
 
+    def current_stream(self, device: int) -> Stream:
+        return _current
+
     def stream(self, device: int) -> int:
-        return STREAM
+        return _current.handle
+
+    @contextmanager
+    def current(self, device: int) -> Iterator[None]:
+        global _device
+        before, _device = _device, device
+        try:
+            yield
+        finally:
+            _device = before
+
+    def capturing(self, device: int) -> bool:
+        return _current.capturing
+
+    def record(self, device: int) -> Any:
+        return _current.record_event()
+
+    def lend(self, arrays: Iterable[Array], device: int) -> Any:
+        lent.extend((_current, self.pointer(a)) for a in arrays)
+
+    def pointer(self, a: Array) -> int:
+        a.read()
+        return super().pointer(a)
 
     def contiguous(self, a: Any) -> Any:
-        return Array(np.ascontiguousarray(a.data), a.device)
+        return Array(np.ascontiguousarray(a.read()), a.device)
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
         a = np.empty(shape, numpy_dtype(dtype))
         a.view("uint8").reshape(-1)[:] = 0xFF  # NaN, if anybody reads what nobody wrote
-        return Array(a, device)
+        return Array(a, _device)
 
     def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
-        return Array(np.zeros(shape, numpy_dtype(dtype)), device)
+        return Array(np.zeros(shape, numpy_dtype(dtype)), _device)
 
     def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Array:
-        return Array(a.copy(), device)
+        return Array(a.copy(), _device)
 
     def where(self, condition: Any, a: Any) -> Array:
-        return Array(np.where(condition.data, a.data, np.zeros((), a.data.dtype)), a.device)
+        return Array(np.where(condition.read(), a.read(), np.zeros((), a.dtype)), a.device)
 
     def arange(self, n: int, device: int) -> Array:
-        return Array(np.arange(n), device)
+        return Array(np.arange(n), _device)
 
 
 # Multiprocessors and shared memory: weights in one block, over several, and mostly streamed from L2.
@@ -166,6 +236,7 @@ def installed(driver: Path, machine: str) -> Iterator[ctypes.CDLL]:
         m.setenv("FAKE_CUDA_MULTIPROCESSORS", str(multiprocessors))
         m.setenv("FAKE_CUDA_SHARED", str(shared))
         m.setenv("FUSEDRNN_CUDA_DRIVER", str(driver))
+        m.setenv("FUSEDRNN_CUDA_NVML", str(driver))
         m.setenv("FUSEDRNN_CUDA_KERNELS", str(kernels))
         m.setitem(arrays.LIBRARIES, "fakegpu", Library)
         assert fusedrnn.cuda.status().startswith("ok: Emulated GPU")

@@ -44,7 +44,7 @@ LEAK_CHECK_EVERY = 200  # calls
 PROBES = {"probe_fma": 2**16, "probe_read": 2**16, "probe_meeting": 32}
 
 PATHS = [*(os.fsencode(path) for path in pool.paths()), b"", b"/\xff"]
-VARIABLES = (b"FUSEDRNN_CUDA_DRIVER", b"FUSEDRNN_CUDA_KERNELS")
+VARIABLES = (b"FUSEDRNN_CUDA_DRIVER", b"FUSEDRNN_CUDA_NVML", b"FUSEDRNN_CUDA_KERNELS")
 
 
 def weights(rng: Rng) -> Any:

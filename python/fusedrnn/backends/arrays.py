@@ -7,7 +7,10 @@ A library of arrays on GPUs is added by a class like `CuPy` here, in `LIBRARIES`
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager, nullcontext
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -35,9 +38,32 @@ class Library:
         """The GPU's number."""
         raise NotImplementedError
 
+    def current_stream(self, device: int) -> Any:
+        raise NotImplementedError
+
     def stream(self, device: int) -> int:
         """The current stream's handle."""
         raise NotImplementedError
+
+    def capturing(self, device: int) -> bool:
+        """Whether the current stream's work goes into a CUDA graph."""
+        raise NotImplementedError
+
+    def record(self, device: int) -> Any:
+        """An event: the end of the work that the current stream has by now."""
+        raise NotImplementedError
+
+    def wait(self, event: Any, device: int) -> None:
+        """Makes the current stream wait for an event."""
+        self.current_stream(device).wait_event(event)
+
+    def lend(self, arrays: Iterable[Any], device: int) -> Any:
+        """Says that arrays of another stream are used by the current stream's work by now. Returns what `take_back`
+        needs of it, or None."""
+        raise NotImplementedError
+
+    def take_back(self, lent: dict[Any, Any], stream: Any, device: int) -> None:
+        """Before arrays of this stream are freed, which were lent to others."""
 
     def dtype(self, a: Any) -> str:
         return str(a.dtype)
@@ -56,31 +82,31 @@ class Library:
         return a.__cuda_array_interface__.get("strides") is None
 
     def current(self, device: int) -> AbstractContextManager[Any]:
-        """A context in which the module allocates on this device."""
+        """A context for all that makes arrays on this device, or computes with them."""
+        return nullcontext()
+
+    def exact(self) -> AbstractContextManager[Any]:
+        """A context in which operations keep the dtype of their operands, whatever the caller has set."""
         return nullcontext()
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
-        with self.current(device):
-            return self.module.empty(shape, dtype)
+        return self.module.empty(shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Any:
-        with self.current(device):
-            return self.module.zeros(shape, dtype)
+        return self.module.zeros(shape, dtype)
 
     def cast(self, a: Any, dtype: str) -> Any:
         return a.astype(dtype)
 
     def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Any:
-        with self.current(device):
-            return self.module.asarray(a)
+        return self.module.asarray(a)
 
     def where(self, condition: Any, a: Any) -> Any:
         """a, and 0 where the condition does not hold."""
         return self.module.where(condition, a, self.module.zeros((), a.dtype))
 
     def arange(self, n: int, device: int) -> Any:
-        with self.current(device):
-            return self.module.arange(n)
+        return self.module.arange(n)
 
 
 class NumPy(Library):
@@ -105,8 +131,26 @@ class CuPy(Library):
     def device(self, a: Any) -> int:
         return int(a.device.id)
 
+    def current_stream(self, device: int) -> Any:
+        return self.module.cuda.get_current_stream(device)
+
     def stream(self, device: int) -> int:
-        return int(self.module.cuda.get_current_stream(device).ptr)
+        return int(self.current_stream(device).ptr)
+
+    def capturing(self, device: int) -> bool:
+        return bool(self.current_stream(device).is_capturing())
+
+    def record(self, device: int) -> Any:
+        return self.current_stream(device).record(self.module.cuda.Event(disable_timing=True))
+
+    def lend(self, arrays: Iterable[Any], device: int) -> Any:
+        return self.record(device)
+
+    def take_back(self, lent: dict[Any, Any], stream: Any, device: int) -> None:
+        # Memory goes back to the stream that it came from, and the pool knows of no other (cupy#8068).
+        with self.current(device):
+            for event in lent.values():
+                stream.wait_event(event)
 
     def current(self, device: int) -> AbstractContextManager[Any]:
         context: AbstractContextManager[Any] = self.module.cuda.Device(device)
@@ -123,8 +167,23 @@ class Torch(Library):
     def device(self, a: Any) -> int:
         return int(a.device.index or 0)
 
+    def current_stream(self, device: int) -> Any:
+        return self.module.cuda.current_stream(device)
+
     def stream(self, device: int) -> int:
-        return int(self.module.cuda.current_stream(device).cuda_stream)
+        return int(self.current_stream(device).cuda_stream)
+
+    def capturing(self, device: int) -> bool:
+        with self.module.cuda.device(device):
+            return bool(self.module.cuda.is_current_stream_capturing())
+
+    def record(self, device: int) -> Any:
+        return self.current_stream(device).record_event()
+
+    def lend(self, arrays: Iterable[Any], device: int) -> Any:
+        stream = self.current_stream(device)
+        for a in arrays:
+            a.record_stream(stream)
 
     def dtype(self, a: Any) -> str:
         return str(a.dtype).removeprefix("torch.")
@@ -140,6 +199,13 @@ class Torch(Library):
 
     def is_contiguous(self, a: Any) -> bool:
         return bool(a.is_contiguous())
+
+    def exact(self) -> AbstractContextManager[Any]:
+        torch = self.module
+        if not torch.is_autocast_enabled(self.device_type):
+            return nullcontext()
+        context: AbstractContextManager[Any] = torch.autocast(self.device_type, enabled=False)
+        return context
 
     def _options(self, dtype: str, device: int) -> dict[str, Any]:
         return {"dtype": getattr(self.module, dtype), "device": f"{self.device_type}:{device}"}
@@ -161,6 +227,50 @@ class Torch(Library):
 
     def arange(self, n: int, device: int) -> Any:
         return self.module.arange(n, device=f"{self.device_type}:{device}")
+
+
+PER_THREAD = 2  # cudaStreamPerThread: one handle, for a stream of each thread
+
+
+class Buffers:
+    """Arrays that callers do not hold, which the current stream has made by now, for use on any stream of the GPU."""
+
+    def __init__(self, library: Library, device: int, arrays: Iterable[Any]) -> None:
+        self.library, self.device = library, device
+        self.arrays = [a for a in arrays if a is not None]
+        self.stream, self.captured = library.current_stream(device), library.capturing(device)
+        self.made_by, self.made = self._here(), library.record(device)
+        self.lent: dict[Any, Any] = {}  # by stream
+
+    def _here(self) -> tuple[int, int]:
+        handle = self.library.stream(self.device)
+        return handle, get_ident() if handle == PER_THREAD else 0
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Around calls whose work reads the arrays. On another stream, that work waits until they are made, and their
+        memory is not reused before it ends. CUDA knows no such order between work in a graph and work outside it: there
+        it is the caller's."""
+        here = self._here()
+        if here == self.made_by:
+            yield
+            return
+        capturing = self.library.capturing(self.device)
+        if capturing == self.captured:
+            self.library.wait(self.made, self.device)
+        try:
+            yield
+        finally:
+            if not capturing:
+                self._lend(here)
+
+    def _lend(self, here: tuple[int, int]) -> None:
+        event = self.library.lend(self.arrays, self.device)
+        if event is None:
+            return
+        if not self.lent:
+            weakref.finalize(self, self.library.take_back, self.lent, self.stream, self.device).atexit = False
+        self.lent[here] = event
 
 
 LIBRARIES: dict[str, type[Library]] = {"torch": Torch, "cupy": CuPy}

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import _core
-from ..cells.spec import CellSpec, StateSpec
+from ..cells.spec import CellSpec, Parameter, StateSpec
 from .arrays import Library
 
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))  # dtypes
@@ -35,14 +35,14 @@ class CheckedWeights:
         if rows == 0 or rows % first.gates or self.input_size == 0:
             raise ValueError(_core.wrong_size(first.name, first.symbols, tuple(given.shape)))
         self.proj_size = self._read_proj(arrays)
-        self.arrays: dict[str, Any] = {}
-        for p in spec.parameters:
-            a = arrays.get(p.name)
-            if a is None and not p.required:
-                self.arrays[p.name] = None
-            else:
-                shape = p.shape(self.input_size, self.hidden_size, self.proj_size)
-                self.arrays[p.name] = library.copy(self.checked(p.name, p.symbols, shape, a))
+        with library.current(self.device):
+            self.arrays = {p.name: self._copied(p, arrays.get(p.name)) for p in spec.parameters}
+
+    def _copied(self, p: Parameter, a: Any) -> Any:
+        if a is None and not p.required:
+            return None
+        shape = p.shape(self.input_size, self.hidden_size, self.proj_size)
+        return self.library.copy(self.checked(p.name, p.symbols, shape, a))
 
     def _read_proj(self, arrays: Mapping[str, Any]) -> int:
         """The units of h: those of the matrix that projects, or hidden_size."""

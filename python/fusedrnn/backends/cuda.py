@@ -8,12 +8,13 @@ and must be copied.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from .. import _core, cuda
 from ..cells.spec import CellSpec
-from .arrays import Library
+from .arrays import Buffers, Library
 from .checked import Arguments, CheckedWeights
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -26,8 +27,8 @@ Results = dict[str, Any]
 
 
 class CudaWeights(CheckedWeights):
-    """Copies of a cell's weights on one GPU, and the recurrent ones packed for the kernels, made on the current stream:
-    other streams must wait for it before they use them, as for any array."""
+    """Copies of a cell's weights on one GPU, and the recurrent ones packed for the kernels, made on the current stream.
+    Calls on other streams wait for it."""
 
     def __init__(
         self, library: Library, spec: CellSpec[Any, Any], arrays: Mapping[str, Any], format: str | None = None
@@ -38,11 +39,13 @@ class CudaWeights(CheckedWeights):
         super().__init__(library, spec, arrays, DTYPES)
         H = self.hidden_size
         self.itemsize = 4 if self.dtype == "float32" else 2
-        self.vectors = self._joined_vectors()
         self.format = format or (cuda.get_float32_products() if self.dtype == "float32" else self.dtype)
         self.kernels = _core.make_cuda_cell(*cuda.paths(), self.device, spec.cell, self.format, H)
-        self.packed = self._packed(backward=False)
-        self._transposed: list[Any] | None = None
+        with library.current(self.device):
+            self.vectors = self._joined_vectors()
+            self.packed = self._packed(backward=False)
+            self.buffers = self.made(*self.arrays.values(), self.vectors, *self.packed)
+        self._transposed: Buffers | None = None
 
     def _joined_vectors(self) -> Any:
         """All vectors, one after the other; zeros for a vector that is None."""
@@ -63,6 +66,15 @@ class CudaWeights(CheckedWeights):
     def stream(self) -> int:
         return self.library.stream(self.device)
 
+    def made(self, *arrays: Any) -> Buffers:
+        return Buffers(self.library, self.device, arrays)
+
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """Around all work on the weights."""
+        with self.library.current(self.device), self.library.exact(), self.buffers.used():
+            yield
+
     def _packed(self, backward: bool) -> list[Any]:
         to = [self.empty(size, dtype="uint8") for size in self.kernels.packed_sizes(backward)]
         matrices = [self.arrays[p.name] for p in self.spec.parameters if p.role == "matrix"]
@@ -71,33 +83,48 @@ class CudaWeights(CheckedWeights):
             self.kernels.pack(backward, self.library.pointer(matrices[0]), pointers, self.stream())
         return to
 
-    def transposed(self) -> list[Any]:
-        """Packed for backward: made when training begins, so on the stream of forward, which backward follows."""
+    def transposed(self) -> Buffers:
+        """Packed for backward: made when training begins."""
         if self._transposed is None:
-            self._transposed = self._packed(backward=True)
+            self._transposed = self.made(*self._packed(backward=True))
         return self._transposed
 
+    def product(self, a: Any, b: Any) -> Any:
+        """a @ b in the weights' dtype, which is all that a kernel that takes its address can know of it."""
+        made = a @ b
+        if self.library.dtype(made) != self.dtype:
+            raise RuntimeError(
+                f"a product of arrays of dtype {self.dtype} came as {self.library.dtype(made)}: "
+                f"{self.library.name} was told to compute in another precision"
+            )
+        return made
+
     def infer(self, *arguments: Any) -> Results:
-        return self._run(Arguments(self, *arguments), None)
+        with self._running():
+            return self._run(Arguments(self, *arguments), None)
 
     def forward(self, *arguments: Any) -> tuple[Results, Kept, int]:
-        call = Arguments(self, *arguments)
-        self.transposed()
-        slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
-        results = self._run(call, slots)
-        nbytes = call.T * call.B * (self.facts["slots"] + 1) * self.hidden_size * self.itemsize
-        return results, Kept(call, self.library.copy(results["y"]), slots), nbytes
+        with self._running():
+            call = Arguments(self, *arguments)
+            self.transposed()
+            slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
+            results = self._run(call, slots)
+            nbytes = call.T * call.B * (self.facts["slots"] + 1) * self.hidden_size * self.itemsize
+            y = self.library.copy(results["y"])
+            return results, Kept(call, y, slots, self.made(call.x, call.lengths, *call.states, y, slots)), nbytes
 
     def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
         if dabove is not None:
             raise ValueError(_core.not_taken("dc", self.spec.cell, type(dabove).__name__))
-        return Backward(kept).run(dy, dstates)
+        with self._running(), kept.buffers.used(), self.transposed().used():
+            return Backward(kept).run(dy, dstates)
 
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
-        call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
-        results = self._run(call, None, self.outputs(call.B, out))
-        h = results["y"][0] if out[0] is None else out[0]
-        return (h, *(results[f"{s.name}_n"] for s in self.spec.states[1:]))
+        with self._running():
+            call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
+            results = self._run(call, None, self.outputs(call.B, out))
+            h = results["y"][0] if out[0] is None else out[0]
+            return (h, *(results[f"{s.name}_n"] for s in self.spec.states[1:]))
 
     def _run(self, call: Arguments, slots: Any, out: tuple[Any, ...] | None = None) -> Results:
         """A sequence; `out` are arrays for the states after a sequence of one step."""
@@ -115,7 +142,7 @@ class CudaWeights(CheckedWeights):
         weight = self.arrays["weight_ih"].T
         for first, end in self._parts(T, B):
             times = (T - end, T - first) if call.reverse else (first, end)
-            run.give(pre=call.x[times[0] : times[1]].reshape(-1, self.input_size) @ weight)
+            run.give(pre=self.product(call.x[times[0] : times[1]].reshape(-1, self.input_size), weight))
             if end == T:
                 run.give(**ends)
             run.launch(first, end, times[0], call.reverse, slots_step)
@@ -166,13 +193,14 @@ class Kept(NamedTuple):
     call: Arguments
     y: Any
     slots: Any
+    buffers: Buffers  # all of these arrays
 
 
 class Backward:
     """One backward from what forward kept."""
 
     def __init__(self, kept: Kept) -> None:
-        self.call, self.y, self.slots = kept
+        self.call, self.y, self.slots, _ = kept
         w: Any = self.call.w
         self.w, self.gradients = w, w.empty(self.call.T, self.call.B, w.facts["columns"] * w.hidden_size)
 
@@ -181,7 +209,7 @@ class Backward:
         T, B, H, states = call.T, call.B, w.hidden_size, w.spec.states
         dy = w.sequence("dy", states[0], T, B, dy)
         given = {f"d{s.name}_n": a for s, a in zip(states, w.states("d{}_n", B, dstates), strict=True)}
-        run = w._launcher(call, True, w.transposed())
+        run = w._launcher(call, True, w.transposed().arrays)
         dstates0 = {f"d{s.name}0": w.empty(B, H) for s in states}
         run.give(dy=dy, h=self.y, slots=self.slots, gradients=self.gradients, **given, **dstates0)
         if B > 0:
@@ -206,7 +234,7 @@ class Backward:
         if rows != list(range(len(rows))):
             weight = weight.reshape(len(rows), H, -1)[rows].reshape(weight.shape)
         d = self._columns(terms[0]["column"], len(terms)).reshape(-1, len(terms) * H)
-        return (d @ weight).reshape(self.call.T, self.call.B, w.input_size)
+        return w.product(d, weight).reshape(self.call.T, self.call.B, w.input_size)
 
     def _parameters(self) -> Results:
         """The gradients of parameters: each term of the native plan is a sum over steps and rows of a gradient times an
@@ -242,7 +270,7 @@ class Backward:
         if term["of"] == "vector":
             products = [(cast(a, "float32") * cast(b, "float32")).reshape(-1, H).sum(0) for a, b in pairs]
         else:
-            products = [a.reshape(-1, gates * H).T @ b.reshape(-1, b.shape[-1]) for a, b in pairs]
+            products = [w.product(a.reshape(-1, gates * H).T, b.reshape(-1, b.shape[-1])) for a, b in pairs]
         total = products[0]
         for product in products[1:]:
             total = total + product
