@@ -4,8 +4,10 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <string>
 #include <utility>
 #include <vector>
@@ -130,14 +132,26 @@ struct CudaRun {
     }
     a.exchange_gates = is_backward ? f.product[0].gates : 1;
     a.plan = cell.plan_of(backward, batch, forced);
-    a.seq_len = seq_len;
-    a.batch = batch;
-    a.hidden = cell.hidden;
-    a.padded_hidden = cuda::padded(cell.hidden);
     for (int p = 0; p < f.products; ++p) {
       a.copy_bytes[p] = static_cast<int64_t>(cuda::exchange_bytes(a.plan, p)) / cuda::kRing;
     }
-    a.last = seq_len;
+    if (batch > 0) require_small(seq_len, batch);
+    a.seq_len = a.last = static_cast<int>(seq_len);
+    a.batch = static_cast<int>(batch);
+    a.hidden = static_cast<int>(cell.hidden);
+    a.padded_hidden = cuda::padded(a.hidden);
+  }
+  // Kernels count steps, and the bytes of a step in each array, in 32 bits.
+  void require_small(int64_t seq_len, int64_t batch) const {
+    constexpr int64_t kMost = std::numeric_limits<int>::max();
+    const CellFacts& f = facts_of(kernels.cell);
+    const int64_t vectors = std::max({int64_t{1}, int64_t{f.gates}, int64_t{f.slots}, int64_t{f.columns}});
+    const int64_t most_rows = kMost / (4 * vectors * cuda::padded(static_cast<int>(kernels.hidden)));
+    if (seq_len >= kMost || batch > most_rows) {
+      throw py::value_error("CUDA: expected seq_len below " + std::to_string(kMost) + " and batch_size up to " +
+                            std::to_string(most_rows) + " for hidden_size " + std::to_string(kernels.hidden) +
+                            ", got " + std::to_string(seq_len) + " and " + std::to_string(batch));
+    }
   }
   std::vector<std::size_t> exchange_sizes() const {
     std::vector<std::size_t> sizes;
@@ -155,19 +169,19 @@ struct CudaRun {
     throw py::value_error("expected the name of an address, got '" + name + "'");
   }
   // Steps [first, last) in the order in which they run; pre_first is the time of the first row of `pre`.
-  void launch(int64_t first, int64_t last, int64_t pre_first, bool reverse, int64_t slots_step, std::uintptr_t stream) {
-    a.first = first;
-    a.last = last;
-    a.pre_first = pre_first;
+  void launch(int64_t first, int64_t last, int64_t pre_first, bool reverse, bool keeps_slots, std::uintptr_t stream) {
+    a.first = static_cast<int>(first);
+    a.last = static_cast<int>(last);
+    a.pre_first = static_cast<int>(pre_first);
     a.reverse = reverse ? 1 : 0;
-    a.slots_step = slots_step;
+    a.keeps_slots = keeps_slots ? 1 : 0;
     run(backward ? cuda::Kind::backward : cuda::Kind::forward, a, stream);
   }
   // Lets the thread blocks of this launch give each other operands this number of times, and do nothing else: for the
   // benchmark.
   void launch_exchange(int64_t times, std::uintptr_t stream) const {
     cuda::Arguments exchange = a;
-    exchange.seq_len = times;
+    exchange.seq_len = static_cast<int>(times);
     run(cuda::Kind::exchange, exchange, stream);
   }
   void run(cuda::Kind kind, const cuda::Arguments& arguments, std::uintptr_t stream) const {

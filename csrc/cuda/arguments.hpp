@@ -56,7 +56,7 @@ struct Plan {
 };
 
 // The elements of K that a gate has in backward: whole octets.
-constexpr int64_t padded(int64_t hidden) { return (hidden + kOctet - 1) / kOctet * kOctet; }
+constexpr int padded(int hidden) { return (hidden + kOctet - 1) / kOctet * kOctet; }
 
 // Whether thread blocks wait for each other. Without products, they give each other nothing.
 constexpr bool blocks_meet(const Plan& plan) { return plan.unit_blocks > 1 && plan.product[0].chunks > 0; }
@@ -90,8 +90,8 @@ struct Arguments {
   int exchange_gates;  // of an element's operands of the first product: 1 in forward
   unsigned split;  // bit g: gate g's input part and recurrent part stay apart
   int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts], product_column[kMaxCudaProducts];
-  int64_t seq_len, batch, hidden, padded_hidden;
-  int64_t first, last;  // the steps of this launch, counted in the order in which they run
+  int seq_len, batch, hidden, padded_hidden;  // a step has less than 2^31 bytes in each array
+  int first, last;  // the steps of this launch, counted in the order in which they run
   int reverse;
   const int64_t* lengths;                // (B,), each in 0..T, or null
   const void* packed[kMaxCudaProducts];  // [octet][chunk][gate][8 rows x 64 bytes], see pack.hpp
@@ -103,11 +103,11 @@ struct Arguments {
   void* state_n[2];                      // (B, H) or null; null in all launches but the last
   const void* vectors;                   // (vectors, H)
   void* slots;                           // (T or 1, B, S, H) or null
-  int64_t slots_step;                    // elements between steps: 0 where there is room for one
+  int keeps_slots;                       // whether slots have all steps, or room for one
 
   // Forward.
   const void* pre;      // (steps of this launch, B, G*H): W x
-  int64_t pre_first;    // the time of its first row
+  int pre_first;        // the time of its first row
   const void* bias_ih;  // (G*H,) or null
   const void* bias_hh;  // (G*H,) or null
   void* y;              // (T, B, H)

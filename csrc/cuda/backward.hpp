@@ -6,20 +6,31 @@
 
 namespace {
 
+using fusedrnn::cuda::kMaxCudaColumns;
+using fusedrnn::cuda::kMaxCudaProducts;
+using fusedrnn::cuda::kMaxCudaSlots;
+
 template <class Format, int kTiles>
 struct Backward : ThreadBlock<Format, kTiles> {
   using Base = ThreadBlock<Format, kTiles>;
   using Storage = typename Base::Storage;
-  using First = typename Base::First;
+  using Part = typename Base::Part;
   using Base::a;
 
   RNN_DEVICE explicit Backward(const Arguments& arguments) : Base(arguments) {}
 
   // Which version of a product's operands a round makes: gradients that the round after reads (product 0), or a later
   // stage of the same round.
-  static RNN_DEVICE int64_t version_of(int product, int64_t round) { return product == 0 ? round + 1 : round; }
+  static RNN_DEVICE int version_of(int product, int round) { return product == 0 ? round + 1 : round; }
 
-  // All of an element's step that does not wait for the product, as it was loaded: a warp goes on until it needs them.
+  // A round: the step at time t, from the last step on, and after all of them one that has no step.
+  struct Moment {
+    int t, round;
+    bool has_step, has_before;  // has_before: a step before this one, which is the next round's
+    const Storage *slots, *slots_before, *dy, *dy_before, *h, *h_before;
+    Storage* gradients;
+  };
+  // All of an element's step that does not wait for the product, as it was loaded: a warp goes on until it needs it.
   struct Inputs {
     Storage slot[kMaxCudaSlots];
     Storage dy, h, h_prev, c_prev;  // h and h_prev where h is the only state, else c_prev
@@ -37,7 +48,7 @@ struct Backward : ThreadBlock<Format, kTiles> {
     const Element& e;
     const Inputs& in;
     Outputs& out;
-    int64_t t;
+    const Moment& m;
 
     RNN_DEVICE Scalar h() const { return Scalar(widen(in.h)); }
     RNN_DEVICE Scalar h_prev() const {
@@ -45,12 +56,8 @@ struct Backward : ThreadBlock<Format, kTiles> {
       return Scalar(widen(in.h_prev));
     }
     RNN_DEVICE Scalar c_prev() const { return Scalar(widen(in.c_prev)); }
-    RNN_DEVICE Scalar gradient(int column) const {
-      return Scalar(load_element<Storage>(block.a.gradients, block.gradient_place(t, e, column)));
-    }
-    RNN_DEVICE Scalar vector(int k) const {
-      return Scalar(load_element<Storage>(block.a.vectors, (k - e.row) * block.a.hidden + e.place));
-    }
+    RNN_DEVICE Scalar gradient(int column) const { return Scalar(widen(block.gradients_of(e, m)[column * block.a.hidden])); }
+    RNN_DEVICE Scalar vector(int k) const { return block.weight(k, e); }
     RNN_DEVICE Scalar slot(int k) const { return Scalar(widen(in.slot[k])); }
     RNN_DEVICE Scalar dc() const { return Scalar(block.kept(1, e)); }
     RNN_DEVICE void set_dc(Scalar v) const { block.keep(1, e, v.v); }
@@ -62,46 +69,35 @@ struct Backward : ThreadBlock<Format, kTiles> {
     }
   };
 
-  // Where the gradient of an element stands.
-  RNN_DEVICE int64_t gradient_place(int64_t t, const Element& e, int column) const {
-    const int64_t rows = t * a.batch * a.column_count + e.row * (a.column_count - 1) + column;
-    return rows * a.hidden + e.place;
+  RNN_DEVICE Storage* gradients_of(const Element& e, const Moment& m) const {
+    return m.gradients + this->among(a.column_count, e);
   }
-  RNN_DEVICE int64_t sequence_place(int64_t t, const Element& e) const { return t * a.batch * a.hidden + e.place; }
   RNN_DEVICE bool has_c() const { return a.run[1] != nullptr; }
 
-  RNN_DEVICE Inputs load(const Element& e, int64_t t) const {
+  RNN_DEVICE Inputs load(const Element& e, const Moment& m) const {
     Inputs in{};
-    const Storage *const all_slots = static_cast<const Storage*>(a.slots), *const hs = static_cast<const Storage*>(a.h);
-    const bool first = a.reverse ? t + 1 >= this->length_of(e.row) : t == 0;
-    const int64_t before = first ? t : a.reverse ? t + 1 : t - 1, slots = this->slot_place(t, e);
+    if (!m.has_step) return in;
+    const int slots = this->among(a.slot_count, e), here = this->place(e);
+    const bool first = !m.has_before || (a.reverse && !this->is_active(m.t + 1, e.row));
     RNN_UNROLL for (int k = 0; k < kMaxCudaSlots; ++k) {
-      if (k < a.slot_count) in.slot[k] = all_slots[slots + k * a.hidden];
+      if (k < a.slot_count) in.slot[k] = m.slots[slots + k * a.hidden];
     }
-    if (a.dy) in.dy = static_cast<const Storage*>(a.dy)[sequence_place(t, e)];
+    if (a.dy) in.dy = m.dy[here];
     if (has_c()) {
-      const int64_t from = this->slot_place(before, e) + a.state_slot * a.hidden;
-      in.c_prev = first ? this->optional(a.state0[1], e.place) : all_slots[from];
+      in.c_prev = first ? this->optional(a.state0[1], here) : m.slots_before[slots + a.state_slot * a.hidden];
     } else {
-      in.h = hs[sequence_place(t, e)];
-      in.h_prev = first ? this->optional(a.state0[0], e.place) : hs[sequence_place(before, e)];
+      in.h = m.h[here];
+      in.h_prev = first ? this->optional(a.state0[0], here) : m.h_before[here];
     }
     return in;
   }
-  // Brings the inputs of a step near: its slots, dy, and the states before it.
-  RNN_DEVICE void fetch_inputs(const Element& e, int64_t round) const {
-    if (round >= a.seq_len) return;
-    const int64_t step = a.seq_len - 1 - round, t = this->time_of(step), slots = this->slot_place(t, e);
+  // Brings the inputs of the next round near: its slots, and dy.
+  RNN_DEVICE void fetch_inputs(const Element& e, const Moment& m) const {
+    if (!m.has_before) return;
     RNN_UNROLL for (int k = 0; k < kMaxCudaSlots; ++k) {
-      if (k < a.slot_count) fetch_element<Storage>(a.slots, slots + k * a.hidden);
+      if (k < a.slot_count) fetch(m.slots_before + (this->among(a.slot_count, e) + k * a.hidden));
     }
-    if (a.dy) fetch_element<Storage>(a.dy, sequence_place(t, e));
-    if (step == 0) return;
-    const int64_t before = this->time_of(step - 1);
-    if (has_c())
-      fetch_element<Storage>(a.slots, this->slot_place(before, e) + a.state_slot * a.hidden);
-    else
-      fetch_element<Storage>(a.h, sequence_place(before, e));
+    if (a.dy) fetch(m.dy_before + this->place(e));
   }
 
   // A step past the row's end, or before its beginning: carried gradients stay, all others are zeros.
@@ -113,94 +109,110 @@ struct Backward : ThreadBlock<Format, kTiles> {
   }
 
   // An element's part of a stage, given its sum of the product: for stage 0 that of dh, else of a slot's gradient.
-  RNN_DEVICE Outputs compute(int stage, const Element& e, const Inputs& in, float sum, int64_t t) const {
+  template <int kStage>
+  RNN_DEVICE Outputs compute(const Element& e, const Inputs& in, float sum, const Moment& m) const {
     Outputs out;
-    if (stage == 0) {
+    if (kStage == 0) {
       sum += widen(in.dy);
       this->keep(0, e, 0.0f);
     }
     with_cell(a.cell, [&](auto cell) {
       using Cell = decltype(cell);
-      const At<Cell> at{*this, e, in, out, t};
-      if (stage == 0)
-        Cell::template backward<0>(Scalar(sum), at);
-      else if constexpr (Cell::kPhases > 1)
-        Cell::template backward<1>(Scalar(sum), at);
+      if constexpr (kStage < Cell::kPhases) Cell::template backward<kStage>(Scalar(sum), At<Cell>{*this, e, in, out, m});
     });
     stamp(5);
     return out;
   }
 
   // Gives a gradient to the product among whose columns it is, if there is one.
-  RNN_DEVICE void give_column(int column, const Element& e, float v, int64_t round) const {
+  RNN_DEVICE void give_column(int column, const Element& e, float v, int round) const {
     RNN_UNROLL for (int p = 0; p < kMaxCudaProducts; ++p) {
       if (p >= a.plan.products) break;
       const int j = column - a.product_column[p];
       if (j >= 0 && j < a.product_gates[p]) this->give(p, version_of(p, round), e, j, v);
     }
   }
-  RNN_DEVICE void finish(const Element& e, const Outputs& out, int64_t t, int64_t round) const {
+  RNN_DEVICE void finish(const Element& e, const Outputs& out, const Moment& m) const {
     RNN_UNROLL for (int k = 0; k < kMaxCudaColumns; ++k) {
-      if (out.made >> k & 1u) give_column(k, e, out.column[k], round);
+      if (out.made >> k & 1u) give_column(k, e, out.column[k], m.round);
     }
     stamp(6);
+    Storage* const to = gradients_of(e, m);
     RNN_UNROLL for (int k = 0; k < kMaxCudaColumns; ++k) {
-      if (e.valid && (out.made >> k & 1u)) store_element<Storage>(a.gradients, gradient_place(t, e, k), out.column[k]);
+      if (e.valid && (out.made >> k & 1u)) narrow(out.column[k], to[k * a.hidden]);
     }
   }
 
-  // Stage s works on the product of phase 0 for s = 0, else on the one of phase products - s. Round 0 has no gradients
-  // of a step after it.
-  RNN_DEVICE void part(const First& first, int stage, int64_t t, int64_t round, int group, int64_t row) const {
+  // Stage 0 works on the product of phase 0, stage 1 on that of phase 1. Round 0 has no gradients of a step after it.
+  template <int kStage>
+  RNN_DEVICE void work_on(const Moment& m, const Part& part, int group) const {
     stamp(0);
-    const int product = stage == 0 ? 0 : a.plan.products - stage;
-    const bool multiplies = product > 0 || round > 0, last = round == a.seq_len;
+    const bool multiplies = kStage > 0 || m.round > 0;
     this->for_each_element(
-        first, group, row,
+        part,
         [&](const Element& e) {
-          if (stage == 0) fetch_inputs(e, round + 1);
-          return last ? Inputs{} : load(e, t);
+          if (kStage == 0) fetch_inputs(e, m);
+          return load(e, m);
         },
         [&] {
-          if (multiplies) this->multiply(product, round, group, row);
+          if (multiplies) this->template multiply<kStage>(m.round, group, part.row);
         },
         [&](const Element& e, const Inputs& in) {
-          float sums[kMaxCudaGates] = {};
-          if (multiplies) this->add_up(sums, product, e, 1);
-          float sum = sums[0];
-          if (stage == 0) sum += this->kept(0, e);
-          if (last) return finish_states(e, sum);
-          const bool works = t < this->length_of(e.row);
-          if (works || stage == 0) {
-            finish(e, works ? compute(stage, e, in, sum, t) : pass(e, sum), t, round);
-          }
-          if (multiplies) this->reset(product, round, e, a.product_gates[product]);
+          float sum[1] = {0.0f};
+          if (multiplies) this->add_up(sum, kStage, e);
+          if (kStage == 0) sum[0] += this->kept(0, e);
+          if (!m.has_step) return finish_states(e, sum[0]);
+          const bool works = this->is_active(m.t, e.row);
+          if (works || kStage == 0) finish(e, works ? compute<kStage>(e, in, sum[0], m) : pass(e, sum[0]), m);
+          if (multiplies) this->reset(kStage, m.round, e, a.product_gates[kStage]);
           stamp(7);
         });
     meet_thread_block();  // the sums have been read
     stamp(8);
   }
+  template <int kStage>
+  RNN_DEVICE void stage(const Moment& m, const Part& first) const {
+    this->for_each_part([&](int group, int row) {
+      work_on<kStage>(m, group > 0 || row > this->row0 ? this->part_of(group, row) : first, group);
+    });
+  }
   // After the first step: the gradients of the initial states.
   RNN_DEVICE void finish_states(const Element& e, float dh) const {
     if (!e.valid) return;
-    store_element<Storage>(a.dstate0[0], e.place, dh);
-    if (has_c()) store_element<Storage>(a.dstate0[1], e.place, this->kept(1, e));
+    narrow(dh, static_cast<Storage*>(a.dstate0[0])[this->place(e)]);
+    if (has_c()) narrow(this->kept(1, e), static_cast<Storage*>(a.dstate0[1])[this->place(e)]);
+  }
+  RNN_DEVICE Moment moment(int round) const {
+    Moment m;
+    const int step = a.seq_len - 1 - round;
+    m.round = round;
+    m.t = this->time_of(step);
+    m.has_step = step >= 0;
+    m.has_before = step > 0;
+    const int before = this->time_of(step - 1);
+    m.slots = this->at_time(const_cast<const void*>(a.slots), m.t, a.slot_count);
+    m.slots_before = this->at_time(const_cast<const void*>(a.slots), before, a.slot_count);
+    m.dy = this->at_time(a.dy, m.t, 1);
+    m.dy_before = this->at_time(a.dy, before, 1);
+    m.h = this->at_time(a.h, m.t, 1);
+    m.h_before = this->at_time(a.h, before, 1);
+    m.gradients = this->at_time(a.gradients, m.t, a.column_count);
+    return m;
   }
 
   RNN_DEVICE void run() {
     this->load_weights();
     for (int p = 0; p < a.plan.products; ++p) this->fill_up(p, a.product_gates[p] * a.padded_hidden);
     this->for_all_elements([&](const Element& e) {
-      for (int s = 0; s < this->states(); ++s) this->keep(s, e, widen(this->optional(a.dstate_n[s], e.place)));
+      for (int s = 0; s < this->states(); ++s) this->keep(s, e, widen(this->optional(a.dstate_n[s], this->place(e))));
     });
     meet_thread_block();  // the weights are there
-    const First first = this->first();
-    RNN_ROLLED for (int64_t round = 0; round <= a.seq_len; ++round) {
-      const int stages = round < a.seq_len ? a.plan.products : 1;
-      RNN_ROLLED for (int i = 0; i < stages; ++i) {
-        const int64_t t = this->time_of(a.seq_len - 1 - round);
-        this->for_each_part([&](int group, int64_t row) { part(first, i, t, round, group, row); });
-      }
+    if (this->row0 >= this->row1) return;
+    const Part first = this->part_of(0, this->row0);
+    RNN_ROLLED for (int round = 0; round <= a.seq_len; ++round) {
+      const Moment m = moment(round);
+      stage<0>(m, first);
+      if (m.has_step && a.plan.products > 1) stage<1>(m, first);
     }
     stamp(9);
   }

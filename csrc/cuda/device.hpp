@@ -6,6 +6,8 @@
 #include "emulator.hpp"
 #else
 
+#include "../cells/math.hpp"
+
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -75,6 +77,17 @@ RNN_DEVICE float as_float(unsigned bits) { return __uint_as_float(bits); }
 RNN_DEVICE unsigned bits_of(float v) { return __float_as_uint(v); }
 RNN_DEVICE unsigned bits_of(bfloat16 v) { return __bfloat16_as_ushort(v); }
 RNN_DEVICE unsigned bits_of(float16 v) { return __half_as_ushort(v); }
+// a / b without branches, for 1 <= |b| < infinity: where 1 / b would be subnormal, it is 0.
+RNN_INLINE float quotient(float a, float b) {
+#if defined(__CUDA_ARCH__)
+  float inverse;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(b));
+  const float q = a * inverse;
+  return __fmaf_rn(__fmaf_rn(-b, q, a), inverse, q);
+#else
+  return a / b;
+#endif
+}
 RNN_DEVICE float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 RNN_DEVICE float widen(float v) { return v; }
 RNN_DEVICE float widen(bfloat16 v) { return __bfloat162float(v); }

@@ -12,9 +12,9 @@ template <class Format, int kTiles>
 RNN_DEVICE void exchange(const Arguments& a) {
   const ThreadBlock<Format, kTiles> block(a);
   block.fill_up(0, a.exchange_gates * a.padded_hidden);
-  for (int64_t round = 0; round < a.seq_len; ++round) {
-    block.for_each_part([&](int group, int64_t row) {
-      if (round > 0) block.template multiply<true>(0, round, group, row);
+  for (int round = 0; round < a.seq_len; ++round) {
+    block.for_each_part([&](int group, int row) {
+      if (round > 0) block.template multiply<0, true>(round, group, row);
       block.for_elements_of(group, row, [&](const Element& e) {
         for (int gate = 0; gate < a.exchange_gates; ++gate) block.give(0, round + 1, e, gate, 0.0f);
         if (round > 0) block.reset(0, round, e, a.exchange_gates);

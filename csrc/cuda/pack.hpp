@@ -12,7 +12,7 @@ RNN_DEVICE float weight_at(const PackArguments& p, int64_t unit, int gate, int64
   using Storage = typename Format::Storage;
   const int64_t H = p.hidden;
   if (p.transposed) {
-    const int64_t each = fusedrnn::cuda::padded(H), block = k / each, row = k % each;
+    const int64_t each = fusedrnn::cuda::padded(static_cast<int>(H)), block = k / each, row = k % each;
     if (unit >= H || block >= p.gates || row >= H) return 0.0f;
     return load_element<Storage>(p.from, (p.block[block] * H + row) * H + unit);
   }

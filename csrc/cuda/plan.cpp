@@ -18,7 +18,7 @@ int operand_bytes(Format format) { return kOperandBytes[static_cast<int>(format)
 // Gates and K of a product.
 ProductPlan product_of(const CellFacts& f, Format format, int64_t hidden, bool backward, int index) {
   const Product& p = f.product[index];
-  const int64_t k = p.depth == 0 ? 0 : (backward ? p.gates * padded(hidden) : hidden);
+  const int64_t k = p.depth == 0 ? 0 : (backward ? int64_t{p.gates} * padded(static_cast<int>(hidden)) : hidden);
   return {backward ? 1 : p.gates, static_cast<int>(divide_up(k * operand_bytes(format), kChunkBytes)), 0};
 }
 
@@ -54,7 +54,7 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
     gates = std::max(gates, plan.product[p].gates);
   }
   plan.splits = std::min(std::max(1, plan.warps / power_of_two_below(groups_per_block)), power_of_two_below(chunks));
-  plan.halves = std::max(2, gates * plan.octets_per_group);  // of float32, a warp's scratch lies there too
+  plan.halves = (gates * plan.octets_per_group + 1) / 2 * 2;  // pairs; of float32, a warp's scratch lies there too
 }
 
 int64_t partial_bytes(const Plan& plan) {
@@ -69,6 +69,7 @@ void keep_resident(Plan& plan, int states, int64_t shared_bytes) {
   int64_t budget = shared_bytes - partial_bytes(plan);
   plan.state_shared = state_bytes <= budget / 4 ? 1 : 0;
   if (plan.state_shared) budget -= state_bytes;
+  budget -= kHalfBytes;  // which the last half's partner may read
   plan.shared_bytes = static_cast<int>(shared_bytes - budget);
   const int64_t all = group_bytes(plan) * plan.groups_per_block;
   for (int p = 0; p < plan.products; ++p) {
@@ -137,7 +138,9 @@ Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hid
       share(candidate, groups_per_block, batch, limits.multiprocessors);
       const int64_t partial = partial_bytes(candidate);
       if (least_shared == 0 || partial < least_shared) least_shared = partial;
-      if (partial > limits.shared_bytes) continue;
+      // A thread has one unit of a part (thread_block.hpp).
+      const bool too_many_units = candidate.octets_per_group * kOctet > 32 * candidate.splits;
+      if (too_many_units || partial + kHalfBytes > limits.shared_bytes) continue;
       keep_resident(candidate, facts.states, limits.shared_bytes);
       const double cost = step_cost(candidate, format, batch);
       if (best_cost == 0 || cost < best_cost) best = candidate, best_cost = cost;

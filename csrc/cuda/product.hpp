@@ -18,9 +18,10 @@ using fusedrnn::cuda::kOctet;
 using fusedrnn::cuda::kTileSums;
 using std::int64_t;
 
-// A warp's sums: [pair of halves][eight of rows][place in the pair as tensor cores lay it out].
-template <int kTiles>
-using WarpSums = float[kMaxHalves / 2][kTiles][4];
+// A warp's sums: [pair of halves][eight of rows][place in the pair as tensor cores lay it out]. Where the halves are odd
+// in number, the last one's partner is no number.
+template <int kTiles, int kPairs>
+using WarpSums = float[kPairs][kTiles][4];
 
 // A word that no thread block has given yet. No operand has all bits set: NaN is 0x7fff... in every format.
 constexpr unsigned kNotYet = 0xffffffffu;
@@ -32,14 +33,11 @@ using Operands = Words[kTiles];
 
 RNN_DEVICE unsigned largest(const Words& x) { return larger(larger(x.w[0], x.w[1]), larger(x.w[2], x.w[3])); }
 
-// Operands of so many chunks, `step` bytes apart, for so many rows (all others are zeros), once all of them have been
-// given. Each lane waits for its own.
+// Operands of so many chunks, `step` bytes apart, once all of them have been given. Each lane waits for its own, from
+// its place and for so many rows from its own on; all others are zeros.
 template <int kTiles, int kChunksAhead>
 RNN_DEVICE void receive(Operands<kTiles> (&x)[kChunksAhead], int chunks, const char* from, int step, int rows,
                         int row_bytes) {
-  const int lane = thread_index() % 32;
-  from += (lane / 4) * row_bytes + (lane % 4) * 16;
-  rows -= lane / 4;
   RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
     RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
       x[i][n] = {{0, 0, 0, 0}};
@@ -67,16 +65,13 @@ template <class Operand>
 struct Tensor {
   static RNN_INLINE int slot(int row, int piece) { return row * 4 + piece; }
 
-  // Adds a chunk. `weights(h, slot)` loads a piece of half h. `scratch` is 4 KB of this warp's own.
-  template <int kTiles, class Weights>
-  static RNN_DEVICE void add_chunk(WarpSums<kTiles>& sums, int halves, const Operands<kTiles>& x, char*,
-                                   Weights&& weights) {
+  // Adds a chunk. `weights(h, slot)` loads a piece of half h. `scratch` is 512 bytes for each eight rows, of this warp's
+  // own.
+  template <int kTiles, int kPairs, class Weights>
+  static RNN_DEVICE void add_chunk(WarpSums<kTiles, kPairs>& sums, const Operands<kTiles>& x, char*, Weights&& weights) {
     const int lane = thread_index() % 32;
-    RNN_UNROLL for (int pair = 0; pair < kMaxHalves / 2; ++pair) {
-      if (2 * pair >= halves) break;
-      const Words a = weights(2 * pair, lane);
-      Words b = {{0, 0, 0, 0}};
-      if (2 * pair + 1 < halves) b = weights(2 * pair + 1, lane);
+    RNN_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
+      const Words a = weights(2 * pair, lane), b = weights(2 * pair + 1, lane);
       RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
         TensorCore<Operand>::multiply(sums[pair][n], a.w[0], b.w[0], a.w[1], b.w[1], x[n].w[0], x[n].w[1]);
         TensorCore<Operand>::multiply(sums[pair][n], a.w[2], b.w[2], a.w[3], b.w[3], x[n].w[2], x[n].w[3]);
@@ -93,35 +88,32 @@ struct MultiplyAdd {
   // Where a piece of a row of operands lies in the scratch: so that lanes which read at once find it in different banks.
   static RNN_DEVICE int place(int row, int piece) { return row * kChunkBytes + (piece ^ (row / 2)) * 16; }
 
-  static constexpr int kHalvesAtOnce = 4;
-
   static RNN_DEVICE float dot(const Words& a, const Words& b, float sum) {
     RNN_UNROLL for (int k = 0; k < 4; ++k) sum = fused(as_float(a.w[k]), as_float(b.w[k]), sum);
     return sum;
   }
-  template <int kTiles, class Weights>
-  static RNN_DEVICE void add_chunk(WarpSums<kTiles>& sums, int halves, const Operands<kTiles>& x, char* scratch,
+  template <int kTiles, int kPairs, class Weights>
+  static RNN_DEVICE void add_chunk(WarpSums<kTiles, kPairs>& sums, const Operands<kTiles>& x, char* scratch,
                                    Weights&& weights) {
+    constexpr int kPairsAtOnce = kPairs < 2 ? kPairs : 2;
     const int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
     meet_warp();  // the chunk before has been read
     RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
       *reinterpret_cast<Words*>(scratch + n * kHalfBytes + place(g, q)) = x[n];
     }
     meet_warp();
-    RNN_UNROLL for (int first = 0; first < kMaxHalves; first += kHalvesAtOnce) {
-      if (first >= halves) break;
+    RNN_UNROLL for (int first = 0; first < kPairs; first += kPairsAtOnce) {
       RNN_ROLLED for (int piece = 0; piece < 4; ++piece) {
-        Words a[kHalvesAtOnce];
-        RNN_UNROLL for (int i = 0; i < kHalvesAtOnce; ++i) {
-          a[i] = {{0, 0, 0, 0}};
-          if (first + i < halves) a[i] = weights(first + i, slot(g, piece));
+        Words a[2 * kPairsAtOnce];
+        RNN_UNROLL for (int i = 0; i < 2 * kPairsAtOnce; ++i) {
+          if (first + i / 2 < kPairs) a[i] = weights(2 * first + i, slot(g, piece));
         }
         RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
           const char* const tile = scratch + n * kHalfBytes;
           const Words y = load_shared(tile + place(2 * q, piece)), z = load_shared(tile + place(2 * q + 1, piece));
-          RNN_UNROLL for (int i = 0; i < kHalvesAtOnce; ++i) {
-            if (first + i >= halves) break;
-            float* const sum = &sums[(first + i) / 2][n][i % 2 * 2];
+          RNN_UNROLL for (int i = 0; i < 2 * kPairsAtOnce; ++i) {
+            if (first + i / 2 >= kPairs) continue;
+            float* const sum = &sums[first + i / 2][n][i % 2 * 2];
             sum[0] = dot(a[i], y, sum[0]);
             sum[1] = dot(a[i], z, sum[1]);
           }

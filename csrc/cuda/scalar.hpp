@@ -1,5 +1,5 @@
-// The math policy (cells/math.hpp) of one unit: a float, with the same IEEE operations as on the CPU. Compiled without
-// contraction (-fmad=false) and with subnormals as zeros (-ftz=true).
+// The math policy (cells/math.hpp) of one unit: a float, with the same IEEE operations as on the CPU but for division,
+// which may be an ulp off. Compiled without contraction (-fmad=false) and with subnormals as zeros (-ftz=true).
 #pragma once
 
 #include "../cells/math.hpp"
@@ -17,7 +17,7 @@ struct Scalar {
   friend RNN_INLINE Scalar operator+(Scalar a, Scalar b) { return Scalar(a.v + b.v); }
   friend RNN_INLINE Scalar operator-(Scalar a, Scalar b) { return Scalar(a.v - b.v); }
   friend RNN_INLINE Scalar operator*(Scalar a, Scalar b) { return Scalar(a.v * b.v); }
-  friend RNN_INLINE Scalar operator/(Scalar a, Scalar b) { return Scalar(a.v / b.v); }
+  friend RNN_INLINE Scalar operator/(Scalar a, Scalar b) { return Scalar(quotient(a.v, b.v)); }
   friend RNN_INLINE Scalar fma(Scalar a, Scalar b, Scalar c) { return Scalar(fmaf(a.v, b.v, c.v)); }
   friend RNN_INLINE Scalar fnma(Scalar a, Scalar b, Scalar c) { return Scalar(fmaf(-a.v, b.v, c.v)); }
   friend RNN_INLINE Scalar min(Scalar a, Scalar b) { return a.v < b.v ? a : b; }

@@ -20,27 +20,27 @@ namespace {
 
 using fusedrnn::cuda::Arguments;
 using fusedrnn::cuda::kChunkBytes;
-using fusedrnn::cuda::kMaxCudaColumns;
-using fusedrnn::cuda::kMaxCudaGates;
-using fusedrnn::cuda::kMaxCudaProducts;
-using fusedrnn::cuda::kMaxCudaSlots;
 using fusedrnn::cuda::kMaxWarps;
 using fusedrnn::cuda::kResetEvery;
 using fusedrnn::cuda::kRing;
-using fusedrnn::cuda::padded;
 using fusedrnn::cuda::Plan;
 using fusedrnn::cuda::ProductPlan;
 
-// A unit and a row of the batch, always in the hands of the same thread. Units past the last fill up an octet: they are
-// worked on like the last one, and leave no trace but zeros among the operands.
-struct Element {
-  bool valid;     // no unit past the last
-  bool gives;     // it has a word among the operands: of two operands of 16 bits, the first
-  int octet;      // in its group
-  int sum;        // where the sums of its group, unit and row begin in `partial`
-  int state;      // where its states lie in shared memory
-  int64_t unit, row;
-  int64_t place;  // in (B, H): row * H + the unit, or the last one in its place
+// The unit of a thread, in a group that is worked on. Units past the last fill up an octet: they are worked on like the
+// last one, and leave no trace but zeros among the operands.
+struct Unit {
+  bool valid;       // no unit past the last
+  bool gives;       // it has a word among the operands: of two operands of 16 bits, the first
+  int unit, column;  // the unit; and the last one in its place if it is past it
+  int octet;        // in its group
+  int sum;          // where the sums of its group and unit begin in `partial`
+  int state;        // its place among the units of the thread block
+};
+
+// A unit and a row of the batch, always in the hands of the same thread.
+struct Element : Unit {
+  int row;
+  int row_place;  // among the rows that are worked on at once
 };
 
 template <class Format, int kTiles>
@@ -52,7 +52,7 @@ struct ThreadBlock {
 
   const Arguments& a;
   const int unit_block, batch_group;
-  const int64_t row0, row1;
+  const int row0, row1;
   const int warp_sums;   // of `partial`
   float* const partial;  // [warp][half][row / 8][unit][row % 8]
   float* const state;    // [state][row of the group][unit of the block]
@@ -62,7 +62,7 @@ struct ThreadBlock {
       : a(arguments),
         unit_block(thread_block_index() % a.plan.unit_blocks),
         batch_group(thread_block_index() / a.plan.unit_blocks),
-        row0(static_cast<int64_t>(batch_group) * a.plan.rows_per_group),
+        row0(batch_group * a.plan.rows_per_group),
         row1(row0 + a.plan.rows_per_group < a.batch ? row0 + a.plan.rows_per_group : a.batch),
         warp_sums(a.plan.halves * kTiles * kTileSums),
         partial(reinterpret_cast<float*>(shared_memory())),
@@ -111,119 +111,147 @@ struct ThreadBlock {
     }
   }
 
+  // In (B, H).
+  RNN_DEVICE int place(const Element& e) const { return e.row * a.hidden + e.column; }
+
   // A number that the element keeps from step to step: h, c, or a gradient.
+  RNN_DEVICE float* kept_in_shared(int which, const Element& e) const {
+    return state + which * states_each() + (e.row - row0) * block_units() + e.state;
+  }
   RNN_DEVICE float kept(int which, const Element& e) const {
-    return a.plan.state_shared ? state[which * states_each() + e.state] : a.run[which][e.place];
+    return a.plan.state_shared ? *kept_in_shared(which, e) : a.run[which][place(e)];
   }
   RNN_DEVICE void keep(int which, const Element& e, float v) const {
     if (a.plan.state_shared)
-      state[which * states_each() + e.state] = v;
+      *kept_in_shared(which, e) = v;
     else if (e.valid)
-      a.run[which][e.place] = v;
+      a.run[which][place(e)] = v;
   }
   // Numbers kept for the next launch, or from the one before.
   RNN_DEVICE void save_kept(const Element& e) const {
-    for (int s = 0; s < states() && e.valid; ++s) a.run[s][e.place] = kept(s, e);
+    for (int s = 0; s < states() && e.valid; ++s) a.run[s][place(e)] = kept(s, e);
   }
   RNN_DEVICE void restore_kept(const Element& e) const {
-    for (int s = 0; s < states(); ++s) keep(s, e, a.run[s][e.place]);
+    for (int s = 0; s < states(); ++s) keep(s, e, a.run[s][place(e)]);
   }
 
   RNN_DEVICE int row_bytes(int product) const { return a.plan.product[product].chunks * kChunkBytes; }
   // Where a version of a product's operands lies.
-  RNN_DEVICE char* copy(int product, int64_t version) const {
-    return static_cast<char*>(a.exchange[product]) + (static_cast<int>(version) & (kRing - 1)) * a.copy_bytes[product];
+  RNN_DEVICE char* copy(int product, int version) const {
+    return static_cast<char*>(a.exchange[product]) + static_cast<int64_t>(version & (kRing - 1)) * a.copy_bytes[product];
   }
   // An element's operand: of the gate's K in backward, where each gate has whole octets.
-  RNN_DEVICE int64_t word(int product, const Element& e, int gate) const {
-    return e.row * row_bytes(product) + (gate * a.padded_hidden + e.unit) * static_cast<int64_t>(sizeof(Operand));
+  RNN_DEVICE int word(int product, const Element& e, int gate) const {
+    return e.row * row_bytes(product) + (gate * a.padded_hidden + e.unit) * static_cast<int>(sizeof(Operand));
   }
   // Gives an operand to all thread blocks of these rows. The threads of an octet call it together.
-  RNN_DEVICE void give(int product, int64_t version, const Element& e, int gate, float v) const {
+  RNN_DEVICE void give(int product, int version, const Element& e, int gate, float v) const {
     if (a.plan.product[product].chunks == 0) return;
     unsigned bits = bits_of(Format::operand(e.valid ? v : 0.0f));
     if constexpr (sizeof(Operand) == 2) bits |= of_neighbour(bits) << 16;
     if (e.gives) store_fresh(copy(product, version) + word(product, e, gate), bits);
   }
   // After a multiplication by this version: makes the element's words of old versions ready to be given anew.
-  RNN_DEVICE void reset(int product, int64_t version, const Element& e, int gates) const {
-    if (static_cast<int>(version) % kResetEvery != 0 || a.plan.product[product].chunks == 0 || !e.gives) return;
+  RNN_DEVICE void reset(int product, int version, const Element& e, int gates) const {
+    if (version % kResetEvery != 0 || a.plan.product[product].chunks == 0 || !e.gives) return;
     RNN_ROLLED for (int gate = 0; gate < gates; ++gate) {
-      const int64_t at = word(product, e, gate);
-      RNN_UNROLL for (int i = 1; i <= kResetEvery; ++i) store_fresh(copy(product, version - i) + at, kNotYet);
+      const int at = word(product, e, gate);
+      RNN_ROLLED for (int i = 1; i <= kResetEvery; ++i) store_fresh(copy(product, version - i) + at, kNotYet);
     }
     fence();  // before all that this thread will give
   }
   // Zeros, in all copies, for the operands that no thread gives: past the last octet of K.
-  RNN_DEVICE void fill_up(int product, int64_t given) const {
-    const int64_t first = given * static_cast<int64_t>(sizeof(Operand)) / 4, words = row_bytes(product) / 4 - first;
-    const int64_t all = kRing * (row1 - row0) * words;
+  RNN_DEVICE void fill_up(int product, int given) const {
+    const int first = given * static_cast<int>(sizeof(Operand)) / 4, words = row_bytes(product) / 4 - first;
+    const int64_t all = int64_t{kRing} * (row1 - row0) * words;
     RNN_ROLLED for (int64_t i = thread_index(); i < all && unit_block == 0; i += thread_count()) {
       const int64_t row = row0 + i / words % (row1 - row0), version = i / words / (row1 - row0);
-      store_fresh(copy(product, version) + row * row_bytes(product) + (first + i % words) * 4, 0);
+      char* const at = copy(product, static_cast<int>(version)) + row * row_bytes(product);
+      store_fresh(at + (first + i % words) * 4, 0);
     }
   }
 
   // Partial sums of the groups from `group` on, for the rows from `row` on, into `partial`.
-  template <bool kOnlyReceive = false>
-  RNN_DEVICE void multiply(int product, int64_t version, int group, int64_t row) const {
-    const ProductPlan& p = a.plan.product[product];
-    const int warp = thread_index() / 32, lane = thread_index() % 32, slice = warp % a.plan.splits;
+  template <int kProduct, bool kOnlyReceive = false>
+  RNN_DEVICE void multiply(int version, int group, int row) const {
+    const int warp = thread_index() / 32;
     group += warp / a.plan.splits;
-    if (group < group_count() && p.chunks > 0) {
-      const int rows = row1 - row < kRows ? static_cast<int>(row1 - row) : kRows;
-      const int count = halves(product), step = a.plan.splits * kChunkBytes;
-      const char* from = copy(product, version) + row * row_bytes(product) + slice * kChunkBytes;
-      const char* const stays = resident(group, product);
-      float* const mine = partial + warp * warp_sums;
-      char* const scratch = reinterpret_cast<char*>(mine);
-      WarpSums<kTiles> sums = {};
-      RNN_ROLLED for (int first = slice; first < p.chunks; first += kChunksAhead * a.plan.splits) {
-        Operands<kTiles> x[kChunksAhead];
-        const int left = (p.chunks - first + a.plan.splits - 1) / a.plan.splits;
-        receive<kTiles, kChunksAhead>(x, left, from, step, rows, row_bytes(product));
-        stamp(2);
-        from += kChunksAhead * step;
-        RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
-          const int chunk = first + i * a.plan.splits;
-          if (kOnlyReceive || i >= left) break;
-          if (chunk < p.resident) {
-            const char* const w = stays + chunk * count * kHalfBytes;
-            Format::template add_chunk<kTiles>(sums, count, x[i], scratch, [&](int half, int slot) {
-              return load_shared(w + half * kHalfBytes + slot * 16);
-            });
-          } else {
-            Format::template add_chunk<kTiles>(sums, count, x[i], scratch, [&](int half, int slot) {
-              return load_constant(packed(group, product, chunk, half) + slot * 16);
-            });
-          }
-        }
-        stamp(3);
-      }
-      meet_warp();  // the scratch has been read
-      float* const to = mine + lane * 2;
-      RNN_UNROLL for (int half = 0; half < kMaxHalves; ++half) {
-        if (half >= count) break;
-        RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-          store_pair(to + (half * kTiles + n) * kTileSums, sums[half / 2][n][half % 2 * 2],
-                     sums[half / 2][n][half % 2 * 2 + 1]);
-        }
-      }
+    if (group < group_count() && a.plan.product[kProduct].chunks > 0) {
+      const int pairs = (halves(kProduct) + 1) / 2;
+      if (pairs == 1)
+        multiply_pairs<kProduct, 1, kOnlyReceive>(version, warp, group, row);
+      else if (pairs == 2)
+        multiply_pairs<kProduct, 2, kOnlyReceive>(version, warp, group, row);
+      else if (pairs == 3)
+        multiply_pairs<kProduct, 3, kOnlyReceive>(version, warp, group, row);
+      else
+        multiply_pairs<kProduct, 4, kOnlyReceive>(version, warp, group, row);
     }
     meet_thread_block();
     stamp(4);
   }
-  // The sums of the gates of a product, after `multiply`: always in the same order.
-  RNN_DEVICE void add_up(float (&total)[kMaxCudaGates], int product, const Element& e, int gates) const {
-    const float* from = partial + e.sum + e.octet * gates * kTiles * kTileSums;
-    RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) total[j] = 0.0f;
-    if (a.plan.product[product].chunks == 0) return;
-    RNN_UNROLL for (int s = 0; s < kMaxWarps; ++s) {
-      if (s >= a.plan.splits) break;
-      RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) {
-        if (j < gates) total[j] += from[j * kTiles * kTileSums];
+  template <int kProduct, int kPairs, bool kOnlyReceive>
+  RNN_DEVICE void multiply_pairs(int version, int warp, int group, int row) const {
+    const ProductPlan& p = a.plan.product[kProduct];
+    const int lane = thread_index() % 32, slice = warp % a.plan.splits;
+    const int rows = row1 - row < kRows ? row1 - row : kRows;
+    const int count = halves(kProduct), step = a.plan.splits * kChunkBytes;
+    const char* from = copy(kProduct, version) + ((row + lane / 4) * row_bytes(kProduct) + slice * kChunkBytes + lane % 4 * 16);
+    const char* stays = resident(group, kProduct) + slice * count * kHalfBytes;
+    float* const mine = partial + warp * warp_sums;
+    char* const scratch = reinterpret_cast<char*>(mine);
+    WarpSums<kTiles, kPairs> sums = {};
+    RNN_ROLLED for (int first = slice; first < p.chunks; first += kChunksAhead * a.plan.splits) {
+      Operands<kTiles> x[kChunksAhead];
+      const int left = (p.chunks - first + a.plan.splits - 1) / a.plan.splits;
+      receive<kTiles, kChunksAhead>(x, left, from, step, rows - lane / 4, row_bytes(kProduct));
+      stamp(2);
+      RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
+        const int chunk = first + i * a.plan.splits;
+        if (kOnlyReceive || i >= left) break;
+        if (chunk < p.resident) {
+          const char* const w = stays + i * a.plan.splits * count * kHalfBytes;
+          Format::template add_chunk<kTiles, kPairs>(sums, x[i], scratch, [&](int half, int slot) {
+            return load_shared(w + half * kHalfBytes + slot * 16);
+          });
+        } else {
+          Format::template add_chunk<kTiles, kPairs>(sums, x[i], scratch, [&](int half, int slot) {
+            return load_constant(packed(group, kProduct, chunk, half < count ? half : count - 1) + slot * 16);
+          });
+        }
       }
-      from += warp_sums;
+      from += kChunksAhead * step;
+      stays += kChunksAhead * a.plan.splits * count * kHalfBytes;
+      stamp(3);
+    }
+    meet_warp();  // the scratch has been read
+    RNN_UNROLL for (int half = 0; half < 2 * kPairs; ++half) {
+      RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
+        const float* const pair = &sums[half / 2][n][half % 2 * 2];
+        store_pair(mine + (half * kTiles + n) * kTileSums + lane * 2, pair[0], pair[1]);
+      }
+    }
+  }
+  // The sums of a product's gates after `multiply`, always in the same order.
+  template <int kGates>
+  RNN_DEVICE void add_up(float (&total)[kGates], int product, const Element& e) const {
+    const ProductPlan& p = a.plan.product[product];
+    const float* const from = partial + e.sum + e.octet * p.gates * kTiles * kTileSums +
+                              (e.row_place / kOctet * kTileSums + e.row_place % kOctet);
+    RNN_UNROLL for (int j = 0; j < kGates; ++j) total[j] = 0.0f;
+    if (p.chunks == 0) return;
+    if (a.plan.splits == kMaxWarps) {
+      RNN_UNROLL for (int s = 0; s < kMaxWarps; ++s) {
+        RNN_UNROLL for (int j = 0; j < kGates; ++j) {
+          if (j < p.gates) total[j] += from[s * warp_sums + j * kTiles * kTileSums];
+        }
+      }
+    } else {
+      RNN_ROLLED for (int s = 0; s < a.plan.splits; ++s) {
+        RNN_UNROLL for (int j = 0; j < kGates; ++j) {
+          if (j < p.gates) total[j] += from[s * warp_sums + j * kTiles * kTileSums];
+        }
+      }
     }
   }
 
@@ -231,102 +259,94 @@ struct ThreadBlock {
   template <class Run>
   RNN_DEVICE void for_each_part(Run&& run) const {
     RNN_ROLLED for (int group = 0; group < group_count(); group += at_once()) {
-      RNN_ROLLED for (int64_t row = row0; row < row1; row += kRows) run(group, row);
+      RNN_ROLLED for (int row = row0; row < row1; row += kRows) run(group, row);
     }
   }
 
-  // The elements of a part: `units` of each row.
+  // This thread's elements of a part: one unit, and some of the rows.
   struct Part {
-    int group, units, count;
-    int64_t row;
+    Unit unit;
+    int row, rows;    // of the part
+    int first, step;  // of the thread, among them
   };
-  RNN_DEVICE Part part_of(int group, int64_t row) const {
+  RNN_DEVICE int rows_of(int row) const { return row1 - row < kRows ? row1 - row : kRows; }
+  RNN_DEVICE Part part_of(int group, int row) const {
     const int left = group_count() - group, members = left < at_once() ? left : at_once();
-    const int rows = row1 - row < kRows ? static_cast<int>(row1 - row) : kRows;
-    const int units = members * a.plan.octets_per_group * kOctet;
-    return {group, units, units * rows, row};
-  }
-  RNN_DEVICE Element element(const Part& part, int i) const {
-    const unsigned index = static_cast<unsigned>(i), units = static_cast<unsigned>(part.units);
-    const unsigned each = static_cast<unsigned>(a.plan.octets_per_group * kOctet);
-    const int r = static_cast<int>(index / units), u = static_cast<int>(index % units);
-    const int member = static_cast<int>(static_cast<unsigned>(u) / each);
-    Element e;
-    e.unit = static_cast<int64_t>(first_group() + part.group) * a.plan.octets_per_group * kOctet + u;
-    e.row = part.row + r;
-    e.valid = e.unit < a.hidden;
-    e.gives = e.unit < a.padded_hidden && (sizeof(Operand) == 4 || e.unit % 2 == 0);
-    e.octet = (u - member * static_cast<int>(each)) / kOctet;
-    e.sum = member * a.plan.splits * warp_sums + r / kOctet * kTileSums + u % kOctet * kOctet + r % kOctet;
-    e.state = static_cast<int>(e.row - row0) * block_units() + part.group * static_cast<int>(each) + u;
-    e.place = e.row * a.hidden + (e.valid ? e.unit : a.hidden - 1);
-    return e;
-  }
-  // The part that is first, and this thread's first element of it: known before the first step, as most thread blocks
-  // have one part, and most threads one element.
-  struct First {
+    const int each = a.plan.octets_per_group * kOctet, units = members * each;
+    const int u = thread_index() % units, member = u / each;
     Part part;
-    Element element;
-  };
-  RNN_DEVICE First first() const {
-    const Part part = part_of(0, row0);
-    return {part, element(part, thread_index() < part.count ? thread_index() : 0)};
+    part.row = row;
+    part.rows = rows_of(row);
+    part.step = thread_count() / units;
+    part.first = thread_index() / units;
+    if (part.first >= part.step) part.first = kRows;  // threads that are left over
+    part.unit.unit = (first_group() + group) * each + u;
+    part.unit.valid = part.unit.unit < a.hidden;
+    part.unit.gives = part.unit.unit < a.padded_hidden && (sizeof(Operand) == 4 || u % 2 == 0);
+    part.unit.column = part.unit.valid ? part.unit.unit : a.hidden - 1;
+    part.unit.octet = (u - member * each) / kOctet;
+    part.unit.sum = member * a.plan.splits * warp_sums + u % kOctet * kOctet;
+    part.unit.state = group * each + u;
+    return part;
+  }
+  RNN_DEVICE Element element(const Part& part, int r) const {
+    Element e;
+    static_cast<Unit&>(e) = part.unit;
+    e.row = part.row + r;
+    e.row_place = r;
+    return e;
   }
 
   // For this thread's elements of a part: load(element) before `multiply` (and, of later elements, while the one before
   // is worked on), run(element, loaded) after it.
   template <class Load, class Multiply, class Run>
-  RNN_DEVICE void for_each_element(const First& known, int group, int64_t row, Load&& load, Multiply&& multiply,
-                                   Run&& run) const {
-    const bool is_known = group == 0 && row == row0;
-    Part part = known.part;
-    Element next = known.element;
-    int i = thread_index();
-    if (!is_known) {
-      part = part_of(group, row);
-      next = element(part, i < part.count ? i : 0);
-    }
-    auto loaded = load(next);
+  RNN_DEVICE void for_each_element(const Part& part, Load&& load, Multiply&& multiply, Run&& run) const {
+    int r = part.first;
+    auto loaded = load(element(part, r < part.rows ? r : 0));
     stamp(1);
     multiply();
-    RNN_ROLLED for (; i < part.count; i += thread_count()) {
-      const Element e = next;
+    RNN_ROLLED for (; r < part.rows; r += part.step) {
+      const Element e = element(part, r);
       const auto now = loaded;
-      if (i + thread_count() < part.count) {
-        next = element(part, i + thread_count());
-        loaded = load(next);
-      }
+      if (r + part.step < part.rows) loaded = load(element(part, r + part.step));
       run(e, now);
     }
   }
   // run(element) for this thread's elements of a part, or of all.
   template <class Run>
-  RNN_DEVICE void for_elements_of(int group, int64_t row, Run&& run) const {
+  RNN_DEVICE void for_elements_of(int group, int row, Run&& run) const {
     const Part part = part_of(group, row);
-    RNN_ROLLED for (int i = thread_index(); i < part.count; i += thread_count()) run(element(part, i));
+    RNN_ROLLED for (int r = part.first; r < part.rows; r += part.step) run(element(part, r));
   }
   template <class Run>
   RNN_DEVICE void for_all_elements(Run&& run) const {
-    for_each_part([&](int group, int64_t row) { for_elements_of(group, row, run); });
+    for_each_part([&](int group, int row) { for_elements_of(group, row, run); });
   }
 
-  RNN_DEVICE int64_t time_of(int64_t step) const { return a.reverse ? a.seq_len - 1 - step : step; }
-  RNN_DEVICE int64_t length_of(int64_t row) const { return a.lengths ? a.lengths[row] : a.seq_len; }
-  // Whether any row of a part takes part at this time; the same for all threads.
-  RNN_DEVICE bool any_active(int64_t t, int64_t row) const {
+  RNN_DEVICE int time_of(int step) const { return a.reverse ? a.seq_len - 1 - step : step; }
+  // Whether a row takes part at this time; and whether any row of a part does, the same for all threads.
+  RNN_DEVICE bool is_active(int t, int row) const { return !a.lengths || t < a.lengths[row]; }
+  RNN_DEVICE bool any_active(int t, int row) const {
     if (!a.lengths) return true;
-    const int64_t mine = row + thread_index() % kRows;
-    return any_lane(mine < row1 && t < length_of(mine));
+    const int mine = row + thread_index() % kRows;
+    return any_lane(mine < row1 && is_active(t, mine));
   }
-  RNN_DEVICE Storage optional(const void* from, int64_t i) const {
+  RNN_DEVICE Storage optional(const void* from, int i) const {
     Storage zero;
     narrow(0.0f, zero);
     return from ? static_cast<const Storage*>(from)[i] : zero;
   }
-  // Where an element's slots of a step begin in the reserve.
-  RNN_DEVICE int64_t slot_place(int64_t t, const Element& e) const {
-    return t * a.slots_step + e.row * (a.slot_count - 1) * a.hidden + e.place;
+  RNN_DEVICE Scalar weight(int k, const Element& e) const {
+    return Scalar(widen(static_cast<const Storage*>(a.vectors)[k * a.hidden + e.column]));
   }
+  // An array of so many vectors for each row and step: where a time begins, and an element's first vector in it.
+  RNN_DEVICE const Storage* at_time(const void* from, int t, int vectors) const {
+    return static_cast<const Storage*>(from) + int64_t{t} * vectors * a.batch * a.hidden;
+  }
+  RNN_DEVICE Storage* at_time(void* from, int t, int vectors) const {
+    return static_cast<Storage*>(from) + int64_t{t} * vectors * a.batch * a.hidden;
+  }
+  RNN_DEVICE int among(int vectors, const Element& e) const { return e.row * vectors * a.hidden + e.column; }
 };
 
 // run(Cell()) with this cell. The host launches only cells that run here (launch.cpp).

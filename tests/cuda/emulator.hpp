@@ -251,6 +251,7 @@ float as_float(unsigned bits) { return bits_as<float>(bits); }
 unsigned bits_of(float v) { return bits_as<unsigned>(v); }
 unsigned bits_of(bfloat16 v) { return v.bits; }
 unsigned bits_of(float16 v) { return bits_as<std::uint16_t>(v); }
+float quotient(float a, float b) { return a / b; }
 float fused(float a, float b, float c) { return std::fma(a, b, c); }
 float widen(float v) { return v; }
 float widen(bfloat16 v) { return as_float(static_cast<unsigned>(v.bits) << 16); }

@@ -134,9 +134,9 @@ class CudaWeights(CheckedWeights):
         # The last h lies apart from y, which a step writes in its place.
         last = [self.empty(B, H) if i == 0 or a is None else a for i, a in enumerate(given)]
         ends = {f"{s.name}_n": a for s, a in zip(self.spec.states, last, strict=True)}
-        slots_step = B * self.facts["slots"] * H
+        keeps_slots = slots is not None
         if slots is None and self.facts["phases"] > 1:
-            slots, slots_step = self.empty(B, self.facts["slots"], H), 0
+            slots = self.empty(B, self.facts["slots"], H)
         run = self._launcher(call, False, self.packed)
         run.give(y=y, slots=slots, bias_ih=self.arrays["bias_ih"], bias_hh=self.arrays.get("bias_hh"))
         weight = self.arrays["weight_ih"].T
@@ -145,7 +145,7 @@ class CudaWeights(CheckedWeights):
             run.give(pre=self.product(call.x[times[0] : times[1]].reshape(-1, self.input_size), weight))
             if end == T:
                 run.give(**ends)
-            run.launch(first, end, times[0], call.reverse, slots_step)
+            run.launch(first, end, times[0], call.reverse, keeps_slots)
         return {"y": y} | ends
 
     def _launcher(self, call: Arguments, backward: bool, packed: list[Any]) -> Launcher:
@@ -183,8 +183,8 @@ class Launcher:
             self.run.set(name, 0 if a is None else self.w.library.pointer(a))
             self.kept[name] = a
 
-    def launch(self, first: int, last: int, pre_first: int, reverse: bool, slots_step: int) -> None:
-        self.run.launch(first, last, pre_first, reverse, slots_step, self.w.stream())
+    def launch(self, first: int, last: int, pre_first: int, reverse: bool, keeps_slots: bool) -> None:
+        self.run.launch(first, last, pre_first, reverse, keeps_slots, self.w.stream())
 
 
 class Kept(NamedTuple):
@@ -213,7 +213,7 @@ class Backward:
         dstates0 = {f"d{s.name}0": w.empty(B, H) for s in states}
         run.give(dy=dy, h=self.y, slots=self.slots, gradients=self.gradients, **given, **dstates0)
         if B > 0:
-            run.launch(0, T, 0, call.reverse, B * w.facts["slots"] * H)
+            run.launch(0, T, 0, call.reverse, True)
         return {"dx": self._dx()} | dstates0 | self._parameters()
 
     def _columns(self, first: int, count: int = 1) -> Any:
