@@ -133,20 +133,26 @@ struct CudaRun {
     a.exchange_gates = is_backward ? f.product[0].gates : 1;
     a.plan = cell.plan_of(backward, batch, forced);
     for (int p = 0; p < f.products; ++p) {
-      a.copy_bytes[p] = static_cast<int64_t>(cuda::exchange_bytes(a.plan, p)) / cuda::kRing;
+      a.copy_bytes[p] = static_cast<int>(cuda::exchange_bytes(a.plan, p) / cuda::kRing);
     }
     if (batch > 0) require_small(seq_len, batch);
     a.seq_len = a.last = static_cast<int>(seq_len);
     a.batch = static_cast<int>(batch);
     a.hidden = static_cast<int>(cell.hidden);
     a.padded_hidden = cuda::padded(a.hidden);
+    a.h_step = a.batch * a.hidden;
+    a.gates_step = a.h_step * f.gates;
+    a.slots_step = a.h_step * f.slots;
+    a.columns_step = a.h_step * f.columns;
   }
-  // Kernels count steps, and the bytes of a step in each array, in 32 bits.
+  // Kernels count steps, and the bytes of a step in each array, in 32 bits. Operands have no more vectors than gates.
   void require_small(int64_t seq_len, int64_t batch) const {
     constexpr int64_t kMost = std::numeric_limits<int>::max();
     const CellFacts& f = facts_of(kernels.cell);
     const int64_t vectors = std::max({int64_t{1}, int64_t{f.gates}, int64_t{f.slots}, int64_t{f.columns}});
-    const int64_t most_rows = kMost / (4 * vectors * cuda::padded(static_cast<int>(kernels.hidden)));
+    // Rows of operands are filled up, to whole chunks and eights.
+    const int64_t row_bytes = 4 * vectors * cuda::padded(static_cast<int>(kernels.hidden)) + cuda::kChunkBytes;
+    const int64_t most_rows = kMost / row_bytes - cuda::kRowsAtOnce * 64;
     if (seq_len >= kMost || batch > most_rows) {
       throw py::value_error("CUDA: expected seq_len below " + std::to_string(kMost) + " and batch_size up to " +
                             std::to_string(most_rows) + " for hidden_size " + std::to_string(kernels.hidden) +
@@ -200,7 +206,7 @@ struct CudaRun {
     }
     return py::dict("unit_blocks"_a = p.unit_blocks, "batch_groups"_a = p.batch_groups, "groups"_a = p.groups,
                     "octets_per_group"_a = p.octets_per_group, "groups_per_block"_a = p.groups_per_block,
-                    "rows_per_group"_a = p.rows_per_group, "warps"_a = p.warps, "splits"_a = p.splits,
+                    "rows_per_group"_a = p.rows_per_group, "warps"_a = p.warps, "splits"_a = 1 << p.split_bits,
                     "halves"_a = p.halves, "tiles"_a = p.tiles, "state_shared"_a = p.state_shared != 0,
                     "chunks"_a = chunks, "resident"_a = resident, "shared_bytes"_a = p.shared_bytes);
   }

@@ -46,8 +46,8 @@ struct ProductPlan {
 struct Plan {
   int octets_per_group, groups, groups_per_block, unit_blocks, batch_groups, rows_per_group;
   int warps;
-  int splits;        // warps that share a group's K; warps / splits groups are worked on at once
-  int halves;        // room for the sums of a warp: halves,
+  int split_bits;    // 2^split_bits warps share a group's K; warps >> split_bits groups are worked on at once
+  int halves;        // room for the sums of a warp: halves, an even number,
   int tiles;         // and eights of rows: 1, 2 or 4, as the kernel has been compiled for them
   int state_shared;  // whether h and c, or the gradients that are carried, lie in shared memory between steps
   int products;
@@ -90,13 +90,14 @@ struct Arguments {
   int exchange_gates;  // of an element's operands of the first product: 1 in forward
   unsigned split;  // bit g: gate g's input part and recurrent part stay apart
   int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts], product_column[kMaxCudaProducts];
-  int seq_len, batch, hidden, padded_hidden;  // a step has less than 2^31 bytes in each array
+  int seq_len, batch, hidden, padded_hidden;          // a step has less than 2^31 bytes in each array:
+  int h_step, gates_step, slots_step, columns_step;  // so many elements
   int first, last;  // the steps of this launch, counted in the order in which they run
   int reverse;
   const int64_t* lengths;                // (B,), each in 0..T, or null
   const void* packed[kMaxCudaProducts];  // [octet][chunk][gate][8 rows x 64 bytes], see pack.hpp
   void* exchange[kMaxCudaProducts];      // [kRing][rows of all groups][chunks * 64 bytes]: operands; all bits set at first
-  int64_t copy_bytes[kMaxCudaProducts];  // of a copy in `exchange`
+  int copy_bytes[kMaxCudaProducts];      // of a copy in `exchange`
   float* run[2];                         // (B, H): h and c between launches (backward: the gradients that are carried);
                                          // between steps too, where shared memory has no room
   const void* state0[2];                 // (B, H) or null for zeros; null in all launches but the first

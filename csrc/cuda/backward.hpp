@@ -27,7 +27,7 @@ struct Backward : ThreadBlock<Format, kTiles> {
   struct Moment {
     int t, round;
     bool has_step, has_before;  // has_before: a step before this one, which is the next round's
-    const Storage *slots, *slots_before, *dy, *dy_before, *h, *h_before;
+    const Storage *slots, *slots_before, *dy, *h, *h_before;
     Storage* gradients;
   };
   // All of an element's step that does not wait for the product, as it was loaded: a warp goes on until it needs it.
@@ -77,7 +77,7 @@ struct Backward : ThreadBlock<Format, kTiles> {
   RNN_DEVICE Inputs load(const Element& e, const Moment& m) const {
     Inputs in{};
     if (!m.has_step) return in;
-    const int slots = this->among(a.slot_count, e), here = this->place(e);
+    const unsigned slots = this->among(a.slot_count, e), here = this->place(e);
     const bool first = !m.has_before || (a.reverse && !this->is_active(m.t + 1, e.row));
     RNN_UNROLL for (int k = 0; k < kMaxCudaSlots; ++k) {
       if (k < a.slot_count) in.slot[k] = m.slots[slots + k * a.hidden];
@@ -91,15 +91,6 @@ struct Backward : ThreadBlock<Format, kTiles> {
     }
     return in;
   }
-  // Brings the inputs of the next round near: its slots, and dy.
-  RNN_DEVICE void fetch_inputs(const Element& e, const Moment& m) const {
-    if (!m.has_before) return;
-    RNN_UNROLL for (int k = 0; k < kMaxCudaSlots; ++k) {
-      if (k < a.slot_count) fetch(m.slots_before + (this->among(a.slot_count, e) + k * a.hidden));
-    }
-    if (a.dy) fetch(m.dy_before + this->place(e));
-  }
-
   // A step past the row's end, or before its beginning: carried gradients stay, all others are zeros.
   RNN_DEVICE Outputs pass(const Element& e, float carried) const {
     this->keep(0, e, carried);
@@ -149,11 +140,7 @@ struct Backward : ThreadBlock<Format, kTiles> {
     stamp(0);
     const bool multiplies = kStage > 0 || m.round > 0;
     this->for_each_element(
-        part,
-        [&](const Element& e) {
-          if (kStage == 0) fetch_inputs(e, m);
-          return load(e, m);
-        },
+        part, [&](const Element& e) { return load(e, m); },
         [&] {
           if (multiplies) this->template multiply<kStage>(m.round, group, part.row);
         },
@@ -190,13 +177,12 @@ struct Backward : ThreadBlock<Format, kTiles> {
     m.has_step = step >= 0;
     m.has_before = step > 0;
     const int before = this->time_of(step - 1);
-    m.slots = this->at_time(const_cast<const void*>(a.slots), m.t, a.slot_count);
-    m.slots_before = this->at_time(const_cast<const void*>(a.slots), before, a.slot_count);
-    m.dy = this->at_time(a.dy, m.t, 1);
-    m.dy_before = this->at_time(a.dy, before, 1);
-    m.h = this->at_time(a.h, m.t, 1);
-    m.h_before = this->at_time(a.h, before, 1);
-    m.gradients = this->at_time(a.gradients, m.t, a.column_count);
+    m.slots = this->at_time(const_cast<const void*>(a.slots), m.t, a.slots_step);
+    m.slots_before = this->at_time(const_cast<const void*>(a.slots), before, a.slots_step);
+    m.dy = this->at_time(a.dy, m.t, a.h_step);
+    m.h = this->at_time(a.h, m.t, a.h_step);
+    m.h_before = this->at_time(a.h, before, a.h_step);
+    m.gradients = this->at_time(a.gradients, m.t, a.columns_step);
     return m;
   }
 

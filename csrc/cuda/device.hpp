@@ -70,8 +70,6 @@ RNN_DEVICE void store_pair(float* to, float a, float b) { *reinterpret_cast<floa
 // Marks a moment of a step, for a variant that measures (tools/gpu).
 RNN_DEVICE void stamp(int) {}
 RNN_DEVICE Words load_shared(const void* p) { return *static_cast<const Words*>(p); }
-// Brings memory that the next step will read as near as L2.
-RNN_DEVICE void fetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 RNN_DEVICE float as_float(unsigned bits) { return __uint_as_float(bits); }
 RNN_DEVICE unsigned bits_of(float v) { return __float_as_uint(v); }

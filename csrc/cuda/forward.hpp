@@ -19,10 +19,9 @@ struct Forward : ThreadBlock<Format, kTiles> {
 
   // A step. A round is a step, counted from the first of this launch.
   struct Moment {
-    int t, round, next;    // next: the time of the round after
-    bool more;             // there is one
-    const Storage* pre;    // where this time's begin
-    const Storage* after;  // and the next time's
+    int t, round, next;  // next: the time of the round after
+    bool more;           // there is one
+    const Storage* pre;
     Storage *y, *slots;
   };
   // A unit's biases of a phase's gates: those that join the input's part, and those that are kept apart.
@@ -95,10 +94,9 @@ struct Forward : ThreadBlock<Format, kTiles> {
   template <int kPhase>
   RNN_DEVICE Inputs load(const Element& e, const Moment& m) const {
     Inputs in{};
-    const Storage* const pre = m.pre + this->among(a.gates, e) + a.first_gate[kPhase] * a.hidden;
+    const Storage* const pre = m.pre + (this->among(a.gates, e) + static_cast<unsigned>(a.first_gate[kPhase] * a.hidden));
     RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) {
       if (j < a.product_gates[kPhase]) in.gate[j] = pre[j * a.hidden];
-      if (kPhase == 0 && m.more && j < a.gates) fetch(m.after + (this->among(a.gates, e) + j * a.hidden));
     }
     RNN_UNROLL for (int k = 0; k < kMaxCudaSlots; ++k) {
       if (kPhase > 0 && k < a.slot_count) in.slot[k] = m.slots[this->among(a.slot_count, e) + k * a.hidden];
@@ -212,10 +210,9 @@ struct Forward : ThreadBlock<Format, kTiles> {
     m.next = this->time_of(step + 1);
     m.round = step - a.first;
     m.more = step + 1 < a.last;
-    m.pre = this->at_time(a.pre, m.t - a.pre_first, a.gates);
-    m.after = this->at_time(a.pre, m.next - a.pre_first, a.gates);
-    m.y = this->at_time(a.y, m.t, 1);
-    m.slots = this->at_time(a.slots, a.keeps_slots ? m.t : 0, a.slot_count);
+    m.pre = this->at_time(a.pre, m.t - a.pre_first, a.gates_step);
+    m.y = this->at_time(a.y, m.t, a.h_step);
+    m.slots = this->at_time(a.slots, a.keeps_slots ? m.t : 0, a.slots_step);
     return m;
   }
 

@@ -22,11 +22,14 @@ ProductPlan product_of(const CellFacts& f, Format format, int64_t hidden, bool b
   return {backward ? 1 : p.gates, static_cast<int>(divide_up(k * operand_bytes(format), kChunkBytes)), 0};
 }
 
+// Of a group's weights in shared memory, a chunk: pairs of halves.
+int64_t chunk_bytes(const Plan& plan, int product) {
+  return int64_t{2 * kHalfBytes} * divide_up(int64_t{plan.product[product].gates} * plan.octets_per_group, 2);
+}
+
 int64_t group_bytes(const Plan& plan) {
   int64_t bytes = 0;
-  for (int p = 0; p < plan.products; ++p) {
-    bytes += static_cast<int64_t>(plan.product[p].chunks) * plan.product[p].gates * plan.octets_per_group * kHalfBytes;
-  }
+  for (int p = 0; p < plan.products; ++p) bytes += plan.product[p].chunks * chunk_bytes(plan, p);
   return bytes;
 }
 
@@ -53,7 +56,9 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
     chunks = std::max(chunks, plan.product[p].chunks);
     gates = std::max(gates, plan.product[p].gates);
   }
-  plan.splits = std::min(std::max(1, plan.warps / power_of_two_below(groups_per_block)), power_of_two_below(chunks));
+  const int splits = std::min(std::max(1, plan.warps / power_of_two_below(groups_per_block)), power_of_two_below(chunks));
+  plan.split_bits = 0;
+  while (1 << plan.split_bits < splits) ++plan.split_bits;
   plan.halves = (gates * plan.octets_per_group + 1) / 2 * 2;  // pairs; of float32, a warp's scratch lies there too
 }
 
@@ -69,13 +74,12 @@ void keep_resident(Plan& plan, int states, int64_t shared_bytes) {
   int64_t budget = shared_bytes - partial_bytes(plan);
   plan.state_shared = state_bytes <= budget / 4 ? 1 : 0;
   if (plan.state_shared) budget -= state_bytes;
-  budget -= kHalfBytes;  // which the last half's partner may read
   plan.shared_bytes = static_cast<int>(shared_bytes - budget);
   const int64_t all = group_bytes(plan) * plan.groups_per_block;
   for (int p = 0; p < plan.products; ++p) {
     ProductPlan& product = plan.product[p];
     product.resident = all <= budget ? product.chunks : static_cast<int>(product.chunks * budget / all);
-    plan.shared_bytes += plan.groups_per_block * product.resident * product.gates * plan.octets_per_group * kHalfBytes;
+    plan.shared_bytes += static_cast<int>(plan.groups_per_block * product.resident * chunk_bytes(plan, p));
   }
 }
 
@@ -85,7 +89,7 @@ double step_cost(const Plan& plan, Format format, int64_t batch) {
   constexpr double kSharedBytes = 128, kReceivedBytes = 48, kAllReceivedBytes = 3000;  // in a cycle
   const double multiply_adds = format == Format::float32 ? 100 : format == Format::tf32 ? 500 : 1000;  // in a cycle
   const double rows = plan.rows_per_group, parts_of_rows = static_cast<double>(divide_up(plan.rows_per_group, int64_t{plan.tiles} * kOctet));
-  const double turns = static_cast<double>(divide_up(plan.groups_per_block, plan.warps / plan.splits));
+  const double turns = static_cast<double>(divide_up(plan.groups_per_block, plan.warps >> plan.split_bits));
   const double blocks = static_cast<double>(plan.unit_blocks) * plan.batch_groups;
   double cycles = 0;
   for (int i = 0; i < plan.products; ++i) {
@@ -98,7 +102,7 @@ double step_cost(const Plan& plan, Format format, int64_t batch) {
     cycles += bytes * p.resident * parts_of_rows / kSharedBytes;
     cycles += bytes * (p.chunks - p.resident) * parts_of_rows * std::max(1 / kReceivedBytes, blocks / kAllReceivedBytes);
     cycles += operands * std::max(1 / kReceivedBytes, blocks / kAllReceivedBytes);
-    cycles += turns * parts_of_rows * (kPart + kBatch * static_cast<double>(divide_up(p.chunks, (plan.tiles == 4 ? 2 : 4) * plan.splits)));
+    cycles += turns * parts_of_rows * (kPart + kBatch * static_cast<double>(divide_up(p.chunks, (plan.tiles == 4 ? 2 : 4) << plan.split_bits)));
     if (blocks_meet(plan)) cycles += kExchange;
   }
   const double units = static_cast<double>(plan.groups_per_block) * plan.octets_per_group * kOctet;
@@ -139,8 +143,8 @@ Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hid
       const int64_t partial = partial_bytes(candidate);
       if (least_shared == 0 || partial < least_shared) least_shared = partial;
       // A thread has one unit of a part (thread_block.hpp).
-      const bool too_many_units = candidate.octets_per_group * kOctet > 32 * candidate.splits;
-      if (too_many_units || partial + kHalfBytes > limits.shared_bytes) continue;
+      const bool too_many_units = candidate.octets_per_group * kOctet > 32 << candidate.split_bits;
+      if (too_many_units || partial > limits.shared_bytes) continue;
       keep_resident(candidate, facts.states, limits.shared_bytes);
       const double cost = step_cost(candidate, format, batch);
       if (best_cost == 0 || cost < best_cost) best = candidate, best_cost = cost;

@@ -18,8 +18,7 @@ using fusedrnn::cuda::kOctet;
 using fusedrnn::cuda::kTileSums;
 using std::int64_t;
 
-// A warp's sums: [pair of halves][eight of rows][place in the pair as tensor cores lay it out]. Where the halves are odd
-// in number, the last one's partner is no number.
+// A warp's sums: [pair of halves][eight of rows][place in the pair as tensor cores lay it out].
 template <int kTiles, int kPairs>
 using WarpSums = float[kPairs][kTiles][4];
 
@@ -41,7 +40,7 @@ RNN_DEVICE void receive(Operands<kTiles> (&x)[kChunksAhead], int chunks, const c
   RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
     RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
       x[i][n] = {{0, 0, 0, 0}};
-      if (i < chunks && n * kOctet < rows) x[i][n] = load_fresh(from + (i * step + n * kOctet * row_bytes));
+      if (i < chunks && n * kOctet < rows) x[i][n] = load_fresh(from + static_cast<unsigned>(i * step + n * kOctet * row_bytes));
     }
   }
   while (true) {
@@ -53,7 +52,9 @@ RNN_DEVICE void receive(Operands<kTiles> (&x)[kChunksAhead], int chunks, const c
     pause();
     RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
       RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-        if (late[i][n] == kNotYet) x[i][n] = load_fresh(from + (i * step + n * kOctet * row_bytes));
+        if (late[i][n] == kNotYet) {
+          x[i][n] = load_fresh(from + static_cast<unsigned>(i * step + n * kOctet * row_bytes));
+        }
       }
     }
   }
@@ -65,16 +66,23 @@ template <class Operand>
 struct Tensor {
   static RNN_INLINE int slot(int row, int piece) { return row * 4 + piece; }
 
-  // Adds a chunk. `weights(h, slot)` loads a piece of half h. `scratch` is 512 bytes for each eight rows, of this warp's
-  // own.
+  // Two halves as an instruction takes them: registers in a row.
+  static RNN_DEVICE void join(Words& a, Words& b) {
+    const Words first = {{a.w[0], b.w[0], a.w[1], b.w[1]}}, second = {{a.w[2], b.w[2], a.w[3], b.w[3]}};
+    a = first, b = second;
+  }
+  // Adds a chunk. `weights(h, slot)` loads a piece of half h; halves may have been joined. `scratch` is 512 bytes for
+  // each eight rows, of this warp's own.
   template <int kTiles, int kPairs, class Weights>
-  static RNN_DEVICE void add_chunk(WarpSums<kTiles, kPairs>& sums, const Operands<kTiles>& x, char*, Weights&& weights) {
+  static RNN_DEVICE void add_chunk(WarpSums<kTiles, kPairs>& sums, const Operands<kTiles>& x, char*, Weights&& weights,
+                                   bool joined = true) {
     const int lane = thread_index() % 32;
     RNN_UNROLL for (int pair = 0; pair < kPairs; ++pair) {
-      const Words a = weights(2 * pair, lane), b = weights(2 * pair + 1, lane);
+      Words a = weights(2 * pair, lane), b = weights(2 * pair + 1, lane);
+      if (!joined) join(a, b);
       RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
-        TensorCore<Operand>::multiply(sums[pair][n], a.w[0], b.w[0], a.w[1], b.w[1], x[n].w[0], x[n].w[1]);
-        TensorCore<Operand>::multiply(sums[pair][n], a.w[2], b.w[2], a.w[3], b.w[3], x[n].w[2], x[n].w[3]);
+        TensorCore<Operand>::multiply(sums[pair][n], a.w[0], a.w[1], a.w[2], a.w[3], x[n].w[0], x[n].w[1]);
+        TensorCore<Operand>::multiply(sums[pair][n], b.w[0], b.w[1], b.w[2], b.w[3], x[n].w[2], x[n].w[3]);
       }
     }
   }
@@ -88,13 +96,14 @@ struct MultiplyAdd {
   // Where a piece of a row of operands lies in the scratch: so that lanes which read at once find it in different banks.
   static RNN_DEVICE int place(int row, int piece) { return row * kChunkBytes + (piece ^ (row / 2)) * 16; }
 
+  static RNN_DEVICE void join(Words&, Words&) {}
   static RNN_DEVICE float dot(const Words& a, const Words& b, float sum) {
     RNN_UNROLL for (int k = 0; k < 4; ++k) sum = fused(as_float(a.w[k]), as_float(b.w[k]), sum);
     return sum;
   }
   template <int kTiles, int kPairs, class Weights>
   static RNN_DEVICE void add_chunk(WarpSums<kTiles, kPairs>& sums, const Operands<kTiles>& x, char* scratch,
-                                   Weights&& weights) {
+                                   Weights&& weights, bool = true) {
     constexpr int kPairsAtOnce = kPairs < 2 ? kPairs : 2;
     const int lane = thread_index() % 32, g = lane / 4, q = lane % 4;
     meet_warp();  // the chunk before has been read
@@ -170,13 +179,4 @@ template <class Storage>
 RNN_DEVICE float load_element(const void* from, int64_t i) {
   return widen(static_cast<const Storage*>(from)[i]);
 }
-template <class Storage>
-RNN_DEVICE void fetch_element(const void* from, int64_t i) {
-  fetch(static_cast<const Storage*>(from) + i);
-}
-template <class Storage>
-RNN_DEVICE void store_element(void* to, int64_t i, float v) {
-  narrow(v, static_cast<Storage*>(to)[i]);
-}
-
 }  // namespace

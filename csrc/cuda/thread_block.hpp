@@ -77,16 +77,17 @@ struct ThreadBlock {
     const int left = a.plan.groups - first_group();
     return left < a.plan.groups_per_block ? left : a.plan.groups_per_block;
   }
-  RNN_DEVICE int at_once() const { return a.plan.warps / a.plan.splits; }
+  RNN_DEVICE int at_once() const { return a.plan.warps >> a.plan.split_bits; }
+  RNN_DEVICE int splits() const { return 1 << a.plan.split_bits; }
   RNN_DEVICE int halves(int product) const { return a.plan.octets_per_group * a.plan.product[product].gates; }
-  RNN_DEVICE int resident_bytes(int product) const {
-    return a.plan.product[product].resident * halves(product) * kHalfBytes;
-  }
-  RNN_DEVICE const char* resident(int group, int product) const {
+  RNN_DEVICE int pairs(int product) const { return (halves(product) + 1) / 2; }
+  RNN_DEVICE int chunk_bytes(int product) const { return pairs(product) * 2 * kHalfBytes; }
+  RNN_DEVICE char* resident(int group, int product) const {
     int each = 0, before = 0;
     for (int p = 0; p < a.plan.products; ++p) {
-      if (p < product) before += resident_bytes(p);
-      each += resident_bytes(p);
+      const int bytes = a.plan.product[p].resident * chunk_bytes(p);
+      if (p < product) before += bytes;
+      each += bytes;
     }
     return weights + group * each + before;
   }
@@ -97,22 +98,32 @@ struct ThreadBlock {
            ((octet * p.chunks + chunk) * p.gates + half % p.gates) * kHalfBytes;
   }
 
-  // Brings in the weights that stay.
+  // A piece of a half of packed weights; zeros for the partner of the last half where their number is odd.
+  RNN_DEVICE Words piece(int group, int product, int chunk, int half, int i) const {
+    if (half >= halves(product)) return {{0, 0, 0, 0}};
+    return load_constant(packed(group, product, chunk, half) + i * 16);
+  }
+  // Brings in the weights that stay: pairs of halves, as the format wants them.
   RNN_DEVICE void load_weights() const {
     RNN_ROLLED for (int group = 0; group < group_count(); ++group) {
       RNN_ROLLED for (int product = 0; product < a.plan.products; ++product) {
-        char* const to = const_cast<char*>(resident(group, product));
-        const int pieces = resident_bytes(product) / 16;
-        for (int i = thread_index(); i < pieces; i += thread_count()) {
-          const int chunk = i / (32 * halves(product)), half = i / 32 % halves(product);
-          *reinterpret_cast<Words*>(to + i * 16) = load_constant(packed(group, product, chunk, half) + i % 32 * 16);
+        char* const to = resident(group, product);
+        const int pieces = a.plan.product[product].resident * pairs(product) * 32;
+        RNN_ROLLED for (int i = thread_index(); i < pieces; i += thread_count()) {
+          const int chunk = i / 32 / pairs(product), pair = i / 32 % pairs(product);
+          Words first = piece(group, product, chunk, 2 * pair, i % 32);
+          Words second = piece(group, product, chunk, 2 * pair + 1, i % 32);
+          Format::join(first, second);
+          char* const at = to + i / 32 * 2 * kHalfBytes + i % 32 * 16;
+          *reinterpret_cast<Words*>(at) = first;
+          *reinterpret_cast<Words*>(at + kHalfBytes) = second;
         }
       }
     }
   }
 
   // In (B, H).
-  RNN_DEVICE int place(const Element& e) const { return e.row * a.hidden + e.column; }
+  RNN_DEVICE unsigned place(const Element& e) const { return static_cast<unsigned>(e.row * a.hidden + e.column); }
 
   // A number that the element keeps from step to step: h, c, or a gradient.
   RNN_DEVICE float* kept_in_shared(int which, const Element& e) const {
@@ -141,8 +152,8 @@ struct ThreadBlock {
     return static_cast<char*>(a.exchange[product]) + static_cast<int64_t>(version & (kRing - 1)) * a.copy_bytes[product];
   }
   // An element's operand: of the gate's K in backward, where each gate has whole octets.
-  RNN_DEVICE int word(int product, const Element& e, int gate) const {
-    return e.row * row_bytes(product) + (gate * a.padded_hidden + e.unit) * static_cast<int>(sizeof(Operand));
+  RNN_DEVICE unsigned word(int product, const Element& e, int gate) const {
+    return static_cast<unsigned>(e.row * row_bytes(product) + (gate * a.padded_hidden + e.unit) * static_cast<int>(sizeof(Operand)));
   }
   // Gives an operand to all thread blocks of these rows. The threads of an octet call it together.
   RNN_DEVICE void give(int product, int version, const Element& e, int gate, float v) const {
@@ -155,7 +166,7 @@ struct ThreadBlock {
   RNN_DEVICE void reset(int product, int version, const Element& e, int gates) const {
     if (version % kResetEvery != 0 || a.plan.product[product].chunks == 0 || !e.gives) return;
     RNN_ROLLED for (int gate = 0; gate < gates; ++gate) {
-      const int at = word(product, e, gate);
+      const unsigned at = word(product, e, gate);
       RNN_ROLLED for (int i = 1; i <= kResetEvery; ++i) store_fresh(copy(product, version - i) + at, kNotYet);
     }
     fence();  // before all that this thread will give
@@ -175,14 +186,14 @@ struct ThreadBlock {
   template <int kProduct, bool kOnlyReceive = false>
   RNN_DEVICE void multiply(int version, int group, int row) const {
     const int warp = thread_index() / 32;
-    group += warp / a.plan.splits;
+    group += warp >> a.plan.split_bits;
     if (group < group_count() && a.plan.product[kProduct].chunks > 0) {
-      const int pairs = (halves(kProduct) + 1) / 2;
-      if (pairs == 1)
+      const int n = pairs(kProduct);
+      if (n == 1)
         multiply_pairs<kProduct, 1, kOnlyReceive>(version, warp, group, row);
-      else if (pairs == 2)
+      else if (n == 2)
         multiply_pairs<kProduct, 2, kOnlyReceive>(version, warp, group, row);
-      else if (pairs == 3)
+      else if (n == 3)
         multiply_pairs<kProduct, 3, kOnlyReceive>(version, warp, group, row);
       else
         multiply_pairs<kProduct, 4, kOnlyReceive>(version, warp, group, row);
@@ -193,43 +204,54 @@ struct ThreadBlock {
   template <int kProduct, int kPairs, bool kOnlyReceive>
   RNN_DEVICE void multiply_pairs(int version, int warp, int group, int row) const {
     const ProductPlan& p = a.plan.product[kProduct];
-    const int lane = thread_index() % 32, slice = warp % a.plan.splits;
-    const int rows = row1 - row < kRows ? row1 - row : kRows;
-    const int count = halves(kProduct), step = a.plan.splits * kChunkBytes;
-    const char* from = copy(kProduct, version) + ((row + lane / 4) * row_bytes(kProduct) + slice * kChunkBytes + lane % 4 * 16);
-    const char* stays = resident(group, kProduct) + slice * count * kHalfBytes;
-    float* const mine = partial + warp * warp_sums;
-    char* const scratch = reinterpret_cast<char*>(mine);
     WarpSums<kTiles, kPairs> sums = {};
-    RNN_ROLLED for (int first = slice; first < p.chunks; first += kChunksAhead * a.plan.splits) {
-      Operands<kTiles> x[kChunksAhead];
-      const int left = (p.chunks - first + a.plan.splits - 1) / a.plan.splits;
-      receive<kTiles, kChunksAhead>(x, left, from, step, rows - lane / 4, row_bytes(kProduct));
-      stamp(2);
-      RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
-        const int chunk = first + i * a.plan.splits;
-        if (kOnlyReceive || i >= left) break;
-        if (chunk < p.resident) {
-          const char* const w = stays + i * a.plan.splits * count * kHalfBytes;
-          Format::template add_chunk<kTiles, kPairs>(sums, x[i], scratch, [&](int half, int slot) {
-            return load_shared(w + half * kHalfBytes + slot * 16);
-          });
-        } else {
-          Format::template add_chunk<kTiles, kPairs>(sums, x[i], scratch, [&](int half, int slot) {
-            return load_constant(packed(group, kProduct, chunk, half < count ? half : count - 1) + slot * 16);
-          });
-        }
-      }
-      from += kChunksAhead * step;
-      stays += kChunksAhead * a.plan.splits * count * kHalfBytes;
-      stamp(3);
-    }
+    float* const mine = partial + warp * warp_sums;
+    if (p.resident == p.chunks)
+      multiply_chunks<kProduct, kPairs, true, kOnlyReceive>(sums, mine, version, warp, group, row);
+    else
+      multiply_chunks<kProduct, kPairs, false, kOnlyReceive>(sums, mine, version, warp, group, row);
     meet_warp();  // the scratch has been read
+    const int lane = thread_index() % 32;
     RNN_UNROLL for (int half = 0; half < 2 * kPairs; ++half) {
       RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
         const float* const pair = &sums[half / 2][n][half % 2 * 2];
         store_pair(mine + (half * kTiles + n) * kTileSums + lane * 2, pair[0], pair[1]);
       }
+    }
+  }
+  template <int kProduct, int kPairs, bool kResident, bool kOnlyReceive>
+  RNN_DEVICE void multiply_chunks(WarpSums<kTiles, kPairs>& sums, float* mine, int version, int warp, int group,
+                                  int row) const {
+    const ProductPlan& p = a.plan.product[kProduct];
+    const int lane = thread_index() % 32, slice = warp & (splits() - 1), step = kChunkBytes << a.plan.split_bits;
+    const int rows = rows_of(row) - lane / 4, bytes = row_bytes(kProduct);
+    const unsigned offset = static_cast<unsigned>((row + lane / 4) * bytes + slice * kChunkBytes + lane % 4 * 16);
+    const char* from = copy(kProduct, version) + offset;
+    const char* stays = resident(group, kProduct) + slice * 2 * kPairs * kHalfBytes;
+    const int weights_step = (2 * kPairs * kHalfBytes) << a.plan.split_bits;
+    char* const scratch = reinterpret_cast<char*>(mine);
+    RNN_ROLLED for (int first = slice; first < p.chunks; first += kChunksAhead << a.plan.split_bits) {
+      Operands<kTiles> x[kChunksAhead];
+      const int left = (p.chunks - first + splits() - 1) >> a.plan.split_bits;
+      receive<kTiles, kChunksAhead>(x, left, from, step, rows, bytes);
+      stamp(2);
+      RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
+        const int chunk = first + (i << a.plan.split_bits);
+        if (kOnlyReceive || i >= left) break;
+        if (kResident || chunk < p.resident) {
+          const char* const w = stays + i * weights_step;
+          Format::template add_chunk<kTiles, kPairs>(sums, x[i], scratch, [&](int half, int slot) {
+            return load_shared(w + half * kHalfBytes + slot * 16);
+          });
+        } else {
+          Format::template add_chunk<kTiles, kPairs>(
+              sums, x[i], scratch, [&](int half, int slot) { return piece(group, kProduct, chunk, half, slot); },
+              /*joined=*/false);
+        }
+      }
+      from += kChunksAhead * step;
+      stays += kChunksAhead * weights_step;
+      stamp(3);
     }
   }
   // The sums of a product's gates after `multiply`, always in the same order.
@@ -240,14 +262,14 @@ struct ThreadBlock {
                               (e.row_place / kOctet * kTileSums + e.row_place % kOctet);
     RNN_UNROLL for (int j = 0; j < kGates; ++j) total[j] = 0.0f;
     if (p.chunks == 0) return;
-    if (a.plan.splits == kMaxWarps) {
+    if (splits() == kMaxWarps) {
       RNN_UNROLL for (int s = 0; s < kMaxWarps; ++s) {
         RNN_UNROLL for (int j = 0; j < kGates; ++j) {
           if (j < p.gates) total[j] += from[s * warp_sums + j * kTiles * kTileSums];
         }
       }
     } else {
-      RNN_ROLLED for (int s = 0; s < a.plan.splits; ++s) {
+      RNN_ROLLED for (int s = 0; s < splits(); ++s) {
         RNN_UNROLL for (int j = 0; j < kGates; ++j) {
           if (j < p.gates) total[j] += from[s * warp_sums + j * kTiles * kTileSums];
         }
@@ -285,7 +307,7 @@ struct ThreadBlock {
     part.unit.gives = part.unit.unit < a.padded_hidden && (sizeof(Operand) == 4 || u % 2 == 0);
     part.unit.column = part.unit.valid ? part.unit.unit : a.hidden - 1;
     part.unit.octet = (u - member * each) / kOctet;
-    part.unit.sum = member * a.plan.splits * warp_sums + u % kOctet * kOctet;
+    part.unit.sum = (member << a.plan.split_bits) * warp_sums + u % kOctet * kOctet;
     part.unit.state = group * each + u;
     return part;
   }
@@ -331,7 +353,7 @@ struct ThreadBlock {
     const int mine = row + thread_index() % kRows;
     return any_lane(mine < row1 && is_active(t, mine));
   }
-  RNN_DEVICE Storage optional(const void* from, int i) const {
+  RNN_DEVICE Storage optional(const void* from, unsigned i) const {
     Storage zero;
     narrow(0.0f, zero);
     return from ? static_cast<const Storage*>(from)[i] : zero;
@@ -339,14 +361,17 @@ struct ThreadBlock {
   RNN_DEVICE Scalar weight(int k, const Element& e) const {
     return Scalar(widen(static_cast<const Storage*>(a.vectors)[k * a.hidden + e.column]));
   }
-  // An array of so many vectors for each row and step: where a time begins, and an element's first vector in it.
-  RNN_DEVICE const Storage* at_time(const void* from, int t, int vectors) const {
-    return static_cast<const Storage*>(from) + int64_t{t} * vectors * a.batch * a.hidden;
+  // Where a time begins in an array that has so many elements for each step.
+  RNN_DEVICE const Storage* at_time(const void* from, int t, int step) const {
+    return static_cast<const Storage*>(from) + static_cast<int64_t>(t) * step;
   }
-  RNN_DEVICE Storage* at_time(void* from, int t, int vectors) const {
-    return static_cast<Storage*>(from) + int64_t{t} * vectors * a.batch * a.hidden;
+  RNN_DEVICE Storage* at_time(void* from, int t, int step) const {
+    return static_cast<Storage*>(from) + static_cast<int64_t>(t) * step;
   }
-  RNN_DEVICE int among(int vectors, const Element& e) const { return e.row * vectors * a.hidden + e.column; }
+  // An element's first vector, in an array of so many vectors for each row.
+  RNN_DEVICE unsigned among(int vectors, const Element& e) const {
+    return static_cast<unsigned>(e.row * vectors * a.hidden + e.column);
+  }
 };
 
 // run(Cell()) with this cell. The host launches only cells that run here (launch.cpp).

@@ -239,7 +239,6 @@ Words load_constant(const void* p) { return *static_cast<const Words*>(p); }
 void store_pair(float* to, float a, float b) { to[0] = a, to[1] = b; }
 void stamp(int) {}
 Words load_shared(const void* p) { return *static_cast<const Words*>(p); }
-void fetch(const void* p) { static_cast<volatile const char*>(p)[0]; }  // which faults if it lies outside
 template <class To, class From>
 To bits_as(From from) {
   static_assert(sizeof(To) == sizeof(From), "");

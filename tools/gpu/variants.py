@@ -53,8 +53,6 @@ VARIANTS: dict[str, list[tuple[str, str, str]]] = {
     "no_fence": [("thread_block.hpp", FENCE, "")],
     "no_products": [("thread_block.hpp", "if (kOnlyReceive || i >= left) break;", "break;")],
     "no_waiting": [("product.hpp", WAIT, "    break;\n")],
-    "no_fetch": [("device.hpp", 'asm volatile("prefetch.global.L2 [%0];" ::"l"(p));', "")],
-    "no_stores": [("product.hpp", "  narrow(v, static_cast<Storage*>(to)[i]);", "  if (v == 1e30f) narrow(v, static_cast<Storage*>(to)[i]);")],
     "first_piece": [
         (
             "product.hpp",
