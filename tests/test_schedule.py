@@ -110,11 +110,12 @@ def run_with(path: Path) -> subprocess.CompletedProcess[str]:
 
 def test_costs_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "machine.txt"
-    path.write_text("# a comment\n\nmeeting 77.5\nl2_bytes 3e5\n")
+    path.write_text("# a comment\n\nmeeting 77.5\r\n\t l2_bytes\t +3e5 \nstart 1e3")
     done = run_with(path)
     assert done.returncode == 0, done.stderr
     assert "'meeting': 77.5" in done.stdout
     assert "'l2_bytes': 300000.0" in done.stdout
+    assert "'start': 1000.0" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -124,6 +125,9 @@ def test_costs_from_a_file(tmp_path: Path) -> None:
         ("meeting", "expected lines of a name and a number, got 'meeting'"),
         ("meeting 3 4", "expected lines of a name and a number, got 'meeting 3 4'"),
         ("meeting x", "expected lines of a name and a number, got 'meeting x'"),
+        ("meeting 3,5", "expected lines of a name and a number, got 'meeting 3,5'"),
+        ("meeting 3us", "expected lines of a name and a number, got 'meeting 3us'"),
+        ("meeting inf", "expected lines of a name and a number, got 'meeting inf'"),
         ("meeting -3", "meeting: expected a positive number, got -3"),
         ("meeting 0", "meeting: expected a positive number, got 0"),
     ],

@@ -9,11 +9,9 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
-#include <fstream>
 #include <memory>
 #include <mutex>
 #include <new>
-#include <sstream>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -22,6 +20,7 @@
 #include <vector>
 
 #include "../problem.hpp"
+#include "../read_file.hpp"
 #include "../sizes.hpp"
 #include "openmp.hpp"
 #include "spin.hpp"
@@ -41,13 +40,15 @@ int affinity_cpus() {
 
 // The cgroup's CPU quota in whole CPUs, rounded up; 0 where there is none.
 int cgroup_cpus() {
-  long long quota = -1, period = 0;
-  std::string word;
-  if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); v2 >> word >> period) {
-    if (word != "max") std::istringstream(word) >> quota;
+  long long quota = 0, period = 0;
+  if (const auto both = read_file("/sys/fs/cgroup/cpu.max")) {
+    // Of version 2: "150000 100000"; or, for none, "max 100000", which reads as 0.
+    char* rest = nullptr;
+    quota = std::strtoll(both->c_str(), &rest, 10);
+    period = std::strtoll(rest, nullptr, 10);
   } else {
-    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
-    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
+    quota = std::strtoll(read_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").value_or("").c_str(), nullptr, 10);
+    period = std::strtoll(read_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us").value_or("").c_str(), nullptr, 10);
   }
   if (quota <= 0 || period <= 0) return 0;
   const long long cpus = quota / period + (quota % period != 0);

@@ -5,14 +5,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
-#include <fstream>
-#include <iterator>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <utility>
+
+#include "../read_file.hpp"
 
 namespace fusedrnn {
 namespace cuda {
@@ -61,10 +63,10 @@ std::string Driver::read_image() {
   if (stat(paths_.image.c_str(), &about) != 0) return "this build carries no CUDA kernels";
   if (!S_ISREG(about.st_mode)) return "the CUDA kernels cannot be read: " + paths_.image + " is no file";
   try {
-    std::ifstream file(paths_.image, std::ios::binary);
-    if (!file) return "the CUDA kernels cannot be read: " + paths_.image + " cannot be opened";
-    image_.assign(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
-  } catch (const std::exception& e) {  // the file, or the memory for it, fails
+    const std::optional<std::string> bytes = read_file(paths_.image);
+    if (!bytes) return "the CUDA kernels cannot be read: " + paths_.image + ": " + std::strerror(errno);
+    image_.assign(bytes->begin(), bytes->end());
+  } catch (const std::exception& e) {  // there is no memory for it
     return "the CUDA kernels cannot be read: " + paths_.image + ": " + e.what();
   }
   if (image_.empty()) return "the CUDA kernels cannot be read: " + paths_.image + " is empty";
