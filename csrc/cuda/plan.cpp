@@ -83,29 +83,40 @@ void keep_resident(Plan& plan, int states, int64_t shared_bytes) {
   }
 }
 
-// A step's time in cycles of a multiprocessor.
+// Multiply-adds of a multiprocessor in a cycle. float32 waits for shared memory: the more rows there are for each weight,
+// the better.
+double multiply_adds(const Plan& plan, Format format, double pairs) {
+  if (format == Format::tf32) return 500;
+  if (format != Format::float32) return 1000;
+  return (16 + 7 * plan.tiles) * (pairs > 2 ? 0.75 : 1);
+}
+
+// A step's time in cycles of a multiprocessor, so far as to choose between plans: fitted by eye to the plans of six cases
+// on an H200 (tools/gpu/probe.py --plans).
 double step_cost(const Plan& plan, Format format, int64_t batch) {
-  constexpr double kExchange = 1100, kPart = 500, kBatch = 400, kElement = 60;
+  constexpr double kExchange = 1100, kPart = 1200, kBatch = 600, kStreamedChunk = 300, kElement = 60;
   constexpr double kSharedBytes = 128, kReceivedBytes = 48, kAllReceivedBytes = 3000;  // in a cycle
-  const double multiply_adds = format == Format::float32 ? 100 : format == Format::tf32 ? 500 : 1000;  // in a cycle
-  const double rows = plan.rows_per_group, parts_of_rows = static_cast<double>(divide_up(plan.rows_per_group, int64_t{plan.tiles} * kOctet));
-  const double turns = static_cast<double>(divide_up(plan.groups_per_block, plan.warps >> plan.split_bits));
+  const int64_t tile_rows = int64_t{plan.tiles} * kOctet, batch_chunks = (plan.tiles == 4 ? 2 : 4) << plan.split_bits;
+  const double rows = plan.rows_per_group, groups = plan.groups_per_block;
   const double blocks = static_cast<double>(plan.unit_blocks) * plan.batch_groups;
+  const double turns = static_cast<double>(divide_up(plan.groups_per_block, plan.warps >> plan.split_bits) *
+                                           divide_up(plan.rows_per_group, tile_rows));
+  const double receive = std::max(1 / kReceivedBytes, blocks / kAllReceivedBytes);  // cycles for a byte
   double cycles = 0;
   for (int i = 0; i < plan.products; ++i) {
     const ProductPlan& p = plan.product[i];
-    const double halves = static_cast<double>(p.gates) * plan.octets_per_group;
-    const double groups = plan.groups_per_block, bytes = groups * halves * kHalfBytes;
-    const double operands = groups * std::min(rows, static_cast<double>(batch)) * p.chunks * kChunkBytes, k = p.chunks * double{kChunkBytes} / operand_bytes(format);
-    const double pairs = format == Format::float32 ? halves / 2 : static_cast<double>(divide_up(static_cast<int64_t>(halves), 2));
-    cycles += groups * pairs * 2 * kOctet * rows * k / multiply_adds;
-    cycles += bytes * p.resident * parts_of_rows / kSharedBytes;
-    cycles += bytes * (p.chunks - p.resident) * parts_of_rows * std::max(1 / kReceivedBytes, blocks / kAllReceivedBytes);
-    cycles += operands * std::max(1 / kReceivedBytes, blocks / kAllReceivedBytes);
-    cycles += turns * parts_of_rows * (kPart + kBatch * static_cast<double>(divide_up(p.chunks, (plan.tiles == 4 ? 2 : 4) << plan.split_bits)));
+    const double bytes = groups * static_cast<double>(chunk_bytes(plan, i)), streamed = p.chunks - p.resident;
+    const double pairs = static_cast<double>(chunk_bytes(plan, i)) / (2 * kHalfBytes);
+    const double operands = groups * std::min(rows, static_cast<double>(batch)) * p.chunks * kChunkBytes;
+    const double k = p.chunks * double{kChunkBytes} / operand_bytes(format);
+    const double passes = static_cast<double>(divide_up(plan.rows_per_group, tile_rows));
+    cycles += groups * pairs * 2 * kOctet * rows * k / multiply_adds(plan, format, pairs);
+    cycles += bytes * passes * (p.resident / kSharedBytes + streamed * receive) + operands * receive;
+    cycles += turns * (kPart + kBatch * static_cast<double>(divide_up(p.chunks, batch_chunks)));
+    cycles += turns * kStreamedChunk * streamed / (1 << plan.split_bits);
     if (blocks_meet(plan)) cycles += kExchange;
   }
-  const double units = static_cast<double>(plan.groups_per_block) * plan.octets_per_group * kOctet;
+  const double units = groups * plan.octets_per_group * kOctet;
   return cycles + units * rows / 32 / plan.warps * kElement * plan.products;
 }
 

@@ -28,7 +28,8 @@ class Bound:
 BOUNDS = {"float32": Bound(4, 1), "float64": Bound(8, 2)}
 
 # Sums of random terms are about as large as the largest of their array. In an array of fewer elements than this, all of
-# them may be small differences of larger terms: there the scale is the largest entry of all arrays of the result.
+# them may be small differences of larger terms: there the scale is the largest entry of all arrays of the result, and of
+# the states, or gradients, that these terms begin with.
 FEW_ELEMENTS = 30
 
 # The step of a central difference that balances its truncation error, ~ step^2, against rounding, ~ u / step.
@@ -75,15 +76,22 @@ def element_bound(dtype: str, n: float) -> float:
     return BOUNDS[dtype].element * rounding(dtype, n)
 
 
-def assert_close(got: Any, want: Any, dtype: str, n: float, context: str = "") -> None:
+def assert_close(got: Any, want: Any, dtype: str, n: float, context: str = "", given: Iterable[Array] = ()) -> None:
     """Two results, as named tuples: `got` after n roundings in `dtype`, `want` from the reference in float64."""
-    assert_arrays_close(dict(named(got)), dict(named(want)), dtype, n, context)
+    assert_arrays_close(dict(named(got)), dict(named(want)), dtype, n, context, given)
 
 
-def assert_arrays_close(got: dict[str, Array], want: dict[str, Array], dtype: str, n: float, context: str = "") -> None:
+def assert_arrays_close(
+    got: dict[str, Array],
+    want: dict[str, Array],
+    dtype: str,
+    n: float,
+    context: str = "",
+    given: Iterable[Array] = (),
+) -> None:
     """As `assert_close`, of arrays by their names."""
     bound, norm_bound = element_bound(dtype, n), BOUNDS[dtype].norm * rounding(dtype, n)
-    largest = max(float(np.abs(b).max(initial=0)) for b in want.values())
+    largest = max(float(np.abs(b).max(initial=0)) for b in [*want.values(), *given])
     assert got.keys() == want.keys(), context
     for name, b in want.items():
         a = got[name]
@@ -100,9 +108,9 @@ def assert_agrees(problem: Problem, got: tuple[Any, Any], want: tuple[Any, Any] 
     """The outputs and gradients of a problem, against the reference's (`want`, or found here)."""
     want = want or problem.as_float64().run(fusedrnn.reference)
     dtype = str(problem.x.dtype)
-    for gradients in (False, True):
+    for gradients, given in ((False, problem.states), (True, problem.dstates)):
         assert all(a.dtype == dtype for _, a in named(got[gradients]))
-        assert_close(got[gradients], want[gradients], dtype, roundings(problem, gradients=gradients))
+        assert_close(got[gradients], want[gradients], dtype, roundings(problem, gradients=gradients), given=given)
 
 
 def lost_to_flushing(problem: Problem) -> float:

@@ -20,7 +20,7 @@ sys.path.insert(0, str(CSRC / "cuda"))
 
 from build_images import OPTIONS  # noqa: E402
 
-WAIT = "    if (late != kNotYet) break;\n"
+WAIT = "    if (latest != kNotYet) break;\n"
 FENCE = "    fence();  // before all that this thread will give\n"
 SLEEP = "__nanosleep((clock() * 2654435761u >> 20) % 2048)"
 
@@ -47,7 +47,7 @@ VARIANTS: dict[str, list[tuple[str, str, str]]] = {
     "stamps": [("device.hpp", "RNN_DEVICE void stamp(int) {}\n", STAMP)],
     "jitter": [
         ("device.hpp", 'asm volatile("st.relaxed', f'{SLEEP};\n  asm volatile("st.relaxed'),
-        ("product.hpp", "  rows -= lane / 4;\n", f"  rows -= lane / 4;\n  {SLEEP};\n"),
+        ("product.hpp", "  while (true) {\n", f"  {SLEEP};\n  while (true) {{\n"),
     ],
     # What the time goes to; all but the first give wrong results.
     "no_fence": [("thread_block.hpp", FENCE, "")],
@@ -56,8 +56,8 @@ VARIANTS: dict[str, list[tuple[str, str, str]]] = {
     "first_piece": [
         (
             "product.hpp",
-            "  rows -= lane / 4;\n",
-            "  rows -= lane / 4;\n"
+            "                        int row_bytes) {\n",
+            "                        int row_bytes) {\n"
             "  if (rows > 0) {\n    while (largest(load_fresh(from)) == kNotYet) {\n    }\n  }\n  meet_warp();\n",
         )
     ],
