@@ -7,8 +7,8 @@ other, warm; figures are medians over the rounds. `train` makes new weights, run
 gradient.
 
 The floor of a case is the larger of its multiply-adds over the rate of a large matrix product, and of the bytes that
-must pass through the GPU's memory over the rate of a large copy, both measured in this run; and, beyond that, as many
-meetings of the kernel's blocks as it has steps, each as long as was measured with the same blocks doing nothing else.
+must pass through the GPU's memory over the rate of a large copy, both measured in this run; and, beyond that, the
+exchange of operands between the kernel's blocks, as long as was measured with the same blocks doing nothing else.
 """
 
 from __future__ import annotations
@@ -149,8 +149,8 @@ class Ceilings:
             self.known["copy"] = 2 * a.numel() * 4 / self.clock.ms(lambda: b.copy_(a))
         return self.known["copy"]
 
-    def meetings(self, case: Case) -> float:
-        """Milliseconds of the meetings of a case's blocks."""
+    def exchange(self, case: Case) -> float:
+        """Milliseconds in which a case's blocks give each other operands."""
         w = getattr(fusedrnn, f"{case.op.upper()}Weights")
         dtype = self.torch.float32 if case.format == "tf32" else getattr(self.torch, case.format)
         rows = case.gates * case.H
@@ -174,9 +174,9 @@ def measure(case: Case, torch: Any, device: str, clock: Any, ceilings: Ceilings,
         times["torch"].append(clock.ms(theirs))
     ms = {name: statistics.median(t) for name, t in times.items()}
     work = max(case.multiply_adds / ceilings.multiply_adds(case.format), case.bytes / ceilings.bytes())
-    meetings = ceilings.meetings(case)
+    exchange = ceilings.exchange(case)
     spread = {name: [min(t), max(t)] for name, t in times.items()}
-    return {"case": asdict(case), "ms": ms, "spread": spread, "work_ms": work, "meetings_ms": meetings}
+    return {"case": asdict(case), "ms": ms, "spread": spread, "work_ms": work, "exchange_ms": exchange}
 
 
 def print_table(results: list[dict[str, Any]], console: Console) -> list[str]:
@@ -190,7 +190,7 @@ def print_table(results: list[dict[str, Any]], console: Console) -> list[str]:
         for r in rows:
             mine, theirs = r["ms"]["fusedrnn"], r["ms"]["torch"]
             size = ",".join(str(r["case"][n]) for n in "TBIH")
-            floor = r["work_ms"] + r["meetings_ms"]
+            floor = r["work_ms"] + r["exchange_ms"]
             cells = (size, f"{mine:.3g}", f"{theirs:.3g}", f"{theirs / mine:.2f}x", f"{100 * floor / mine:.0f}%")
             table.add_row(*cells)
             lines.append(f"| {' | '.join(cells)} |")

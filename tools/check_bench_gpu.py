@@ -39,7 +39,7 @@ def check_that_it_verifies_and_counts(format: str) -> None:
     ceilings = gpu.Ceilings(torch, "cpu", clock, size=16)
     cases = [gpu.Case(op, mode, format, 3, 2, 5, 40) for op in ("lstm", "gru", "rnn") for mode in ("infer", "train")]
     results = [gpu.measure(case, torch, "cpu", clock, ceilings, 2) for case in cases]
-    assert clock.made == 6 * 4 + 3 * (1 + 2) + 2  # ours and PyTorch's twice, meetings, two ceilings
+    assert clock.made == 6 * 4 + 3 * (1 + 2) + 2  # ours and PyTorch's twice, exchanges, two ceilings
     assert cases[0].multiply_adds == 3 * 2 * 4 * 40 * 45
     assert any("1.00x" in line for line in gpu.print_table(results, Console(quiet=True)))
 

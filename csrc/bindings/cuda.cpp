@@ -254,8 +254,7 @@ void register_cuda(py::module_& m) {
   m.def("make_cuda_run", [](const std::shared_ptr<CudaCell>& cell, bool backward, int64_t seq_len, int64_t batch,
                             int octets_per_group, int groups_per_block) {
     if (!cell) throw py::type_error("cell: expected a CudaCell, got None");
-    return std::make_unique<CudaRun>(cell, backward, seq_len, batch,
-                                     cuda::Forced{octets_per_group, groups_per_block});
+    return std::make_unique<CudaRun>(cell, backward, seq_len, batch, cuda::Forced{octets_per_group, groups_per_block});
   });
 }
 

@@ -88,23 +88,23 @@ struct Arguments {
   CellId cell;
   int gates, slot_count, column_count, state_slot;
   int exchange_gates;  // of an element's operands of the first product: 1 in forward
-  unsigned split;  // bit g: gate g's input part and recurrent part stay apart
+  unsigned split;      // bit g: gate g's input part and recurrent part stay apart
   int first_gate[kMaxCudaProducts], product_gates[kMaxCudaProducts], product_column[kMaxCudaProducts];
-  int seq_len, batch, hidden, padded_hidden;          // a step has less than 2^31 bytes in each array:
+  int seq_len, batch, hidden, padded_hidden;         // a step has less than 2^31 bytes in each array:
   int h_step, gates_step, slots_step, columns_step;  // so many elements
-  int first, last;  // the steps of this launch, counted in the order in which they run
+  int first, last;                                   // the steps of this launch, counted in the order in which they run
   int reverse;
   const int64_t* lengths;                // (B,), each in 0..T, or null
   const void* packed[kMaxCudaProducts];  // [octet][chunk][gate][8 rows x 64 bytes], see pack.hpp
-  void* exchange[kMaxCudaProducts];      // [kRing][rows of all groups][chunks * 64 bytes]: operands; all bits set at first
-  int copy_bytes[kMaxCudaProducts];      // of a copy in `exchange`
-  float* run[2];                         // (B, H): h and c between launches (backward: the gradients that are carried);
-                                         // between steps too, where shared memory has no room
-  const void* state0[2];                 // (B, H) or null for zeros; null in all launches but the first
-  void* state_n[2];                      // (B, H) or null; null in all launches but the last
-  const void* vectors;                   // (vectors, H)
-  void* slots;                           // (T or 1, B, S, H) or null
-  int keeps_slots;                       // whether slots have all steps, or room for one
+  void* exchange[kMaxCudaProducts];  // [kRing][rows of all groups][chunks * 64 bytes]: operands; all bits set at first
+  int copy_bytes[kMaxCudaProducts];  // of a copy in `exchange`
+  float* run[2];                     // (B, H): h and c between launches (backward: the gradients that are carried);
+                                     // between steps too, where shared memory has no room
+  const void* state0[2];             // (B, H) or null for zeros; null in all launches but the first
+  void* state_n[2];                  // (B, H) or null; null in all launches but the last
+  const void* vectors;               // (vectors, H)
+  void* slots;                       // (T or 1, B, S, H) or null
+  int keeps_slots;                   // whether slots have all steps, or room for one
 
   // Forward.
   const void* pre;      // (steps of this launch, B, G*H): W x

@@ -56,7 +56,9 @@ struct Backward : ThreadBlock<Format, kTiles> {
       return Scalar(widen(in.h_prev));
     }
     RNN_DEVICE Scalar c_prev() const { return Scalar(widen(in.c_prev)); }
-    RNN_DEVICE Scalar gradient(int column) const { return Scalar(widen(block.gradients_of(e, m)[column * block.a.hidden])); }
+    RNN_DEVICE Scalar gradient(int column) const {
+      return Scalar(widen(block.gradients_of(e, m)[column * block.a.hidden]));
+    }
     RNN_DEVICE Scalar vector(int k) const { return block.weight(k, e); }
     RNN_DEVICE Scalar slot(int k) const { return Scalar(widen(in.slot[k])); }
     RNN_DEVICE Scalar dc() const { return Scalar(block.kept(1, e)); }
@@ -109,7 +111,8 @@ struct Backward : ThreadBlock<Format, kTiles> {
     }
     with_cell(a.cell, [&](auto cell) {
       using Cell = decltype(cell);
-      if constexpr (kStage < Cell::kPhases) Cell::template backward<kStage>(Scalar(sum), At<Cell>{*this, e, in, out, m});
+      if constexpr (kStage < Cell::kPhases)
+        Cell::template backward<kStage>(Scalar(sum), At<Cell>{*this, e, in, out, m});
     });
     stamp(5);
     return out;

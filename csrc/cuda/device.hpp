@@ -6,10 +6,10 @@
 #include "emulator.hpp"
 #else
 
-#include "../cells/math.hpp"
-
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+
+#include "../cells/math.hpp"
 
 #define RNN_DEVICE __device__ __forceinline__
 #define RNN_KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
@@ -56,9 +56,7 @@ RNN_DEVICE void fence() { __threadfence(); }
 // Between two looks at memory that another thread block will write.
 RNN_DEVICE void pause() {}
 // The value of the lane whose number differs in its last bit; both must call it.
-RNN_DEVICE unsigned of_neighbour(unsigned mine) {
-  return __shfl_xor_sync(3u << (threadIdx.x % 32 & ~1u), mine, 1);
-}
+RNN_DEVICE unsigned of_neighbour(unsigned mine) { return __shfl_xor_sync(3u << (threadIdx.x % 32 & ~1u), mine, 1); }
 RNN_DEVICE unsigned larger(unsigned a, unsigned b) { return a > b ? a : b; }
 
 // Memory that no thread writes during this launch.

@@ -94,7 +94,8 @@ struct Forward : ThreadBlock<Format, kTiles> {
   template <int kPhase>
   RNN_DEVICE Inputs load(const Element& e, const Moment& m) const {
     Inputs in{};
-    const Storage* const pre = m.pre + (this->among(a.gates, e) + static_cast<unsigned>(a.first_gate[kPhase] * a.hidden));
+    const Storage* const pre =
+        m.pre + (this->among(a.gates, e) + static_cast<unsigned>(a.first_gate[kPhase] * a.hidden));
     RNN_UNROLL for (int j = 0; j < kMaxCudaGates; ++j) {
       if (j < a.product_gates[kPhase]) in.gate[j] = pre[j * a.hidden];
     }

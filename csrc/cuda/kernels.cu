@@ -1,5 +1,5 @@
-// The kernels, of each kind for each format of products and number of rows that are worked on at once. They know cells by
-// number.
+// The kernels, of each kind for each format of products and number of rows that are worked on at once. They know cells
+// by number.
 #include "../cells/cells.hpp"
 #include "backward.hpp"
 #include "forward.hpp"
@@ -26,19 +26,19 @@ RNN_DEVICE void exchange(const Arguments& a) {
 
 }  // namespace
 
-#define RNN_CUDA_KERNELS_OF(name, tiles)                                                     \
-  RNN_KERNEL fusedrnn_forward_##name##_##tiles(const RNN_CONSTANT_ARGUMENT Arguments a) {    \
-    Forward<FormatOf<Format::name>, tiles>(a).run();                                         \
-  }                                                                                          \
-  RNN_KERNEL fusedrnn_backward_##name##_##tiles(const RNN_CONSTANT_ARGUMENT Arguments a) {   \
-    Backward<FormatOf<Format::name>, tiles>(a).run();                                        \
-  }                                                                                          \
-  RNN_KERNEL fusedrnn_exchange_##name##_##tiles(const RNN_CONSTANT_ARGUMENT Arguments a) {   \
-    exchange<FormatOf<Format::name>, tiles>(a);                                              \
+#define RNN_CUDA_KERNELS_OF(name, tiles)                                                   \
+  RNN_KERNEL fusedrnn_forward_##name##_##tiles(const RNN_CONSTANT_ARGUMENT Arguments a) {  \
+    Forward<FormatOf<Format::name>, tiles>(a).run();                                       \
+  }                                                                                        \
+  RNN_KERNEL fusedrnn_backward_##name##_##tiles(const RNN_CONSTANT_ARGUMENT Arguments a) { \
+    Backward<FormatOf<Format::name>, tiles>(a).run();                                      \
+  }                                                                                        \
+  RNN_KERNEL fusedrnn_exchange_##name##_##tiles(const RNN_CONSTANT_ARGUMENT Arguments a) { \
+    exchange<FormatOf<Format::name>, tiles>(a);                                            \
   }
-#define RNN_CUDA_KERNELS(name, bytes)                                                                               \
-  RNN_CUDA_KERNELS_OF(name, 1)                                                                                      \
-  RNN_CUDA_KERNELS_OF(name, 2)                                                                                      \
-  RNN_CUDA_KERNELS_OF(name, 4)                                                                                      \
+#define RNN_CUDA_KERNELS(name, bytes) \
+  RNN_CUDA_KERNELS_OF(name, 1)        \
+  RNN_CUDA_KERNELS_OF(name, 2)        \
+  RNN_CUDA_KERNELS_OF(name, 4)        \
   RNN_KERNEL fusedrnn_pack_##name(const RNN_CONSTANT_ARGUMENT PackArguments p) { pack<FormatOf<Format::name>>(p); }
 RNN_CUDA_FORMATS(RNN_CUDA_KERNELS)

@@ -56,7 +56,8 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
     chunks = std::max(chunks, plan.product[p].chunks);
     gates = std::max(gates, plan.product[p].gates);
   }
-  const int splits = std::min(std::max(1, plan.warps / power_of_two_below(groups_per_block)), power_of_two_below(chunks));
+  const int splits =
+      std::min(std::max(1, plan.warps / power_of_two_below(groups_per_block)), power_of_two_below(chunks));
   plan.split_bits = 0;
   while (1 << plan.split_bits < splits) ++plan.split_bits;
   plan.halves = (gates * plan.octets_per_group + 1) / 2 * 2;  // pairs; of float32, a warp's scratch lies there too
@@ -83,16 +84,16 @@ void keep_resident(Plan& plan, int states, int64_t shared_bytes) {
   }
 }
 
-// Multiply-adds of a multiprocessor in a cycle. float32 waits for shared memory: the more rows there are for each weight,
-// the better.
+// Multiply-adds of a multiprocessor in a cycle. float32 waits for shared memory: the more rows there are for each
+// weight, the better.
 double multiply_adds(const Plan& plan, Format format, double pairs) {
   if (format == Format::tf32) return 500;
   if (format != Format::float32) return 1000;
   return (16 + 7 * plan.tiles) * (pairs > 2 ? 0.75 : 1);
 }
 
-// A step's time in cycles of a multiprocessor, so far as to choose between plans: fitted by eye to the plans of six cases
-// on an H200 (tools/gpu/probe.py --plans).
+// A step's time in cycles of a multiprocessor, so far as to choose between plans: fitted by eye to the plans of six
+// cases on an H200 (tools/gpu/probe.py --plans).
 double step_cost(const Plan& plan, Format format, int64_t batch) {
   constexpr double kExchange = 1100, kPart = 1200, kBatch = 600, kStreamedChunk = 300, kElement = 60;
   constexpr double kSharedBytes = 128, kReceivedBytes = 48, kAllReceivedBytes = 3000;  // in a cycle

@@ -40,7 +40,8 @@ RNN_DEVICE void receive(Operands<kTiles> (&x)[kChunksAhead], int chunks, const c
   RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
     RNN_UNROLL for (int n = 0; n < kTiles; ++n) {
       x[i][n] = {{0, 0, 0, 0}};
-      if (i < chunks && n * kOctet < rows) x[i][n] = load_fresh(from + static_cast<unsigned>(i * step + n * kOctet * row_bytes));
+      if (i < chunks && n * kOctet < rows)
+        x[i][n] = load_fresh(from + static_cast<unsigned>(i * step + n * kOctet * row_bytes));
     }
   }
   while (true) {
@@ -93,7 +94,8 @@ struct Tensor {
 // to each other through `scratch`.
 struct MultiplyAdd {
   static RNN_INLINE int slot(int row, int piece) { return piece * kOctet + row; }
-  // Where a piece of a row of operands lies in the scratch: so that lanes which read at once find it in different banks.
+  // Where a piece of a row of operands lies in the scratch: so that lanes which read at once find it in different
+  // banks.
   static RNN_DEVICE int place(int row, int piece) { return row * kChunkBytes + (piece ^ (row / 2)) * 16; }
 
   static RNN_DEVICE void join(Words&, Words&) {}

@@ -29,12 +29,12 @@ using fusedrnn::cuda::ProductPlan;
 // The unit of a thread, in a group that is worked on. Units past the last fill up an octet: they are worked on like the
 // last one, and leave no trace but zeros among the operands.
 struct Unit {
-  bool valid;       // no unit past the last
-  bool gives;       // it has a word among the operands: of two operands of 16 bits, the first
+  bool valid;        // no unit past the last
+  bool gives;        // it has a word among the operands: of two operands of 16 bits, the first
   int unit, column;  // the unit; and the last one in its place if it is past it
-  int octet;        // in its group
-  int sum;          // where the sums of its group and unit begin in `partial`
-  int state;        // its place among the units of the thread block
+  int octet;         // in its group
+  int sum;           // where the sums of its group and unit begin in `partial`
+  int state;         // its place among the units of the thread block
 };
 
 // A unit and a row of the batch, always in the hands of the same thread.
@@ -149,11 +149,13 @@ struct ThreadBlock {
   RNN_DEVICE int row_bytes(int product) const { return a.plan.product[product].chunks * kChunkBytes; }
   // Where a version of a product's operands lies.
   RNN_DEVICE char* copy(int product, int version) const {
-    return static_cast<char*>(a.exchange[product]) + static_cast<int64_t>(version & (kRing - 1)) * a.copy_bytes[product];
+    return static_cast<char*>(a.exchange[product]) +
+           static_cast<int64_t>(version & (kRing - 1)) * a.copy_bytes[product];
   }
   // An element's operand: of the gate's K in backward, where each gate has whole octets.
   RNN_DEVICE unsigned word(int product, const Element& e, int gate) const {
-    return static_cast<unsigned>(e.row * row_bytes(product) + (gate * a.padded_hidden + e.unit) * static_cast<int>(sizeof(Operand)));
+    return static_cast<unsigned>(e.row * row_bytes(product) +
+                                 (gate * a.padded_hidden + e.unit) * static_cast<int>(sizeof(Operand)));
   }
   // Gives an operand to all thread blocks of these rows. The threads of an octet call it together.
   RNN_DEVICE void give(int product, int version, const Element& e, int gate, float v) const {
@@ -235,18 +237,20 @@ struct ThreadBlock {
       const int left = (p.chunks - first + splits() - 1) >> a.plan.split_bits;
       receive<kTiles, kChunksAhead>(x, left, from, step, rows, bytes);
       stamp(2);
-      RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
-        const int chunk = first + (i << a.plan.split_bits);
-        if (kOnlyReceive || i >= left) break;
-        if (kResident || chunk < p.resident) {
-          const char* const w = stays + i * weights_step;
-          Format::template add_chunk<kTiles, kPairs>(sums, x[i], scratch, [&](int half, int slot) {
-            return load_shared(w + half * kHalfBytes + slot * 16);
-          });
-        } else {
-          Format::template add_chunk<kTiles, kPairs>(
-              sums, x[i], scratch, [&](int half, int slot) { return piece(group, kProduct, chunk, half, slot); },
-              /*joined=*/false);
+      if constexpr (!kOnlyReceive) {
+        RNN_UNROLL for (int i = 0; i < kChunksAhead; ++i) {
+          const int chunk = first + (i << a.plan.split_bits);
+          if (i >= left) break;
+          if (kResident || chunk < p.resident) {
+            const char* const w = stays + i * weights_step;
+            Format::template add_chunk<kTiles, kPairs>(sums, x[i], scratch, [&](int half, int slot) {
+              return load_shared(w + half * kHalfBytes + slot * 16);
+            });
+          } else {
+            Format::template add_chunk<kTiles, kPairs>(
+                sums, x[i], scratch, [&](int half, int slot) { return piece(group, kProduct, chunk, half, slot); },
+                /*joined=*/false);
+          }
         }
       }
       from += kChunksAhead * step;

@@ -260,9 +260,7 @@ void narrow(float v, bfloat16& to) {
   const auto bits = bits_as<unsigned>(v);
   to.bits = v != v ? 0x7fff : static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
-void narrow(float v, float16& to) {
-  to = v != v ? bits_as<float16>(std::uint16_t{0x7fff}) : static_cast<float16>(v);
-}
+void narrow(float v, float16& to) { to = v != v ? bits_as<float16>(std::uint16_t{0x7fff}) : static_cast<float16>(v); }
 float round_tf32(float v) { return v != v ? v : as_float((bits_as<unsigned>(v) + 0x1000) & ~0x1fffu); }
 
 // The k-th element of a row that lies in four registers of four lanes, as the instruction takes it.

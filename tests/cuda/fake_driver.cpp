@@ -56,15 +56,14 @@ void run_with(void** parameters) {
 
 #define RNN_FAKE_KERNEL(kind, name, tiles) \
   {"fusedrnn_" #kind "_" #name "_" #tiles, run_with<const Arguments, fusedrnn_##kind##_##name##_##tiles>},
-#define RNN_FAKE_KERNELS_OF(name, tiles)   \
-  RNN_FAKE_KERNEL(forward, name, tiles)    \
-  RNN_FAKE_KERNEL(backward, name, tiles)   \
+#define RNN_FAKE_KERNELS_OF(name, tiles) \
+  RNN_FAKE_KERNEL(forward, name, tiles)  \
+  RNN_FAKE_KERNEL(backward, name, tiles) \
   RNN_FAKE_KERNEL(exchange, name, tiles)
 #define RNN_FAKE_KERNELS(name, bytes) \
   RNN_FAKE_KERNELS_OF(name, 1)        \
   RNN_FAKE_KERNELS_OF(name, 2)        \
-  RNN_FAKE_KERNELS_OF(name, 4)        \
-  {"fusedrnn_pack_" #name, run_with<const PackArguments, fusedrnn_pack_##name>},
+  RNN_FAKE_KERNELS_OF(name, 4){"fusedrnn_pack_" #name, run_with<const PackArguments, fusedrnn_pack_##name>},
 const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS)};
 
 constexpr int kThreads = 64;

@@ -28,8 +28,8 @@ class Bound:
 BOUNDS = {"float32": Bound(4, 1), "float64": Bound(8, 2)}
 
 # Sums of random terms are about as large as the largest of their array. In an array of fewer elements than this, all of
-# them may be small differences of larger terms: there the scale is the largest entry of all arrays of the result, and of
-# the states, or gradients, that these terms begin with.
+# them may be small differences of larger terms: there the scale is the largest entry of all arrays of the result, and
+# of the states, or gradients, that these terms begin with.
 FEW_ELEMENTS = 30
 
 # The step of a central difference that balances its truncation error, ~ step^2, against rounding, ~ u / step.

@@ -15,10 +15,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-CSRC = Path(__file__).parents[2] / "csrc"
-sys.path.insert(0, str(CSRC / "cuda"))
+ROOT = Path(__file__).parents[2]
+CSRC = ROOT / "csrc"
+sys.path.insert(0, str(ROOT))
 
-from build_images import OPTIONS  # noqa: E402
+from csrc.cuda.build_images import OPTIONS  # noqa: E402
 
 WAIT = "    if (latest != kNotYet) break;\n"
 FENCE = "    fence();  // before all that this thread will give\n"
@@ -51,7 +52,7 @@ VARIANTS: dict[str, list[tuple[str, str, str]]] = {
     ],
     # What the time goes to; all but the first give wrong results.
     "no_fence": [("thread_block.hpp", FENCE, "")],
-    "no_products": [("thread_block.hpp", "if (kOnlyReceive || i >= left) break;", "break;")],
+    "no_products": [("thread_block.hpp", "if (i >= left) break;", "break;")],
     "no_waiting": [("product.hpp", WAIT, "    break;\n")],
     "first_piece": [
         (
