@@ -105,7 +105,8 @@ def test_plans_for_a_large_gpu(cell: str, format: str, driver: Path, monkeypatch
                     assert plan["warps"] == 8
                     assert plan["warps"] % plan["splits"] == 0
                     assert all(0 <= r <= c for r, c in zip(plan["resident"], plan["chunks"], strict=True))
-                    fits = H * H * _core.describe_cell(cell)["gates"] * (4 if "32" in format else 2) < 20 << 20
+                    # In backward, a group of one octet takes the room of two.
+                    fits = H * H * _core.describe_cell(cell)["gates"] * (4 if "32" in format else 2) < 14 << 20
                     assert plan["resident"] == plan["chunks"] or not fits or B > 8, (H, B, backward, plan)
 
 

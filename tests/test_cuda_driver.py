@@ -216,8 +216,8 @@ def test_blocks_that_cannot_run_at_once_are_not_launched(driver: Path, kernels: 
 
 
 def test_too_little_shared_memory(driver: Path, kernels: Path) -> None:
-    got = run(RUN + "attempt()", driver, kernels, FAKE_CUDA_SHARED="4096")
-    assert got == "RuntimeError CUDA: expected a GPU with 8192 bytes of shared memory for a thread block, got 4096"
+    got = run(RUN + "attempt()", driver, kernels, FAKE_CUDA_SHARED="1024")
+    assert got == "RuntimeError CUDA: expected a GPU with 2048 bytes of shared memory for a thread block, got 1024"
 
 
 def test_after_a_fork(driver: Path, kernels: Path) -> None:
