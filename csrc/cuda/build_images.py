@@ -4,7 +4,8 @@
     python build_images.py nvrtc kernels.fatbin
 
 The second needs no CUDA toolkit: NVRTC, the headers of the runtime and nvFatbin come from PyPI (tools/build_backend.py
-names them). Both make machine code for each architecture, and PTX of the oldest, which all others can compile.
+names them). Both make machine code for each architecture (FUSEDRNN_CUDA_ARCHITECTURES="80 90" chooses some), and PTX of
+the oldest, which all others can compile.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ARCHITECTURES = [80, 90, 100, 120]  # those of a generation run the code of its first, and 86 and 89 gain nothing
+# All others of a generation run the code of its first.
+ARCHITECTURES = [int(a) for a in os.environ.get("FUSEDRNN_CUDA_ARCHITECTURES", "80 90 100 120").split()]
 # The same operations in the same order as on the CPU, subnormals as zeros.
 OPTIONS = ["-std=c++17", "--fmad=false", "--ftz=true"]
 
