@@ -17,6 +17,15 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+#include "../../csrc/cells/math.hpp"
+
+// Loops stay loops, and functions are called: all that would be put in place takes minutes to compile, and this is no
+// place for speed.
+#undef RNN_UNROLL
+#define RNN_UNROLL
+#undef RNN_INLINE
+#define RNN_INLINE inline
+
 #define RNN_DEVICE inline
 #define RNN_KERNEL static void
 #define RNN_CONSTANT_ARGUMENT
