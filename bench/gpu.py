@@ -87,9 +87,20 @@ class Events:
         return float(start.elapsed_time(end))
 
 
+def dtype_of(format: str, torch: Any) -> Any:
+    return torch.float32 if format == "tf32" else getattr(torch, format)
+
+
+def zero_weights(case: Case, torch: Any, device: str) -> Any:
+    """The backend's weights of a case, for kernels whose results nobody looks at."""
+    make = getattr(fusedrnn, f"{case.op.upper()}Weights")
+    shapes = ((case.gates * case.H, case.I), (case.gates * case.H, case.H))
+    return make(*(torch.zeros(s, device=device).to(dtype_of(case.format, torch)) for s in shapes))._loaded
+
+
 def layers(case: Case, torch: Any, device: str) -> tuple[Callable[[], Any], Callable[[], Any]]:
     """Ours and PyTorch's, on the same weights and inputs. Each returns y, and dx if it trains."""
-    dtype = torch.float32 if case.format == "tf32" else getattr(torch, case.format)
+    dtype = dtype_of(case.format, torch)
     name = case.op.upper()
     peer = getattr(torch.nn, name)(case.I, case.H).to(device, dtype)
     peer.flatten_parameters()
@@ -136,8 +147,7 @@ class Ceilings:
     def multiply_adds(self, format: str) -> float:
         """A millisecond."""
         if format not in self.known:
-            dtype = self.torch.float32 if format == "tf32" else getattr(self.torch, format)
-            a = self.torch.randn(self.size, self.size, device=self.device).to(dtype)
+            a = self.torch.randn(self.size, self.size, device=self.device).to(dtype_of(format, self.torch))
             self.known[format] = self.size**3 / self.clock.ms(lambda: a @ a)
         return self.known[format]
 
@@ -151,15 +161,10 @@ class Ceilings:
 
     def exchange(self, case: Case) -> float:
         """Milliseconds in which a case's blocks give each other operands."""
-        w = getattr(fusedrnn, f"{case.op.upper()}Weights")
-        dtype = self.torch.float32 if case.format == "tf32" else getattr(self.torch, case.format)
-        rows = case.gates * case.H
-        shapes = ((rows, case.I), (rows, case.H))
-        device = w(*(self.torch.zeros(s, device=self.device).to(dtype) for s in shapes))._loaded
-        total = 0.0
+        w, total = zero_weights(case, self.torch, self.device), 0.0
         for backward in (False, True) if case.mode == "train" else (False,):
-            launcher = Launcher(device, backward, case.T, case.B)
-            total += self.clock.ms(lambda one=launcher: one.run.launch_exchange(case.T, device.stream()))
+            launcher = Launcher(w, backward, case.T, case.B)
+            total += self.clock.ms(lambda one=launcher: one.run.launch_exchange(case.T, w.stream()))
         return total
 
 

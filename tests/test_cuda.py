@@ -110,6 +110,17 @@ def test_plans_for_a_large_gpu(cell: str, format: str, driver: Path, monkeypatch
                     assert plan["resident"] == plan["chunks"] or not fits or B > 8, (H, B, backward, plan)
 
 
+def test_sizes_that_kernels_cannot_count(roomy: ctypes.CDLL) -> None:
+    kernels = _core.make_cuda_cell(*fusedrnn.cuda.paths(), 0, "lstm", "float32", 64)
+    most = (2**31 - 1) // (4 * 5 * 64 + 64) // 2
+    assert _core.make_cuda_run(kernels, False, 2**31 - 2, most, 0, 0).plan["rows_per_group"] >= 8
+    for T, B in ((3, most + 1), (3, 1 << 40), (2**31 - 1, 2), (1 << 40, 2)):
+        with pytest.raises(ValueError, match=f"batch_size up to {most} for hidden_size 64, got {T} and {B}"):
+            _core.make_cuda_run(kernels, False, T, B, 0, 0)
+    with pytest.raises(RuntimeError, match="expected octets_per_group and groups_per_block of some plan, got 64 and 1"):
+        _core.make_cuda_run(kernels, False, 3, 2, 64, 1)
+
+
 @pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)
 @pytest.mark.parametrize("format", FORMATS)
 def test_the_same_bits_in_whatever_order_threads_run(

@@ -131,11 +131,11 @@ struct CudaRun {
       a.product_column[p] = f.product[p].column;
     }
     a.exchange_gates = is_backward ? f.product[0].gates : 1;
+    if (batch > 0) require_small(seq_len, batch);
     a.plan = cell.plan_of(backward, batch, forced);
     for (int p = 0; p < f.products; ++p) {
       a.copy_bytes[p] = static_cast<int>(cuda::exchange_bytes(a.plan, p) / cuda::kRing);
     }
-    if (batch > 0) require_small(seq_len, batch);
     a.seq_len = a.last = static_cast<int>(seq_len);
     a.batch = static_cast<int>(batch);
     a.hidden = static_cast<int>(cell.hidden);
@@ -145,14 +145,15 @@ struct CudaRun {
     a.slots_step = a.h_step * f.slots;
     a.columns_step = a.h_step * f.columns;
   }
-  // Kernels count steps, and the bytes of a step in each array, in 32 bits. Operands have no more vectors than gates.
+  // Kernels count steps, and the bytes of a step in each array, in 32 bits. Operands have no more vectors than gates;
+  // their rows are filled up to eights, and to the same number for each set of thread blocks: to fewer than twice as
+  // many.
   void require_small(int64_t seq_len, int64_t batch) const {
     constexpr int64_t kMost = std::numeric_limits<int>::max();
     const CellFacts& f = facts_of(kernels.cell);
     const int64_t vectors = std::max({int64_t{1}, int64_t{f.gates}, int64_t{f.slots}, int64_t{f.columns}});
-    // Rows of operands are filled up, to whole chunks and eights.
     const int64_t row_bytes = 4 * vectors * cuda::padded(static_cast<int>(kernels.hidden)) + cuda::kChunkBytes;
-    const int64_t most_rows = kMost / row_bytes - cuda::kRowsAtOnce * 64;
+    const int64_t most_rows = kMost / row_bytes / 2;
     if (seq_len >= kMost || batch > most_rows) {
       throw py::value_error("CUDA: expected seq_len below " + std::to_string(kMost) + " and batch_size up to " +
                             std::to_string(most_rows) + " for hidden_size " + std::to_string(kernels.hidden) +

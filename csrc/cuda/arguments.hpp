@@ -21,7 +21,7 @@ constexpr int kMaxCudaProducts = 2;  // one for each phase
 constexpr int kMaxCudaGates = 4, kMaxCudaSlots = 5, kMaxCudaColumns = 4;
 constexpr int kMaxHalves = 8;  // of a group of octets
 constexpr int kMaxWarps = 8;
-constexpr int kRowsAtOnce = 32;  // or 16 or 8
+constexpr int kRowsAtOnce = 32;  // at most
 constexpr int kOctet = 8;
 constexpr int kChunkBytes = 64;
 constexpr int kHalfBytes = kOctet * kChunkBytes;  // of weights, for one chunk
@@ -54,6 +54,14 @@ struct Plan {
   ProductPlan product[kMaxCudaProducts];
   int shared_bytes;
 };
+
+// Chunks of operands that a warp asks for at once, as many as its registers hold.
+constexpr int chunks_ahead(int tiles) { return tiles == 4 ? 2 : 4; }
+
+// Pairs of halves of a group; where the halves are odd in number, the last one's partner is zeros.
+constexpr int pairs_of(const Plan& plan, int product) {
+  return (plan.product[product].gates * plan.octets_per_group + 1) / 2;
+}
 
 // The elements of K that a gate has in backward: whole octets.
 constexpr int padded(int hidden) { return (hidden + kOctet - 1) / kOctet * kOctet; }

@@ -180,8 +180,9 @@ struct Backward : ThreadBlock<Format, kTiles> {
     m.has_step = step >= 0;
     m.has_before = step > 0;
     const int before = this->time_of(step - 1);
-    m.slots = this->at_time(const_cast<const void*>(a.slots), m.t, a.slots_step);
-    m.slots_before = this->at_time(const_cast<const void*>(a.slots), before, a.slots_step);
+    const void* const slots = a.slots;
+    m.slots = this->at_time(slots, m.t, a.slots_step);
+    m.slots_before = this->at_time(slots, before, a.slots_step);
     m.dy = this->at_time(a.dy, m.t, a.h_step);
     m.h = this->at_time(a.h, m.t, a.h_step);
     m.h_before = this->at_time(a.h, before, a.h_step);

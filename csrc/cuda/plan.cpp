@@ -22,10 +22,8 @@ ProductPlan product_of(const CellFacts& f, Format format, int64_t hidden, bool b
   return {backward ? 1 : p.gates, static_cast<int>(divide_up(k * operand_bytes(format), kChunkBytes)), 0};
 }
 
-// Of a group's weights in shared memory, a chunk: pairs of halves.
-int64_t chunk_bytes(const Plan& plan, int product) {
-  return int64_t{2 * kHalfBytes} * divide_up(int64_t{plan.product[product].gates} * plan.octets_per_group, 2);
-}
+// Of a group's weights in shared memory, a chunk.
+int64_t chunk_bytes(const Plan& plan, int product) { return int64_t{2 * kHalfBytes} * pairs_of(plan, product); }
 
 int64_t group_bytes(const Plan& plan) {
   int64_t bytes = 0;
@@ -51,16 +49,16 @@ void share(Plan& plan, int64_t groups_per_block, int64_t batch, int multiprocess
   plan.tiles = 1;
   while (plan.tiles < kRowsAtOnce / kOctet && plan.tiles < eights_each) plan.tiles *= 2;
   // Warps share K where there are fewer groups than warps, as far as there are chunks.
-  int chunks = 1, gates = 1;
+  int chunks = 1, pairs = 1;
   for (int p = 0; p < plan.products; ++p) {
     chunks = std::max(chunks, plan.product[p].chunks);
-    gates = std::max(gates, plan.product[p].gates);
+    pairs = std::max(pairs, pairs_of(plan, p));
   }
   const int splits =
       std::min(std::max(1, plan.warps / power_of_two_below(groups_per_block)), power_of_two_below(chunks));
   plan.split_bits = 0;
   while (1 << plan.split_bits < splits) ++plan.split_bits;
-  plan.halves = (gates * plan.octets_per_group + 1) / 2 * 2;  // pairs; of float32, a warp's scratch lies there too
+  plan.halves = 2 * pairs;  // of float32, a warp's scratch lies there too
 }
 
 int64_t partial_bytes(const Plan& plan) {
@@ -97,7 +95,7 @@ double multiply_adds(const Plan& plan, Format format, double pairs) {
 double step_cost(const Plan& plan, Format format, int64_t batch) {
   constexpr double kExchange = 1100, kPart = 1200, kBatch = 600, kStreamedChunk = 300, kElement = 60;
   constexpr double kSharedBytes = 128, kReceivedBytes = 48, kAllReceivedBytes = 3000;  // in a cycle
-  const int64_t tile_rows = int64_t{plan.tiles} * kOctet, batch_chunks = (plan.tiles == 4 ? 2 : 4) << plan.split_bits;
+  const int64_t tile_rows = int64_t{plan.tiles} * kOctet, batch_chunks = chunks_ahead(plan.tiles) << plan.split_bits;
   const double rows = plan.rows_per_group, groups = plan.groups_per_block;
   const double blocks = static_cast<double>(plan.unit_blocks) * plan.batch_groups;
   const double turns = static_cast<double>(divide_up(plan.groups_per_block, plan.warps >> plan.split_bits) *
@@ -107,7 +105,7 @@ double step_cost(const Plan& plan, Format format, int64_t batch) {
   for (int i = 0; i < plan.products; ++i) {
     const ProductPlan& p = plan.product[i];
     const double bytes = groups * static_cast<double>(chunk_bytes(plan, i)), streamed = p.chunks - p.resident;
-    const double pairs = static_cast<double>(chunk_bytes(plan, i)) / (2 * kHalfBytes);
+    const double pairs = pairs_of(plan, i);
     const double operands = groups * std::min(rows, static_cast<double>(batch)) * p.chunks * kChunkBytes;
     const double k = p.chunks * double{kChunkBytes} / operand_bytes(format);
     const double passes = static_cast<double>(divide_up(plan.rows_per_group, tile_rows));
@@ -162,7 +160,11 @@ Plan make_plan(const CellFacts& facts, Format format, int64_t batch, int64_t hid
       if (best_cost == 0 || cost < best_cost) best = candidate, best_cost = cost;
     }
   }
-  if (best_cost == 0 && least_shared == 0) throw std::runtime_error("CUDA: no plan has what is forced");
+  if (best_cost == 0 && least_shared == 0) {
+    throw std::runtime_error("CUDA: expected octets_per_group and groups_per_block of some plan, got " +
+                             std::to_string(forced.octets_per_group) + " and " +
+                             std::to_string(forced.groups_per_block));
+  }
   if (best_cost == 0 || limits.most_threads < 32) {
     throw std::runtime_error("CUDA: expected a GPU with " + std::to_string(least_shared) +
                              " bytes of shared memory for a thread block, got " + std::to_string(limits.shared_bytes));

@@ -13,7 +13,6 @@ namespace {
 
 using fusedrnn::cuda::kChunkBytes;
 using fusedrnn::cuda::kHalfBytes;
-using fusedrnn::cuda::kMaxHalves;
 using fusedrnn::cuda::kOctet;
 using fusedrnn::cuda::kTileSums;
 using std::int64_t;

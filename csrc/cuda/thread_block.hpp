@@ -48,7 +48,7 @@ struct ThreadBlock {
   using Storage = typename Format::Storage;
   using Operand = decltype(Format::operand(0.0f));
   static constexpr int kRows = kTiles * kOctet;  // worked on at once
-  static constexpr int kChunksAhead = kTiles == 4 ? 2 : 4;
+  static constexpr int kChunksAhead = fusedrnn::cuda::chunks_ahead(kTiles);
 
   const Arguments& a;
   const int unit_block, batch_group;
@@ -80,7 +80,7 @@ struct ThreadBlock {
   RNN_DEVICE int at_once() const { return a.plan.warps >> a.plan.split_bits; }
   RNN_DEVICE int splits() const { return 1 << a.plan.split_bits; }
   RNN_DEVICE int halves(int product) const { return a.plan.octets_per_group * a.plan.product[product].gates; }
-  RNN_DEVICE int pairs(int product) const { return (halves(product) + 1) / 2; }
+  RNN_DEVICE int pairs(int product) const { return fusedrnn::cuda::pairs_of(a.plan, product); }
   RNN_DEVICE int chunk_bytes(int product) const { return pairs(product) * 2 * kHalfBytes; }
   RNN_DEVICE char* resident(int group, int product) const {
     int each = 0, before = 0;
@@ -266,18 +266,15 @@ struct ThreadBlock {
                               (e.row_place / kOctet * kTileSums + e.row_place % kOctet);
     RNN_UNROLL for (int j = 0; j < kGates; ++j) total[j] = 0.0f;
     if (p.chunks == 0) return;
+    const auto add = [&](int s) {
+      RNN_UNROLL for (int j = 0; j < kGates; ++j) {
+        if (j < p.gates) total[j] += from[s * warp_sums + j * kTiles * kTileSums];
+      }
+    };
     if (splits() == kMaxWarps) {
-      RNN_UNROLL for (int s = 0; s < kMaxWarps; ++s) {
-        RNN_UNROLL for (int j = 0; j < kGates; ++j) {
-          if (j < p.gates) total[j] += from[s * warp_sums + j * kTiles * kTileSums];
-        }
-      }
+      RNN_UNROLL for (int s = 0; s < kMaxWarps; ++s) add(s);
     } else {
-      RNN_ROLLED for (int s = 0; s < splits(); ++s) {
-        RNN_UNROLL for (int j = 0; j < kGates; ++j) {
-          if (j < p.gates) total[j] += from[s * warp_sums + j * kTiles * kTileSums];
-        }
-      }
+      RNN_ROLLED for (int s = 0; s < splits(); ++s) add(s);
     }
   }
 

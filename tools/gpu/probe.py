@@ -3,8 +3,8 @@
     python tools/gpu/probe.py FOLDER_OF_VARIANTS [--cases lstm:bfloat16:1024,16,768,768 ...] [--variants base ...]
                               [--plans] [--json FILE]
 
-Kernel times are those of CUDA events around the launch; medians. Results of variants that are wrong on purpose are not
-looked at. Plans are octets in a group x groups in a thread block (csrc/cuda/plan.hpp).
+Kernel times are those of CUDA events around the launch; medians. Only results of the variant `base` are verified.
+Plans are octets in a group x groups in a thread block (csrc/cuda/plan.hpp).
 """
 
 from __future__ import annotations
@@ -97,30 +97,23 @@ def measure(case: gpu.Case, options: argparse.Namespace, times: KernelTimes) -> 
             infer, peer_infer = gpu.layers(gpu.Case(**{**vars(case), "mode": "infer"}), torch, "cuda")
             record["infer_ms"] = [clock.ms(infer), clock.ms(peer_infer), clock.ms(infer), clock.ms(peer_infer)]
             record["train_ms"] = [clock.ms(ours), clock.ms(theirs), clock.ms(ours), clock.ms(theirs)]
-            us, them = record["infer_ms"], record["train_ms"]
-            print("  infer ours, peer, ours, peer", *(f"{t:.3f}" for t in us), "| train", *(f"{t:.3f}" for t in them))
+            for mode in ("infer_ms", "train_ms"):
+                print(f"  {mode}: ours, peer, ours, peer", *(f"{t:.3f}" for t in record[mode]))
         forward, backward = median_of(ours, times, options.repeats)
         record[name] = [forward, backward]
         per_step = [1000 * t / case.T for t in (forward, backward)]
         print(f"  {name:12s} forward {per_step[0]:.3f} us a step, backward {per_step[1]:.3f}", flush=True)
     variant(options.folder, "base")
-    w = gpu_weights(case)
+    w = gpu.zero_weights(case, torch, "cuda")
     print("  plans:", plan_text(w, case.T, case.B, False), "|", plan_text(w, case.T, case.B, True))
     if options.plans:
         record["plans"] = plans(case, options, times)
     return record
 
 
-def gpu_weights(case: gpu.Case) -> Any:
-    make = getattr(fusedrnn, f"{case.op.upper()}Weights")
-    dtype = torch.float32 if case.format == "tf32" else getattr(torch, case.format)
-    shapes = ((case.gates * case.H, case.I), (case.gates * case.H, case.H))
-    return make(*(torch.zeros(s, device="cuda").to(dtype) for s in shapes))._loaded
-
-
 def plans(case: gpu.Case, options: argparse.Namespace, times: KernelTimes) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
-    w = gpu_weights(case)
+    w = gpu.zero_weights(case, torch, "cuda")
     ours, _ = gpu.layers(case, torch, "cuda")
     for octets, groups in itertools.product((1, 2, 4, 8), (1, 2, 3, 4, 6, 8)):
         fits = []
