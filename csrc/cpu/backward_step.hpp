@@ -4,6 +4,7 @@
 
 #include "driver.hpp"
 #include "reduce.hpp"
+#include "several.hpp"
 
 namespace {
 
@@ -70,58 +71,108 @@ using BackwardPointwise = void (*)(const BackwardStep<C>&, Span rows, Span tiles
 template <class C>
 using BackwardReduce = void (*)(const BackwardStep<C>& step, int64_t rows);
 
-// The `at` of cell.hpp.
-template <class C>
+// The `at` of cell.hpp, for N tiles.
+template <class C, int N>
 struct BackwardAt {
-  using V = Vec<C>;
-  const BackwardRow<C>& row;
+  using Tile = Vec<C>;
+  using V = UnitsOf<C, N>;
+  using Row = BackwardRow<C>;
   const BackwardStep<C>& step;
-  int64_t index, tile, unit, hidden;
-  typename V::Lanes lanes;
+  const Row* rows[N];
+  Place places[N];
+  int64_t unit[N];  // the first of the tile
+  typename Tile::Lanes lanes[N];
 
-  RNN_INLINE V load(const C* p) const { return V::load(p + unit, lanes); }
-  RNN_INLINE V h() const { return load(row.h); }
-  RNN_INLINE V h_prev() const { return load(row.before[0]); }
-  RNN_INLINE V c_prev() const { return load(row.before[1]); }
-  RNN_INLINE V slot(int k) const { return load(row.slots + k * hidden); }
-  RNN_INLINE V vector(int k) const { return load(step.vectors + k * hidden); }
-  RNN_INLINE V sum(int j) const { return V(step.sums[index * kMaxSums + j]); }
-  RNN_INLINE V extra(int j) const { return V::load(step.extra_at(j, index, tile)); }
-  RNN_INLINE V dc() const { return load(row.carried[1]); }
-  RNN_INLINE V dc_given() const { return row.dc_given ? load(row.dc_given) : V(0); }
-  RNN_INLINE V below() const { return load(row.below); }
-  RNN_INLINE void set_dbelow(V v) const {
-    if (row.dbelow) v.store(row.dbelow + unit, lanes);
+  RNN_INLINE BackwardAt(const BackwardStep<C>& s, const SomePlaces<N>& some) : step(s) {
+    RNN_UNROLL for (int i = 0; i < N; ++i) {
+      places[i] = some[i];
+      rows[i] = s.rows + some[i].row;
+      unit[i] = some[i].tile * Tile::width;
+      lanes[i] = lanes_of<Tile>(some[i].tile, s.units);
+    }
   }
-  RNN_INLINE void set_dc(V v) const { v.store(row.carried[1] + unit, lanes); }
-  RNN_INLINE V direct() const { return load(row.carried[0]); }
-  RNN_INLINE void set_direct(V v) const { v.store(row.carried[0] + unit, lanes); }
-  RNN_INLINE V gradient(int column) const { return load(row.gradients + column * hidden); }
-  RNN_INLINE void grad(int column, V v) const { v.store(row.gradients + column * hidden + unit, lanes); }
+
+  // array(row): an array of a row, from unit 0 on.
+  template <class Array>
+  RNN_INLINE V load(Array&& array) const {
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(array(*rows[i]) + unit[i], lanes[i]); });
+  }
+  template <class Array>
+  RNN_INLINE void store(const V& v, Array&& array) const {
+    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA { tile.store(array(*rows[i]) + unit[i], lanes[i]); });
+  }
+  RNN_INLINE V h() const {
+    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.h; });
+  }
+  RNN_INLINE V h_prev() const {
+    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.before[0]; });
+  }
+  RNN_INLINE V c_prev() const {
+    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.before[1]; });
+  }
+  RNN_INLINE V slot(int k) const {
+    return load([&](const Row& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
+  }
+  RNN_INLINE V vector(int k) const {
+    return load([&](const Row&) RNN_INLINE_LAMBDA { return step.vectors + k * step.hidden; });
+  }
+  RNN_INLINE V sum(int j) const {
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile(step.sums[places[i].row * kMaxSums + j]); });
+  }
+  RNN_INLINE V extra(int j) const {
+    return units_made<C, N>(
+        [&](int i) RNN_INLINE_LAMBDA { return Tile::load(step.extra_at(j, places[i].row, places[i].tile)); });
+  }
+  RNN_INLINE V dc() const {
+    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
+  }
+  RNN_INLINE void set_dc(const V& v) const {
+    store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
+  }
+  RNN_INLINE V dc_given() const {
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA {
+      return rows[i]->dc_given ? Tile::load(rows[i]->dc_given + unit[i], lanes[i]) : Tile(0);
+    });
+  }
+  RNN_INLINE V below() const {
+    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.below; });
+  }
+  RNN_INLINE void set_dbelow(const V& v) const {
+    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA {
+      if (rows[i]->dbelow) tile.store(rows[i]->dbelow + unit[i], lanes[i]);
+    });
+  }
+  RNN_INLINE V direct() const {
+    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
+  }
+  RNN_INLINE void set_direct(const V& v) const {
+    store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
+  }
+  RNN_INLINE V gradient(int column) const {
+    return load([&](const Row& row) RNN_INLINE_LAMBDA { return row.gradients + column * step.hidden; });
+  }
+  RNN_INLINE void grad(int column, const V& v) const {
+    store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.gradients + column * step.hidden; });
+  }
 };
 
 template <class Cell, class C, int Stage>
-void backward_pointwise(const BackwardStep<C>& step, Span span, Span tiles, const C* sums) {
-  using V = Vec<C>;
-  const int64_t hidden = step.hidden;
-  for (int64_t r = span.first; r < span.last; ++r) {
-    const BackwardRow<C> row = step.rows[r];
-    for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += V::width) {
-      Cell::template backward<Stage>(
-          V::load(sums), BackwardAt<C>{row, step, r, tile, tile * V::width, hidden, lanes_of<V>(tile, step.units)});
-    }
-  }
+void backward_pointwise(const BackwardStep<C>& step, Span rows, Span tiles, const C* sums) {
+  using Tile = Vec<C>;
+  run_side_by_side(rows, tiles, [&](const auto& places, int64_t first) RNN_INLINE_LAMBDA {
+    constexpr int N = std::tuple_size_v<std::decay_t<decltype(places)>>;
+    const C* const sum = sums + first * Tile::width;
+    Cell::template backward<Stage>(
+        units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(sum + i * Tile::width); }),
+        BackwardAt<C, N>(step, places));
+  });
 }
 
 template <class Cell, class C, int Stage>
 void backward_reduce(const BackwardStep<C>& step, int64_t rows) {
-  using V = Vec<C>;
-  for (int64_t r = 0; r < rows; ++r) {
-    const BackwardRow<C> row = step.rows[r];
-    reduce_row<Cell, C, true, Stage>(step.hidden, step.epsilon, step.sums + r * kMaxSums,
-                                     [&](int64_t tile, typename V::Lanes lanes) {
-                                       return BackwardAt<C>{row, step, r, tile, tile * V::width, step.hidden, lanes};
-                                     });
+  for (int64_t row = 0; row < rows; ++row) {
+    reduce_row<Cell, C, true, Stage>(step.hidden, step.epsilon, step.sums + row * kMaxSums,
+                                     [&](int64_t tile) { return BackwardAt<C, 1>(step, {{{row, tile}}}); });
   }
 }
 

@@ -4,6 +4,7 @@
 
 #include "driver.hpp"
 #include "reduce.hpp"
+#include "several.hpp"
 
 namespace {
 
@@ -74,35 +75,81 @@ using ForwardPointwise = void (*)(const ForwardStep<C>&, Span rows, Span tiles, 
 template <class C>
 using ForwardReduce = void (*)(const ForwardStep<C>& step, int64_t rows);
 
-// The `at` of cell.hpp.
-template <class Cell, class C, bool kTrain>
+// The `at` of cell.hpp, for N tiles.
+template <class Cell, class C, bool kTrain, int N>
 struct ForwardAt {
-  using V = Vec<C>;
-  const ForwardRow<C>& row;
+  using Tile = Vec<C>;
+  using V = UnitsOf<C, N>;
   const ForwardStep<C>& step;
-  int64_t index, unit, hidden;
-  C* pre_tile;
-  typename V::Lanes lanes;
+  const ForwardRow<C>* rows[N];
+  int64_t index[N], unit[N];  // of the row; the first of the tile
+  C* pre_tile[N];
+  typename Tile::Lanes lanes[N];
 
-  RNN_INLINE V load(const C* p) const { return V::load(p + unit, lanes); }
-  RNN_INLINE V h_prev() const { return load(row.before[0]); }
-  RNN_INLINE V c_prev() const { return load(row.before[1]); }
-  RNN_INLINE V pre(int gate) const { return V::load(pre_tile + gate * V::width); }
-  RNN_INLINE V slot(int k) const { return load(row.slots + k * hidden); }
-  RNN_INLINE V vector(int k) const { return load(step.vectors + k * hidden); }
-  RNN_INLINE V sum(int j) const { return V(step.sums[index * kMaxSums + j]); }
-  RNN_INLINE void save(int k, V v) const {
-    if (kTrain || Cell::carried(k)) v.store(row.slots + k * hidden + unit, lanes);
+  RNN_INLINE ForwardAt(const ForwardStep<C>& s, const SomePlaces<N>& places) : step(s) {
+    RNN_UNROLL for (int i = 0; i < N; ++i) {
+      const Place at = places[i];
+      rows[i] = s.rows + at.row;
+      index[i] = at.row;
+      unit[i] = at.tile * Tile::width;
+      pre_tile[i] = s.pre_at(at.row, at.tile);
+      lanes[i] = lanes_of<Tile>(at.tile, s.units);
+    }
   }
-  RNN_INLINE void set_pre(int gate, V v) const { v.store(pre_tile + gate * V::width); }
-  RNN_INLINE V below() const { return load(row.below); }
-  RNN_INLINE void set_c(V v) const {
-    v.store(row.c + unit, lanes);
-    if (Cell::kBelow && row.c_of_step) v.store(row.c_of_step + unit, lanes);
+
+  // array(row): an array of a row, from unit 0 on.
+  template <class Array>
+  RNN_INLINE V load(Array&& array) const {
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(array(*rows[i]) + unit[i], lanes[i]); });
   }
-  RNN_INLINE void set_h(V v) const {
-    v.store(row.h + unit, lanes);
-    if (kTrain && row.h_kept) v.store(row.h_kept + unit, lanes);
+  template <class Array>
+  RNN_INLINE void store(const V& v, Array&& array) const {
+    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA { tile.store(array(*rows[i]) + unit[i], lanes[i]); });
+  }
+  // The same for an array that a row may lack.
+  template <class Array>
+  RNN_INLINE void store_if(const V& v, Array&& array) const {
+    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA {
+      if (C* const to = array(*rows[i])) tile.store(to + unit[i], lanes[i]);
+    });
+  }
+  RNN_INLINE V h_prev() const {
+    return load([](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.before[0]; });
+  }
+  RNN_INLINE V c_prev() const {
+    return load([](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.before[1]; });
+  }
+  RNN_INLINE V below() const {
+    return load([](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.below; });
+  }
+  RNN_INLINE V slot(int k) const {
+    return load([&](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
+  }
+  RNN_INLINE V vector(int k) const {
+    return load([&](const ForwardRow<C>&) RNN_INLINE_LAMBDA { return step.vectors + k * step.hidden; });
+  }
+  RNN_INLINE V pre(int gate) const {
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(pre_tile[i] + gate * Tile::width); });
+  }
+  RNN_INLINE void set_pre(int gate, const V& v) const {
+    take_units<C, N>(
+        v, [&](int i, Tile tile) RNN_INLINE_LAMBDA { tile.store(pre_tile[i] + gate * Tile::width, lanes[i]); });
+  }
+  RNN_INLINE V sum(int j) const {
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile(step.sums[index[i] * kMaxSums + j]); });
+  }
+  RNN_INLINE void save(int k, const V& v) const {
+    if (kTrain || Cell::carried(k)) {
+      store(v, [&](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
+    }
+  }
+  RNN_INLINE void set_c(const V& v) const {
+    store(v, [](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.c; });
+    if (Cell::kBelow) store_if(v, [](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.c_of_step; });
+  }
+  RNN_INLINE void set_h(const V& v) const {
+    store(v, [](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.h; });
+    if (kTrain) store_if(v, [](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.h_kept; });
   }
 };
 
@@ -121,35 +168,29 @@ constexpr bool adds_to_pre(int product, int j) {
 }
 
 template <class Cell, class C, int Phase, bool kTrain>
-void forward_pointwise(const ForwardStep<C>& step, Span span, Span tiles, const C* sums) {
-  using V = Vec<C>;
+void forward_pointwise(const ForwardStep<C>& step, Span rows, Span tiles, const C* sums) {
+  using Tile = Vec<C>;
   constexpr int kProduct = last_product<Cell>(Phase), G = Cell::product(kProduct).gates;
   constexpr int kFirst = Cell::product(kProduct).first_gate;
-  const int64_t hidden = step.hidden;
-  for (int64_t r = span.first; r < span.last; ++r) {
-    const ForwardRow<C> row = step.rows[r];
-    for (int64_t tile = tiles.first; tile < tiles.last; ++tile, sums += G * V::width) {
-      const ForwardAt<Cell, C, kTrain> at{
-          row, step, r, tile * V::width, hidden, step.pre_at(r, tile), lanes_of<V>(tile, step.units)};
-      V a[G];
-      RNN_UNROLL for (int g = 0; g < G; ++g) {
-        a[g] = V::load(sums + g * V::width);
-        if (adds_to_pre<Cell>(kProduct, g)) a[g] = at.pre(kFirst + g) + a[g];
-      }
-      Cell::template forward<Phase>(a, at);
+  run_side_by_side(rows, tiles, [&](const auto& places, int64_t first) RNN_INLINE_LAMBDA {
+    constexpr int N = std::tuple_size_v<std::decay_t<decltype(places)>>;
+    const ForwardAt<Cell, C, kTrain, N> at(step, places);
+    const C* const sum = sums + first * G * Tile::width;
+    UnitsOf<C, N> a[G];
+    RNN_UNROLL for (int g = 0; g < G; ++g) {
+      a[g] = units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(sum + (i * G + g) * Tile::width); });
+      if (adds_to_pre<Cell>(kProduct, g)) a[g] = at.pre(kFirst + g) + a[g];
     }
-  }
+    Cell::template forward<Phase>(a, at);
+  });
 }
 
 template <class Cell, class C, int Phase>
 void forward_reduce(const ForwardStep<C>& step, int64_t rows) {
-  using V = Vec<C>;
-  for (int64_t r = 0; r < rows; ++r) {
-    const ForwardRow<C> row = step.rows[r];
-    reduce_row<Cell, C, false, Phase>(
-        step.hidden, step.epsilon, step.sums + r * kMaxSums, [&](int64_t tile, typename V::Lanes lanes) {
-          return ForwardAt<Cell, C, false>{row, step, r, tile * V::width, step.hidden, nullptr, lanes};
-        });
+  for (int64_t row = 0; row < rows; ++row) {
+    reduce_row<Cell, C, false, Phase>(step.hidden, step.epsilon, step.sums + row * kMaxSums, [&](int64_t tile) {
+      return ForwardAt<Cell, C, false, 1>(step, {{{row, tile}}});
+    });
   }
 }
 

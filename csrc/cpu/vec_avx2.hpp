@@ -11,6 +11,7 @@ namespace {
 
 constexpr char kIsaName[] = "avx2";
 constexpr int kAccumulators = 12;  // of 16 registers
+constexpr int kSideBySide = 2;  // tiles of pointwise steps (several.hpp)
 
 template <class T>
 struct Vec;
@@ -27,6 +28,7 @@ struct Vec<float> {
 
   struct Lanes {
     __m256i mask;
+    Lanes() = default;
     RNN_INLINE explicit Lanes(int n)
         : mask(_mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))) {}
   };
@@ -75,6 +77,7 @@ struct Vec<double> {
 
   struct Lanes {
     __m256i mask;
+    Lanes() = default;
     RNN_INLINE explicit Lanes(int n)
         : mask(_mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3))) {}
   };

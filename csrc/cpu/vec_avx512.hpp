@@ -11,6 +11,7 @@ namespace {
 
 constexpr char kIsaName[] = "avx512";
 constexpr int kAccumulators = 24;  // of 32 registers; the rest holds one step of weights and a broadcast
+constexpr int kSideBySide = 2;  // tiles of pointwise steps (several.hpp)
 
 template <class T>
 struct Vec;
@@ -27,6 +28,7 @@ struct Vec<float> {
 
   struct Lanes {
     __mmask16 mask;
+    Lanes() = default;
     RNN_INLINE explicit Lanes(int n) : mask(static_cast<__mmask16>((1u << n) - 1)) {}
   };
 
@@ -77,6 +79,7 @@ struct Vec<double> {
 
   struct Lanes {
     __mmask8 mask;
+    Lanes() = default;
     RNN_INLINE explicit Lanes(int n) : mask(static_cast<__mmask8>((1u << n) - 1)) {}
   };
 

@@ -14,6 +14,7 @@ namespace {
 
 constexpr char kIsaName[] = "portable";
 constexpr int kAccumulators = 4;  // the micro-kernel's budget
+constexpr int kSideBySide = 1;  // tiles of pointwise steps (several.hpp)
 
 #if defined(__FMA__) || defined(__aarch64__)
 RNN_INLINE float scalar_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
@@ -61,6 +62,7 @@ struct Vec {
 
   // The first n lanes, 1 <= n <= width.
   struct Lanes {
+    Lanes() = default;
     RNN_INLINE explicit Lanes(int) {}
   };
 

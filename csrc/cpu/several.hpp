@@ -1,0 +1,117 @@
+// Several vectors that go through a formula side by side, operation by operation. One after the other, formulas are
+// chains of operations that wait for each other, and the processor looks only some hundred operations ahead.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <type_traits>
+
+#include "lanes.hpp"
+#include "sweep.hpp"
+
+namespace {
+
+// The math policy (cells/math.hpp), for N vectors at once.
+template <class V, int N>
+struct Several {
+  using value_type = typename V::value_type;
+  V parts[N];
+
+  Several() = default;
+  RNN_INLINE explicit Several(value_type value) { RNN_UNROLL for (V& part : parts) part = V(value); }
+  // of(i): the i-th vector.
+  template <class Of>
+  static RNN_INLINE Several made(Of&& of) {
+    Several all;
+    RNN_UNROLL for (int i = 0; i < N; ++i) all.parts[i] = of(i);
+    return all;
+  }
+
+  friend RNN_INLINE Several operator+(const Several& a, const Several& b) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return a.parts[i] + b.parts[i]; });
+  }
+  friend RNN_INLINE Several operator-(const Several& a, const Several& b) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return a.parts[i] - b.parts[i]; });
+  }
+  friend RNN_INLINE Several operator*(const Several& a, const Several& b) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return a.parts[i] * b.parts[i]; });
+  }
+  friend RNN_INLINE Several operator/(const Several& a, const Several& b) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return a.parts[i] / b.parts[i]; });
+  }
+  friend RNN_INLINE Several fma(const Several& a, const Several& b, const Several& c) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return fma(a.parts[i], b.parts[i], c.parts[i]); });
+  }
+  friend RNN_INLINE Several fnma(const Several& a, const Several& b, const Several& c) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return fnma(a.parts[i], b.parts[i], c.parts[i]); });
+  }
+  friend RNN_INLINE Several min(const Several& a, const Several& b) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return min(a.parts[i], b.parts[i]); });
+  }
+  friend RNN_INLINE Several max(const Several& a, const Several& b) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return max(a.parts[i], b.parts[i]); });
+  }
+  friend RNN_INLINE Several if_positive(const Several& s, const Several& a) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return if_positive(s.parts[i], a.parts[i]); });
+  }
+  friend RNN_INLINE Several abs(const Several& a) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return abs(a.parts[i]); });
+  }
+  friend RNN_INLINE Several copysign(const Several& a, const Several& s) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return copysign(a.parts[i], s.parts[i]); });
+  }
+  static RNN_INLINE Several exp2_int(const Several& magic) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return V::exp2_int(magic.parts[i]); });
+  }
+};
+
+// The units of N tiles: one vector, or several.
+template <class C, int N>
+using UnitsOf = std::conditional_t<N == 1, Vec<C>, Several<Vec<C>, N>>;
+
+// of(i): the vector of the i-th tile.
+template <class C, int N, class Of>
+RNN_INLINE UnitsOf<C, N> units_made(Of&& of) {
+  if constexpr (N == 1)
+    return of(0);
+  else
+    return UnitsOf<C, N>::made(of);
+}
+
+// take(i, vector of the i-th tile)
+template <class C, int N, class Take>
+RNN_INLINE void take_units(const UnitsOf<C, N>& units, Take&& take) {
+  if constexpr (N == 1) {
+    take(0, units);
+  } else {
+    RNN_UNROLL for (int i = 0; i < N; ++i) take(i, units.parts[i]);
+  }
+}
+
+struct Place {
+  std::int64_t row, tile;
+};
+template <int N>
+using SomePlaces = std::array<Place, N>;
+
+// run(places, first) for all tiles of rows, row after row, as their sums lie: kSideBySide of them at a time, wherever
+// there are as many, else one; `first` of them came before.
+template <class Run>
+RNN_INLINE void run_side_by_side(Span rows, Span tiles, Run&& run) {
+  Place next{rows.first, tiles.first};
+  const auto take = [&](auto places) RNN_INLINE_LAMBDA {
+    RNN_UNROLL for (Place& place : places) {
+      place = next;
+      if (++next.tile == tiles.last) next = {next.row + 1, tiles.first};
+    }
+    return places;
+  };
+  const std::int64_t count = rows.size() * tiles.size();
+  std::int64_t first = 0;
+  for (; count - first >= kSideBySide; first += kSideBySide) run(take(SomePlaces<kSideBySide>()), first);
+  if constexpr (kSideBySide > 1) {
+    for (; first < count; ++first) run(take(SomePlaces<1>()), first);
+  }
+}
+
+}  // namespace
