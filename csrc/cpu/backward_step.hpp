@@ -201,7 +201,7 @@ struct StageOp {
   using Compute = typename F::Compute;
   using C = Compute;
   using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = true;
+  static constexpr bool kColumns = false, kFills = true, kDirect = false, kCold = true, kNewRows = false;
   static constexpr int64_t gates = 1, source_stride = sizeof(BackwardRow<C>);
   static constexpr Start<C> start{};
   const BackwardStep<C>& step;

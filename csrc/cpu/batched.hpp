@@ -25,7 +25,7 @@ struct WeightGradientOp {
   using Compute = Element;
   using C = Element;
   using V = Vec<C>;
-  static constexpr bool kColumns = true, kFills = false, kDirect = false, kCold = true;
+  static constexpr bool kColumns = true, kFills = false, kDirect = false, kCold = true, kNewRows = false;
   static constexpr int64_t gates = 1, column_stride = kStrip;
   static constexpr Start<C> start{};
   WeightMatrix<C, C> weights;  // v

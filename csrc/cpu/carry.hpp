@@ -13,7 +13,7 @@ struct CarryOp {
   using Compute = typename F::Compute;
   using C = Compute;
   using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = kFar;
+  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = kFar, kNewRows = false;
   static constexpr int64_t gates = 1, source_stride = sizeof(const C*);
   static constexpr Start<C> start{};
   WeightMatrix<Storage, Compute> weights;  // transposed (problem.hpp, PackedWeights)

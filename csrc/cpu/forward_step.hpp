@@ -201,7 +201,7 @@ struct ProjectOp {
   using Compute = typename F::Compute;
   using C = Compute;
   using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = false, kDirect = true, kCold = false;
+  static constexpr bool kColumns = false, kFills = false, kDirect = true, kCold = false, kNewRows = true;
   static constexpr int64_t source_stride = sizeof(const C*), source_offset = 0;
   WeightMatrix<Storage, Compute> weights;
   int64_t depth, gates;
@@ -228,7 +228,7 @@ struct ProjectJoinedOp {
   using Compute = typename F::Compute;
   using C = Compute;
   using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = false;
+  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = false, kNewRows = true;
   static constexpr int64_t gates = 1, source_stride = sizeof(const C*), source_offset = 0;
   // Units that are neighbours in sums and in `pre`.
   struct Run {
@@ -285,7 +285,7 @@ struct RecurrentProduct {
   using Compute = typename F::Compute;
   using C = Compute;
   using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = false;
+  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = false, kNewRows = false;
   static constexpr int64_t source_stride = sizeof(ForwardRow<C>);
   WeightMatrix<Storage, Compute> weights;
   int64_t depth, gates;

@@ -12,6 +12,7 @@
 //   end(area, sums)         else: takes the sums [row][tile][gate][lane]
 //   kCold                   whether the memory that end touches is far away
 //   fetch_end(area)         prefetches it
+//   kNewRows                kColumns false: whether a sweep's rows were not used before
 #pragma once
 
 #include <cassert>
@@ -29,6 +30,9 @@ constexpr int kMostSums = kAccumulators > kMaxGates ? kAccumulators : kMaxGates;
 constexpr std::size_t kNearestBytes = 32 * 1024;
 // Weights that a sweep finds in L2 without fetching them ahead of time.
 constexpr std::int64_t kNearBytes = 1 << 20;
+// New rows of more bytes are fetched ahead. Fewer of them are often in a private cache, and then fetching them again
+// costs 10%.
+constexpr std::int64_t kFarBytes = 4 << 20;
 
 struct Span {
   std::int64_t first, last;  // first..last-1
@@ -105,6 +109,7 @@ struct TileSweep {
   const Op& op;
   const Groups& groups;
   bool fetch;
+  std::int64_t new_at;  // the tile at which the sweep first comes to rows that are far away, or -1
 
   // How many k of so many bytes each stay in L1: whole blocks.
   static std::int64_t near_depth(std::size_t bytes) {
@@ -140,6 +145,15 @@ struct TileSweep {
     else
       part.to.at = sums;
   }
+  // Prefetches elements [k0, k1) of these rows.
+  RNN_INLINE void fetch_rows(std::int64_t row, std::int64_t rows, std::int64_t k0, std::int64_t k1) const {
+    if constexpr (Op::kNewRows) {
+      for (std::int64_t r = row; r < row + rows; ++r) {
+        const C* const source = *op.sources(r) + op.source_offset;
+        for (std::int64_t k = k0; k < k1; k += kCacheLine / sizeof(C)) __builtin_prefetch(source + k);
+      }
+    }
+  }
   // [group0, group1) begin at `row`; `tile` is 1 << log tiles wide; tile_after is the one whose turn comes next.
   void run(std::int64_t row, std::int64_t group0, std::int64_t group1, std::int64_t tile, int log,
            std::int64_t tile_after) const {
@@ -168,6 +182,12 @@ struct TileSweep {
           if (++next_gate == gates) next_gate = 0, ++next_tile;
         }
         if ((fetch || Op::kCold) && last) op.fetch_end(area);
+        if (Op::kNewRows && tile == new_at) {
+          if (group + 1 < group1)
+            fetch_rows(at + n, groups.rows(group + 1), k0, k1);
+          else if (!last)
+            fetch_rows(row, groups.rows(group0), k1, k1 + most < op.depth ? k1 + most : op.depth);
+        }
         if (goes_on) fill_sums(op, area, at_sums);
         find_rows(part, at, k0);
         find_sums(part, at, tile, at_sums);
@@ -214,7 +234,10 @@ void sweep(const Op& op, Span rows, Span tiles, bool backwards = false) {
   }
   const Groups groups(rows.size(), kShapes.max_rows[op.gates]);
   const std::int64_t bytes = tiles.size() * op.depth * op.gates * V::width * static_cast<std::int64_t>(sizeof(S));
-  const TileSweep<Op> some{op, groups, bytes > kNearBytes};
+  bool far = false;
+  if constexpr (Op::kNewRows)
+    far = rows.size() * op.depth * static_cast<std::int64_t>(sizeof(typename Op::Compute)) > kFarBytes;
+  const TileSweep<Op> some{op, groups, bytes > kNearBytes, far ? tiles.first : -1};
   const int widest = kShapes.log_tiles[op.gates][groups.rows(0)];
   if (groups.count == 1 && !some.fetch && (tiles.size() & (tiles.size() - 1)) == 0 && tiles.size() <= 1 << widest) {
     int log = 0;

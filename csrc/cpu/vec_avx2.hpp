@@ -11,7 +11,7 @@ namespace {
 
 constexpr char kIsaName[] = "avx2";
 constexpr int kAccumulators = 12;  // of 16 registers
-constexpr int kSideBySide = 2;  // tiles of pointwise steps (several.hpp)
+constexpr int kSideBySide = 2;     // tiles of pointwise steps (several.hpp)
 
 template <class T>
 struct Vec;

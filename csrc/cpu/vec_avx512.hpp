@@ -11,7 +11,7 @@ namespace {
 
 constexpr char kIsaName[] = "avx512";
 constexpr int kAccumulators = 24;  // of 32 registers; the rest holds one step of weights and a broadcast
-constexpr int kSideBySide = 2;  // tiles of pointwise steps (several.hpp)
+constexpr int kSideBySide = 2;     // tiles of pointwise steps (several.hpp)
 
 template <class T>
 struct Vec;

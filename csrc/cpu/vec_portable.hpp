@@ -14,7 +14,7 @@ namespace {
 
 constexpr char kIsaName[] = "portable";
 constexpr int kAccumulators = 4;  // the micro-kernel's budget
-constexpr int kSideBySide = 1;  // tiles of pointwise steps (several.hpp)
+constexpr int kSideBySide = 1;    // tiles of pointwise steps (several.hpp)
 
 #if defined(__FMA__) || defined(__aarch64__)
 RNN_INLINE float scalar_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
