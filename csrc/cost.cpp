@@ -47,17 +47,20 @@ double CostModel::kernel(int64_t rows, int64_t vectors, int64_t depth) const {
 // As sweep() in cpu/sweep.hpp cuts it; `line`: of a cache line of weights, once for each pass.
 double CostModel::sweep(int64_t rows, int64_t tiles, int gates, int64_t depth, double line) const {
   if (rows <= 0 || tiles <= 0) return 0;
-  const int64_t groups = share(rows, k_.shapes->max_rows[gates]), size = rows / groups, larger = rows % groups;
-  const int widest = k_.shapes->log_tiles[gates][size + (larger > 0)];
-  const auto column = [&](int log) {
+  const KernelShapes& shapes = *k_.shapes;
+  // All rows and so many tiles side by side, in groups of at most `most` rows.
+  const auto column = [&](int64_t most, int log) {
+    const int64_t groups = share(rows, most), size = rows / groups, larger = rows % groups;
     const int64_t vectors = int64_t{gates} << log;
     double sum = to_double(groups - larger) * kernel(size, vectors, depth);
     if (larger > 0) sum += to_double(larger) * kernel(size + 1, vectors, depth);
     return sum;
   };
-  double computing = to_double(tiles >> widest) * column(widest);
+  const int64_t most = shapes.most_rows(gates, tiles), groups = share(rows, most);
+  const int widest = shapes.log_tiles[gates][share(rows, groups)];
+  double computing = to_double(tiles >> widest) * column(most, widest);
   for (int log = 0; log < widest; ++log) {
-    if (tiles >> log & 1) computing += column(log);
+    if (tiles >> log & 1) computing += column(shapes.most_rows(gates, 1 << log), log);
   }
   const double lines = to_double(tiles * gates * depth) * vector_bytes() / kLine;
   const double fetching = lines * to_double(share(groups, kGroupsTogether)) * line;

@@ -184,12 +184,20 @@ struct ActivationKernels {
   void (*tanh)(const C* x, C* y, std::int64_t n);
 };
 
-// The shapes of the micro-kernels that an ISA has (cpu/gemm.hpp), by the number of gates, and of rows: how many rows
-// they have, and log2 of how many tiles.
+// The shapes of the micro-kernels that an ISA has (cpu/gemm.hpp), by the number of gates.
 constexpr int kMostKernelRows = 8;
+constexpr int kLogKernelTiles = 3;
 struct KernelShapes {
-  int max_rows[kMaxGates + 1];
-  int log_tiles[kMaxGates + 1][kMostKernelRows + 1];
+  int log_main[kMaxGates + 1];                        // log2 of the tiles of the kernel that sweeps mostly use
+  int rows[kMaxGates + 1][kLogKernelTiles + 1];       // the most rows, by log2 of the tiles
+  int log_tiles[kMaxGates + 1][kMostKernelRows + 1];  // log2 of the most tiles, by the rows
+
+  // The most rows of a sweep of so many tiles.
+  int most_rows(int gates, std::int64_t tiles) const {
+    int log = 0;
+    while (log < log_main[gates] && std::int64_t{2} << log <= tiles) ++log;
+    return rows[gates][log];
+  }
 };
 
 template <class F>

@@ -21,32 +21,37 @@ constexpr int kCacheLine = 64;
 // spilling them meanwhile.
 #define RNN_HERE(pointer, stride) __asm__ volatile("" : "+r"(pointer), "+r"(stride))
 
-// Which R and NT are compiled for G gates.
+// Which R and NT are compiled for G gates: as many as their sums fit the registers.
 struct Shapes {
-  static constexpr int main_tiles(int gates) { return gates >= 3 ? 1 : gates == 2 ? 2 : 4; }
-  static constexpr int max_rows(int gates) {
-    const int rows = kAccumulators / (gates * main_tiles(gates));
-    return rows > 1 ? rows : 1;
-  }
+  static constexpr int log_main(int gates) { return gates >= 3 ? 0 : gates == 2 ? 1 : 2; }
+  static constexpr bool fits(int gates, int rows, int tiles) { return rows * tiles * gates <= kAccumulators; }
 
-  // The most tiles whose sums fit the registers, given the rows. One row alone needs about 8 chains to hide the latency
-  // of its multiply-adds; more than 8 streams of weights do not help.
+  static constexpr int max_rows(int gates, int tiles) {
+    int rows = 1;
+    while (rows < kMostKernelRows && fits(gates, rows + 1, tiles)) ++rows;
+    return rows;
+  }
+  // One row alone needs about 8 chains to hide the latency of its multiply-adds; more than 8 streams of weights do not
+  // help.
   static constexpr int max_tiles(int gates, int rows) {
     int tiles = 1;
     const int limit = rows > 1 || gates > 2 ? 4 : 8;
-    while (2 * tiles <= limit && 2 * tiles * rows * gates <= kAccumulators) tiles *= 2;
+    while (2 * tiles <= limit && fits(gates, rows, 2 * tiles)) tiles *= 2;
     return tiles;
   }
+  static constexpr bool has(int gates, int rows, int tiles) {
+    return rows <= max_rows(gates, tiles) && tiles <= max_tiles(gates, rows);
+  }
 };
-
-static_assert(Shapes::max_rows(1) <= kMostKernelRows && Shapes::max_rows(2) <= kMostKernelRows &&
-              Shapes::max_rows(3) <= kMostKernelRows);
 
 // The same as tables, for callers that know gates and rows only when they run.
 constexpr fusedrnn::KernelShapes shape_tables() {
   fusedrnn::KernelShapes tables{};
   for (int gates = 1; gates <= kMaxGates; ++gates) {
-    tables.max_rows[gates] = Shapes::max_rows(gates);
+    tables.log_main[gates] = Shapes::log_main(gates);
+    for (int log = 0; log <= fusedrnn::kLogKernelTiles; ++log) {
+      tables.rows[gates][log] = Shapes::max_rows(gates, 1 << log);
+    }
     for (int rows = 1; rows <= kMostKernelRows; ++rows) {
       while (2 << tables.log_tiles[gates][rows] <= Shapes::max_tiles(gates, rows)) ++tables.log_tiles[gates][rows];
     }
@@ -167,16 +172,16 @@ using MicroKernel = void (*)(const Part<S, C>&);
 
 template <class S, class C, int G, int R, int NT, bool kColumns, bool kFetch>
 constexpr MicroKernel<S, C> micro_kernel_or_null() {
-  if constexpr (R <= Shapes::max_rows(G) && NT <= Shapes::max_tiles(G, R) && (!kColumns || G == 1))
+  if constexpr (Shapes::has(G, R, NT) && (!kColumns || G == 1))
     return micro_kernel<S, C, G, R, NT, kColumns, kFetch>;
   else
     return nullptr;
 }
 
-// Kernels by [fetch][log2 of tiles]; max_tiles is at most 8.
+// Kernels by [fetch][log2 of tiles].
 template <class S, class C>
 struct KernelRow {
-  MicroKernel<S, C> by_tiles[2][4];
+  MicroKernel<S, C> by_tiles[2][fusedrnn::kLogKernelTiles + 1];
 };
 
 template <class S, class C, int G, int R, bool kColumns>

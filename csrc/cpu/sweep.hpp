@@ -203,7 +203,7 @@ struct TileSweep {
 
   // The same for a few rows and tiles that one kernel covers: in small steps `run` itself would take as long as it.
   void run_once(std::int64_t row, std::int64_t rows, std::int64_t tile, int log) const {
-    assert(rows >= 1 && rows <= kMostKernelRows && log >= 0 && log < 4);
+    assert(rows >= 1 && rows <= kMostKernelRows && log >= 0 && log <= fusedrnn::kLogKernelTiles);
     const std::int64_t gates = op.gates, line = gates * V::width;
     const Area area{row, rows, tile, std::int64_t{1} << log};
     alignas(64) C sums[kMostSums * V::width];
@@ -232,40 +232,43 @@ void sweep(const Op& op, Span rows, Span tiles, bool backwards = false) {
   if constexpr (!Op::kColumns) {
     if (op.weights.rows) return sweep_in_place(op, rows, tiles);
   }
-  const Groups groups(rows.size(), kShapes.max_rows[op.gates]);
+  const Groups groups(rows.size(), kShapes.most_rows(static_cast<int>(op.gates), tiles.size()));
   const std::int64_t bytes = tiles.size() * op.depth * op.gates * V::width * static_cast<std::int64_t>(sizeof(S));
+  const bool fetch = bytes > kNearBytes;
   bool far = false;
   if constexpr (Op::kNewRows)
     far = rows.size() * op.depth * static_cast<std::int64_t>(sizeof(typename Op::Compute)) > kFarBytes;
-  const TileSweep<Op> some{op, groups, bytes > kNearBytes, far ? tiles.first : -1};
+  const std::int64_t new_at = far ? tiles.first : -1;
   const int widest = kShapes.log_tiles[op.gates][groups.rows(0)];
-  if (groups.count == 1 && !some.fetch && (tiles.size() & (tiles.size() - 1)) == 0 && tiles.size() <= 1 << widest) {
+  if (groups.count == 1 && !fetch && (tiles.size() & (tiles.size() - 1)) == 0 && tiles.size() <= 1 << widest) {
     int log = 0;
     while (1 << log < tiles.size()) ++log;
-    return some.run_once(rows.first, rows.size(), tiles.first, log);
+    return TileSweep<Op>{op, groups, fetch, new_at}.run_once(rows.first, rows.size(), tiles.first, log);
   }
   const std::int64_t whole = tiles.size() >> widest, tail = tiles.first + (whole << widest);
 
-  const auto run_tiles = [&](std::int64_t tile, int log, std::int64_t after) {
+  const auto run_tiles = [&](const Groups& some, std::int64_t tile, int log, std::int64_t after) {
+    const TileSweep<Op> sweep_of_some{op, some, fetch, new_at};
     std::int64_t row = rows.first;
-    for (std::int64_t group = 0; group < groups.count; group += kGroupsTogether) {
-      const std::int64_t end = group + kGroupsTogether < groups.count ? group + kGroupsTogether : groups.count;
-      some.run(row, group, end, tile, log, after);
-      for (std::int64_t g = group; g < end; ++g) row += groups.rows(g);
+    for (std::int64_t group = 0; group < some.count; group += kGroupsTogether) {
+      const std::int64_t end = group + kGroupsTogether < some.count ? group + kGroupsTogether : some.count;
+      sweep_of_some.run(row, group, end, tile, log, after);
+      for (std::int64_t g = group; g < end; ++g) row += some.rows(g);
     }
   };
+  // Narrower kernels have registers for more rows.
   const auto run_tail = [&] {
     std::int64_t tile = tail;
     for (int log = widest - 1; tile < tiles.last; --log) {
       if (1 << log > tiles.last - tile) continue;
-      run_tiles(tile, log, tile);
+      run_tiles(Groups(rows.size(), kShapes.most_rows(static_cast<int>(op.gates), 1 << log)), tile, log, tile);
       tile += 1 << log;
     }
   };
   if (backwards) run_tail();
   for (std::int64_t i = 0; i < whole; ++i) {
     const std::int64_t at = backwards ? whole - 1 - i : i, after = i + 1 == whole ? at : backwards ? at - 1 : at + 1;
-    run_tiles(tiles.first + (at << widest), widest, tiles.first + (after << widest));
+    run_tiles(groups, tiles.first + (at << widest), widest, tiles.first + (after << widest));
   }
   if (!backwards) run_tail();
 }
