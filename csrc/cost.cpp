@@ -166,6 +166,8 @@ double CostModel::products_of_backward(int workers) const {
     copied += tiles_of(width);
   }
   each += to_double(chunk) * (m_.pair + to_double(copied) * m_.copy);
+  // The gradients of its share, and h, which others have written.
+  each += to_double(chunk) * exchange(to_double(f_.columns * z_.hidden) / workers + to_double(z_.proj), workers);
   return to_double(chunks) * (each + 2 * meeting(workers));
 }
 

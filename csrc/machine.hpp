@@ -17,23 +17,23 @@ namespace fusedrnn {
   X(l3_bytes, 16 * 1024 * 1024)                                                                         \
   X(cycle, 0.33)        /* of a core's clock; a load takes half of one, a multiply-add ends after 4 */  \
   X(fma, 0.17)          /* a vector of multiply-adds, one of many */                                    \
-  X(kernel, 10)         /* a call of the micro-kernel, beside its multiply-adds */                      \
-  X(sum, 3)             /* a vector of sums, in and out of registers, once a block of k */              \
+  X(kernel, 12)         /* a call of the micro-kernel, beside its multiply-adds */                      \
+  X(sum, 3.5)           /* a vector of sums, in and out of registers, once a block of k */              \
   X(l2_line, 0.6)       /* a cache line of weights from L2, */                                          \
-  X(l3_line, 2.5)       /* from L3, */                                                                  \
+  X(l3_line, 2.2)       /* from L3, */                                                                  \
   X(l3_more, 0.05)      /* more of that for each other worker that does the same, */                    \
   X(memory_line, 6)     /* and from memory, for each worker */                                          \
   X(shared_line, 20)    /* a cache line that another core has written */                                \
-  X(pointwise, 5)       /* the pointwise step of a vector of units, for each gate, of forward; */       \
-  X(backward, 9)        /* and, for each column of gradients, of backward */                            \
-  X(row, 6)             /* to find the operands of a row in a step of forward, */                       \
+  X(pointwise, 4)       /* the pointwise step of a vector of units, for each gate, of forward; */       \
+  X(backward, 6)        /* and, for each column of gradients, of backward */                            \
+  X(row, 5)             /* to find the operands of a row in a step of forward, */                       \
   X(backward_row, 30)   /* of backward, */                                                              \
-  X(pair, 20)           /* and in the sums over all steps, for each worker */                           \
-  X(copy, 2)            /* to bring a vector of these operands into order */                            \
-  X(step, 30)           /* a phase of a step */                                                         \
+  X(pair, 17)           /* and in the sums over all steps, for each worker */                           \
+  X(copy, 2.5)          /* to bring a vector of these operands into order */                            \
+  X(step, 25)           /* a phase of a step */                                                         \
   X(meeting, 200)       /* of two workers, */                                                           \
   X(meeting_more, 100)  /* and for each doubling of their number */                                     \
-  X(start, 2500)        /* of the other workers of a call, and their end, */                            \
+  X(start, 3300)        /* of the other workers of a call, and their end, */                            \
   X(start_more, 100)    /* and for each of them */
 // clang-format on
 
