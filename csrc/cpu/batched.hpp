@@ -5,6 +5,8 @@
 // lists the sums.
 #pragma once
 
+#include <utility>
+
 #include "../cells/gradients.hpp"
 #include "carry.hpp"
 
@@ -155,20 +157,29 @@ struct Batched {
   Span share(int64_t n) const { return part_of(n, worker.index, worker.count); }
   static Span part_of(int64_t n, int64_t part, int64_t parts) { return {n * part / parts, n * (part + 1) / parts}; }
 
-  // dx and dc_below of this worker's share of the steps; with `add`, dx is added to. Workers share out the rows, and
-  // the inputs where rows are few.
+  // The steps and rows of one of `parts` parts of a range: rows, if the parts are about equal, as the recurrence shares
+  // rows too and has left their gradients in this core's caches; else steps.
+  std::pair<Span, Span> part_of_pairs(const Range& range, int64_t part, int64_t parts) const {
+    const int64_t most = (p.batch + parts - 1) / parts, steps = range.last - range.first;
+    if (8 * most * parts <= 9 * p.batch) return {{range.first, range.last}, part_of(p.batch, part, parts)};
+    const Span some = part_of(steps, part, parts);
+    return {{range.first + some.first, range.first + some.last}, {0, p.batch}};
+  }
+
+  // dx and dc_below of this worker's share of the range; with `add`, dx is added to. Workers share out rows or steps,
+  // and the inputs where there are few of both.
   void input_gradient(const Range& range, bool add) {
-    const int64_t all = (range.last - range.first) * p.batch, depth = f.gates * p.hidden;
-    const int64_t row_parts = row_parts_of_dx(all, worker.count);
+    const int64_t depth = f.gates * p.hidden, offset = f.input_column * p.hidden;
+    const int64_t row_parts = row_parts_of_dx((range.last - range.first) * p.batch, worker.count);
     const int64_t tile_parts = worker.count / row_parts, tile_part = worker.index % tile_parts;
-    const Span rows = part_of(all, worker.index / tile_parts, row_parts);
+    const auto [steps, rows] = part_of_pairs(range, worker.index / tile_parts, row_parts);
     const Span tiles = part_of(tiles_of<V>(p.input), tile_part, tile_parts);
-    const int64_t groups = (rows.size() + kRowsTogether - 1) / kRowsTogether;
+    const int64_t all = steps.size() * rows.size(), groups = (all + kRowsTogether - 1) / kRowsTogether;
     for (int64_t group = 0; group < groups; ++group) {
-      const Span some = part_of(rows.size(), group, groups);
+      const Span some = part_of(all, group, groups);
       int64_t n = 0;
-      for (int64_t at = rows.first + some.first; at < rows.first + some.last; ++at) {
-        const int64_t t = time_of(p, range.first + at / p.batch), row = at % p.batch;
+      for (int64_t at = some.first; at < some.last; ++at) {
+        const int64_t t = time_of(p, steps.first + at / rows.size()), row = rows.first + at % rows.size();
         if (t < length_of(p, row)) {
           d[n] = shared.at(t, row);
           to[n++] = g.dx + place_of(p, t, row) * p.input;
@@ -177,7 +188,6 @@ struct Batched {
         if (!add) clear_past_length(p, g.dx, p.input, units_of<V>(tiles, p.input), t, row);
         if (tile_part == 0) clear_past_length(p, g.dbelow, p.hidden, {0, p.hidden}, t, row);
       }
-      const int64_t offset = f.input_column * p.hidden;
       sweep(CarryOp<F, true>(weights.ih_t, depth, d, offset, to, p.input, add), {0, n}, tiles);
     }
   }
