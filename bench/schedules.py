@@ -8,8 +8,8 @@ First, probes measure what can be measured alone: a vector of multiply-adds, a c
 threads. Then random calls of forward and of backward are timed under each schedule. All costs are then fitted to these
 times: each in turn is moved up and down as long as the mean of the squared logarithms of predicted over measured time
 (at most 1 each) falls; a weak pull keeps costs that few calls tell near where they started. The last tables say, of the
-same calls, how far predictions are from the times, and how much slower the cheapest schedule by the model is than the
-best one that was timed.
+same calls, how far predictions are from the times, how much slower the cheapest schedule by the model is than the best
+one that was timed, and what all threads gain over one.
 """
 
 from __future__ import annotations
@@ -194,6 +194,23 @@ def quality(samples: list[Sample]) -> list[tuple[str, str]]:
     ]
 
 
+def speedups(samples: list[Sample]) -> list[tuple[str, str, str, str]]:
+    """With all threads and parts of rows, over one thread: the medians of what was measured and predicted."""
+    one, rows = (1, 1, 1), (CPUS, 1, CPUS)
+    found = []
+    for backward in (False, True):
+        for least, most in ((0.0, 3e4), (3e4, 3e5), (3e5, math.inf)):
+            some = [s for s in samples if s.backward == backward and {one, rows} <= s.times.keys()]
+            some = [s for s in some if least <= s.times[one] < most]
+            if not some:
+                continue
+            title = f"{'backward' if backward else 'forward'}, {least / 1e3:.0f} to {most / 1e3:.0f} us"
+            measured = statistics.median(s.times[one] / s.times[rows] for s in some)
+            predicted = statistics.median(s.cost(one) / s.cost(rows) for s in some)
+            found.append((title, str(len(some)), f"{measured:.2f}x", f"{predicted:.2f}x"))
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", type=int, default=60)
@@ -221,6 +238,13 @@ def main() -> None:
         table.add_column("", justify="right")
         for row in quality(samples):
             table.add_row(*row)
+        console.print(table)
+    if CPUS > 1:
+        table = Table(title=f"speed-up of {CPUS} threads with parts of rows: medians")
+        for column in ("calls", "number", "measured", "predicted"):
+            table.add_column(column, justify="left" if column == "calls" else "right")
+        for speedup in speedups(samples):
+            table.add_row(*speedup)
         console.print(table)
     if args.out:
         lines = [f"# costs of this machine in nanoseconds, by bench/schedules.py, {fusedrnn.isa()}, {CPUS} CPUs"]
