@@ -242,8 +242,7 @@ class Launch {
   bool in_place(const Problem<C>& p) const {
     if (facts_.clocked) return false;
     const double weights = multiply_adds(facts_, size_of(p));
-    const int64_t together = kernels_.shapes->rows[1][kernels_.shapes->log_main[1]],
-                  groups = (p.batch + together - 1) / together;
+    const int64_t together = kernels_.shapes->main_rows(1), groups = (p.batch + together - 1) / together;
     return worth_in_place(p.seq_len * groups, weights * sizeof(typename F::Storage));
   }
 

@@ -192,8 +192,10 @@ struct KernelShapes {
   int rows[kMaxGates + 1][kLogKernelTiles + 1];       // the most rows, by log2 of the tiles
   int log_tiles[kMaxGates + 1][kMostKernelRows + 1];  // log2 of the most tiles, by the rows
 
+  // The rows of the kernel that sweeps mostly use.
+  int main_rows(std::int64_t gates) const { return rows[gates][log_main[gates]]; }
   // The most rows of a sweep of so many tiles.
-  int most_rows(int gates, std::int64_t tiles) const {
+  int most_rows(std::int64_t gates, std::int64_t tiles) const {
     int log = 0;
     while (log < log_main[gates] && std::int64_t{2} << log <= tiles) ++log;
     return rows[gates][log];

@@ -73,86 +73,53 @@ using BackwardReduce = void (*)(const BackwardStep<C>& step, int64_t rows);
 
 // The `at` of cell.hpp, for N tiles.
 template <class C, int N>
-struct BackwardAt {
-  using Tile = Vec<C>;
-  using V = UnitsOf<C, N>;
-  using Row = BackwardRow<C>;
+struct BackwardAt : TilesOfRows<C, BackwardRow<C>, N> {
+  using Tiles = TilesOfRows<C, BackwardRow<C>, N>;
+  using typename Tiles::Row;
+  using typename Tiles::Tile;
+  using typename Tiles::V;
   const BackwardStep<C>& step;
-  const Row* rows[N];
-  Place places[N];
-  int64_t unit[N];  // the first of the tile
-  typename Tile::Lanes lanes[N];
 
-  RNN_INLINE BackwardAt(const BackwardStep<C>& s, const SomePlaces<N>& some) : step(s) {
-    RNN_UNROLL for (int i = 0; i < N; ++i) {
-      places[i] = some[i];
-      rows[i] = s.rows + some[i].row;
-      unit[i] = some[i].tile * Tile::width;
-      lanes[i] = lanes_of<Tile>(some[i].tile, s.units);
-    }
-  }
+  RNN_INLINE BackwardAt(const BackwardStep<C>& s, const SomePlaces<N>& some) : Tiles(s.rows, s.units, some), step(s) {}
 
-  // array(row): an array of a row, from unit 0 on.
-  template <class Array>
-  RNN_INLINE V load(Array&& array) const {
-    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(array(*rows[i]) + unit[i], lanes[i]); });
-  }
-  template <class Array>
-  RNN_INLINE void store(const V& v, Array&& array) const {
-    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA { tile.store(array(*rows[i]) + unit[i], lanes[i]); });
-  }
   RNN_INLINE V h() const {
-    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.h; });
-  }
-  RNN_INLINE V h_prev() const {
-    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.before[0]; });
-  }
-  RNN_INLINE V c_prev() const {
-    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.before[1]; });
+    return this->load([](const Row& row) RNN_INLINE_LAMBDA { return row.h; });
   }
   RNN_INLINE V slot(int k) const {
-    return load([&](const Row& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
+    return this->load([&](const Row& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
   }
   RNN_INLINE V vector(int k) const {
-    return load([&](const Row&) RNN_INLINE_LAMBDA { return step.vectors + k * step.hidden; });
+    return this->load([&](const Row&) RNN_INLINE_LAMBDA { return step.vectors + k * step.hidden; });
   }
-  RNN_INLINE V sum(int j) const {
-    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile(step.sums[places[i].row * kMaxSums + j]); });
-  }
+  RNN_INLINE V sum(int j) const { return this->sum_of(step.sums, j); }
   RNN_INLINE V extra(int j) const {
-    return units_made<C, N>(
-        [&](int i) RNN_INLINE_LAMBDA { return Tile::load(step.extra_at(j, places[i].row, places[i].tile)); });
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA {
+      return Tile::load(step.extra_at(j, this->places[i].row, this->places[i].tile));
+    });
   }
   RNN_INLINE V dc() const {
-    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
+    return this->load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
   }
   RNN_INLINE void set_dc(const V& v) const {
-    store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
+    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
   }
   RNN_INLINE V dc_given() const {
-    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA {
-      return rows[i]->dc_given ? Tile::load(rows[i]->dc_given + unit[i], lanes[i]) : Tile(0);
-    });
-  }
-  RNN_INLINE V below() const {
-    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.below; });
+    return this->load_if([](const Row& row) RNN_INLINE_LAMBDA { return row.dc_given; });
   }
   RNN_INLINE void set_dbelow(const V& v) const {
-    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA {
-      if (rows[i]->dbelow) tile.store(rows[i]->dbelow + unit[i], lanes[i]);
-    });
+    this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.dbelow; });
   }
   RNN_INLINE V direct() const {
-    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
+    return this->load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
   }
   RNN_INLINE void set_direct(const V& v) const {
-    store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
+    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
   }
   RNN_INLINE V gradient(int column) const {
-    return load([&](const Row& row) RNN_INLINE_LAMBDA { return row.gradients + column * step.hidden; });
+    return this->load([&](const Row& row) RNN_INLINE_LAMBDA { return row.gradients + column * step.hidden; });
   }
   RNN_INLINE void grad(int column, const V& v) const {
-    store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.gradients + column * step.hidden; });
+    this->store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.gradients + column * step.hidden; });
   }
 };
 

@@ -157,8 +157,8 @@ struct Batched {
   Span share(int64_t n) const { return part_of(n, worker.index, worker.count); }
   static Span part_of(int64_t n, int64_t part, int64_t parts) { return {n * part / parts, n * (part + 1) / parts}; }
 
-  // The steps and rows of one of `parts` parts of a range: rows, if the parts are about equal, as the recurrence shares
-  // rows too and has left their gradients in this core's caches; else steps.
+  // The steps and rows of one of `parts` parts of a range: rows, if none has over an eighth more than its share, as the
+  // recurrence shares rows too and has left their gradients in this core's caches; else steps.
   std::pair<Span, Span> part_of_pairs(const Range& range, int64_t part, int64_t parts) const {
     const int64_t most = (p.batch + parts - 1) / parts, steps = range.last - range.first;
     if (8 * most * parts <= 9 * p.batch) return {{range.first, range.last}, part_of(p.batch, part, parts)};

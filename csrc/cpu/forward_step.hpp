@@ -77,79 +77,44 @@ using ForwardReduce = void (*)(const ForwardStep<C>& step, int64_t rows);
 
 // The `at` of cell.hpp, for N tiles.
 template <class Cell, class C, bool kTrain, int N>
-struct ForwardAt {
-  using Tile = Vec<C>;
-  using V = UnitsOf<C, N>;
+struct ForwardAt : TilesOfRows<C, ForwardRow<C>, N> {
+  using Tiles = TilesOfRows<C, ForwardRow<C>, N>;
+  using typename Tiles::Row;
+  using typename Tiles::Tile;
+  using typename Tiles::V;
   const ForwardStep<C>& step;
-  const ForwardRow<C>* rows[N];
-  int64_t index[N], unit[N];  // of the row; the first of the tile
   C* pre_tile[N];
-  typename Tile::Lanes lanes[N];
 
-  RNN_INLINE ForwardAt(const ForwardStep<C>& s, const SomePlaces<N>& places) : step(s) {
-    RNN_UNROLL for (int i = 0; i < N; ++i) {
-      const Place at = places[i];
-      rows[i] = s.rows + at.row;
-      index[i] = at.row;
-      unit[i] = at.tile * Tile::width;
-      pre_tile[i] = s.pre_at(at.row, at.tile);
-      lanes[i] = lanes_of<Tile>(at.tile, s.units);
-    }
+  RNN_INLINE ForwardAt(const ForwardStep<C>& s, const SomePlaces<N>& some) : Tiles(s.rows, s.units, some), step(s) {
+    RNN_UNROLL for (int i = 0; i < N; ++i) pre_tile[i] = s.pre_at(some[i].row, some[i].tile);
   }
 
-  // array(row): an array of a row, from unit 0 on.
-  template <class Array>
-  RNN_INLINE V load(Array&& array) const {
-    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(array(*rows[i]) + unit[i], lanes[i]); });
-  }
-  template <class Array>
-  RNN_INLINE void store(const V& v, Array&& array) const {
-    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA { tile.store(array(*rows[i]) + unit[i], lanes[i]); });
-  }
-  // The same for an array that a row may lack.
-  template <class Array>
-  RNN_INLINE void store_if(const V& v, Array&& array) const {
-    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA {
-      if (C* const to = array(*rows[i])) tile.store(to + unit[i], lanes[i]);
-    });
-  }
-  RNN_INLINE V h_prev() const {
-    return load([](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.before[0]; });
-  }
-  RNN_INLINE V c_prev() const {
-    return load([](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.before[1]; });
-  }
-  RNN_INLINE V below() const {
-    return load([](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.below; });
-  }
   RNN_INLINE V slot(int k) const {
-    return load([&](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
+    return this->load([&](const Row& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
   }
   RNN_INLINE V vector(int k) const {
-    return load([&](const ForwardRow<C>&) RNN_INLINE_LAMBDA { return step.vectors + k * step.hidden; });
+    return this->load([&](const Row&) RNN_INLINE_LAMBDA { return step.vectors + k * step.hidden; });
   }
   RNN_INLINE V pre(int gate) const {
     return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(pre_tile[i] + gate * Tile::width); });
   }
   RNN_INLINE void set_pre(int gate, const V& v) const {
     take_units<C, N>(
-        v, [&](int i, Tile tile) RNN_INLINE_LAMBDA { tile.store(pre_tile[i] + gate * Tile::width, lanes[i]); });
+        v, [&](int i, Tile tile) RNN_INLINE_LAMBDA { tile.store(pre_tile[i] + gate * Tile::width, this->lanes[i]); });
   }
-  RNN_INLINE V sum(int j) const {
-    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile(step.sums[index[i] * kMaxSums + j]); });
-  }
+  RNN_INLINE V sum(int j) const { return this->sum_of(step.sums, j); }
   RNN_INLINE void save(int k, const V& v) const {
     if (kTrain || Cell::carried(k)) {
-      store(v, [&](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
+      this->store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
     }
   }
   RNN_INLINE void set_c(const V& v) const {
-    store(v, [](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.c; });
-    if (Cell::kBelow) store_if(v, [](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.c_of_step; });
+    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c; });
+    if (Cell::kBelow) this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c_of_step; });
   }
   RNN_INLINE void set_h(const V& v) const {
-    store(v, [](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.h; });
-    if (kTrain) store_if(v, [](const ForwardRow<C>& row) RNN_INLINE_LAMBDA { return row.h_kept; });
+    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.h; });
+    if (kTrain) this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.h_kept; });
   }
 };
 

@@ -108,7 +108,7 @@ struct InPlaceSweep {
 template <class Op>
 __attribute__((noinline)) void sweep_in_place(const Op& op, Span rows, Span tiles) {
   InPlaceSweep<Op> some(op);
-  const int together = kShapes.rows[1][kShapes.log_main[1]];
+  const int together = kShapes.main_rows(1);
   for (std::int64_t row = rows.first; row < rows.last; row += together) {
     const std::int64_t end = row + together;
     some.run({row, end < rows.last ? end : rows.last}, tiles);

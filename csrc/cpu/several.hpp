@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "lanes.hpp"
+#include "reduce.hpp"
 #include "sweep.hpp"
 
 namespace {
@@ -113,5 +114,64 @@ RNN_INLINE void run_side_by_side(Span rows, Span tiles, Run&& run) {
     for (; first < count; ++first) run(take(SomePlaces<1>()), first);
   }
 }
+
+// Where N tiles of rows lie: what the `at` of cell.hpp has in forward and in backward.
+template <class C, class RowOf, int N>
+struct TilesOfRows {
+  using Row = RowOf;
+  using Tile = Vec<C>;
+  using V = UnitsOf<C, N>;
+  const Row* rows[N];
+  Place places[N];
+  std::int64_t unit[N];  // the first of the tile
+  typename Tile::Lanes lanes[N];
+
+  // Only units before `units` are read and written.
+  RNN_INLINE TilesOfRows(const Row* all_rows, std::int64_t units, const SomePlaces<N>& some) {
+    RNN_UNROLL for (int i = 0; i < N; ++i) {
+      places[i] = some[i];
+      rows[i] = all_rows + some[i].row;
+      unit[i] = some[i].tile * Tile::width;
+      lanes[i] = lanes_of<Tile>(some[i].tile, units);
+    }
+  }
+
+  // array(row): an array of a row, from unit 0 on.
+  template <class Array>
+  RNN_INLINE V load(Array&& array) const {
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(array(*rows[i]) + unit[i], lanes[i]); });
+  }
+  template <class Array>
+  RNN_INLINE void store(const V& v, Array&& array) const {
+    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA { tile.store(array(*rows[i]) + unit[i], lanes[i]); });
+  }
+  // The same for an array that a row may lack: zeros are read, and nothing is written.
+  template <class Array>
+  RNN_INLINE V load_if(Array&& array) const {
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA {
+      const C* const from = array(*rows[i]);
+      return from ? Tile::load(from + unit[i], lanes[i]) : Tile(0);
+    });
+  }
+  template <class Array>
+  RNN_INLINE void store_if(const V& v, Array&& array) const {
+    take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA {
+      if (C* const to = array(*rows[i])) tile.store(to + unit[i], lanes[i]);
+    });
+  }
+  RNN_INLINE V h_prev() const {
+    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.before[0]; });
+  }
+  RNN_INLINE V c_prev() const {
+    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.before[1]; });
+  }
+  RNN_INLINE V below() const {
+    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.below; });
+  }
+  // Of the rows' sums over units.
+  RNN_INLINE V sum_of(const C* sums, int j) const {
+    return units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile(sums[places[i].row * kMaxSums + j]); });
+  }
+};
 
 }  // namespace

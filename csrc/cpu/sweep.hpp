@@ -232,13 +232,11 @@ void sweep(const Op& op, Span rows, Span tiles, bool backwards = false) {
   if constexpr (!Op::kColumns) {
     if (op.weights.rows) return sweep_in_place(op, rows, tiles);
   }
-  const Groups groups(rows.size(), kShapes.most_rows(static_cast<int>(op.gates), tiles.size()));
+  const Groups groups(rows.size(), kShapes.most_rows(op.gates, tiles.size()));
   const std::int64_t bytes = tiles.size() * op.depth * op.gates * V::width * static_cast<std::int64_t>(sizeof(S));
   const bool fetch = bytes > kNearBytes;
-  bool far = false;
-  if constexpr (Op::kNewRows)
-    far = rows.size() * op.depth * static_cast<std::int64_t>(sizeof(typename Op::Compute)) > kFarBytes;
-  const std::int64_t new_at = far ? tiles.first : -1;
+  const std::int64_t row_bytes = op.depth * static_cast<std::int64_t>(sizeof(typename Op::Compute));
+  const std::int64_t new_at = Op::kNewRows && rows.size() * row_bytes > kFarBytes ? tiles.first : -1;
   const int widest = kShapes.log_tiles[op.gates][groups.rows(0)];
   if (groups.count == 1 && !fetch && (tiles.size() & (tiles.size() - 1)) == 0 && tiles.size() <= 1 << widest) {
     int log = 0;
@@ -261,7 +259,7 @@ void sweep(const Op& op, Span rows, Span tiles, bool backwards = false) {
     std::int64_t tile = tail;
     for (int log = widest - 1; tile < tiles.last; --log) {
       if (1 << log > tiles.last - tile) continue;
-      run_tiles(Groups(rows.size(), kShapes.most_rows(static_cast<int>(op.gates), 1 << log)), tile, log, tile);
+      run_tiles(Groups(rows.size(), kShapes.most_rows(op.gates, 1 << log)), tile, log, tile);
       tile += 1 << log;
     }
   };
