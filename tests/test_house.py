@@ -120,8 +120,9 @@ def test_signatures_are_those_of_the_spec(spec: CellSpec[Any, Any]) -> None:
         return f"({', '.join(parameters)})"
 
     first = [f"{s}0=None" for s in states]
-    for suffix in ("", "_forward"):
-        assert signature(suffix) == text("x", "w", *below, *first, "*", *numbered, "lengths=None", "reverse=False")
+    for suffix, further in (("", []), ("_forward", ["seed=None", "masks=None"])):
+        expected = ["x", "w", *below, *first, "*", *numbered, "lengths=None", "reverse=False", *further]
+        assert signature(suffix) == text(*expected)
     dabove = [f"d{spec.above}=None"] if spec.above else []
     assert signature("_backward") == text("reserve", "dy", *(f"d{s}_n=None" for s in states), *dabove)
     assert signature("_cell") == text("x", "w", *below, *(f"{s}=None" for s in states), "*", *numbered, "out=None")
@@ -193,14 +194,14 @@ TOY = CellSpec(
 )
 
 
-def toy_step(w: Any, x: Any, states: Any) -> tuple[Any, dict[str, Any]]:
+def toy_step(w: Any, x: Any, states: Any, drop: Any = None) -> tuple[Any, dict[str, Any]]:
     h_prev, m_prev = states
     bias = sum(b for b in (w.bias_ih, w.bias_hh) if b is not None)
     h = np.tanh(x @ w.weight_ih.T + h_prev @ w.weight_hh.T + w.p * m_prev + bias)
     return (h, w.leak * m_prev + (1 - w.leak) * h), {"x": x, "h_prev": h_prev, "m_prev": m_prev, "h": h}
 
 
-def toy_step_backward(w: Any, saved: dict[str, Any], dstates: Any) -> tuple[Any, Any, dict[str, Any]]:
+def toy_step_backward(w: Any, saved: dict[str, Any], dstates: Any, drop: Any = None) -> tuple[Any, Any, dict[str, Any]]:
     dh, dm = dstates
     da = (dh + (1 - w.leak) * dm) * (1 - saved["h"] ** 2)
     dweights = {

@@ -21,6 +21,7 @@ from .aliases import Array, Lengths
 from .backends import Loaded
 from .cells.spec import CellSpec, Gradients, Output
 from .kept import Kept
+from .masks import ZONEOUT, Mask, Masks, Sizes, Source, copied, source_of
 from .weights import CLASSES, Weights
 
 States = tuple[Array | None, ...]
@@ -29,11 +30,11 @@ States = tuple[Array | None, ...]
 class Reserve(Kept):
     """The memory and arrays that forward keeps for backward, which runs on the same backend, and leaves it as it is."""
 
-    __slots__ = ("_shape", "_weights")
+    __slots__ = ("_shape", "_source", "_weights")
 
-    def __init__(self, weights: Weights, kept: Any, nbytes: int, shape: tuple[int, ...]) -> None:
+    def __init__(self, weights: Weights, kept: Any, nbytes: int, shape: tuple[int, ...], source: Source = None) -> None:
         super().__init__(kept, nbytes)
-        self._weights, self._shape = weights, shape
+        self._weights, self._shape, self._source = weights, shape, source
 
     @property
     def weights(self) -> Weights:
@@ -48,6 +49,22 @@ class Reserve(Kept):
     @property
     def dtype(self) -> Any:
         return self._weights.dtype
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of the masks; None if nothing is dropped, or if forward was given masks."""
+        return self._source if isinstance(self._source, int) else None
+
+    @property
+    def masks(self) -> dict[str, Mask]:
+        """The masks of forward, read-only, by the names of options, as forward takes them; empty if nothing is
+        dropped."""
+        if self._source is None:
+            return {}
+        if isinstance(self._source, dict):
+            return dict(self._source)
+        seq_len, batch_size, _ = self._shape
+        return self._weights.masks(seq_len, batch_size, self._source)
 
     def __repr__(self) -> str:
         seq_len, batch_size, _ = self._shape
@@ -70,15 +87,48 @@ def _loaded(spec: CellSpec[Any, Any], w: Weights) -> Loaded:
 def infer(
     spec: CellSpec[Output, Any], x: Any, w: Weights, states: States, lengths: Lengths, reverse: bool, **inputs: Any
 ) -> Output:
-    result: Output = _named(spec.output, _loaded(spec, w).infer(x, states, lengths, reverse, inputs))
+    loaded = _loaded(spec, w)
+    require_kernels(loaded, w, training=False)
+    result: Output = _named(spec.output, loaded.infer(x, states, lengths, reverse, inputs))
     return result
 
 
 def forward(
-    spec: CellSpec[Output, Any], x: Any, w: Weights, states: States, lengths: Lengths, reverse: bool, **inputs: Any
+    spec: CellSpec[Output, Any],
+    x: Any,
+    w: Weights,
+    states: States,
+    lengths: Lengths,
+    reverse: bool,
+    seed: int | None = None,
+    masks: Masks = None,
+    **inputs: Any,
 ) -> tuple[Output, Reserve]:
-    results, kept, nbytes = _loaded(spec, w).forward(x, states, lengths, reverse, inputs)
-    return _named(spec.output, results), Reserve(w, kept, nbytes, x.shape)
+    loaded = _loaded(spec, w)
+    require_kernels(loaded, w, training=True)
+    given = w._values or seed is not None or masks is not None
+    source = _source(w, x, seed, masks) if given else None
+    further = () if source is None else (source,)
+    results, kept, nbytes = loaded.forward(x, states, lengths, reverse, inputs, *further)
+    return _named(spec.output, results), Reserve(w, kept, nbytes, x.shape, source)
+
+
+def _source(w: Weights, x: Any, seed: Any, masks: Any) -> Source:
+    """Where the masks of a call come from; those of the caller are checked, and copied."""
+    source, shape = source_of(w.regularisation, seed, masks), getattr(x, "shape", ())
+    if isinstance(source, dict) and len(shape) == 3:  # the backend refuses other x
+        sizes = Sizes(w.input_size, w.hidden_size, w.proj_size, *shape[:2])
+        return copied(w._spec, sizes, source)
+    return source
+
+
+def require_kernels(loaded: Loaded, w: Weights, training: bool) -> None:
+    """Raises NotImplementedError for options that only the reference has: in training all, in inference zoneout."""
+    if not w._values or not isinstance(loaded, _core.Weights):
+        return
+    for name, p in w.regularisation.items():
+        if training or name in ZONEOUT:
+            raise NotImplementedError(f"{name}: expected 0, as only fusedrnn.reference has it, got {p}")
 
 
 def backward(
@@ -97,6 +147,7 @@ def backward(
 def step(spec: CellSpec[Any, Any], x: Any, w: Weights, states: States, out: Any, **inputs: Any) -> Any:
     """The new states: an array, or a tuple of arrays where the cell has several."""
     loaded = _loaded(spec, w)
+    require_kernels(loaded, w, training=False)
     if len(states) == 1:
         return loaded.step(x, states, (out,), inputs)[0]
     if out is not None and not (isinstance(out, tuple) and len(out) == len(states)):

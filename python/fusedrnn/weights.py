@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copyreg
+import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .aliases import Array, Maybe
 from .backends import Loaded, load
 from .cells.spec import CellSpec
+from .layers.arguments import whole
+from .layers.numbers import seed_in_range
+from .masks import NAMES, Mask, Sizes, of_seed, probabilities
 
 CLASSES: dict[str, str] = {}  # the names of weights classes, by the names of their functions
+MOST = 2**31 - 1  # of steps, rows and layers, when masks are made
 
 
 class _Array:
@@ -33,12 +38,31 @@ class _Option(_Array):
         return self if w is None else w._options[self.name]
 
 
+class _Probability(_Array):
+    """An option of regularisation, read by its name."""
+
+    def __get__(self, w: Weights | None, owner: type) -> Any:
+        return self if w is None else w._values.get(self.name, 0.0)
+
+
 class Weights:
     """The base of the weights of all cells.
 
     A snapshot: later changes to the arrays have no effect; make a new object after each optimiser step. The arrays can
     be read back, read-only, under their names. Made from CUDA arrays (PyTorch's, CuPy's), they lie on that GPU, and
     calls on them run there; cells that cannot raise NotImplementedError. Weights can be copied and pickled.
+
+    The weights of all cells take the options of regularisation, by name; forward then needs a seed, or masks:
+
+    - zoneout_h, zoneout_c: the probability with which a unit of h, or of c, keeps its old value in a step; inference
+      takes the expectation (Krueger et al. 2017);
+    - input_dropout, recurrent_dropout: of units of x, and of h_prev where weight_hh multiplies it: one mask for all
+      steps of a row (Gal & Ghahramani 2016);
+    - candidate_dropout: of units of the candidate g, or n of a GRU (Semeniuta et al. 2016);
+    - weight_dropout: of elements of weight_hh, one mask for a call (Merity et al. 2018).
+
+    Dropout divides what it leaves by 1 minus its probability, and inference drops nothing. An option that a cell does
+    not have raises ValueError.
     """
 
     if TYPE_CHECKING:
@@ -48,6 +72,16 @@ class Weights:
         bias_hh: Maybe
     else:  # PyTorch's four; None where a cell has no such parameter
         weight_ih, weight_hh, bias_ih, bias_hh = _Array(), _Array(), _Array(), _Array()
+    if TYPE_CHECKING:
+        zoneout_h: float
+        zoneout_c: float
+        input_dropout: float
+        recurrent_dropout: float
+        candidate_dropout: float
+        weight_dropout: float
+    else:
+        zoneout_h, zoneout_c, input_dropout = _Probability(), _Probability(), _Probability()
+        recurrent_dropout, candidate_dropout, weight_dropout = _Probability(), _Probability(), _Probability()
     _specs: tuple[CellSpec[Any, Any], ...] = ()  # of the family
     _names: tuple[str, ...] = ()  # of the parameters that any cell of the family has
     _initialised = False
@@ -67,6 +101,8 @@ class Weights:
                 attribute = kind()
                 attribute.__set_name__(cls, name)
                 setattr(cls, name, attribute)
+        if specs or "__init__" in vars(cls):
+            cls.__signature__ = _signature_of(cls) if specs else None  # type: ignore[attr-defined]
 
     def __init__(
         self,
@@ -74,7 +110,8 @@ class Weights:
         arguments: dict[str, Any],
         backend: Callable[..., Loaded] = load,
     ) -> None:
-        """`arguments` has the spec's parameters and values by name; others are ignored."""
+        """`arguments` has the spec's parameters and values by name, and options of regularisation as a dict of that
+        name; others are ignored."""
         if self._initialised:
             raise RuntimeError(f"{type(self).__name__}: weights are a snapshot, and cannot be initialised again")
         if not isinstance(spec, CellSpec):
@@ -84,8 +121,11 @@ class Weights:
         for name in spec.values:
             if name not in arguments:
                 raise TypeError(f"{name}: expected a value among the arguments, got none")
+        given = arguments.get("regularisation")
         self._spec = spec
         self._values = {name: arguments[name] for name in spec.values} if spec.values else {}
+        if given:
+            self._values |= probabilities(type(self).__name__, spec, given)
         self._loaded = backend(spec, arguments, self._values)
         self._initialised = True
 
@@ -142,6 +182,30 @@ class Weights:
         """The arrays by the names of the arguments that gave them; None for an argument that was None."""
         return {name: self._array(name) for name in self._names or self._spec.names}
 
+    @property
+    def regularisation(self) -> dict[str, float]:
+        """The options of regularisation that are not 0, by name."""
+        return {name: self._values[name] for name in NAMES if name in self._values}
+
+    def masks(self, seq_len: int, batch_size: int, seed: int, *, layer: int = 0, direction: int = 0) -> dict[str, Mask]:
+        """The masks that a seed gives in a call of this size, by the names of the options that are not 0; forward takes
+        them as `masks`. `docs/layers.md` says which numbers make them.
+
+        Args:
+            seq_len, batch_size: T and B.
+            seed: as forward has it: an int of 64 bits.
+            layer, direction: of layers, the place of the weights.
+
+        Returns:
+            Bool arrays, True where something is dropped, or keeps its old value: ``zoneout_h (T, B, H)``, ``zoneout_c``
+            and ``candidate_dropout (T, B, H)``, ``input_dropout (B, I)``, ``recurrent_dropout (B, H)``, and
+            ``weight_dropout`` of the shape of weight_hh. With a projection, h has P units.
+        """
+        steps, rows = (whole(name, n, 0, MOST) for name, n in (("seq_len", seq_len), ("batch_size", batch_size)))
+        place = whole("layer", layer, 0, MOST), whole("direction", direction, 0, 1)
+        sizes = Sizes(self.input_size, self.hidden_size, self.proj_size, steps, rows)
+        return of_seed(self._spec, self.regularisation, sizes, seed_in_range("seed", seed), *place)
+
     def on(self, backend: Callable[..., Loaded]) -> Weights:
         """The same weights on another backend."""
         other = self.__copy__()
@@ -176,6 +240,16 @@ class Weights:
         attributes, slots, arrays, form = state
         _set_state(self, attributes, slots)
         self._loaded = load(self._spec, arrays, self._values, form)
+
+
+def _signature_of(cls: type[Weights]) -> inspect.Signature:
+    """That of its constructor, with the options of regularisation in place of their dict."""
+    found = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    plain = [p for p in found if p.kind is not p.VAR_KEYWORD]
+    if len(plain) == len(found):
+        return inspect.Signature(plain)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Signature(plain + [inspect.Parameter(n, kind, default=0.0, annotation="float") for n in NAMES])
 
 
 def _state(w: Weights) -> tuple[dict[str, Any], dict[str, Any]]:

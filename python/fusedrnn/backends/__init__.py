@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from .. import _core
 from ..cells.spec import CellSpec
+from ..masks import NAMES, Source
 from .arrays import library_of
 
 States = tuple[Any, ...]  # in the spec's order; None for zeros
@@ -37,9 +38,10 @@ class Loaded(Protocol):
 
     def infer(self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any]) -> dict[str, Any]: ...
     def forward(
-        self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any]
+        self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any], source: Source = None, /
     ) -> tuple[dict[str, Any], Any, int]:
-        """The results, the object that backward needs, and its size in bytes."""
+        """The results, the object that backward needs, and its size in bytes. Masks, which have been checked, come from
+        `source`; it is given where the weights have options of regularisation."""
 
     def backward(self, kept: Any, dy: Any, dstates: States, dabove: Any) -> dict[str, Any]:
         """The gradients. `kept` is left as it is."""
@@ -72,4 +74,7 @@ def load(
         return _core.make_weights(native_cell(spec), arrays, values, format)
     from .cuda import CudaWeights  # loaded with the first CUDA array
 
+    for name in NAMES:
+        if name in values:
+            raise NotImplementedError(f"{name}: expected 0, as it does not run on CUDA, got {values[name]}")
     return CudaWeights(library, spec, arrays, format)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +15,11 @@ from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..masks import Masks, Regularisation
 
 __all__ = [
     "ClockworkRNN",
@@ -79,6 +85,7 @@ class ClockworkRNNWeights(Weights, specs=SPECS):
         *,
         periods: Iterable[int],
         nonlinearity: str = "tanh",
+        **regularisation: Unpack[Regularisation],
     ) -> None:
         one_of("nonlinearity", nonlinearity, BY_NONLINEARITY)
         periods = tuple(_integers(periods))
@@ -165,10 +172,12 @@ def clockwork_rnn_forward(
     start: Start = 0,
     lengths: Lengths = None,
     reverse: bool = False,
+    seed: int | None = None,
+    masks: Masks = None,
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `clockwork_rnn` in ``y``, zero past a row's length, and in the states after
     the row's last step; and a reserve for `clockwork_rnn_backward`, of ``T*B*H`` elements. See `lstm_forward`."""
-    return forward(CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, start=start)
+    return forward(CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, start=start, seed=seed, masks=masks)
 
 
 def clockwork_rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:

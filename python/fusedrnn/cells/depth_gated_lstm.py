@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
@@ -10,6 +10,11 @@ from ..layers.layer import Layer
 from ..weights import Weights
 from .results import LSTMOutput
 from .spec import C, CellSpec, H, affine, vectors
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..masks import Masks, Regularisation
 
 __all__ = [
     "DepthGatedLSTM",
@@ -63,6 +68,7 @@ DEPTH_GATED_LSTM = CellSpec(
     below="c_below",
     above="c",
     layer_output=LSTMOutput,
+    candidate="g",
 )
 SPECS = (DEPTH_GATED_LSTM,)
 
@@ -104,6 +110,7 @@ class DepthGatedLSTMWeights(Weights, specs=SPECS):
         peephole_o: Maybe = None,
         peephole_d: Maybe = None,
         peephole_below: Maybe = None,
+        **regularisation: Unpack[Regularisation],
     ) -> None:
         super().__init__(DEPTH_GATED_LSTM, locals())
 
@@ -154,11 +161,13 @@ def depth_gated_lstm_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    seed: int | None = None,
+    masks: Masks = None,
 ) -> tuple[DepthGatedLSTMOutput, Reserve]:
     """Forward for training: the bits of `depth_gated_lstm` in ``y``, zero past a row's length, and in the states
     after the row's last step; and a reserve for `depth_gated_lstm_backward`, of ``7*T*B*H`` elements. It refers to
     ``c_below`` too. See `lstm_forward`."""
-    return forward(DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, c_below=c_below)
+    return forward(DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, c_below=c_below, seed=seed, masks=masks)
 
 
 def depth_gated_lstm_backward(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights
 from .spec import C, CellSpec, H, Parameter, StateSpec, affine, vectors
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..masks import Masks, Regularisation
 
 __all__ = [
     "FGRLSTM",
@@ -55,7 +60,9 @@ PARAMETERS = (
     Parameter("weight_gates", "matrix", gates=3, depth=3, required=True),
     *vectors("peephole_i", "peephole_f", "peephole_o"),
 )
-FGR_LSTM = CellSpec("fgr_lstm", FGRLSTMOutput, FGRLSTMGradients, PARAMETERS, "ifgo", (H, C, StateSpec("gates", 3)))
+FGR_LSTM = CellSpec(
+    "fgr_lstm", FGRLSTMOutput, FGRLSTMGradients, PARAMETERS, "ifgo", (H, C, StateSpec("gates", 3)), candidate="g"
+)
 SPECS = (FGR_LSTM,)
 
 
@@ -91,6 +98,7 @@ class FGRLSTMWeights(Weights, specs=SPECS):
         peephole_i: Maybe = None,
         peephole_f: Maybe = None,
         peephole_o: Maybe = None,
+        **regularisation: Unpack[Regularisation],
     ) -> None:
         super().__init__(FGR_LSTM, locals())
 
@@ -141,10 +149,12 @@ def fgr_lstm_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    seed: int | None = None,
+    masks: Masks = None,
 ) -> tuple[FGRLSTMOutput, Reserve]:
     """Forward for training: the bits of `fgr_lstm` in ``y``, zero past a row's length, and in the states after the
     row's last step; and a reserve for `fgr_lstm_backward`, of ``6*T*B*H`` elements. See `lstm_forward`."""
-    return forward(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse)
+    return forward(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse, seed=seed, masks=masks)
 
 
 def fgr_lstm_backward(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..masks import Masks, Regularisation
 
 __all__ = ["GRU", "GRUWeights", "gru", "gru_backward", "gru_cell", "gru_forward"]
 
@@ -20,6 +27,7 @@ RESET_AFTER = CellSpec(
     "rzn",
     cell="gru_reset_after",
     options={"reset_after": True, "z_weighs": "h_prev"},
+    candidate="n",
 )
 
 BY_OPTIONS = {
@@ -58,6 +66,7 @@ class GRUWeights(Weights, specs=SPECS):
         *,
         reset_after: bool = True,
         z_weighs: str = "h_prev",
+        **regularisation: Unpack[Regularisation],
     ) -> None:
         if not isinstance(reset_after, bool):
             raise TypeError(f"reset_after: expected bool, got {type(reset_after).__name__}")
@@ -95,14 +104,22 @@ def gru(x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, r
 
 
 def gru_forward(
-    x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array,
+    w: GRUWeights,
+    h0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    seed: int | None = None,
+    masks: Masks = None,
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `gru` in ``y``, zero past a row's length, and in the states after the row's
     last step; and a reserve for `gru_backward`, of ``5*T*B*H`` elements.
 
     The reserve refers to ``x`` and ``h0``; they must not change before backward. ``y`` may.
+    `seed`, `masks`: see `lstm_forward`.
     """
-    return forward(RESET_AFTER, x, w, (h0,), lengths, reverse)
+    return forward(RESET_AFTER, x, w, (h0,), lengths, reverse, seed=seed, masks=masks)
 
 
 def gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
@@ -10,6 +10,11 @@ from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import Output
 from .spec import CellSpec, Parameter, vectors
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..masks import Masks, Regularisation
 
 __all__ = ["IndRNN", "IndRNNGradients", "IndRNNWeights", "indrnn", "indrnn_backward", "indrnn_cell", "indrnn_forward"]
 
@@ -55,7 +60,13 @@ class IndRNNWeights(Weights, specs=SPECS):
     nonlinearity: str
 
     def __init__(
-        self, weight_ih: Array, weight_hh: Array, bias_ih: Maybe = None, *, nonlinearity: str = "relu"
+        self,
+        weight_ih: Array,
+        weight_hh: Array,
+        bias_ih: Maybe = None,
+        *,
+        nonlinearity: str = "relu",
+        **regularisation: Unpack[Regularisation],
     ) -> None:
         one_of("nonlinearity", nonlinearity, BY_NONLINEARITY)
         super().__init__(BY_NONLINEARITY[nonlinearity], locals())
@@ -87,11 +98,18 @@ def indrnn(x: Array, w: IndRNNWeights, h0: Maybe = None, *, lengths: Lengths = N
 
 
 def indrnn_forward(
-    x: Array, w: IndRNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array,
+    w: IndRNNWeights,
+    h0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    seed: int | None = None,
+    masks: Masks = None,
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `indrnn` in ``y``, zero past a row's length, and in the states after the
     row's last step; and a reserve for `indrnn_backward`, of ``T*B*H`` elements. See `lstm_forward`."""
-    return forward(INDRNN, x, w, (h0,), lengths, reverse)
+    return forward(INDRNN, x, w, (h0,), lengths, reverse, seed=seed, masks=masks)
 
 
 def indrnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> IndRNNGradients:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,11 @@ from ..layers.layer import Layer
 from ..weights import Weights
 from .results import LSTMOutput, Output
 from .spec import C, CellSpec, H, Parameter, vectors
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..masks import Masks, Regularisation
 
 __all__ = [
     "LayerNormGRU",
@@ -84,8 +89,11 @@ LAYER_NORM_LSTM = CellSpec(
     "ifgo",
     (H, C),
     values=("epsilon",),
+    candidate="g",
 )
-LAYER_NORM_GRU = CellSpec("layer_norm_gru", Output, LayerNormGRUGradients, _normalised(3), "rzn", values=("epsilon",))
+LAYER_NORM_GRU = CellSpec(
+    "layer_norm_gru", Output, LayerNormGRUGradients, _normalised(3), "rzn", values=("epsilon",), candidate="n"
+)
 
 
 SPECS = (LAYER_NORM_LSTM, LAYER_NORM_GRU)
@@ -142,6 +150,7 @@ class LayerNormLSTMWeights(_LayerNormWeights, specs=(LAYER_NORM_LSTM,)):
         gain_c: Array,
         bias_c: Maybe = None,
         epsilon: float = 1e-5,
+        **regularisation: Unpack[Regularisation],
     ) -> None:
         super().__init__(LAYER_NORM_LSTM, locals())
 
@@ -172,6 +181,7 @@ class LayerNormGRUWeights(_LayerNormWeights, specs=(LAYER_NORM_GRU,)):
         gain_ih: Array,
         gain_hh: Array,
         epsilon: float = 1e-5,
+        **regularisation: Unpack[Regularisation],
     ) -> None:
         super().__init__(LAYER_NORM_GRU, locals())
 
@@ -223,11 +233,13 @@ def layer_norm_lstm_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    seed: int | None = None,
+    masks: Masks = None,
 ) -> tuple[LSTMOutput, Reserve]:
     """Forward for training: the bits of `layer_norm_lstm` in ``y``, zero past a row's length, and in the states
     after the row's last step; and a reserve for `layer_norm_lstm_backward`, of ``15*T*B*H`` elements. See
     `lstm_forward`."""
-    return forward(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse)
+    return forward(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse, seed=seed, masks=masks)
 
 
 def layer_norm_lstm_backward(
@@ -276,12 +288,19 @@ def layer_norm_gru(
 
 
 def layer_norm_gru_forward(
-    x: Array, w: LayerNormGRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array,
+    w: LayerNormGRUWeights,
+    h0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    seed: int | None = None,
+    masks: Masks = None,
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `layer_norm_gru` in ``y``, zero past a row's length, and in the states
     after the row's last step; and a reserve for `layer_norm_gru_backward`, of ``11*T*B*H`` elements. See
     `lstm_forward`."""
-    return forward(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse)
+    return forward(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse, seed=seed, masks=masks)
 
 
 def layer_norm_gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> LayerNormGRUGradients:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +12,11 @@ from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import LSTMOutput
 from .spec import C, CellSpec, H, Parameter, StateSpec, affine, vectors
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..masks import Masks, Regularisation
 
 __all__ = ["LSTM", "LSTMGradients", "LSTMWeights", "lstm", "lstm_backward", "lstm_cell", "lstm_forward"]
 
@@ -51,6 +56,7 @@ PLAIN = CellSpec(
     (H, C),
     options={"variant": "plain"},
     layer_options={"variant": "plain", "peepholes": None},
+    candidate="g",
 )
 BY_VARIANT = {"plain": PLAIN} | {
     name: PLAIN.variant(
@@ -149,6 +155,7 @@ class LSTMWeights(Weights, specs=SPECS):
         peephole_f: Maybe = None,
         peephole_o: Maybe = None,
         weight_hr: Maybe = None,
+        **regularisation: Unpack[Regularisation],
     ) -> None:
         one_of("variant", variant, VARIANTS)
         arguments = locals()
@@ -216,15 +223,27 @@ def lstm(
 
 
 def lstm_forward(
-    x: Array, w: LSTMWeights, h0: Maybe = None, c0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array,
+    w: LSTMWeights,
+    h0: Maybe = None,
+    c0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    seed: int | None = None,
+    masks: Masks = None,
 ) -> tuple[LSTMOutput, Reserve]:
     """Forward for training: the bits of `lstm` in ``y``, zero past a row's length, and in the states after the
     row's last step; and a reserve for `lstm_backward`, of ``(G+2)*T*B*H`` elements, G the number of gates, or
     ``(6*H+P)*T*B`` with a projection.
 
     The reserve refers to ``x``, ``h0`` and ``c0``; they must not change before backward. ``y`` may.
+
+    Args:
+        seed, masks: where masks come from, if the weights have options of regularisation: an int of 64 bits, or a dict
+            as `w.masks` gives it. `reserve.seed` and `reserve.masks` tell them.
     """
-    return forward(PLAIN, x, w, (h0, c0), lengths, reverse)
+    return forward(PLAIN, x, w, (h0, c0), lengths, reverse, seed=seed, masks=masks)
 
 
 def lstm_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None) -> LSTMGradients:

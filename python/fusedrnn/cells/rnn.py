@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..aliases import Array, Lengths, Maybe
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import Gradients, Output
 from .spec import CellSpec, affine
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ..masks import Masks, Regularisation
 
 __all__ = ["RNN", "RNNWeights", "rnn", "rnn_backward", "rnn_cell", "rnn_forward"]
 
@@ -39,6 +46,7 @@ class RNNWeights(Weights, specs=SPECS):
         bias_hh: Maybe = None,
         *,
         nonlinearity: str = "tanh",
+        **regularisation: Unpack[Regularisation],
     ) -> None:
         one_of("nonlinearity", nonlinearity, BY_NONLINEARITY)
         super().__init__(BY_NONLINEARITY[nonlinearity], locals())
@@ -69,14 +77,22 @@ def rnn(x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, r
 
 
 def rnn_forward(
-    x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array,
+    w: RNNWeights,
+    h0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    seed: int | None = None,
+    masks: Masks = None,
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `rnn` in ``y``, zero past a row's length, and in the states after the row's
     last step; and a reserve for `rnn_backward`, of ``T*B*H`` elements.
 
     The reserve refers to ``x`` and ``h0``; they must not change before backward. ``y`` may.
+    `seed`, `masks`: see `lstm_forward`.
     """
-    return forward(TANH, x, w, (h0,), lengths, reverse)
+    return forward(TANH, x, w, (h0,), lengths, reverse, seed=seed, masks=masks)
 
 
 def rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:

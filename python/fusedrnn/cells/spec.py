@@ -112,6 +112,7 @@ class CellSpec(Generic[Output, Gradients]):
     above: str | None = None  # the state of every step, (T, B, H), which is a further output
     names: tuple[str, ...] = field(init=False)  # of the parameters
     numbered: str | None = None  # a further input, the number of each row's first step
+    candidate: str | None = None  # the gate whose value a step adds to a state, and which dropout may drop
     # The options of a layer that choose this cell: by default `options`; None for a cell that layers do not have.
     layer_options: Mapping[str, Any] | None = field(default_factory=lambda: DEFAULT, hash=False)
     layer_output: type[Any] | None = None  # of a layer, a NamedTuple: by default `output`

@@ -154,6 +154,13 @@ def number(name: str, value: Any) -> float:
         raise ValueError(f"{name}: expected a number, got an integer that no float can hold") from None
 
 
+def probability(name: str, value: Any) -> float:
+    p = number(name, value)
+    if not 0 <= p <= 1:
+        raise ValueError(f"{name}: expected a number in 0..1, got {value}")
+    return p
+
+
 def dtype_of(dtype: Any) -> np.dtype[Any]:
     """float32 or float64."""
     try:

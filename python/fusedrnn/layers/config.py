@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _core
 from ..cells.spec import CellSpec, Parameter
-from .arguments import dtype_of, flag, number, whole
+from .arguments import dtype_of, flag, whole
 from .options import Options
 
 MOST_UNITS = 2**31 - 1
@@ -92,10 +92,3 @@ def config_of(
         complete,
         spec,
     )
-
-
-def probability(name: str, value: Any) -> float:
-    p = number(name, value)
-    if not 0 <= p <= 1:
-        raise ValueError(f"{name}: expected a number in 0..1, got {value}")
-    return p

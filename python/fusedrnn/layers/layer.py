@@ -14,8 +14,8 @@ from .. import _core
 from ..aliases import Array, Lengths
 from ..cells.spec import CellSpec
 from ..weights import Weights
-from .arguments import Form, PackedForm, flag, form_of, whole
-from .config import Config, config_of, name_of, probability
+from .arguments import Form, PackedForm, flag, form_of, probability, whole
+from .config import Config, config_of, name_of
 from .initial import Initial
 from .numbers import seed_in_range, seed_of, seed_of_call
 from .options import Options

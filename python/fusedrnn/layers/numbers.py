@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ..aliases import Array
 
-SEEDS, INITIAL = 0, 1  # kinds; csrc/dropout.hpp has 2, dropout between layers
+SEEDS, INITIAL = 0, 1  # kinds; csrc/dropout.hpp has 2, dropout between layers, and masks.py has the others
 
 Words = npt.NDArray[np.uint64]
 

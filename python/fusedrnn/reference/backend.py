@@ -1,8 +1,9 @@
 """The walk over time, the same for every cell, as one more backend.
 
-The equations of a cell are ``step(w, x, states)``, with one step of each further sequence that it reads, and
-``step_backward(w, saved, dstates)``. Rows of a batch know nothing of each other, so each step takes the rows that are
-still within their length, and leaves the others as they are.
+The equations of a cell are ``step(w, x, states, drop)``, with one step of each further sequence that it reads before
+`drop`, and ``step_backward(w, saved, dstates, drop)``; `regularised` runs them under masks. Rows of a batch know
+nothing of each other, so each step takes the rows that are still within their length, and leaves the others as they
+are.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from ..backends.arrays import NumPy
 from ..backends.checked import Arguments, CheckedWeights
 from ..cells.families import SPECS
 from ..cells.spec import CellSpec
+from ..masks import NAMES, Sizes, Source, of_seed
+from .regularised import Regularised
 
 Results = dict[str, Any]
 EQUATIONS: dict[str, Any] = {}  # by the names of families: an object with `step` and `step_backward`
@@ -29,6 +32,14 @@ class Step(NamedTuple):
     t: int
     rows: np.ndarray[Any, np.dtype[np.intp]]
     saved: dict[str, Array]
+
+
+class Kept(NamedTuple):
+    """What forward keeps for backward."""
+
+    call: Arguments
+    equations: Regularised
+    steps: list[Step]
 
 
 class ReferenceWeights(CheckedWeights):
@@ -46,14 +57,30 @@ class ReferenceWeights(CheckedWeights):
         given = {**others, **self.arrays, **spec.options, **values}
         self.w = SimpleNamespace(**given, gates=spec.gates, hidden_size=self.hidden_size, dtype=self.dtype)
         self.equations = EQUATIONS[spec.family]
+        self.regularisation = {name: values[name] for name in NAMES if name in values}
 
     def infer(self, *arguments: Any) -> Results:
         return self.forward(*arguments)[0]
 
+    def _regularised(self, call: Arguments, source: Source) -> Regularised:
+        if isinstance(source, int):
+            sizes = Sizes(self.input_size, self.hidden_size, self.proj_size, call.T, call.B)
+            source = of_seed(self.spec, self.regularisation, sizes, source)
+        return Regularised(self.equations, self.spec, self.w, self.regularisation, source)
+
     def forward(
-        self, x: Any, states: Any, lengths: Any, reverse: bool, inputs: dict[str, Any], form: str = "{}0"
-    ) -> tuple[Results, tuple[Arguments, list[Step]], int]:
+        self,
+        x: Any,
+        states: Any,
+        lengths: Any,
+        reverse: bool,
+        inputs: dict[str, Any],
+        source: Source = None,
+        form: str = "{}0",
+    ) -> tuple[Results, Kept, int]:
+        """Without a source of masks, inference."""
         call = Arguments(self, x, states, lengths, reverse, inputs, form)
+        equations = self._regularised(call, source)
         spec, T, B = self.spec, call.T, call.B
         now = self._copies(B, call.states)
         ends = np.full(B, T) if call.lengths is None else call.lengths
@@ -64,7 +91,7 @@ class ReferenceWeights(CheckedWeights):
         for t in reversed(range(T)) if call.reverse else range(T):
             rows = np.flatnonzero(t < ends)
             before = tuple(s[rows] for s in now)
-            new, saved = self.equations.step(self.w, call.x[t, rows], before, *(s[t, rows] for s in sequences))
+            new, saved = equations.step(t, rows, call.x[t, rows], before, *(s[t, rows] for s in sequences))
             for i, value in enumerate(new):
                 now[i][rows] = value
             every["y"][t, rows] = new[0]
@@ -72,10 +99,10 @@ class ReferenceWeights(CheckedWeights):
                 every[spec.above][t, rows] = new[self._index(spec.above)]
             steps.append(Step(t, rows, saved))
         results = every | {f"{s.name}_n": value for s, value in zip(spec.states, now, strict=True)}
-        return results, (call, steps), sum(a.nbytes for step in steps for a in step.saved.values())
+        return results, Kept(call, equations, steps), sum(a.nbytes for step in steps for a in step.saved.values())
 
-    def backward(self, kept: tuple[Arguments, list[Step]], dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
-        call, steps = kept
+    def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
+        call, equations, steps = kept
         spec, T, B = self.spec, call.T, call.B
         dy = self.sequence("dy", spec.states[0], T, B, dy)
         if dabove is not None:
@@ -91,10 +118,10 @@ class ReferenceWeights(CheckedWeights):
             if dabove is not None:
                 d[self._index(spec.above)][rows] += dabove[t, rows]
             after = tuple(s[rows] for s in d)
-            dx[t, rows], new, dweights = self.equations.step_backward(self.w, step.saved, after)
+            dx[t, rows], new, dweights = equations.step_backward(t, rows, step.saved, after)
             for i, value in enumerate(new):
                 d[i][rows] = value
-            if dbelow is not None:
+            if dbelow is not None and spec.below:
                 dbelow[t, rows] = dweights[spec.below]
             for name in total.keys() & dweights.keys():
                 total[name] += dweights[name]
@@ -108,7 +135,7 @@ class ReferenceWeights(CheckedWeights):
             shape = (x.shape[1], self.hidden_size)
             one = self.checked(below, "(batch_size, hidden_size)", shape, inputs[below])
             inputs = inputs | {below: one[None]}
-        results = self.forward(x, states, None, False, inputs, "{}")[0]
+        results = self.forward(x, states, None, False, inputs, form="{}")[0]
         new = [results[f"{s.name}_n"] for s in self.spec.states]
         for target, value in zip(self.outputs(x.shape[1], out), new, strict=True):
             if target is not None:

@@ -6,7 +6,7 @@ names, but for those below."""
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,27 @@ Arrays = dict[str, Array]  # by name: saved by a step for backward, or gradients
 def library(a: Any) -> Any:
     """The module whose functions take a: numpy, or torch for its tensors."""
     return np if isinstance(a, np.ndarray) else sys.modules["torch"]
+
+
+class Drop(NamedTuple):
+    """Dropout under a mask, True where a number becomes 0; without a mask, nothing. The map is linear: the gradient of
+    what goes in is `Drop` of the gradient of what comes out."""
+
+    mask: Array | None = None
+    scale: float = 1.0  # of what stays
+
+    def __call__(self, v: Any) -> Any:
+        return v if self.mask is None else library(v).where(self.mask, 0, v * self.scale)
+
+
+class Drops(NamedTuple):
+    """Dropout inside of a step: of h_prev, where weight_hh multiplies it, and of the candidate."""
+
+    recurrent: Drop = Drop()
+    candidate: Drop = Drop()
+
+
+KEEP = Drops()
 
 
 def sigmoid(a: Array) -> Array:

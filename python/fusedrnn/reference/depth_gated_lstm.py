@@ -16,26 +16,26 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, bias, sigmoid, split, tanh
+from .common import KEEP, Arrays, Drops, States, bias, sigmoid, split, tanh
 from .lstm import peep, peep_backward
 
 
-def step(w: Any, x: Array, states: States, below: Array) -> tuple[States, Arrays]:
+def step(w: Any, x: Array, states: States, below: Array, drop: Drops = KEEP) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H), c_below (B, H). Returns the new states and the saved arrays."""
-    h_prev, c_prev = states
+    h_prev, c_prev = drop.recurrent(states[0]), states[1]
     a_i, a_f, a_g, a_o, a_d = split(x @ w.weight_ih.T + bias(w.bias_ih), 5, axis=1)
     u_i, u_f, u_g, u_o = split(h_prev @ w.weight_hh.T + bias(w.bias_hh), 4, axis=1)
     i = sigmoid(a_i + u_i + peep(w.peephole_i, c_prev))
     f = sigmoid(a_f + u_f + peep(w.peephole_f, c_prev))
     d = sigmoid(a_d + peep(w.peephole_d, c_prev) + peep(w.peephole_below, below))
     g = tanh(a_g + u_g)
-    c = d * below + f * c_prev + i * g
+    c = d * below + f * c_prev + i * drop.candidate(g)
     o = sigmoid(a_o + u_o + peep(w.peephole_o, c))
     saved = {"x": x, "h_prev": h_prev, "c_prev": c_prev, "below": below}
     return (o * tanh(c), c), saved | {"i": i, "f": f, "g": g, "o": o, "d": d, "c": c}
 
 
-def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
+def step_backward(w: Any, saved: Arrays, dstates: States, drop: Drops = KEEP) -> tuple[Array, States, Arrays]:
     """Gradients of one step, from the gradients of h and c: of x, of the states, and of parameters and c_below."""
     dh, dc = dstates
     i, f, g, o, d = (saved[k] for k in "ifgod")
@@ -43,7 +43,8 @@ def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States
     da_o = dh * tanh_c * o * (1 - o)
     dc_o, dp_o = peep_backward(w.peephole_o, saved["c"], da_o)
     dc = dc + dh * o * (1 - tanh_c**2) + dc_o
-    da_i, da_f, da_g = dc * g * i * (1 - i), dc * c_prev * f * (1 - f), dc * i * (1 - g**2)
+    da_i, da_f = dc * drop.candidate(g) * i * (1 - i), dc * c_prev * f * (1 - f)
+    da_g = drop.candidate(dc * i) * (1 - g**2)
     da_d = dc * below * d * (1 - d)
     dc_i, dp_i = peep_backward(w.peephole_i, c_prev, da_i)
     dc_f, dp_f = peep_backward(w.peephole_f, c_prev, da_f)
@@ -64,4 +65,4 @@ def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States
         "peephole_below": dp_below,
         "c_below": dc * d + dbelow,
     }
-    return dpre @ w.weight_ih, (recurrent @ w.weight_hh, dc * f + dc_i + dc_f + dc_d), dweights
+    return dpre @ w.weight_ih, (drop.recurrent(recurrent @ w.weight_hh), dc * f + dc_i + dc_f + dc_d), dweights

@@ -15,59 +15,61 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, sigmoid, split, tanh
+from .common import KEEP, Arrays, Drops, States, sigmoid, split, tanh
 
 
 def _bias(b: Array | None, hidden_size: int) -> list[Any]:
     return [0, 0, 0] if b is None else split(b, 3)
 
 
-def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
+def step(w: Any, x: Array, states: States, drop: Drops = KEEP) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H). Returns the new state and the saved arrays."""
-    (h_prev,) = states
+    (h_prev,), h_in = states, drop.recurrent(states[0])
     W_r, W_z, W_n = split(w.weight_ih, 3)
     U_r, U_z, U_n = split(w.weight_hh, 3)
     b_Wr, b_Wz, b_Wn = _bias(w.bias_ih, w.hidden_size)
     b_Ur, b_Uz, b_Un = _bias(w.bias_hh, w.hidden_size)
 
-    r = sigmoid(x @ W_r.T + b_Wr + h_prev @ U_r.T + b_Ur)
-    z = sigmoid(x @ W_z.T + b_Wz + h_prev @ U_z.T + b_Uz)
+    r = sigmoid(x @ W_r.T + b_Wr + h_in @ U_r.T + b_Ur)
+    z = sigmoid(x @ W_z.T + b_Wz + h_in @ U_z.T + b_Uz)
     if w.reset_after:
-        q = h_prev @ U_n.T + b_Un
+        q = h_in @ U_n.T + b_Un
         n = tanh(x @ W_n.T + b_Wn + r * q)
     else:
-        q = r * h_prev
+        q = r * h_in
         n = tanh(x @ W_n.T + b_Wn + q @ U_n.T + b_Un)
-    h = (1 - z) * n + z * h_prev if w.z_weighs == "h_prev" else (1 - z) * h_prev + z * n
-    return (h,), {"x": x, "h_prev": h_prev, "r": r, "z": z, "n": n, "q": q}
+    m = drop.candidate(n)
+    h = (1 - z) * m + z * h_prev if w.z_weighs == "h_prev" else (1 - z) * h_prev + z * m
+    return (h,), {"x": x, "h_prev": h_prev, "h_in": h_in, "r": r, "z": z, "n": n, "q": q}
 
 
-def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
+def step_backward(w: Any, saved: Arrays, dstates: States, drop: Drops = KEEP) -> tuple[Array, States, Arrays]:
     """Gradients of one step, from the gradient of h: of x, of h_prev, and of the parameters by name."""
     (dh,) = dstates
-    x, h_prev, r, z, n, q = (saved[k] for k in ("x", "h_prev", "r", "z", "n", "q"))
+    x, h_prev, h_in, r, z, n, q = (saved[k] for k in ("x", "h_prev", "h_in", "r", "z", "n", "q"))
+    m = drop.candidate(n)
     U_r, U_z, U_n = np.split(w.weight_hh, 3)
 
     if w.z_weighs == "h_prev":
-        dn, dz, dh_blend = dh * (1 - z), dh * (h_prev - n), dh * z
+        dn, dz, dh_blend = drop.candidate(dh * (1 - z)), dh * (h_prev - m), dh * z
     else:
-        dn, dz, dh_blend = dh * z, dh * (n - h_prev), dh * (1 - z)
+        dn, dz, dh_blend = drop.candidate(dh * z), dh * (m - h_prev), dh * (1 - z)
     da_n = dn * (1 - n**2)
     da_z = dz * z * (1 - z)
     if w.reset_after:
         dr, dq = da_n * q, da_n * r
-        dh_prev, dU_n, db_Un = dq @ U_n, dq.T @ h_prev, dq.sum(axis=0)
+        dh_in, dU_n, db_Un = dq @ U_n, dq.T @ h_in, dq.sum(axis=0)
     else:
         dq = da_n @ U_n
-        dr = dq * h_prev
-        dh_prev, dU_n, db_Un = dq * r, da_n.T @ q, da_n.sum(axis=0)
+        dr = dq * h_in
+        dh_in, dU_n, db_Un = dq * r, da_n.T @ q, da_n.sum(axis=0)
     da_r = dr * r * (1 - r)
-    dh_prev = dh_prev + dh_blend + da_r @ U_r + da_z @ U_z
+    dh_prev = dh_blend + drop.recurrent(dh_in + da_r @ U_r + da_z @ U_z)
 
     da = np.concatenate([da_r, da_z, da_n], axis=1)
     dweights = {
         "weight_ih": da.T @ x,
-        "weight_hh": np.concatenate([da_r.T @ h_prev, da_z.T @ h_prev, dU_n]),
+        "weight_hh": np.concatenate([da_r.T @ h_in, da_z.T @ h_in, dU_n]),
         "bias_ih": da.sum(axis=0),
         "bias_hh": np.concatenate([da_r.sum(axis=0), da_z.sum(axis=0), db_Un]),
     }

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, bias, relu, tanh
+from .common import KEEP, Arrays, Drops, States, bias, relu, tanh
 
 
-def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
+def step(w: Any, x: Array, states: States, drop: Drops = KEEP) -> tuple[States, Arrays]:
     """One step: x (B, I), states h (B, H). Returns the new state and the saved arrays."""
     (h_prev,) = states
     a = x @ w.weight_ih.T + bias(w.bias_ih) + w.weight_hh * h_prev
@@ -18,7 +18,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     return (h,), {"x": x, "h_prev": h_prev, "h": h}
 
 
-def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
+def step_backward(w: Any, saved: Arrays, dstates: States, drop: Drops = KEEP) -> tuple[Array, States, Arrays]:
     """Gradients of one step, from the gradient of h: of x, of h_prev, and of the parameters by name."""
     (dh,) = dstates
     h = saved["h"]

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, bias, library, sigmoid, split, tanh
+from .common import KEEP, Arrays, Drops, States, bias, library, sigmoid, split, tanh
 
 
 def peep(p: Array | None, c: Array) -> Any:
@@ -40,9 +40,9 @@ def peep_backward(p: Array | None, c: Array, da: Array) -> tuple[Any, Any]:
     return (da * p, (da * c).sum(axis=0)) if p.ndim == 1 else (da @ p, da.T @ c)
 
 
-def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
+def step(w: Any, x: Array, states: States, drop: Drops = KEEP) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H). Returns the new states and the saved arrays."""
-    h_prev, c_prev = states
+    h_prev, c_prev = drop.recurrent(states[0]), states[1]
     pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
     a = dict(zip(w.gates, split(pre, len(w.gates), axis=1), strict=True))
     one = library(c_prev).ones_like(c_prev)
@@ -50,14 +50,14 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     f = sigmoid(a["f"] + peep(w.peephole_f, c_prev)) if "f" in a else one
     i = sigmoid(a["i"] + peep(w.peephole_i, c_prev)) if "i" in a else 1 - f if w.variant == "coupled" else one
     g = a["g"] if w.variant == "no_input_activation" else tanh(a["g"])
-    c = f * c_prev + i * g
+    c = f * c_prev + i * drop.candidate(g)
     o = sigmoid(a["o"] + peep(w.peephole_o, c)) if "o" in a else one
     m = o * (c if w.variant == "no_output_activation" else tanh(c))
     h = m if w.weight_hr is None else m @ w.weight_hr.T
     return (h, c), {"x": x, "h_prev": h_prev, "c_prev": c_prev, "i": i, "f": f, "g": g, "o": o, "c": c}
 
 
-def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States, Arrays]:
+def step_backward(w: Any, saved: Arrays, dstates: States, drop: Drops = KEEP) -> tuple[Array, States, Arrays]:
     """Gradients of one step, from the gradients of h and c: of x, of h_prev and c_prev, and of parameters by name."""
     dh, dc = dstates
     i, f, g, o = saved["i"], saved["f"], saved["g"], saved["o"]
@@ -73,7 +73,7 @@ def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States
     dc_peep, dp_o = peep_backward(w.peephole_o, c, da["o"])
     dc = dc + dh * o * slope + dc_peep
 
-    di, df, dg = dc * g, dc * c_prev, dc * i
+    di, df, dg = dc * drop.candidate(g), dc * c_prev, drop.candidate(dc * i)
     if w.variant == "coupled":
         df = df - di
     da["i"], da["f"] = di * i * (1 - i), df * f * (1 - f)
@@ -93,4 +93,4 @@ def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States
         "peephole_o": dp_o,
         "weight_hr": dw_hr,
     }
-    return dpre @ w.weight_ih, (dpre @ w.weight_hh, dc_prev), dweights
+    return dpre @ w.weight_ih, (drop.recurrent(dpre @ w.weight_hh), dc_prev), dweights
