@@ -118,7 +118,7 @@ def _source(w: Weights, x: Any, seed: Any, masks: Any) -> Source:
     source, shape = source_of(w.regularisation, seed, masks), getattr(x, "shape", ())
     if isinstance(source, dict) and len(shape) == 3:  # the backend refuses other x
         sizes = Sizes(w.input_size, w.hidden_size, w.proj_size, *shape[:2])
-        return copied(w._spec, sizes, source)
+        return copied(w._spec, w.regularisation, sizes, source)
     return source
 
 

@@ -117,7 +117,7 @@ def _product(a: np.uint64, b: Words) -> tuple[Words, Words]:
 def philox(key: int, counter: tuple[Any, Any, Any, Any]) -> list[Words]:
     """The four words of the blocks with these counters, which are numbers or arrays of them: Philox4x64-10 (Salmon et
     al. 2011), many blocks at once."""
-    c0, c1, c2, c3 = np.broadcast_arrays(*(np.asarray(c, np.uint64) for c in counter))
+    c0, c1, c2, c3 = np.broadcast_arrays(*(np.atleast_1d(np.asarray(c, np.uint64)) for c in counter))
     keys = [key, 0]
     for _ in range(10):
         (high0, low0), (high1, low1) = _product(FACTORS[0], c0), _product(FACTORS[1], c2)
@@ -174,7 +174,9 @@ def of_seed(
     return masks
 
 
-def copied(spec: CellSpec[Any, Any], sizes: Sizes, masks: Mapping[str, Any]) -> dict[str, Mask]:
+def copied(
+    spec: CellSpec[Any, Any], options: Mapping[str, float], sizes: Sizes, masks: Mapping[str, Any]
+) -> dict[str, Mask]:
     """Copies of a caller's masks, read-only. Raises ValueError or TypeError for other arrays than masks are."""
     copies = {}
     for name, mask in masks.items():
@@ -185,6 +187,8 @@ def copied(spec: CellSpec[Any, Any], sizes: Sizes, masks: Mapping[str, Any]) -> 
             raise TypeError(_core.wrong_dtype(name, "bool", str(mask.dtype)))
         if mask.shape != shape:
             raise ValueError(_core.wrong_shape(name, symbols, shape, mask.shape))
+        if options[name] == 1 and not mask.all():
+            raise ValueError(f"{name}: expected True everywhere, as its probability is 1, got False")
         copies[name] = mask.copy()
         copies[name].flags.writeable = False
     return copies

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 import fusedrnn
+from fusedrnn.cells.families import SPECS
+from fusedrnn.masks import NAMES
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, int, int, int]  # T, B, I, H
@@ -328,10 +330,11 @@ def given(w: Any) -> dict[str, Array]:
 
 
 def remade(
-    cell: Cell, w: Any, change: Callable[[Array], Array] = np.array, replaced: Mapping[str, Array | None] | None = None
+    cell: Cell, w: Any, change: Callable[[Array], Array] = np.array, replaced: Mapping[str, Any] | None = None
 ) -> Any:
-    """The same weights, each array changed, or replaced."""
-    return cell.weights(**({name: change(a) for name, a in given(w).items()} | dict(replaced or {})))
+    """The same weights, each array changed, or replaced; `replaced` may have options of regularisation too."""
+    arrays = {name: change(a) for name, a in given(w).items()}
+    return cell.weights(**(arrays | w.regularisation | dict(replaced or {})))
 
 
 @dataclass
@@ -360,6 +363,27 @@ class Problem:
         _, forward, backward, _ = self.cell.functions(module)
         out, reserve = forward(self.x, self.w, *self.states, **self.kwargs)
         return out, backward(reserve, self.dy, *self.dstates)
+
+
+def options_of(cell: Cell, p: float) -> dict[str, float]:
+    """All options of regularisation that the cell has."""
+    spec = SPECS[cell.name]
+    lacking = {
+        "zoneout_c": all(s.name != "c" for s in spec.states),
+        "candidate_dropout": spec.candidate is None,
+        "recurrent_dropout": spec.recurrence is None,
+        "weight_dropout": spec.recurrence is None,
+    }
+    return {name: p for name in NAMES if not lacking.get(name)}
+
+
+def regularised(problem: Problem, options: Mapping[str, float], rng: np.random.Generator) -> Problem:
+    """The same problem with these options, under random masks."""
+    problem.w = remade(problem.cell, problem.w, replaced=options)
+    T, B, _ = problem.x.shape
+    masks = problem.w.masks(T, B, int(rng.integers(2**63)))
+    problem.kwargs["masks"] = {name: rng.random(m.shape) < options[name] for name, m in masks.items()}
+    return problem
 
 
 def make_problem(

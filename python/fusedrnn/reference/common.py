@@ -29,7 +29,7 @@ class Drop(NamedTuple):
     scale: float = 1.0  # of what stays
 
     def __call__(self, v: Any) -> Any:
-        return v if self.mask is None else library(v).where(self.mask, 0, v * self.scale)
+        return v if self.mask is None else library(v).where(self.mask, 0, v) * self.scale
 
 
 class Drops(NamedTuple):
