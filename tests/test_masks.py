@@ -41,9 +41,8 @@ def numbers_of(seed: int, kind: int, row: int, t: int, units: int, layer: int = 
 @pytest.mark.parametrize("seed", [0, 1, 2**64 - 1])
 def test_blocks_are_those_of_numpy(seed: int, rng: np.random.Generator) -> None:
     for counter in rng.integers(2**64, size=(20, 4), dtype=np.uint64):
-        before = [(int(counter[0]) - 1) % 2**64, *map(int, counter[1:])]
-        if counter[0] == 0:  # NumPy's increment would carry
-            continue
+        before = counter.copy()
+        before[0] -= np.uint64(1)  # NumPy gives the block after its counter
         got = [int(w[0]) for w in philox(seed, tuple(counter))]
         assert got == [int(w) for w in np.random.Philox(key=seed, counter=before).random_raw(4)]
 
@@ -59,7 +58,11 @@ def test_masks_are_numbers_below_the_probability(cell: Cell, place: tuple[int, i
     masks = w.masks(4, 5, seed, layer=place[0], direction=place[1])
     assert list(masks) == list(options_of(cell, P))
     h, H = w.proj_size, w.hidden_size
-    shapes = {"zoneout_h": (4, 5, h), "zoneout_c": (4, 5, H), "candidate_dropout": (4, 5, H)}
+    shapes: dict[str, tuple[int, ...]] = {
+        "zoneout_h": (4, 5, h),
+        "zoneout_c": (4, 5, H),
+        "candidate_dropout": (4, 5, H),
+    }
     shapes |= {"input_dropout": (5, 3), "recurrent_dropout": (5, h), "weight_dropout": w.weight_hh.shape}
     for name, mask in masks.items():
         assert mask.dtype == bool
@@ -93,7 +96,7 @@ def test_masks_are_independent(rng: np.random.Generator) -> None:
     the same bound."""
     w = weights_of(LSTM, P, rng, input_size=64, hidden_size=64)
 
-    def h(seed: int = 1, **place: int) -> Array:
+    def h(seed: int = 1, **place: int) -> Any:
         return w.masks(40, 50, seed, **place)["zoneout_h"]
 
     one = h()
@@ -185,7 +188,8 @@ def test_a_caller_s_masks_are_copied(rng: np.random.Generator) -> None:
 def test_nothing_to_drop_needs_no_seed(rng: np.random.Generator) -> None:
     w, x = make_weights(LSTM, 3, 5, "float64", rng), rng.standard_normal((3, 2, 3))
     for module in (fusedrnn, fusedrnn.reference):
-        for source in ({}, {"seed": 5}, {"masks": {}}):
+        sources: list[dict[str, Any]] = [{}, {"seed": 5}, {"masks": {}}]
+        for source in sources:
             _, reserve = module.lstm_forward(x, w, **source)
             assert (reserve.seed, reserve.masks) == (None, {})
 
