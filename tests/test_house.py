@@ -180,6 +180,8 @@ class ToyGradients(NamedTuple):
     dbias_ih: Any
     dbias_hh: Any
     dp: Any
+    dreset_h: Any = None
+    dreset_m: Any = None
 
 
 TOY = CellSpec(
