@@ -45,8 +45,10 @@ template <class C>
 struct CallArrays {
   std::int64_t seq_len, batch;
   const std::int64_t *lengths, *offsets, *start;  // as in problem.hpp
+  const std::uint8_t* resets;                     // (T, B), as in problem.hpp, or null
   const C* x;                                     // (T, B, I)
   const C* state0[kMaxStates];                    // (L*D, B, units*H) or null
+  const C* reset_state[kMaxStates];               // the same
   C* y;                                           // (T, B, D*P); backward does not use it
   std::int64_t y_stride;                          // from row to row of y, in elements
   C* state_n[kMaxStates];                         // (L*D, B, units*H)
@@ -59,6 +61,7 @@ struct GradientArrays {
   const C* dstate_n[kMaxStates];  // (L*D, B, units*H) or null
   C* dx;                          // (T, B, I) or null
   C* dstate0[kMaxStates];         // (L*D, B, units*H) or null
+  C* dreset[kMaxStates];          // the same
 };
 
 // Points the layers to the arrays of a call and to `memory`, where lie the outputs of the layers below the highest and,
@@ -84,6 +87,7 @@ std::size_t place_call(const StackShape& s, Stack<F>& stack, const CallArrays<C>
       p.lengths = call.lengths;
       p.offsets = call.offsets;
       p.start = call.start;
+      p.resets = call.resets;
     }
     const std::int64_t rows = rows_of(layer.direction[0].p);
     C* const outputs = highest ? call.y : arena.take<C>(rows * s.width());
@@ -99,6 +103,7 @@ std::size_t place_call(const StackShape& s, Stack<F>& stack, const CallArrays<C>
       for (int i = 0; i < f.states; ++i) {
         const std::int64_t at = (std::int64_t{l} * s.directions + d) * call.batch * s.state_size(i);
         p.state0[i] = call.state0[i] ? call.state0[i] + at : nullptr;
+        p.reset_state[i] = call.reset_state[i] ? call.reset_state[i] + at : nullptr;
         p.state_n[i] = call.state_n[i] ? call.state_n[i] + at : nullptr;
       }
     }
@@ -169,6 +174,7 @@ Buffer place_gradients(const StackShape& s, Stack<F>& stack, const GradientArray
         const std::int64_t at = (std::int64_t{l} * s.directions + d) * first.batch * s.state_size(i);
         g.dstate_n[i] = call.dstate_n[i] ? call.dstate_n[i] + at : nullptr;
         g.dstate0[i] = dstate0[i] + at;
+        g.dreset[i] = call.dreset[i] ? call.dreset[i] + at : nullptr;
       }
     }
   }

@@ -255,6 +255,11 @@ class Launch {
     p.hidden = weights.hidden;
     p.proj = weights.proj;
     if (p.batch == 0) p.seq_len = 0;  // no row has steps
+    if (facts_.clocked && p.resets) {
+      counts_.emplace_back(static_cast<std::size_t>(rows_of(p)));
+      count_steps(p, counts_.back().data());
+      p.counts = counts_.back().data();
+    }
     if (job.view) {
       packing_bytes_ += packings_[lent_].lay_out(weights, kernels_, backward_, in_place(p), nullptr);
       job.packed = &packings_[lent_++].packed();
@@ -317,6 +322,7 @@ class Launch {
   const CellFacts& facts_;
   const FormatKernels<F>& kernels_;
   std::vector<Job<F>> jobs_;
+  std::vector<std::vector<int64_t>> counts_;  // what clocks count, of each job that has resets
   Packing<F>* packings_ = nullptr;
   std::size_t lent_ = 0, packing_bytes_ = 0;
   int64_t tiles_ = 0, h_tiles_ = 0, ring_ = 0;

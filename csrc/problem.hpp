@@ -81,14 +81,19 @@ struct Problem {
   // (T,): the row of each sequence at which the rows of time t begin, where sequences are *packed*: x, y and all other
   // (T, B, .) have only rows whose length is more than t, and lengths do not rise; null: they begin at t * B.
   const std::int64_t* offsets;
-  const std::int64_t* start;    // (B,): steps that a row's clocks have counted before; null: none
+  const std::int64_t* start;  // (B,): steps that a row's clocks have counted before; null: none
+  // (T, B): other than 0 where a row's new *episode* begins: neither state nor gradient passes between that time and
+  // the time before it. Null: nowhere.
+  const std::uint8_t* resets;
+  const std::int64_t* counts;   // (T, B): what clocks count at each step; null unless the cell has them, beside resets
   const C* x;                   // (T, B, I); steps past a row's length are never read
   const C* state0[kMaxStates];  // (B, units*H) each, h's (B, P), in the order of the cell's states; null: zeros
-  const C* below;               // (T, B, H) for cells that read c of the layer below; null: zeros
-  C* c;                         // (T, B, H) for the same cells: c of every step, as y; null if it is not asked for
-  C* y;                         // (T, B, P): written by forward (zeros past a row's length), not read by backward
-  std::int64_t y_stride;        // elements from row to row of y: at least P
-  C* state_n[kMaxStates];       // as state0, written by forward; h's may be null, c's may be its running state
+  const C* reset_state[kMaxStates];  // as state0: the states before the first step of an episode
+  const C* below;                    // (T, B, H) for cells that read c of the layer below; null: zeros
+  C* c;                              // (T, B, H) for the same cells: c of every step, as y; null if it is not asked for
+  C* y;                              // (T, B, P): written by forward (zeros past a row's length), not read by backward
+  std::int64_t y_stride;             // elements from row to row of y: at least P
+  C* state_n[kMaxStates];            // as state0, written by forward; h's may be null, c's may be its running state
   // The reserve: written by forward in training, read by backward; both null in inference.
   C* slots;               // (T, B, S, H)
   C* h;                   // (T, B, P): as y; it may be y
@@ -104,6 +109,7 @@ struct Gradients {
   const C* dstate_n[kMaxStates];  // as state_n, or null for zeros
   C* dx;                          // (T, B, I), zeros past a row's length; null if it is not asked for
   C* dstate0[kMaxStates];         // as state0; meanwhile the gradients that are carried from step to step
+  C* dreset[kMaxStates];          // as state0: of reset_state, the sum of a row's; null if it is not asked for
   // Of weights; null where one is not asked for.
   C* dweight_ih;             // (G*H, I)
   C* dmatrix[kMaxMatrices];  // (blocks*H, depth*H) each, or as h's units make it; the first is weight_hh's

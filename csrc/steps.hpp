@@ -49,6 +49,42 @@ int64_t place_of(const Problem<C>& p, int64_t t, int64_t row) {
   return (p.offsets ? p.offsets[t] : t * p.batch) + row;
 }
 
+// Whether a row's episode begins with the step at time t, in the order in which forward runs: its first step, where
+// time runs backwards, is the last of the episode.
+template <class C>
+bool begins_anew(const Problem<C>& p, int64_t t, int64_t row) {
+  if (!p.resets) return false;
+  if (!p.reverse) return p.resets[place_of(p, t, row)] != 0;
+  return t + 1 < length_of(p, row) && p.resets[place_of(p, t + 1, row)] != 0;
+}
+
+// Whether the step at time t is the last that gradients of the row's later steps do not reach: of the row, or of an
+// episode.
+template <class C>
+bool ends_at(const Problem<C>& p, int64_t t, int64_t row) {
+  return t == last_time(p, row) || begins_anew(p, time_after(p, t), row);
+}
+
+// What a row's clocks count at its step at time t, without resets.
+template <class C>
+int64_t count_at(const Problem<C>& p, int64_t t, int64_t row) {
+  return (p.reverse ? length_of(p, row) - 1 - t : t) + (p.start ? p.start[row] : 0);
+}
+
+// The same with resets, of all steps: clocks start anew with each episode.
+template <class C>
+void count_steps(const Problem<C>& p, int64_t* counts) {
+  for (int64_t step = 0; step < p.seq_len; ++step) {
+    const int64_t t = time_of(p, step);
+    for (int64_t row = 0; row < p.batch; ++row) {
+      if (t >= length_of(p, row)) continue;
+      counts[place_of(p, t, row)] = begins_anew(p, t, row)    ? 0
+                                    : t == first_time(p, row) ? count_at(p, t, row)
+                                                              : counts[place_of(p, time_before(p, t), row)] + 1;
+    }
+  }
+}
+
 // How many rows have a step at time t.
 template <class C>
 int64_t live_rows(const Problem<C>& p, int64_t t) {

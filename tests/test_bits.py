@@ -22,7 +22,9 @@ dtypes = pytest.mark.parametrize("dtype", DTYPES)
 SHAPES = [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20), (3, 9, 70, 33)]
 cells_and_shapes = pytest.mark.parametrize(("cell", "shape"), grid(SHAPES, BITS_SHAPES[1:3]), ids=str)
 variants = pytest.mark.parametrize(
-    "variant", [{}, {"lengths": True}, {"reverse": True}], ids=["", "lengths", "reverse"]
+    "variant",
+    [{}, {"lengths": True}, {"reverse": True}, {"resets": True, "lengths": True}],
+    ids=["", "lengths", "reverse", "resets lengths"],
 )
 
 # Schedules and threads: all on the best ISA, the last of each on the others.
@@ -225,24 +227,16 @@ def test_a_row_does_not_depend_on_its_batch(
 ) -> None:
     problem = make_problem(cell, shape, dtype, rng, **variant)
     out, grads = problem.run()
-    lengths = problem.kwargs.get("lengths")
     for row in {0, shape[1] // 2, shape[1] - 1}:
         one = slice(row, row + 1)
-        alone = Problem(
-            cell,
-            problem.w,
-            problem.x[:, one],
-            [s[one] for s in problem.states],
-            problem.kwargs | ({} if lengths is None else {"lengths": lengths[one]}),
-            problem.dy[:, one],
-            [s[one] for s in problem.dstates],
-        )
-        out1, grads1 = alone.run()
+        out1, grads1 = problem.of_rows(one).run()
         np.testing.assert_array_equal(out1.y, out.y[:, one])
         np.testing.assert_array_equal(grads1.dx, grads.dx[:, one])
         for i in range(cell.states):
             np.testing.assert_array_equal(out1[1 + i], out[1 + i][one])
             np.testing.assert_array_equal(grads1[1 + i], grads[1 + i][one])
+        if problem.reset_states:
+            np.testing.assert_array_equal(grads1.dreset_h, grads.dreset_h[one])
 
 
 def misaligned(a: Array) -> Array:

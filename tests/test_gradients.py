@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -13,19 +14,24 @@ from agreement import DIFFERENCE_TOLERANCE, STEP, named
 from cases import FEW_SHAPES, SHAPES, SMALL_SHAPES, Array, Cell, Problem, Shape, grid, make_problem
 
 STATES = ("dh0", "dc0", "dgates0")
+RESET_STATES = ("dreset_h", "dreset_c", "dreset_gates")
 
 
 def arguments(problem: Problem) -> dict[str, Array]:
     """Everything that there is a gradient of, by the name of that gradient."""
     states = dict(zip(STATES, problem.states, strict=False))
+    states |= dict(zip(RESET_STATES, problem.reset_states, strict=False))
     weights = {f"d{name}": a for name, a in problem.w.arrays().items() if a is not None}
     return {"dx": problem.x} | states | weights
 
 
 def outputs(problem: Problem, values: dict[str, Array], module: ModuleType) -> Any:
     states = [values[k] for k in STATES if k in values]
-    w = problem.cell.weights(**{k[1:]: v for k, v in values.items() if k not in ("dx", *STATES)})
-    return problem.cell.functions(module)[0](values["dx"], w, *states, **problem.kwargs)
+    w = problem.cell.weights(**{k[1:]: v for k, v in values.items() if k not in ("dx", *STATES, *RESET_STATES)})
+    here = replace(problem, kwargs=dict(problem.kwargs))
+    if problem.reset_states:
+        here.reset_states = [values[k] for k in RESET_STATES if k in values]
+    return problem.cell.functions(module)[0](values["dx"], w, *states, **here.kwargs)
 
 
 def loss(problem: Problem, values: dict[str, Array], module: ModuleType) -> float:
@@ -35,9 +41,10 @@ def loss(problem: Problem, values: dict[str, Array], module: ModuleType) -> floa
 
 @pytest.mark.parametrize(("cell", "shape"), grid(SMALL_SHAPES, SMALL_SHAPES[1:2]), ids=str)
 @pytest.mark.parametrize("module", [fusedrnn.reference, fusedrnn], ids=["reference", "kernels"])
-@pytest.mark.parametrize("kind", ["full", "lengths", "reverse"])
+@pytest.mark.parametrize("kind", ["full", "lengths", "reverse", "resets", "reverse resets"])
 def test_central_differences(cell: Cell, shape: Shape, module: ModuleType, kind: str, rng: np.random.Generator) -> None:
-    problem = make_problem(cell, shape, "float64", rng, lengths=kind == "lengths", reverse=kind == "reverse")
+    options = {name: name in kind for name in ("lengths", "reverse", "resets")}
+    problem = make_problem(cell, shape, "float64", rng, **options)
     gradients = dict(named(problem.run(module)[1]))
     values = {k: np.array(v) for k, v in arguments(problem).items()}
     for name, value in values.items():
@@ -55,9 +62,12 @@ def test_central_differences(cell: Cell, shape: Shape, module: ModuleType, kind:
 @pytest.mark.parametrize(("cell", "shape"), grid([s for s in SHAPES if 0 not in s], FEW_SHAPES[:3]), ids=str)
 @pytest.mark.parametrize("lengths", [False, True], ids=["full", "lengths"])
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_adjoint(cell: Cell, shape: Shape, lengths: bool, reverse: bool, rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("resets", [False, True], ids=["", "resets"])
+def test_adjoint(
+    cell: Cell, shape: Shape, lengths: bool, reverse: bool, resets: bool, rng: np.random.Generator
+) -> None:
     """<J u, v> = <u, J^T v>, J u from a difference of the kernels' outputs along u, J^T v from their backward."""
-    problem = make_problem(cell, shape, "float64", rng, lengths=lengths, reverse=reverse)
+    problem = make_problem(cell, shape, "float64", rng, lengths=lengths, reverse=reverse, resets=resets)
     gradients = dict(named(problem.run()[1]))
     values = arguments(problem)
     u = {k: rng.standard_normal(v.shape) for k, v in values.items()}

@@ -120,12 +120,14 @@ def test_signatures_are_those_of_the_spec(spec: CellSpec[Any, Any]) -> None:
         return f"({', '.join(parameters)})"
 
     first = [f"{s}0=None" for s in states]
+    resets = ["resets=None", "reset_state=None"]
     for suffix, further in (("", []), ("_forward", ["seed=None", "masks=None"])):
-        expected = ["x", "w", *below, *first, "*", *numbered, "lengths=None", "reverse=False", *further]
+        expected = ["x", "w", *below, *first, "*", *numbered, "lengths=None", "reverse=False", *resets, *further]
         assert signature(suffix) == text(*expected)
     dabove = [f"d{spec.above}=None"] if spec.above else []
     assert signature("_backward") == text("reserve", "dy", *(f"d{s}_n=None" for s in states), *dabove)
-    assert signature("_cell") == text("x", "w", *below, *(f"{s}=None" for s in states), "*", *numbered, "out=None")
+    expected = ["x", "w", *below, *(f"{s}=None" for s in states), "*", *numbered, *resets, "out=None"]
+    assert signature("_cell") == text(*expected)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +183,8 @@ class ToyGradients(NamedTuple):
     dbias_ih: Any
     dbias_hh: Any
     dp: Any
+    dreset_h: Any = None
+    dreset_m: Any = None
 
 
 TOY = CellSpec(

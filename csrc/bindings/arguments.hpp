@@ -9,6 +9,7 @@
 #include "../problem.hpp"
 #include "arrays.hpp"
 #include "integers.hpp"
+#include "resets.hpp"
 #include "weights.hpp"
 
 namespace fusedrnn {
@@ -22,6 +23,7 @@ struct Sizes {
 constexpr const char* kBatchSymbols = "(batch_size,)";
 constexpr const char* kInputSymbols = "(seq_len, batch_size, input_size)";
 constexpr const char* kSequenceSymbols = "(seq_len, batch_size, hidden_size)";  // of c
+constexpr const char* kResetSymbols = "(seq_len, batch_size)";
 
 // The shape of y, in words.
 inline const char* y_symbols(const PyWeights& w) {
@@ -54,6 +56,7 @@ inline std::vector<int64_t> read_lengths(py::handle h, int64_t batch, int64_t se
 // The names of further inputs and outputs of cells, and of their gradients.
 struct Names {
   Name y{"y"}, c{"c"}, c_below{"c_below"}, start{"start"}, dx{"dx"}, dc{"dc"}, dc_below{"dc_below"};
+  Name resets{"resets"}, reset_state{"reset_state"};
 };
 inline const Names& names() {
   static const Names all;
@@ -74,10 +77,10 @@ inline std::vector<int64_t> read_start(py::handle h, int64_t batch) {
   return start;
 }
 
-// The cell's further inputs, by name; a name that the cell does not know is refused. It holds copies of references, as
-// the dict may change: Python code runs where a key gives its text, and a value its integers.
+// Further inputs by name: those of all cells, and of this one; a name that the cell does not know is refused. It holds
+// copies of references, as the dict may change: Python code runs where a key gives its text, and a value its integers.
 struct FurtherInputs {
-  py::object below = py::none(), start = py::none();
+  py::object below = py::none(), start = py::none(), resets = py::none(), reset_state = py::none();
 
   FurtherInputs(const PyWeights& w, const py::dict& inputs) {
     if (inputs.empty()) return;
@@ -87,6 +90,10 @@ struct FurtherInputs {
         below = py::reinterpret_borrow<py::object>(value);
       } else if (name == names().start.text && w.facts().clocked) {
         start = py::reinterpret_borrow<py::object>(value);
+      } else if (name == names().resets.text) {
+        resets = py::reinterpret_borrow<py::object>(value);
+      } else if (name == names().reset_state.text) {
+        reset_state = py::reinterpret_borrow<py::object>(value);
       } else if (!value.is_none()) {
         throw py::value_error(not_taken(name, w.facts().name, type_name(value)));
       }
@@ -94,19 +101,21 @@ struct FurtherInputs {
   }
 };
 
-inline void require_count(const char* name, const py::tuple& states, const PyWeights& w) {
-  const auto expected = w.cell->states.size();
-  if (states.size() == expected) return;
-  throw py::value_error(std::string(name) + ": expected " + std::to_string(expected) + " for cell '" + w.facts().name +
-                        "', got " + std::to_string(states.size()));
-}
-
 // State s of a batch, as the argument of this name.
 template <class T>
 Input<T> read_state(const PyWeights& w, int s, Name StateNames::* name, int64_t batch, py::handle h) {
   if (h.is_none()) return {};
   const StateNames& names = w.cell->states[static_cast<std::size_t>(s)];
   return read_input<T>((names.*name).c_str(), names.symbols.c_str(), {batch, w.state_size(s)}, h, true);
+}
+
+// The states of episodes of a function's call.
+template <class T>
+ResetStates<T> read_reset_states(const PyWeights& w, int64_t batch, py::handle given) {
+  if (given.is_none()) return {};
+  std::vector<std::string> symbols;
+  for (const StateNames& state : w.cell->states) symbols.push_back(state.symbols);
+  return {w, given, symbols, 1, batch, true};
 }
 
 // Dropout by its probability and its seed, which are a float and an int.
@@ -125,6 +134,8 @@ struct SequenceArguments {
   Sizes n;
   Input<T> x, states[kMaxStates], below;
   std::vector<int64_t> lengths, start;
+  std::vector<std::uint8_t> resets;
+  ResetStates<T> reset_states;
   bool has_lengths, reverse;
 
   SequenceArguments(const PyWeights& w, py::handle x_array, const py::tuple& given, py::handle lengths_array,
@@ -144,6 +155,8 @@ struct SequenceArguments {
     below =
         read_input<T>(names().c_below.c_str(), kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, further.below, true);
     if (!further.start.is_none()) start = read_start(further.start, n.batch);
+    if (!further.resets.is_none()) resets = read_resets(kResetSymbols, {n.seq_len, n.batch}, further.resets);
+    reset_states = read_reset_states<T>(w, n.batch, further.reset_state);
     x = contiguous<T>(x_array);
   }
 
@@ -155,9 +168,13 @@ struct SequenceArguments {
     p.reverse = reverse;
     p.lengths = has_lengths ? lengths.data() : nullptr;
     p.start = start.empty() ? nullptr : start.data();
+    p.resets = resets.empty() ? nullptr : resets.data();
     p.x = x.data;
     p.below = below.data;
-    for (int s = 0; s < kMaxStates; ++s) p.state0[s] = states[s].data;
+    for (int s = 0; s < kMaxStates; ++s) {
+      p.state0[s] = states[s].data;
+      p.reset_state[s] = reset_states.data(s);
+    }
     return p;
   }
 };

@@ -48,10 +48,14 @@ py::tuple kept_arguments(const SequenceArguments<T>& call, const py::tuple& stat
   py::tuple kept(states.size());
   for (std::size_t s = 0; s < states.size(); ++s) kept[s] = or_none(call.states[s].owner);
   py::object inputs = py::none();
-  if (call.below.owner || !call.start.empty()) {
+  if (call.below.owner || !call.start.empty() || !call.resets.empty() || call.reset_states.given()) {
     inputs = py::dict();
     if (call.below.owner) inputs[names().c_below.c_str()] = call.below.owner;
     if (!call.start.empty()) inputs[names().start.c_str()] = integers(call.start);
+    if (!call.resets.empty()) inputs[names().resets.c_str()] = bools(call.resets, {call.n.seq_len, call.n.batch});
+    if (call.reset_states.given()) {
+      inputs[names().reset_state.c_str()] = call.reset_states.owners(static_cast<int>(states.size()));
+    }
   }
   return py::make_tuple(call.x.owner, kept, call.has_lengths ? integers(call.lengths) : py::object(py::none()),
                         py::bool_(call.reverse), inputs);
@@ -115,7 +119,7 @@ template <class F, class T = typename F::Compute>
 py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple& kept, py::handle dy,
                   const py::tuple& dstates, py::handle dc) {
   const Kept from(kept);
-  const SequenceArguments<T> call(w, from.x, from.states, from.lengths, from.reverse, from.inputs);
+  SequenceArguments<T> call(w, from.x, from.states, from.lengths, from.reverse, from.inputs);
   const Sizes& n = call.n;
   const Buffer& memory = from.memory.cast<const PyMemory&>().buffer;
   Problem<T> p = call.problem();
@@ -141,20 +145,24 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   for (int s = 0; s < w.facts().states; ++s) {
     const StateNames& state = w.cell->states[static_cast<std::size_t>(s)];
     g.dstate0[s] = results.add<T>(state.gradient_first, {n.batch, w.state_size(s)});
+    g.dreset[s] = call.reset_states.add_gradient(s, state.gradient_reset, results);
   }
   if (call.below.data)
     g.dbelow = results.add<T>(names().dc_below, {n.seq_len, n.batch, n.hidden});
   else if (w.facts().below)
     results.set(names().dc_below, py::none());
   const WeightGradients<T> dweights(w, g, results);
-  without_gil([&] { run_backward(weights, p, g); });
+  without_gil([&] {
+    run_backward(weights, p, g);
+    call.reset_states.add_up();
+  });
   return results.take();
 }
 
 // The states of one step: new arrays, or the caller's arrays, which must overlap no input and not each other.
 template <class T>
-py::tuple step_outputs(const PyWeights& w, int64_t batch, py::handle x, py::handle below, const py::tuple& states,
-                       const py::tuple& out, Problem<T>& p) {
+py::tuple step_outputs(const PyWeights& w, int64_t batch, py::handle x, const FurtherInputs& further,
+                       const py::tuple& states, const py::tuple& out, Problem<T>& p) {
   py::tuple results(out.size());
   for (std::size_t s = 0; s < out.size(); ++s) {
     T*& to = s == 0 ? p.y : p.state_n[s];
@@ -170,9 +178,12 @@ py::tuple step_outputs(const PyWeights& w, int64_t batch, py::handle x, py::hand
     const char* const name = state.out.c_str();
     to = write_output<T>(name, state.symbols.c_str(), {batch, units}, given);
     require_apart(name, given, "x", x);
-    require_apart(name, given, names().c_below.c_str(), below);
+    require_apart(name, given, names().c_below.c_str(), further.below);
     for (std::size_t i = 0; i < states.size(); ++i) {
       require_apart(name, given, w.cell->states[i].now.c_str(), states[i]);
+      if (further.reset_state.is_none()) continue;
+      require_apart(name, given, w.cell->states[i].reset.c_str(),
+                    py::reinterpret_borrow<py::tuple>(further.reset_state)[i]);
     }
     for (std::size_t i = 0; i < s; ++i) require_apart(name, given, w.cell->states[i].out.c_str(), results[i]);
     results[s] = py::reinterpret_borrow<py::object>(given);
@@ -203,12 +214,17 @@ py::tuple step(const PyWeights& w, const Weights<F>& weights, py::handle x, cons
   std::vector<int64_t> steps_before;
   if (!further.start.is_none()) steps_before = read_start(further.start, batch);
   p.start = steps_before.empty() ? nullptr : steps_before.data();
+  std::vector<std::uint8_t> resets;
+  if (!further.resets.is_none()) resets = read_resets(kBatchSymbols, {batch}, further.resets);
+  p.resets = resets.empty() ? nullptr : resets.data();
+  const ResetStates<T> reset_states = read_reset_states<T>(w, batch, further.reset_state);
   Input<T> in[kMaxStates];
   for (int s = 0; s < w.facts().states; ++s) {
     in[s] = read_state<T>(w, s, &StateNames::now, batch, states[static_cast<std::size_t>(s)]);
     p.state0[s] = in[s].data;
+    p.reset_state[s] = reset_states.data(s);
   }
-  py::tuple results = step_outputs(w, batch, x, further.below, states, out, p);
+  py::tuple results = step_outputs(w, batch, x, further, states, out, p);
   without_gil([&] { run_forward(weights, p); });
   return results;
 }

@@ -68,7 +68,8 @@ std::vector<StateNames> state_names(const CellFacts& f, const std::vector<StateT
     if (states.size() == static_cast<std::size_t>(f.states)) break;
     const State& state = f.state[states.size()];
     if (n != state.name || units != state.units) break;
-    states.push_back({n, n + "0", n + "_n", "d" + n + "0", "d" + n + "_n", "out (" + n + ")", symbols});
+    states.push_back({n, n + "0", n + "_n", "d" + n + "0", "d" + n + "_n", "out (" + n + ")", "reset_state (" + n + ")",
+                      "dreset_" + n, symbols});
   }
   if (states.size() != spec.size() || states.size() != static_cast<std::size_t>(f.states)) {
     fail("states", f, "other states");

@@ -49,7 +49,7 @@ inline std::int64_t columns_of(const CellFacts& f, const Parameter& p, std::int6
 
 // The names of a state: in arguments, results and gradients.
 struct StateNames {
-  Name now, first, last, gradient_first, gradient_last, out;
+  Name now, first, last, gradient_first, gradient_last, out, reset, gradient_reset;
   std::string symbols;
 };
 

@@ -1,6 +1,7 @@
 // Results of calls by name, and the memory that forward keeps for backward.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <utility>
@@ -89,6 +90,12 @@ inline py::object or_none(const py::object& o) { return o ? o : py::object(py::n
 
 inline py::object integers(const std::vector<std::int64_t>& values) {
   return py::array_t<std::int64_t>(static_cast<py::ssize_t>(values.size()), values.data());
+}
+
+inline py::object bools(const std::vector<std::uint8_t>& values, const std::vector<py::ssize_t>& dims) {
+  py::array_t<bool> array(dims);
+  std::copy(values.begin(), values.end(), array.mutable_data());
+  return std::move(array);
 }
 
 }  // namespace fusedrnn

@@ -67,10 +67,12 @@ struct StackArguments {
   Sizes n;
   Input<T> x, states[kMaxStates];
   std::vector<int64_t> lengths, start, batch_sizes, offsets;
+  std::vector<std::uint8_t> resets;
+  ResetStates<T> reset_states;
   bool has_lengths;
 
   StackArguments(const PyStack& s, py::handle x_array, const py::tuple& given, py::handle lengths_array,
-                 py::handle start_array, py::handle sizes) {
+                 py::handle start_array, py::handle sizes, py::handle resets_array, py::handle reset_state) {
     const PyWeights& w = s.first();
     if (sizes.is_none())
       n = read_sizes<T>(w, x_array);
@@ -90,20 +92,35 @@ struct StackArguments {
     if (!start.empty() && !w.facts().clocked) {
       throw py::value_error(not_taken(names().start.text, w.facts().name, type_name(start_array)));
     }
+    if (!resets_array.is_none()) {
+      resets = is_packed() ? read_resets("(sum(batch_sizes),)", {rows()}, resets_array)
+                           : read_resets(kResetSymbols, {n.seq_len, n.batch}, resets_array);
+    }
+    if (!reset_state.is_none()) {
+      std::vector<std::string> symbols;
+      for (int i = 0; i < w.facts().states; ++i) symbols.push_back(s.state_symbols(i));
+      reset_states = ResetStates<T>(w, reset_state, symbols, s.runs(), n.batch, false);
+    }
     x = contiguous<T>(x_array);
+  }
+
+  int64_t rows() const { return offsets.back() + batch_sizes.back(); }  // of packed sequences
+  py::object kept_resets() const {
+    if (resets.empty()) return py::none();
+    return is_packed() ? bools(resets, {rows()}) : bools(resets, {n.seq_len, n.batch});
   }
 
   bool is_packed() const { return !batch_sizes.empty(); }
   // A new sequence.
   T* add_sequence(Results& results, const Name& name, int64_t units) const {
-    if (is_packed()) return results.add<T>(name, {offsets.back() + batch_sizes.back(), units});
+    if (is_packed()) return results.add<T>(name, {rows(), units});
     return results.add<T>(name, {n.seq_len, n.batch, units});
   }
   // A sequence, or null for None.
   Input<T> read_sequence(const char* name, const std::string& symbols, int64_t units, py::handle h) const {
     if (!is_packed()) return read_input<T>(name, symbols.c_str(), {n.seq_len, n.batch, units}, h, true);
     const std::string packed = "(sum(batch_sizes)" + symbols.substr(symbols.rfind(','));
-    return read_input<T>(name, packed.c_str(), {offsets.back() + batch_sizes.back(), units}, h, true);
+    return read_input<T>(name, packed.c_str(), {rows(), units}, h, true);
   }
 
   // Without outputs.
@@ -115,8 +132,12 @@ struct StackArguments {
     call.lengths = has_lengths ? lengths.data() : nullptr;
     call.offsets = is_packed() ? offsets.data() : nullptr;
     call.start = start.empty() ? nullptr : start.data();
+    call.resets = resets.empty() ? nullptr : resets.data();
     call.x = x.data;
-    for (int i = 0; i < kMaxStates; ++i) call.state0[i] = states[i].data;
+    for (int i = 0; i < kMaxStates; ++i) {
+      call.state0[i] = states[i].data;
+      call.reset_state[i] = reset_states.data(i);
+    }
     return call;
   }
 
@@ -151,7 +172,7 @@ void new_outputs(const PyStack& s, const StackArguments<T>& given, CallArrays<T>
 
 template <class F, class T = typename F::Compute>
 py::object infer(const PyStack& s, F, FastArguments a) {
-  const StackArguments<T> given(s, a[0], tuple_of(a[1]), a[2], a[3], a[4]);
+  const StackArguments<T> given(s, a[0], tuple_of(a[1]), a[2], a[3], a[4], a[5], a[6]);
   CallArrays<T> call = given.call(s);
   Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
   Results results;
@@ -161,14 +182,21 @@ py::object infer(const PyStack& s, F, FastArguments a) {
   return results.take();
 }
 
+py::object copy_of(const py::object& array) { return array.is_none() ? array : py::object(array.attr("copy")()); }
+py::tuple copies_of(const py::tuple& arrays) {
+  py::tuple copies(arrays.size());
+  for (std::size_t i = 0; i < arrays.size(); ++i) copies[i] = copy_of(arrays[i]);
+  return copies;
+}
+
 // The results; the object for backward; and the bytes of its memory.
 template <class F, class T = typename F::Compute>
 py::object forward(const PyStack& s, F, FastArguments a) {
   const py::tuple states = tuple_of(a[1]);
-  const StackArguments<T> given(s, a[0], states, a[2], a[3], a[4]);
+  const StackArguments<T> given(s, a[0], states, a[2], a[3], a[4], a[5], a[6]);
   CallArrays<T> call = given.call(s);
   Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
-  stack.dropout = dropout_of(a[5], a[6]);
+  stack.dropout = dropout_of(a[7], a[8]);
   Results results;
   new_outputs(s, given, call, results);
   auto memory = std::make_unique<PyMemory>();
@@ -176,22 +204,20 @@ py::object forward(const PyStack& s, F, FastArguments a) {
   memory->buffer = Buffer(bytes);
   place_call(s.shape(), stack, call, true, memory->buffer.data());
   py::tuple kept_states(states.size());  // copies: the caller's may be where the next states go
-  for (std::size_t i = 0; i < states.size(); ++i) {
-    const py::object& state = given.states[i].owner;
-    kept_states[i] = state ? py::object(state.attr("copy")()) : py::object(py::none());
-  }
+  for (std::size_t i = 0; i < states.size(); ++i) kept_states[i] = copy_of(or_none(given.states[i].owner));
   without_gil([&] { run_forward(stack); });
   const py::tuple kept =
       py::make_tuple(py::cast(std::move(memory)), given.x.owner, kept_states,
                      given.has_lengths && !given.is_packed() ? integers(given.lengths) : py::object(py::none()),
                      given.start.empty() ? py::object(py::none()) : integers(given.start),
-                     given.is_packed() ? integers(given.batch_sizes) : py::object(py::none()),
-                     py::reinterpret_borrow<py::object>(a[5]), py::reinterpret_borrow<py::object>(a[6]));
+                     given.is_packed() ? integers(given.batch_sizes) : py::object(py::none()), given.kept_resets(),
+                     copies_of(given.reset_states.owners(s.facts().states)), py::reinterpret_borrow<py::object>(a[7]),
+                     py::reinterpret_borrow<py::object>(a[8]));
   return py::make_tuple(results.take(), kept, bytes);
 }
 
 const Buffer& memory_of(const py::tuple& kept) {
-  if (kept.size() != 8 || !py::isinstance<PyMemory>(kept[0])) throw py::type_error(kBadKept);
+  if (kept.size() != 10 || !py::isinstance<PyMemory>(kept[0])) throw py::type_error(kBadKept);
   return py::object(kept[0]).cast<const PyMemory&>().buffer;
 }
 
@@ -200,10 +226,11 @@ template <class F, class T = typename F::Compute>
 py::object backward(const PyStack& s, F, FastArguments a) {
   const py::tuple kept = tuple_of(a[0]), dstates = tuple_of(a[2]);
   const Buffer& reserve = memory_of(kept);
-  const StackArguments<T> given(s, kept[1], tuple_of(PyTuple_GET_ITEM(kept.ptr(), 2)), kept[3], kept[4], kept[5]);
+  StackArguments<T> given(s, kept[1], tuple_of(PyTuple_GET_ITEM(kept.ptr(), 2)), kept[3], kept[4], kept[5], kept[6],
+                          kept[7]);
   const Sizes& n = given.n;
   Stack<F> stack = s.stack<F>(n.seq_len, n.batch);
-  stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 6), PyTuple_GET_ITEM(kept.ptr(), 7));
+  stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 8), PyTuple_GET_ITEM(kept.ptr(), 9));
   const CallArrays<T> call = given.call(s);
   if (reserve.bytes() != place_call(s.shape(), stack, call, true, nullptr)) throw py::value_error(kBadKept);
   const auto dy = given.read_sequence("dy", s.y_symbols(), s.width(), a[1]);
@@ -223,6 +250,7 @@ py::object backward(const PyStack& s, F, FastArguments a) {
                             dstates[static_cast<std::size_t>(i)], true);
     g.dstate_n[i] = last[i].data;
     g.dstate0[i] = results.add<T>(state.gradient_first, {s.runs(), n.batch, size});
+    g.dreset[i] = given.reset_states.add_gradient(i, state.gradient_reset, results);
   }
   py::list parameters;
   std::vector<WeightGradients<T>> all_weights;  // of which some arrays belong to no parameter
@@ -237,7 +265,10 @@ py::object backward(const PyStack& s, F, FastArguments a) {
   }
   const Buffer memory = place_gradients(s.shape(), stack, g);
 
-  without_gil([&] { run_backward(stack); });
+  without_gil([&] {
+    run_backward(stack);
+    given.reset_states.add_up();
+  });
   return py::make_tuple(results.take(), parameters);
 }
 
@@ -252,12 +283,13 @@ py::object backward_method(const PyStack& s, FastArguments a) {
 }
 
 PyMethodDef kMethods[] = {
-    fast_definition("infer", fast_method<PyStack, infer_method, 5>,
+    fast_definition("infer", fast_method<PyStack, infer_method, 7>,
                     "infer(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None, "
-                    "batch_sizes: Sequence[int] | None) -> dict"),
-    fast_definition("forward", fast_method<PyStack, forward_method, 7>,
+                    "batch_sizes: Sequence[int] | None, resets: ndarray | None, reset_state: tuple | None) -> dict"),
+    fast_definition("forward", fast_method<PyStack, forward_method, 9>,
                     "forward(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None, "
-                    "batch_sizes: Sequence[int] | None, dropout: float, seed: int) -> tuple"),
+                    "batch_sizes: Sequence[int] | None, resets: ndarray | None, reset_state: tuple | None, dropout: "
+                    "float, seed: int) -> tuple"),
     fast_definition("backward", fast_method<PyStack, backward_method, 3>,
                     "backward(kept: tuple, dy: ndarray | None, dstate: tuple) -> tuple"),
 };

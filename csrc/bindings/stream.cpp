@@ -22,7 +22,7 @@ namespace {
 class StreamStates {
  public:
   virtual ~StreamStates() = default;
-  virtual py::object step(py::handle x, py::handle out) = 0;
+  virtual py::object step(py::handle x, py::handle out, py::handle resets) = 0;
   virtual py::tuple states() const = 0;
   virtual void set_states(const py::tuple& given) = 0;
   virtual void set_start(py::handle start) = 0;
@@ -68,7 +68,7 @@ class StreamOf final : public StreamStates {
     for (int turn = 0; turn < 2; ++turn) prepare(turn);
   }
 
-  py::object step(py::handle x, py::handle out) override {
+  py::object step(py::handle x, py::handle out, py::handle resets) override {
     const Busy busy(busy_);
     const bool single = batch_ == 1 && py::isinstance<py::array>(x) && proxy(x)->nd == 1;
     const int64_t I = s_.first().input, P = size(0);
@@ -86,14 +86,19 @@ class StreamOf final : public StreamStates {
       y = data_of(array);
       result = std::move(array);
     }
+    std::vector<std::uint8_t> begins;
+    if (!resets.is_none()) begins = read_resets(kBatchSymbols, {batch_}, resets);
     Stack<F>& stack = turns_[turn_];
+    for (Layer<F>& layer : stack.layers) layer.direction[0].p.resets = begins.empty() ? nullptr : begins.data();
     stack.layers[0].direction[0].p.x = in.data;
     without_gil([&] {
       run_forward(stack);
       std::memcpy(y, stack.layers.back().direction[0].p.y, static_cast<std::size_t>(batch_ * P) * sizeof(T));
     });
     turn_ = 1 - turn_;
-    for (int64_t& steps : start_) ++steps;
+    for (std::size_t row = 0; row < start_.size(); ++row) {
+      start_[row] = !begins.empty() && begins[row] ? 1 : start_[row] + 1;
+    }
     return result;
   }
 
@@ -237,9 +242,9 @@ PyStream copy_of(const PyStream& from, const py::object& stack) {
   return {stack, from.states->copy(s)};
 }
 
-py::object step_method(const PyStream& stream, FastArguments a) { return stream.states->step(a[0], a[1]); }
-PyMethodDef kStep =
-    fast_definition("step", fast_method<PyStream, step_method, 2>, "step(x: ndarray, out: ndarray | None) -> ndarray");
+py::object step_method(const PyStream& stream, FastArguments a) { return stream.states->step(a[0], a[1], a[2]); }
+PyMethodDef kStep = fast_definition("step", fast_method<PyStream, step_method, 3>,
+                                    "step(x: ndarray, out: ndarray | None, resets: ndarray | None) -> ndarray");
 
 }  // namespace
 

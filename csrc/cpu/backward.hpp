@@ -56,17 +56,16 @@ struct Backward {
 
   BackwardRow<C> row_at(int64_t t, int64_t row) const {
     const int64_t H = p.hidden, here = place_of(p, t, row);
-    const bool first = t == first_time(p, row);
-    const int64_t before = time_before(p, t);
+    const auto origin = states.origin(t, row);
     assert(f.states >= 1 && f.states <= kMaxStates);
     BackwardRow<C> r{};
     r.dy = g.dy ? g.dy + here * g.dy_stride : nullptr;
     r.h = states.after(0, t, row);
     r.slots = states.slots_at(t, row);
     r.gradients = shared.at(t, row);
-    r.source = t == last_time(p, row) ? r.gradients : shared.at(time_after(p, t), row);
+    r.source = ends_at(p, t, row) ? r.gradients : shared.at(time_after(p, t), row);
     for (int s = 0; s < f.states; ++s) {
-      r.before[s] = first ? states.initial(s, row) : states.after(s, before, row);
+      r.before[s] = states.before(s, origin, row);
       r.carried[s] = g.dstate0[s] + row * states.size(s);
     }
     if (f.below) {
@@ -96,8 +95,8 @@ struct Backward {
     return of.depth > 0 ? of.gates * fusedrnn::product_units(f, product, p.hidden, p.proj) : 0;
   }
 
-  // One product for the vector `part` of its operand. In rows that are `ending`, which are in their last step, the step
-  // after gives nothing.
+  // One product for the vector `part` of its operand. In rows that are `ending`, which are in the last step of an
+  // episode or of all, the step after gives nothing.
   StageProduct<F> stage_product(int stage, int product, int extra, int part, bool ending) const {
     const fusedrnn::Product& of = f.product[product];
     const int state = state_of(of.from);
@@ -129,7 +128,7 @@ struct Backward {
     } while (k0 < depth);
   }
 
-  // Stage 0 of some rows, all of them in their last step or none.
+  // Stage 0 of some rows, all of them `ending` or none.
   void run_first_stage(const BackwardStep<C>& step, Span span, bool ending, bool backwards) {
     int extra = 0;
     for (int i = 0; i < f.products; ++i) {
@@ -142,24 +141,26 @@ struct Backward {
     run_product(of_h, span, h_tiles_of(worker), stage_product(0, main_product(0), kMain, 0, ending), backwards);
   }
 
-  // Lists the rows that are active at time t, rows in their last step first; returns the number of all, and sets
-  // `ending` to the number of rows in their last step.
+  // Lists the rows that are active at time t, rows that are `ending` first; returns the number of all, and sets
+  // `ending` to the number of those.
   int64_t gather_rows(int64_t t, int64_t& ending) {
     int64_t n = 0;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
-      if (t < length_of(p, row) && t == last_time(p, row)) rows[n++] = row_at(t, row);
+      if (t < length_of(p, row) && ends_at(p, t, row)) rows[n++] = row_at(t, row);
     }
     ending = n;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
-      if (t < length_of(p, row) && t != last_time(p, row)) rows[n++] = row_at(t, row);
+      if (t < length_of(p, row) && !ends_at(p, t, row)) rows[n++] = row_at(t, row);
     }
     return n;
   }
 
   void run_step(int64_t step_index) {
     const bool backwards = step_index % 2 != 0;
+    const int64_t t = time_of(p, step_index);
+    if (p.resets && step_index + 1 < p.seq_len) end_episodes(time_after(p, t));
     int64_t ending = 0;
-    const int64_t n = gather_rows(time_of(p, step_index), ending);
+    const int64_t n = gather_rows(t, ending);
     BackwardStep<C> step(p, weights, worker, rows, p.hidden);
     step.extras = extras;
     step.extra_stride = row_count * row_stride;
@@ -179,21 +180,72 @@ struct Backward {
     }
   }
 
-  // The gradient of the vector `part` of an initial state, of rows whose first step is in this range: the part that is
-  // carried, and the product with the first step's gradients.
-  void initial_state_gradient(const Range& range, int product, int part) {
+  // Of some rows, whose steps t = time(row) all take a state that no step of the row has made: the gradient of the
+  // vector `part` of that state, which is the part that is carried, and the product with the step's gradients.
+  template <class Time>
+  void state_gradient(int product, int part, Time&& time) {
     const int state = state_of(f.product[product].from);
     assert(state >= 0 && state < f.states && f.states <= kMaxStates);
     int64_t n = 0;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
-      const int64_t t = first_time(p, row), step = time_of(p, t);
-      if (length_of(p, row) == 0 || step < range.first || step >= range.last) continue;
+      const int64_t t = time(row);
+      if (t < 0) continue;
       from[n] = shared.at(t, row);
       to[n++] = g.dstate0[state] + row * states.size(state) + part * p.hidden;
     }
     const CarryOp<F> op(weights.hh_t[product][part], depth_of(product), from, f.product[product].column * p.hidden, to,
                         state == 0 ? p.proj : p.hidden, f.state[state].carries);
     sweep(op, {0, n}, state == 0 ? h_tiles_of(worker) : tiles_of_worker(worker));
+  }
+
+  // The same for all states; time(row) is negative for the other rows.
+  template <class Time>
+  void state_gradients(Time&& time) {
+    state_gradient(main_product(0), 0, time);
+    for (int i = 0; i < f.products; ++i) {
+      if (!gives_extras(f.product[i])) continue;
+      for (int part = 0; part < f.product[i].depth; ++part) state_gradient(i, part, time);
+    }
+  }
+
+  // The gradients of this worker's units that are carried into the begin of a row's episode are those of reset_state.
+  // None is carried on.
+  void end_episode(int64_t row) const {
+    for (int s = 0; s < f.states; ++s) {
+      const Span units = s == 0 ? h_units_of<V>(p, worker) : units_of<V>(p, worker);
+      if (units.size() <= 0) continue;
+      const int64_t vector = s == 0 ? p.proj : p.hidden, size = states.size(s);
+      for (int64_t at = row * size + units.first; at < (row + 1) * size; at += vector) {
+        for (int64_t u = at; g.dreset[s] && u < at + units.size(); ++u) g.dreset[s][u] += g.dstate0[s][u];
+        std::memset(g.dstate0[s] + at, 0, static_cast<std::size_t>(units.size()) * sizeof(C));
+      }
+    }
+  }
+
+  // Of rows whose episode begins with the step at time t, which has run.
+  void end_episodes(int64_t t) {
+    const auto begins = [&](int64_t row) { return t < length_of(p, row) && begins_anew(p, t, row); };
+    if (asks_for_reset()) state_gradients([&](int64_t row) { return begins(row) ? t : int64_t{-1}; });
+    for (int64_t row = worker.row0; row < worker.row1; ++row) {
+      if (begins(row)) end_episode(row);
+    }
+  }
+  bool asks_for_reset() const {
+    bool asks = false;
+    for (int s = 0; s < f.states; ++s) asks = asks || g.dreset[s];
+    return asks;
+  }
+
+  // Of initial states, of rows whose first step is in this range.
+  void initial_state_gradients(const Range& range) {
+    const auto first_of = [&](int64_t row) {
+      const int64_t t = first_time(p, row), step = time_of(p, t);
+      return length_of(p, row) > 0 && step >= range.first && step < range.last ? t : int64_t{-1};
+    };
+    state_gradients(first_of);
+    for (int64_t row = worker.row0; p.resets && row < worker.row1; ++row) {
+      if (const int64_t t = first_of(row); t >= 0 && begins_anew(p, t, row)) end_episode(row);
+    }
   }
 
   void layout(Arena& arena) {
@@ -212,17 +264,18 @@ struct Backward {
     for (int s = 1; s < f.states; ++s) {
       copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
     }
+    const C* const zeros = nullptr;
+    if (g.dreset[0]) copy_or_zero(g.dreset[0], zeros, 1, p.proj, worker, h_units_of<V>(p, worker));
+    for (int s = 1; s < f.states; ++s) {
+      if (g.dreset[s]) copy_or_zero(g.dreset[s], zeros, f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
+    }
   }
 
   void run(const Range& range) {
     lay_out(*this, worker);
     if (range.last == p.seq_len) begin();
     for (int64_t step = range.last - 1; step >= range.first; --step) run_step(step);
-    initial_state_gradient(range, main_product(0), 0);
-    for (int i = 0; i < f.products; ++i) {
-      if (!gives_extras(f.product[i])) continue;
-      for (int part = 0; part < f.product[i].depth; ++part) initial_state_gradient(range, i, part);
-    }
+    initial_state_gradients(range);
   }
 };
 

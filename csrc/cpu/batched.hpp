@@ -306,7 +306,7 @@ struct Batched {
     if (operand.from == From::x) return p.x + place_of(p, t, row) * p.input;
     if (operand.from == From::slots) return states.slots_at(t, row) + operand.slot * p.hidden;
     if (operand.from == From::below) return p.below ? p.below + place_of(p, t, row) * p.hidden : states.zeros;
-    return states.before(state_of(operand.from), t, row);
+    return states.before(state_of(operand.from), states.origin(t, row), row);
   }
 
   // Rows of the i-th operand of the pairs that `pairs` lists, from this element on.

@@ -26,8 +26,7 @@ class Ticks {
   Ticks(const Problem<C>& problem, const Clock& clock)
       : p_(&problem), period_(clock.period), phase_(clock.period - 1), count_(-1) {}
   bool at(int64_t t, int64_t row) {
-    const int64_t steps = p_->reverse ? length_of(*p_, row) - 1 - t : t;
-    const int64_t count = steps + (p_->start ? p_->start[row] : 0);
+    const int64_t count = p_->counts ? p_->counts[place_of(*p_, t, row)] : count_at(*p_, t, row);
     if (count == count_ + 1)
       phase_ = phase_ + 1 == period_ ? 0 : phase_ + 1;
     else if (count == count_ - 1)
@@ -200,11 +199,13 @@ struct ClockworkBackward {
     ticks = all_ticks(p, weights, arena);
   }
 
-  // The rows that are active at time t, whose gradients get dy.
+  // The rows that are active at time t, whose gradients get dy. All clocks tick where an episode begins, so that what
+  // is carried then is the gradient of the state before it.
   void gather_rows(int64_t t) {
     int64_t n = 0;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
       if (t >= length_of(p, row)) continue;
+      if (t != last_time(p, row) && ends_at(p, t, row)) all.end_episode(row);
       const BackwardRow<C> r = all.rows[n++] = all.row_at(t, row);
       if (!r.dy) continue;
       for (int64_t tile = worker.tile0; tile < worker.tile1; ++tile) {
@@ -264,7 +265,7 @@ struct ClockworkBackward {
   void run([[maybe_unused]] const Range& range) {
     assert(range.first == 0 && range.last == p.seq_len);
     lay_out(*this, worker);
-    copy_or_zero(all.g.dstate0[0], all.g.dstate_n[0], 1, p.hidden, worker, units_of<V>(p, worker));
+    all.begin();
     const int64_t clocks = weights.clock_count;
     for (int64_t step = p.seq_len - 1; step >= 0; --step) {
       const int64_t t = time_of(p, step);
@@ -272,6 +273,9 @@ struct ClockworkBackward {
       for (int64_t i = clocks - 1; i >= 0; --i) run_pointwise(i, t);
       meet(worker.steps);
       for (int64_t i = 0; i < clocks; ++i) run_product(i, step % 2 != 0);
+    }
+    for (int64_t row = worker.row0; row < worker.row1; ++row) {
+      if (length_of(p, row) > 0 && begins_anew(p, first_time(p, row), row)) all.end_episode(row);
     }
   }
 };

@@ -75,11 +75,20 @@ struct States {
     return slots + at * f.slots * p.hidden;
   }
   const C* initial(int s, int64_t row) const { return p.state0[s] ? p.state0[s] + row * size(s) : zeros; }
+  const C* anew(int s, int64_t row) const { return p.reset_state[s] ? p.reset_state[s] + row * size(s) : zeros; }
   const C* after(int s, int64_t t, int64_t row) const {
     return s == 0 ? h + place_of(p, t, row) * h_stride : slots_at(t, row) + f.state[s].slot * p.hidden;
   }
-  const C* before(int s, int64_t t, int64_t row) const {
-    return t == first_time(p, row) ? initial(s, row) : after(s, time_before(p, t), row);
+  // Where the states before a step come from.
+  struct Origin {
+    bool anew, first;
+    int64_t before;
+  };
+  Origin origin(int64_t t, int64_t row) const {
+    return {begins_anew(p, t, row), t == first_time(p, row), time_before(p, t)};
+  }
+  const C* before(int s, const Origin& from, int64_t row) const {
+    return from.anew ? anew(s, row) : from.first ? initial(s, row) : after(s, from.before, row);
   }
 };
 

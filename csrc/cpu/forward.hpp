@@ -93,19 +93,27 @@ struct Forward {
     sweep(ProjectJoinedOp<F>(p, weights, f, step, tiles, x), {0, n}, {0, tiles_of<V>(f.gates * p.hidden)});
   }
 
+  // The worker's units of a state that is updated in place, at the begin of an episode.
+  void begin_anew(int s, int64_t row) const {
+    const Span units = units_of<V>(p, worker);
+    const int64_t size = states.size(s);
+    if (units.size() <= 0) return;
+    for (int64_t at = units.first; at < size; at += p.hidden) {
+      std::memcpy(p.state_n[s] + row * size + at, states.anew(s, row) + at,
+                  static_cast<std::size_t>(units.size()) * sizeof(C));
+    }
+  }
+
   // Where the states of a row lie. Without slots, a state other than h is updated in place.
   void find_states(ForwardRow<C>& r, int64_t t, int64_t row) const {
-    const bool first = t == first_time(p, row);
-    const int64_t before = time_before(p, t);
-    r.before[0] = first ? states.initial(0, row) : states.after(0, before, row);
+    const auto origin = states.origin(t, row);
+    r.before[0] = states.before(0, origin, row);
     r.h = p.y + place_of(p, t, row) * p.y_stride;
     r.h_kept = train && p.h != p.y ? p.h + place_of(p, t, row) * p.h_stride : nullptr;
     if (has_slots) r.slots = states.slots_at(t, row);
     for (int s = 1; s < f.states; ++s) {
-      if (!has_slots)
-        r.before[s] = p.state_n[s] + row * states.size(s);
-      else
-        r.before[s] = first ? states.initial(s, row) : states.after(s, before, row);
+      r.before[s] = has_slots ? states.before(s, origin, row) : p.state_n[s] + row * states.size(s);
+      if (origin.anew && !has_slots) begin_anew(s, row);
     }
     if (f.states > 1) r.c = has_slots ? r.slots + f.state[1].slot * p.hidden : p.state_n[1] + row * p.hidden;
   }

@@ -55,6 +55,8 @@ class Stack:
         lengths: _Integers | None,
         start: int | _Integers | None,
         batch_sizes: _Integers | None,
+        resets: Any,
+        reset_state: _States | None,
         /,
     ) -> _Results: ...
     def forward(
@@ -64,6 +66,8 @@ class Stack:
         lengths: _Integers | None,
         start: int | _Integers | None,
         batch_sizes: _Integers | None,
+        resets: Any,
+        reset_state: _States | None,
         dropout: float,
         seed: int,
         /,
@@ -72,7 +76,7 @@ class Stack:
 
 class Stream:
     stack: Stack
-    def step(self, x: Any, out: Any, /) -> _Array: ...
+    def step(self, x: Any, out: Any, resets: Any, /) -> _Array: ...
     def states(self) -> tuple[_Array, ...]: ...
     def set_states(self, states: _States, /) -> None: ...
     def set_start(self, start: Any, /) -> None: ...

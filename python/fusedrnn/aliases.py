@@ -13,3 +13,5 @@ Maybe = Array | None  # an argument that may be None, for zeros; a result that i
 Integers = npt.NDArray[np.integer[Any]] | Sequence[int]  # one for each row of a batch
 Lengths = Integers | None
 Start = int | Integers
+Resets = npt.NDArray[np.bool_] | None
+States = Array | tuple[Maybe, ...] | None  # one state, or those of a cell that has several

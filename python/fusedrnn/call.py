@@ -6,6 +6,14 @@ row ``b`` stop after ``lengths[b]`` steps: ``y`` is zero past them, ``h_n`` is t
 initial state for a length of 0), and steps past them have no part in any gradient. ``reverse=True`` runs from each
 row's last step to its first.
 
+``resets (T, B)``, bool, says where a row's new *episode* begins: neither state nor gradient passes between step ``t -
+1`` and a step ``t`` with ``resets[t, b]``, as if the row were cut there, and the parts were rows of their own. The
+state before the first step of an episode, in the order in which steps run, is ``reset_state``: h, or a tuple (h, c),
+each ``(B, H)``, or ``(H,)`` for all rows; None for zeros. So forward in time it replaces the state before step ``t``
+(at ``t = 0`` that is h0), and with `reverse` the state before step ``t - 1``. Clocks start anew. Values past a row's
+length are not looked at. ``dreset_h``, ``dreset_c`` are its gradients, each of its shape; None if it was not given. One
+step takes ``resets (B,)``.
+
 With weights that were made from CUDA arrays, all other arrays are CUDA arrays of the same library, device and dtype
 (float32, bfloat16 or float16), and so are the results; see `fusedrnn.cuda`.
 
@@ -17,7 +25,8 @@ from __future__ import annotations
 from typing import Any
 
 from . import _core
-from .aliases import Array, Lengths
+from .aliases import Array, Lengths, Resets
+from .aliases import States as ResetState
 from .backends import Loaded
 from .cells.spec import CellSpec, Gradients, Output
 from .kept import Kept
@@ -84,9 +93,30 @@ def _loaded(spec: CellSpec[Any, Any], w: Weights) -> Loaded:
     raise TypeError(f"w: expected {expected}, got {type(w).__name__}")
 
 
+def _with_resets(spec: CellSpec[Any, Any], inputs: dict[str, Any], resets: Resets, state: ResetState) -> dict[str, Any]:
+    """Further inputs, and those that all cells have."""
+    if resets is not None:
+        inputs["resets"] = resets
+    if state is not None:
+        if len(spec.states) > 1 and not (isinstance(state, tuple) and len(state) == len(spec.states)):
+            names = ", ".join(s.name for s in spec.states)
+            raise TypeError(f"reset_state: expected a tuple ({names}), got {type(state).__name__}")
+        inputs["reset_state"] = state if isinstance(state, tuple) else (state,)
+    return inputs
+
+
 def infer(
-    spec: CellSpec[Output, Any], x: Any, w: Weights, states: States, lengths: Lengths, reverse: bool, **inputs: Any
+    spec: CellSpec[Output, Any],
+    x: Any,
+    w: Weights,
+    states: States,
+    lengths: Lengths,
+    reverse: bool,
+    resets: Resets = None,
+    reset_state: ResetState = None,
+    **inputs: Any,
 ) -> Output:
+    inputs = _with_resets(spec, inputs, resets, reset_state)
     loaded = _loaded(spec, w)
     require_kernels(loaded, w, training=False)
     result: Output = _named(spec.output, loaded.infer(x, states, lengths, reverse, inputs))
@@ -100,10 +130,13 @@ def forward(
     states: States,
     lengths: Lengths,
     reverse: bool,
+    resets: Resets = None,
+    reset_state: ResetState = None,
     seed: int | None = None,
     masks: Masks = None,
     **inputs: Any,
 ) -> tuple[Output, Reserve]:
+    inputs = _with_resets(spec, inputs, resets, reset_state)
     loaded = _loaded(spec, w)
     require_kernels(loaded, w, training=True)
     given = w._values or seed is not None or masks is not None
@@ -144,10 +177,21 @@ def backward(
     return result
 
 
-def step(spec: CellSpec[Any, Any], x: Any, w: Weights, states: States, out: Any, **inputs: Any) -> Any:
+def step(
+    spec: CellSpec[Any, Any],
+    x: Any,
+    w: Weights,
+    states: States,
+    out: Any,
+    resets: Resets = None,
+    reset_state: ResetState = None,
+    **inputs: Any,
+) -> Any:
     """The new states: an array, or a tuple of arrays where the cell has several."""
     loaded = _loaded(spec, w)
     require_kernels(loaded, w, training=False)
+    if resets is not None or reset_state is not None:
+        inputs = _with_resets(spec, inputs, resets, reset_state)
     if len(states) == 1:
         return loaded.step(x, states, (out,), inputs)[0]
     if out is not None and not (isinstance(out, tuple) and len(out) == len(states)):

@@ -93,6 +93,8 @@ class SideBySideGradients(NamedTuple):
     dpeephole_o: Array | None
     dpeephole_d: Array | None
     dpeephole_below: Array | None
+    dreset_h: Array | None
+    dreset_c: Array | None
 
 
 def side_by_side(infer: Any, forward: Any, backward: Any, step: Any) -> tuple[Any, Any, Any, Any]:
@@ -353,7 +355,31 @@ class Problem:
         """The same problem, each array of floating-point numbers changed."""
         w = remade(self.cell, self.w, change)
         states, dstates = [change(s) for s in self.states], [change(s) for s in self.dstates]
-        return Problem(self.cell, w, change(self.x), states, self.kwargs, change(self.dy), dstates)
+        changed = Problem(self.cell, w, change(self.x), states, dict(self.kwargs), change(self.dy), dstates)
+        if self.reset_states:
+            changed.reset_states = [change(s) for s in self.reset_states]
+        return changed
+
+    def of_rows(self, rows: slice) -> Problem:
+        kwargs = dict(self.kwargs)
+        for name, axis in (("lengths", 0), ("resets", 1)):
+            if name in kwargs:
+                kwargs[name] = kwargs[name][(slice(None),) * axis + (rows,)]
+        states, dstates = [s[rows] for s in self.states], [s[rows] for s in self.dstates]
+        some = Problem(self.cell, self.w, self.x[:, rows], states, kwargs, self.dy[:, rows], dstates)
+        if self.reset_states:
+            some.reset_states = [s[rows] if s.ndim == 2 else s for s in self.reset_states]
+        return some
+
+    @property
+    def reset_states(self) -> list[Array]:
+        """The states before episodes, if there are some."""
+        given = self.kwargs.get("reset_state")
+        return [] if given is None else list(given) if isinstance(given, tuple) else [given]
+
+    @reset_states.setter
+    def reset_states(self, states: list[Array]) -> None:
+        self.kwargs["reset_state"] = tuple(states) if len(states) > 1 else states[0]
 
     def as_float64(self) -> Problem:
         return self.changed(lambda a: a.astype("float64"))
@@ -394,7 +420,10 @@ def make_problem(
     *,
     lengths: bool = False,
     reverse: bool = False,
+    resets: bool = False,
 ) -> Problem:
+    """`resets` cuts rows into episodes, of which h begins in each row with its own state, and others with one for all
+    rows."""
     T, B, I, H = shape
 
     def normal(*size: int) -> Array:
@@ -409,4 +438,8 @@ def make_problem(
     dstates = [normal(B, size) for size in cell.state_sizes(H)]
     P = cell.proj_size(H)
     x, dy = (normal(T, B, I + H), normal(T, B, 2 * H)) if cell.below else (normal(T, B, I), normal(T, B, P))
-    return Problem(cell, w, x, states, kwargs, dy, dstates)
+    problem = Problem(cell, w, x, states, kwargs, dy, dstates)
+    if resets:
+        kwargs["resets"] = rng.random((T, B)) < 0.3
+        problem.reset_states = [normal(*((B,) if i == 0 else ()), n) for i, n in enumerate(cell.state_sizes(H))]
+    return problem

@@ -80,7 +80,9 @@ class Composed:
         found = ((p.name, arrays.get(p.name + suffix)) for p in self.layer.spec.parameters)
         return {name: a for name, a in found if a is not None}
 
-    def run(self, x: Array, states: list[Array], mask: Any = None, **kwargs: Any) -> tuple[Any, list[Run]]:
+    def run(
+        self, x: Array, states: list[Array], mask: Any = None, reset_states: list[Array] | None = None, **kwargs: Any
+    ) -> tuple[Any, list[Run]]:
         """y and the last states; and what `gradients` needs. mask(layer, y) is what the layer above gets."""
         x = x.astype(self.dtype)
         runs, last = [], []
@@ -91,6 +93,9 @@ class Composed:
                 place = layer * self.D + d
                 given = [s[place].astype(self.dtype) for s in states]
                 further: list[Any] = [below[d]] if self.cell.below else []
+                if reset_states:
+                    before = tuple(s[place].astype(self.dtype) for s in reset_states)
+                    kwargs["reset_state"] = before if len(before) > 1 else before[0]
                 out, reserve = self.forward(x, self.weights[place], *further, *given, reverse=d > 0, **kwargs)
                 outs.append(out)
                 runs.append(Run(reserve, below[d] is not None))
@@ -107,6 +112,7 @@ class Composed:
         dy = dy.astype(self.dtype)
         found: dict[str, Any] = {}
         first: list[Any] = [None] * len(runs)
+        reset: list[Any] = [None] * len(runs)
         dbelow: list[Any] = [None] * self.D
         for layer in reversed(range(self.L)):
             dxs, down = [], []
@@ -118,6 +124,7 @@ class Composed:
                 dxs.append(g.dx)
                 down.append(g.dc_below if runs[place].takes_below else None)
                 first[place] = [getattr(g, f"d{s.name}0") for s in self.layer.spec.states]
+                reset[place] = [getattr(g, f"dreset_{s.name}") for s in self.layer.spec.states]
                 for name in self._of(self.layer.state_dict(), place):
                     found[name + self._suffix(place)] = getattr(g, f"d{name}")
             dbelow = down
@@ -127,6 +134,8 @@ class Composed:
         found["dx"] = dy
         for i, s in enumerate(self.layer.spec.states):
             found[f"d{s.name}0"] = np.stack([of_place[i] for of_place in first])
+            if all(of_place[i] is not None for of_place in reset):
+                found[f"dreset_{s.name}"] = np.stack([of_place[i] for of_place in reset])
         return found
 
 
@@ -153,6 +162,6 @@ def dropout_mask(layer: fusedrnn.Layer, seed: int) -> Any:
 
 
 def by_name(gradients: Any) -> dict[str, Array]:
-    """A layer's gradients, flat."""
-    found = dict(zip(gradients._fields, gradients, strict=True))
+    """A layer's gradients, flat, but for those that there are none of."""
+    found = {name: a for name, a in zip(gradients._fields, gradients, strict=True) if a is not None}
     return {**found.pop("parameters"), **found}

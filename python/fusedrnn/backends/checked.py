@@ -11,6 +11,7 @@ from .. import _core
 from ..cells.spec import CellSpec, Parameter, StateSpec
 from .arrays import Library
 
+OF_ALL_CELLS = ("resets", "reset_state")  # further inputs
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))  # dtypes
 
 
@@ -149,13 +150,40 @@ class Arguments:
         self.lengths = self._checked_lengths(lengths)
         spec = w.spec
         for name, value in inputs.items():
-            if value is not None and name not in spec.further_inputs:
+            if value is not None and name not in (*spec.further_inputs, *OF_ALL_CELLS):
                 raise ValueError(_core.not_taken(name, spec.cell, type(value).__name__))
+        self.resets = self._checked_resets(inputs.get("resets"))
+        given = inputs.get("reset_state")
+        self.reset_state = (None,) * len(spec.states) if given is None else self._checked_reset_state(given)
         self.below = w.sequence(spec.below, w.above, T, B, inputs[spec.below]) if spec.below else None
         self.start = None
         if spec.numbered:
             start = inputs[spec.numbered]
             self.start = _core.read_start(0 if start is None else start, B)
+
+    def _checked_resets(self, resets: Any) -> Any:
+        if resets is None:
+            return None
+        w = self.w
+        if not w.library.owns(resets):
+            raise TypeError(_core.wrong_type("resets", w.library.kind, type(resets).__name__))
+        if w.library.dtype(resets) != "bool":
+            raise TypeError(_core.wrong_dtype("resets", "bool", w.library.dtype(resets)))
+        if tuple(resets.shape) != (self.T, self.B):
+            shape = tuple(resets.shape)
+            raise ValueError(_core.wrong_shape("resets", "(seq_len, batch_size)", (self.T, self.B), shape))
+        return resets
+
+    def _checked_reset_state(self, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Each ``(B, units)``, or ``(units,)`` for all rows."""
+        w, checked = self.w, []
+        for s, a in zip(w.spec.states, given, strict=True):
+            units, symbols = w.length_of(s), s.symbols
+            shape: tuple[int, ...] = (self.B, units)
+            if len(getattr(a, "shape", ())) == 1:
+                shape, symbols = (units,), "(" + symbols.removeprefix("(batch_size, ")[:-1] + ",)"
+            checked.append(None if a is None else w.checked(f"reset_state ({s.name})", symbols, shape, a))
+        return tuple(checked)
 
     def _checked_lengths(self, lengths: Any) -> Any:
         """In the library's memory, int64 in 0..T. Lengths from the CPU are checked. To read lengths on a GPU would mean

@@ -99,13 +99,19 @@ class CudaWeights(CheckedWeights):
             )
         return made
 
+    def _read(self, *arguments: Any, **form: Any) -> Arguments:
+        call = Arguments(self, *arguments, **form)
+        if call.resets is not None:
+            raise NotImplementedError("resets: the CUDA backend has none; use weights on the CPU")
+        return call
+
     def infer(self, *arguments: Any) -> Results:
         with self._running():
-            return self._run(Arguments(self, *arguments), None)
+            return self._run(self._read(*arguments), None)
 
     def forward(self, *arguments: Any) -> tuple[Results, Kept, int]:
         with self._running():
-            call = Arguments(self, *arguments)
+            call = self._read(*arguments)
             self.transposed()
             slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
             results = self._run(call, slots)
@@ -121,7 +127,7 @@ class CudaWeights(CheckedWeights):
 
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
         with self._running():
-            call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
+            call = self._read(self.one_step(x), states, None, False, inputs, form="{}")
             results = self._run(call, None, self.outputs(call.B, out))
             h = results["y"][0] if out[0] is None else out[0]
             return (h, *(results[f"{s.name}_n"] for s in self.spec.states[1:]))

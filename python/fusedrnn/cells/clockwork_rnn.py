@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..aliases import Array, Lengths, Maybe, Start
+from ..aliases import Array, Lengths, Maybe, Resets, Start, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
@@ -145,6 +145,8 @@ def clockwork_rnn(
     start: Start = 0,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
 ) -> Output:
     """Clockwork RNN inference over a sequence (Koutnik et al. 2014, section 3): ``h = f(W x + U h_prev + b)`` for the
     groups whose period divides the number of the step, ``h = h_prev`` for the others, which cost nothing.
@@ -157,11 +159,13 @@ def clockwork_rnn(
             of steps that came before. In step 0 all groups compute.
         lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time. A row's steps are numbered in the order in which they run.
+        resets: ``(T, B)`` bool, or None: where a new episode of the row begins: see `call`.
+        reset_state: h before the first step of an episode, ``(B, H)``, or ``(H,)`` for all rows; None for zeros.
 
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
-    return infer(CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, start=start)
+    return infer(CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, resets, reset_state, start=start)
 
 
 def clockwork_rnn_forward(
@@ -172,12 +176,16 @@ def clockwork_rnn_forward(
     start: Start = 0,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
     seed: int | None = None,
     masks: Masks = None,
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `clockwork_rnn` in ``y``, zero past a row's length, and in the states after
     the row's last step; and a reserve for `clockwork_rnn_backward`, of ``T*B*H`` elements. See `lstm_forward`."""
-    return forward(CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, start=start, seed=seed, masks=masks)
+    return forward(
+        CLOCKWORK_RNN, x, w, (h0,), lengths, reverse, resets, reset_state, start=start, seed=seed, masks=masks
+    )
 
 
 def clockwork_rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
@@ -191,7 +199,14 @@ def clockwork_rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> G
 
 
 def clockwork_rnn_cell(
-    x: Array, w: ClockworkRNNWeights, h: Maybe = None, *, start: Start = 0, out: Maybe = None
+    x: Array,
+    w: ClockworkRNNWeights,
+    h: Maybe = None,
+    *,
+    start: Start = 0,
+    resets: Resets = None,
+    reset_state: States = None,
+    out: Maybe = None,
 ) -> Array:
     """Step number `start` of `clockwork_rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    return step(CLOCKWORK_RNN, x, w, (h,), out, start=start)
+    return step(CLOCKWORK_RNN, x, w, (h,), out, resets, reset_state, start=start)

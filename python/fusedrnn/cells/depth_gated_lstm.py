@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..aliases import Array, Lengths, Maybe
+from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights
@@ -55,6 +55,8 @@ class DepthGatedLSTMGradients(NamedTuple):
     dpeephole_o: Maybe
     dpeephole_d: Maybe
     dpeephole_below: Maybe
+    dreset_h: Maybe = None
+    dreset_c: Maybe = None
 
 
 PEEPHOLES = ("peephole_i", "peephole_f", "peephole_o", "peephole_d", "peephole_below")
@@ -130,6 +132,8 @@ def depth_gated_lstm(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
 ) -> DepthGatedLSTMOutput:
     """Inference of a depth-gated LSTM (Yao et al. 2015, equations 3 to 8)::
 
@@ -145,11 +149,14 @@ def depth_gated_lstm(
         h0, c0: ``(B, H)`` or None for zeros.
         lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
+        resets: ``(T, B)`` bool, or None: where a new episode of the row begins: see `call`.
+        reset_state: the state before the first step of an episode: a tuple ``(h, c)``, each like the initial one, or
+            without B for all rows; None for zeros.
 
     Returns:
         ``y``, ``c (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step.
     """
-    return infer(DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, c_below=c_below)
+    return infer(DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, resets, reset_state, c_below=c_below)
 
 
 def depth_gated_lstm_forward(
@@ -161,13 +168,17 @@ def depth_gated_lstm_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
     seed: int | None = None,
     masks: Masks = None,
 ) -> tuple[DepthGatedLSTMOutput, Reserve]:
     """Forward for training: the bits of `depth_gated_lstm` in ``y``, zero past a row's length, and in the states
     after the row's last step; and a reserve for `depth_gated_lstm_backward`, of ``7*T*B*H`` elements. It refers to
     ``c_below`` too. See `lstm_forward`."""
-    return forward(DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, c_below=c_below, seed=seed, masks=masks)
+    return forward(
+        DEPTH_GATED_LSTM, x, w, (h0, c0), lengths, reverse, resets, reset_state, c_below=c_below, seed=seed, masks=masks
+    )
 
 
 def depth_gated_lstm_backward(
@@ -185,7 +196,9 @@ def depth_gated_lstm_cell(
     h: Maybe = None,
     c: Maybe = None,
     *,
+    resets: Resets = None,
+    reset_state: States = None,
     out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """One step of `depth_gated_lstm`: ``x (B, I)``, the others ``(B, H)`` or None; returns h, c. See `lstm_cell`."""
-    return step(DEPTH_GATED_LSTM, x, w, (h, c), out, c_below=c_below)
+    return step(DEPTH_GATED_LSTM, x, w, (h, c), out, resets, reset_state, c_below=c_below)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..aliases import Array, Lengths, Maybe
+from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights
@@ -53,6 +53,9 @@ class FGRLSTMGradients(NamedTuple):
     dpeephole_i: Maybe
     dpeephole_f: Maybe
     dpeephole_o: Maybe
+    dreset_h: Maybe = None
+    dreset_c: Maybe = None
+    dreset_gates: Maybe = None
 
 
 PARAMETERS = (
@@ -117,6 +120,8 @@ def fgr_lstm(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
 ) -> FGRLSTMOutput:
     """Inference of an LSTM with full gate recurrence (Greff et al. 2015, variant FGR)::
 
@@ -132,12 +137,15 @@ def fgr_lstm(
         gates0: the gates i, f, o before the first step, side by side: ``(B, 3*H)``, or None for zeros.
         lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
+        resets: ``(T, B)`` bool, or None: where a new episode of the row begins: see `call`.
+        reset_state: the state before the first step of an episode: ``(h, c, gates)``, each like the initial one, or
+            without B for all rows; None for zeros.
 
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)`` and ``gates_n (B, 3*H)``, the states after
         the row's last step.
     """
-    return infer(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse)
+    return infer(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse, resets, reset_state)
 
 
 def fgr_lstm_forward(
@@ -149,12 +157,14 @@ def fgr_lstm_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
     seed: int | None = None,
     masks: Masks = None,
 ) -> tuple[FGRLSTMOutput, Reserve]:
     """Forward for training: the bits of `fgr_lstm` in ``y``, zero past a row's length, and in the states after the
     row's last step; and a reserve for `fgr_lstm_backward`, of ``6*T*B*H`` elements. See `lstm_forward`."""
-    return forward(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse, seed=seed, masks=masks)
+    return forward(FGR_LSTM, x, w, (h0, c0, gates0), lengths, reverse, resets, reset_state, seed=seed, masks=masks)
 
 
 def fgr_lstm_backward(
@@ -172,7 +182,9 @@ def fgr_lstm_cell(
     c: Maybe = None,
     gates: Maybe = None,
     *,
+    resets: Resets = None,
+    reset_state: States = None,
     out: tuple[Array, Array, Array] | None = None,
 ) -> tuple[Array, Array, Array]:
     """One step of `fgr_lstm`: ``x (B, I)``, states or None for zeros; returns h, c, gates. See `lstm_cell`."""
-    return step(FGR_LSTM, x, w, (h, c, gates), out)
+    return step(FGR_LSTM, x, w, (h, c, gates), out, resets, reset_state)

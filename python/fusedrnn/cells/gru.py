@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..aliases import Array, Lengths, Maybe
+from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
@@ -83,7 +83,16 @@ class GRU(Layer, weights=GRUWeights):
     """
 
 
-def gru(x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
+def gru(
+    x: Array,
+    w: GRUWeights,
+    h0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
+) -> Output:
     """GRU inference over a sequence (Cho et al. 2014); the weights say which form::
 
         r, z = sigmoid(W x + U h_prev + b)        h = (1 - z) * n + z * h_prev, or with 1 - z and z exchanged
@@ -96,11 +105,13 @@ def gru(x: Array, w: GRUWeights, h0: Maybe = None, *, lengths: Lengths = None, r
         h0: ``(B, H)`` or None for zeros.
         lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
+        resets: ``(T, B)`` bool, or None: where a new episode of the row begins: see `call`.
+        reset_state: h before the first step of an episode, ``(B, H)``, or ``(H,)`` for all rows; None for zeros.
 
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
-    return infer(RESET_AFTER, x, w, (h0,), lengths, reverse)
+    return infer(RESET_AFTER, x, w, (h0,), lengths, reverse, resets, reset_state)
 
 
 def gru_forward(
@@ -110,6 +121,8 @@ def gru_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
     seed: int | None = None,
     masks: Masks = None,
 ) -> tuple[Output, Reserve]:
@@ -119,7 +132,7 @@ def gru_forward(
     The reserve refers to ``x`` and ``h0``; they must not change before backward. ``y`` may.
     `seed`, `masks`: see `lstm_forward`.
     """
-    return forward(RESET_AFTER, x, w, (h0,), lengths, reverse, seed=seed, masks=masks)
+    return forward(RESET_AFTER, x, w, (h0,), lengths, reverse, resets, reset_state, seed=seed, masks=masks)
 
 
 def gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
@@ -131,6 +144,8 @@ def gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
     return backward(RESET_AFTER, reserve, dy, (dh_n,))
 
 
-def gru_cell(x: Array, w: GRUWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
+def gru_cell(
+    x: Array, w: GRUWeights, h: Maybe = None, *, resets: Resets = None, reset_state: States = None, out: Maybe = None
+) -> Array:
     """One step of `gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    return step(RESET_AFTER, x, w, (h,), out)
+    return step(RESET_AFTER, x, w, (h,), out, resets, reset_state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..aliases import Array, Lengths, Maybe
+from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
@@ -27,6 +27,7 @@ class IndRNNGradients(NamedTuple):
     dweight_ih: Array
     dweight_hh: Array
     dbias_ih: Maybe
+    dreset_h: Maybe = None
 
 
 PARAMETERS = (
@@ -81,7 +82,16 @@ class IndRNN(Layer, weights=IndRNNWeights):
     """
 
 
-def indrnn(x: Array, w: IndRNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
+def indrnn(
+    x: Array,
+    w: IndRNNWeights,
+    h0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
+) -> Output:
     """IndRNN inference over a sequence (Li et al. 2018, equation 2): ``h = f(W x + u * h_prev + b)``, f relu or tanh.
 
     Args:
@@ -90,11 +100,13 @@ def indrnn(x: Array, w: IndRNNWeights, h0: Maybe = None, *, lengths: Lengths = N
         h0: ``(B, H)`` or None for zeros.
         lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
+        resets: ``(T, B)`` bool, or None: where a new episode of the row begins: see `call`.
+        reset_state: h before the first step of an episode, ``(B, H)``, or ``(H,)`` for all rows; None for zeros.
 
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
-    return infer(INDRNN, x, w, (h0,), lengths, reverse)
+    return infer(INDRNN, x, w, (h0,), lengths, reverse, resets, reset_state)
 
 
 def indrnn_forward(
@@ -104,12 +116,14 @@ def indrnn_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
     seed: int | None = None,
     masks: Masks = None,
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `indrnn` in ``y``, zero past a row's length, and in the states after the
     row's last step; and a reserve for `indrnn_backward`, of ``T*B*H`` elements. See `lstm_forward`."""
-    return forward(INDRNN, x, w, (h0,), lengths, reverse, seed=seed, masks=masks)
+    return forward(INDRNN, x, w, (h0,), lengths, reverse, resets, reset_state, seed=seed, masks=masks)
 
 
 def indrnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> IndRNNGradients:
@@ -121,6 +135,8 @@ def indrnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> IndRNNGr
     return backward(INDRNN, reserve, dy, (dh_n,))
 
 
-def indrnn_cell(x: Array, w: IndRNNWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
+def indrnn_cell(
+    x: Array, w: IndRNNWeights, h: Maybe = None, *, resets: Resets = None, reset_state: States = None, out: Maybe = None
+) -> Array:
     """One step of `indrnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    return step(INDRNN, x, w, (h,), out)
+    return step(INDRNN, x, w, (h,), out, resets, reset_state)

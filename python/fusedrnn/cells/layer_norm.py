@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..aliases import Array, Lengths, Maybe
+from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights
@@ -51,6 +51,8 @@ class LayerNormLSTMGradients(NamedTuple):
     dbias_hh: Maybe
     dgain_c: Array
     dbias_c: Maybe
+    dreset_h: Maybe = None
+    dreset_c: Maybe = None
 
 
 class LayerNormGRUGradients(NamedTuple):
@@ -65,6 +67,7 @@ class LayerNormGRUGradients(NamedTuple):
     dgain_hh: Array
     dbias_ih: Maybe
     dbias_hh: Maybe
+    dreset_h: Maybe = None
 
 
 def _normalised(gates: int) -> tuple[Parameter, ...]:
@@ -203,6 +206,8 @@ def layer_norm_lstm(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
 ) -> LSTMOutput:
     """Inference of a layer-normalised LSTM (Ba, Kiros & Hinton 2016, equations 20 to 22)::
 
@@ -218,11 +223,14 @@ def layer_norm_lstm(
         h0, c0: ``(B, H)`` or None for zeros.
         lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
+        resets: ``(T, B)`` bool, or None: where a new episode of the row begins: see `call`.
+        reset_state: the state before the first step of an episode: a tuple ``(h, c)``, each like the initial one, or
+            without B for all rows; None for zeros.
 
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step.
     """
-    return infer(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse)
+    return infer(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse, resets, reset_state)
 
 
 def layer_norm_lstm_forward(
@@ -233,13 +241,15 @@ def layer_norm_lstm_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
     seed: int | None = None,
     masks: Masks = None,
 ) -> tuple[LSTMOutput, Reserve]:
     """Forward for training: the bits of `layer_norm_lstm` in ``y``, zero past a row's length, and in the states
     after the row's last step; and a reserve for `layer_norm_lstm_backward`, of ``15*T*B*H`` elements. See
     `lstm_forward`."""
-    return forward(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse, seed=seed, masks=masks)
+    return forward(LAYER_NORM_LSTM, x, w, (h0, c0), lengths, reverse, resets, reset_state, seed=seed, masks=masks)
 
 
 def layer_norm_lstm_backward(
@@ -251,10 +261,17 @@ def layer_norm_lstm_backward(
 
 
 def layer_norm_lstm_cell(
-    x: Array, w: LayerNormLSTMWeights, h: Maybe = None, c: Maybe = None, *, out: tuple[Array, Array] | None = None
+    x: Array,
+    w: LayerNormLSTMWeights,
+    h: Maybe = None,
+    c: Maybe = None,
+    *,
+    resets: Resets = None,
+    reset_state: States = None,
+    out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """One step of `layer_norm_lstm`: ``x (B, I)``, states or None for zeros; returns h, c. See `lstm_cell`."""
-    return step(LAYER_NORM_LSTM, x, w, (h, c), out)
+    return step(LAYER_NORM_LSTM, x, w, (h, c), out, resets, reset_state)
 
 
 class LayerNormGRU(Layer, weights=LayerNormGRUWeights):
@@ -267,7 +284,14 @@ class LayerNormGRU(Layer, weights=LayerNormGRUWeights):
 
 
 def layer_norm_gru(
-    x: Array, w: LayerNormGRUWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array,
+    w: LayerNormGRUWeights,
+    h0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
 ) -> Output:
     """Inference of a layer-normalised GRU (Ba, Kiros & Hinton 2016), reset-after::
 
@@ -280,11 +304,13 @@ def layer_norm_gru(
         h0: ``(B, H)`` or None for zeros.
         lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
+        resets: ``(T, B)`` bool, or None: where a new episode of the row begins: see `call`.
+        reset_state: h before the first step of an episode, ``(B, H)``, or ``(H,)`` for all rows; None for zeros.
 
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
-    return infer(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse)
+    return infer(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse, resets, reset_state)
 
 
 def layer_norm_gru_forward(
@@ -294,13 +320,15 @@ def layer_norm_gru_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
     seed: int | None = None,
     masks: Masks = None,
 ) -> tuple[Output, Reserve]:
     """Forward for training: the bits of `layer_norm_gru` in ``y``, zero past a row's length, and in the states
     after the row's last step; and a reserve for `layer_norm_gru_backward`, of ``11*T*B*H`` elements. See
     `lstm_forward`."""
-    return forward(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse, seed=seed, masks=masks)
+    return forward(LAYER_NORM_GRU, x, w, (h0,), lengths, reverse, resets, reset_state, seed=seed, masks=masks)
 
 
 def layer_norm_gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> LayerNormGRUGradients:
@@ -309,6 +337,14 @@ def layer_norm_gru_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> 
     return backward(LAYER_NORM_GRU, reserve, dy, (dh_n,))
 
 
-def layer_norm_gru_cell(x: Array, w: LayerNormGRUWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
+def layer_norm_gru_cell(
+    x: Array,
+    w: LayerNormGRUWeights,
+    h: Maybe = None,
+    *,
+    resets: Resets = None,
+    reset_state: States = None,
+    out: Maybe = None,
+) -> Array:
     """One step of `layer_norm_gru`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    return step(LAYER_NORM_GRU, x, w, (h,), out)
+    return step(LAYER_NORM_GRU, x, w, (h,), out, resets, reset_state)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..aliases import Array, Lengths, Maybe
+from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
@@ -35,6 +35,8 @@ class LSTMGradients(NamedTuple):
     dpeephole_f: Maybe = None
     dpeephole_o: Maybe = None
     dweight_hr: Maybe = None
+    dreset_h: Maybe = None
+    dreset_c: Maybe = None
 
 
 VARIANTS = {
@@ -199,7 +201,15 @@ class LSTM(Layer, weights=LSTMWeights):
 
 
 def lstm(
-    x: Array, w: LSTMWeights, h0: Maybe = None, c0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False
+    x: Array,
+    w: LSTMWeights,
+    h0: Maybe = None,
+    c0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
 ) -> LSTMOutput:
     """LSTM inference over a sequence (Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000)::
 
@@ -214,12 +224,15 @@ def lstm(
         h0, c0: ``(B, H)`` or None for zeros.
         lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
+        resets: ``(T, B)`` bool, or None: where a new episode of the row begins: see `call`.
+        reset_state: the state before the first step of an episode: a tuple ``(h, c)``, each like the initial one, or
+            without B for all rows; None for zeros.
 
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n``, ``c_n (B, H)``, the states after the row's last step. With a
         projection, h has proj_size units: ``y (T, B, P)``, ``h0`` and ``h_n (B, P)``.
     """
-    return infer(PLAIN, x, w, (h0, c0), lengths, reverse)
+    return infer(PLAIN, x, w, (h0, c0), lengths, reverse, resets, reset_state)
 
 
 def lstm_forward(
@@ -230,6 +243,8 @@ def lstm_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
     seed: int | None = None,
     masks: Masks = None,
 ) -> tuple[LSTMOutput, Reserve]:
@@ -237,13 +252,13 @@ def lstm_forward(
     row's last step; and a reserve for `lstm_backward`, of ``(G+2)*T*B*H`` elements, G the number of gates, or
     ``(6*H+P)*T*B`` with a projection.
 
-    The reserve refers to ``x``, ``h0`` and ``c0``; they must not change before backward. ``y`` may.
+    The reserve refers to ``x``, ``h0``, ``c0`` and ``reset_state``; they must not change before backward. ``y`` may.
 
     Args:
         seed, masks: where masks come from, if the weights have options of regularisation: an int of 64 bits, or a dict
             as `w.masks` gives it. `reserve.seed` and `reserve.masks` tell them.
     """
-    return forward(PLAIN, x, w, (h0, c0), lengths, reverse, seed=seed, masks=masks)
+    return forward(PLAIN, x, w, (h0, c0), lengths, reverse, resets, reset_state, seed=seed, masks=masks)
 
 
 def lstm_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe = None) -> LSTMGradients:
@@ -255,13 +270,21 @@ def lstm_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None, dc_n: Maybe =
         dh_n, dc_n: ``(B, H)`` or None for zeros.
 
     Returns:
-        dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dpeephole_i, dpeephole_f, dpeephole_o, dweight_hr.
+        dx, dh0, dc0, dweight_ih, dweight_hh, dbias_ih, dbias_hh, dpeephole_i, dpeephole_f, dpeephole_o, dweight_hr,
+        dreset_h, dreset_c.
     """
     return backward(PLAIN, reserve, dy, (dh_n, dc_n))
 
 
 def lstm_cell(
-    x: Array, w: LSTMWeights, h: Maybe = None, c: Maybe = None, *, out: tuple[Array, Array] | None = None
+    x: Array,
+    w: LSTMWeights,
+    h: Maybe = None,
+    c: Maybe = None,
+    *,
+    resets: Resets = None,
+    reset_state: States = None,
+    out: tuple[Array, Array] | None = None,
 ) -> tuple[Array, Array]:
     """One step of `lstm`: T of them give the bits of one call over T steps.
 
@@ -269,10 +292,12 @@ def lstm_cell(
         x: ``(B, I)``.
         w: the weights.
         h, c: the states, ``(B, H)`` or None for zeros.
+        resets: ``(B,)`` bool, or None: where a new episode begins, before this step.
+        reset_state: as for `lstm`.
         out: two C-contiguous arrays ``(B, H)`` to write h and c to, which overlap none of the inputs; nothing is
             allocated then. A stream takes turns with two pairs.
 
     Returns:
         h, c, each ``(B, H)``.
     """
-    return step(PLAIN, x, w, (h, c), out)
+    return step(PLAIN, x, w, (h, c), out, resets, reset_state)

@@ -35,3 +35,4 @@ class Gradients(NamedTuple):
     dweight_hh: Array
     dbias_ih: Maybe
     dbias_hh: Maybe
+    dreset_h: Maybe = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..aliases import Array, Lengths, Maybe
+from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
@@ -60,7 +60,16 @@ class RNN(Layer, weights=RNNWeights):
     """
 
 
-def rnn(x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, reverse: bool = False) -> Output:
+def rnn(
+    x: Array,
+    w: RNNWeights,
+    h0: Maybe = None,
+    *,
+    lengths: Lengths = None,
+    reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
+) -> Output:
     """Simple RNN inference over a sequence (Elman 1990): ``h = f(W x + U h_prev + b)``, f tanh or relu.
 
     Args:
@@ -69,11 +78,13 @@ def rnn(x: Array, w: RNNWeights, h0: Maybe = None, *, lengths: Lengths = None, r
         h0: ``(B, H)`` or None for zeros.
         lengths: ``(B,)`` integers in 0..T, or None for T.
         reverse: run backwards in time.
+        resets: ``(T, B)`` bool, or None: where a new episode of the row begins: see `call`.
+        reset_state: h before the first step of an episode, ``(B, H)``, or ``(H,)`` for all rows; None for zeros.
 
     Returns:
         ``y (T, B, H)``, zero past a row's length; ``h_n (B, H)``, the state after the row's last step.
     """
-    return infer(TANH, x, w, (h0,), lengths, reverse)
+    return infer(TANH, x, w, (h0,), lengths, reverse, resets, reset_state)
 
 
 def rnn_forward(
@@ -83,6 +94,8 @@ def rnn_forward(
     *,
     lengths: Lengths = None,
     reverse: bool = False,
+    resets: Resets = None,
+    reset_state: States = None,
     seed: int | None = None,
     masks: Masks = None,
 ) -> tuple[Output, Reserve]:
@@ -92,7 +105,7 @@ def rnn_forward(
     The reserve refers to ``x`` and ``h0``; they must not change before backward. ``y`` may.
     `seed`, `masks`: see `lstm_forward`.
     """
-    return forward(TANH, x, w, (h0,), lengths, reverse, seed=seed, masks=masks)
+    return forward(TANH, x, w, (h0,), lengths, reverse, resets, reset_state, seed=seed, masks=masks)
 
 
 def rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
@@ -104,6 +117,8 @@ def rnn_backward(reserve: Reserve, dy: Maybe, dh_n: Maybe = None) -> Gradients:
     return backward(TANH, reserve, dy, (dh_n,))
 
 
-def rnn_cell(x: Array, w: RNNWeights, h: Maybe = None, *, out: Maybe = None) -> Array:
+def rnn_cell(
+    x: Array, w: RNNWeights, h: Maybe = None, *, resets: Resets = None, reset_state: States = None, out: Maybe = None
+) -> Array:
     """One step of `rnn`: ``x (B, I)``, ``h (B, H)`` or None; returns h. See `lstm_cell`."""
-    return step(TANH, x, w, (h,), out)
+    return step(TANH, x, w, (h,), out, resets, reset_state)

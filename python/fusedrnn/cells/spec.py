@@ -1,7 +1,8 @@
 """Cells as data. Everything that runs a cell, on any backend, reads its spec, and knows no cell by name.
 
 Names follow from the names of parameters and states: a state ``c`` is given as ``c0`` (a step: ``c``), returned
-as ``c_n``, and has the gradients ``dc_n`` and ``dc0``; the gradient of a parameter ``bias_ih`` is ``dbias_ih``.
+as ``c_n``, and has the gradients ``dc_n`` and ``dc0``, and ``dreset_c`` before episodes; the gradient of a parameter
+``bias_ih`` is ``dbias_ih``.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ class CellSpec(Generic[Output, Gradients]):
         results = ["y", *(f"{s.name}_n" for s in self.states), *([self.above] if self.above else [])]
         if list(self.output._fields) != results:  # type: ignore[attr-defined]
             raise ValueError(f"output: expected the fields {', '.join(results)} of {self.cell}")
-        names = {f"d{name}" for name in ("x", *(f"{s.name}0" for s in self.states), *self.names)}
+        states = (form.format(s.name) for s in self.states for form in ("{}0", "reset_{}"))
+        names = {f"d{name}" for name in ("x", *states, *self.names)}
         if missing := names - set(self.gradients._fields):  # type: ignore[attr-defined]
             raise ValueError(f"gradients: expected the fields {', '.join(sorted(missing))} of {self.cell}")
 

@@ -74,6 +74,18 @@ class Form(NamedTuple):
     def give_state(self, a: Array) -> Array:
         return a if self.batched else a[:, 0]
 
+    def take_resets(self, resets: Any) -> Any:
+        """Bools as ``(T, B)``; None for None. The native layers check all but the form."""
+        if not isinstance(resets, np.ndarray):
+            return resets
+        if resets.shape != self.sizes:
+            raise ValueError(_core.wrong_shape("resets", _as_shape(self.symbols), self.sizes, resets.shape))
+        return resets[:, None] if not self.batched else resets.T if self.batch_first else resets
+
+    def take_reset_state(self, spec: CellSpec[Any, Any], state: Any) -> tuple[Any, ...] | None:
+        """Of one row, each state has the shape that others have for all rows."""
+        return None if state is None else self._replace(batched=True).take_state(spec, "reset_state", state)
+
 
 class PackedForm:
     """The form of a call's packed sequences, and its sizes."""
@@ -107,6 +119,16 @@ class PackedForm:
 
     def give_state(self, a: Array) -> Array:
         return a
+
+    def take_resets(self, resets: Any) -> Any:
+        return resets
+
+    def take_reset_state(self, spec: CellSpec[Any, Any], state: Any) -> tuple[Any, ...] | None:
+        return None if state is None else self.take_state(spec, "reset_state", state)
+
+
+def _as_shape(symbols: str) -> str:
+    return f"({symbols})" if "," in symbols else f"({symbols},)"
 
 
 def form_of(x: Any, input_size: int, batch_first: bool) -> Form | PackedForm:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..aliases import Array, Lengths
+from ..aliases import Array, Lengths, Resets
 from ..cells.spec import CellSpec
 from ..weights import Weights
 from .arguments import Form, PackedForm, flag, form_of, probability, whole
@@ -263,7 +263,16 @@ class Layer:
 
     # Calls.
 
-    def __call__(self, x: Array | Packed, state: Any = None, *, lengths: Lengths = None, **inputs: Any) -> Any:
+    def __call__(
+        self,
+        x: Array | Packed,
+        state: Any = None,
+        *,
+        lengths: Lengths = None,
+        resets: Resets = None,
+        reset_state: Any = None,
+        **inputs: Any,
+    ) -> Any:
         """Inference over a sequence: nothing is dropped, and nothing is kept.
 
         Args:
@@ -272,6 +281,11 @@ class Layer:
                 * num_directions, B, H)``, or without B for one row. None, also in place of one, for zeros.
             lengths: ``(B,)`` integers in 0..T, or None for T: how many steps each row has. Steps past them are not
                 read.
+            resets: bools, as x without its last dimension (of a `Packed` x: of its data), or None: where a row's new
+                episode begins. Neither state nor gradient passes between the step before and this one, in either
+                direction: as if the row were cut there.
+            reset_state: the state before the first step of an episode, as `state`, or without B for all rows; None for
+                zeros. A direction that runs backwards in time begins with an episode's last step.
             inputs: for cells with clocks, ``start``: the number of the first step, an int or ``(B,)`` integers.
 
         Returns:
@@ -282,11 +296,19 @@ class Layer:
         Raises:
             ValueError: shapes and values that do not fit. TypeError: an argument that is no array, or another dtype.
         """
-        form, native = self._arguments(x, state, lengths, inputs)
+        form, native = self._arguments(x, state, lengths, resets, reset_state, inputs)
         return self._outputs(form, self._stack().infer(*native))
 
     def forward(
-        self, x: Array | Packed, state: Any = None, *, lengths: Lengths = None, seed: int | None = None, **inputs: Any
+        self,
+        x: Array | Packed,
+        state: Any = None,
+        *,
+        lengths: Lengths = None,
+        resets: Resets = None,
+        reset_state: Any = None,
+        seed: int | None = None,
+        **inputs: Any,
     ) -> tuple[Any, Tape]:
         """Forward for training, with dropout between layers. Arguments and outputs are those of a plain call, whose
         bits the outputs have if there is no dropout.
@@ -297,7 +319,7 @@ class Layer:
         Returns:
             The outputs, and a tape for `backward`.
         """
-        form, native = self._arguments(x, state, lengths, inputs)
+        form, native = self._arguments(x, state, lengths, resets, reset_state, inputs)
         dropout = self.dropout if self.num_layers > 1 else 0.0
         if seed is not None:
             seed = seed_in_range("seed", seed)
@@ -322,8 +344,9 @@ class Layer:
             dstate: the gradient of the last state, as `state`: dh_n, or a tuple ``(dh_n, dc_n)``; None for zeros.
 
         Returns:
-            ``dx``, as x; the gradients of the initial state, ``dh0``, ``dc0``; and ``parameters``, a dict of the
-            gradients of parameters by the names of the parameters.
+            ``dx``, as x; the gradients of the initial state, ``dh0``, ``dc0``; ``parameters``, a dict of the
+            gradients of parameters by the names of the parameters; and those of `reset_state`, each of its shape,
+            ``dreset_h``, ``dreset_c``, or None.
 
         Raises:
             ValueError: a tape of another layer; shapes that do not fit. TypeError: no tape; an argument that is no
@@ -344,7 +367,8 @@ class Layer:
             for p in self._config.parameters
         }
         first = (form.give_state(results[f"d{s.name}0"]) for s in spec.states)
-        return gradients_of(spec)(form.give(results["dx"]), *first, gradients)
+        before_episodes = (results.get(f"dreset_{s.name}") for s in spec.states)
+        return gradients_of(spec)(form.give(results["dx"]), *first, gradients, *before_episodes)
 
     def stream(self, batch_size: int = 1, **inputs: Any) -> Stream:
         """A stream of this many rows: it runs step by step with the weights as they are now, and keeps its state.
@@ -371,7 +395,7 @@ class Layer:
         return inputs.get(self.spec.numbered) if self.spec.numbered else None
 
     def _arguments(
-        self, x: Any, state: Any, lengths: Any, inputs: dict[str, Any]
+        self, x: Any, state: Any, lengths: Any, resets: Any, reset_state: Any, inputs: dict[str, Any]
     ) -> tuple[Form | PackedForm, tuple[Any, ...]]:
         start = self._start(inputs)
         form = form_of(x, self.input_size, self.batch_first)
@@ -385,7 +409,8 @@ class Layer:
             )
         states = form.take_state(self.spec, "state", state)
         sequence = form.take("x", "input_size", self.input_size, x)
-        return form, (sequence, states, lengths, start, form.batch_sizes)
+        of_episodes = form.take_resets(resets), form.take_reset_state(self.spec, reset_state)
+        return form, (sequence, states, lengths, start, form.batch_sizes, *of_episodes)
 
     def _outputs(self, form: Form | PackedForm, results: dict[str, Any]) -> Any:
         y = form.give(results["y"])

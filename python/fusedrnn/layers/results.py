@@ -15,8 +15,9 @@ def _gradients(fields: tuple[str, ...]) -> Any:
     base: Any = namedtuple("LayerGradients", fields)  # type: ignore[misc]
 
     class LayerGradients(base):
-        """Gradients of a layer: `dx` and those of initial states, each of its argument's shape, and `parameters`, a
-        dict of the gradients of parameters by the names of the parameters."""
+        """Gradients of a layer: `dx` and those of initial states, each of its argument's shape; `parameters`, a dict
+        of the gradients of parameters by the names of the parameters; and those of the states before episodes, None
+        for each that was not given."""
 
         __slots__ = ()
 
@@ -32,4 +33,5 @@ def _remade(fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
 
 def gradients_of(spec: CellSpec[Any, Any]) -> Any:
     """The named tuple of gradients of a layer of this cell."""
-    return _gradients(("dx", *(f"d{s.name}0" for s in spec.states), "parameters"))
+    names = [s.name for s in spec.states]
+    return _gradients(("dx", *(f"d{name}0" for name in names), "parameters", *(f"dreset_{name}" for name in names)))

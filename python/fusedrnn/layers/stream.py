@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _core
-from ..aliases import Array
+from ..aliases import Array, Resets
 from .arguments import Form, whole
 
 if TYPE_CHECKING:
@@ -33,21 +33,23 @@ class Stream:
         self._native = native
         self._step = native.step
 
-    def step(self, x: Array, out: Array | None = None) -> Array:
+    def step(self, x: Array, out: Array | None = None, resets: Resets = None) -> Array:
         """One step of all rows through all layers.
 
         Args:
             x: ``(B, I)``; also ``(I,)`` for a stream of one row.
             out: a C-contiguous array ``(B, H)``, or ``(H,)`` for x ``(I,)``, to write y to, which does not overlap x;
                 nothing is allocated then, up to 4 MB of scratch. With a projection, P in place of H.
+            resets: ``(B,)`` bool, or None: which rows begin a new episode with this step, from zeros; their clocks
+                start anew.
 
         Returns:
             y of the highest layer, ``(B, H)``: `out`, or a new array.
 
         Raises:
-            ValueError, TypeError: x or out does not fit. RuntimeError: a call during another.
+            ValueError, TypeError: x, out or resets does not fit. RuntimeError: a call during another.
         """
-        return self._step(x, out)
+        return self._step(x, out, resets)
 
     @property
     def layer(self) -> Layer:

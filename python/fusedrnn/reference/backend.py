@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import _core
 from ..aliases import Array
 from ..backends.arrays import NumPy
 from ..backends.checked import Arguments, CheckedWeights
@@ -31,6 +32,7 @@ class Step(NamedTuple):
 
     t: int
     rows: np.ndarray[Any, np.dtype[np.intp]]
+    anew: np.ndarray[Any, np.dtype[np.bool_]]  # rows whose episode begins with this step
     saved: dict[str, Array]
 
 
@@ -84,12 +86,15 @@ class ReferenceWeights(CheckedWeights):
         spec, T, B = self.spec, call.T, call.B
         now = self._copies(B, call.states)
         ends = np.full(B, T) if call.lengths is None else call.lengths
-        sequences = self._sequences(call, ends)
+        anew, reset = self._begins_anew(call, ends), self._before_episodes(call)
+        sequences = self._sequences(call, ends, anew)
         of = {"y": spec.states[0], **({spec.above: self.above} if spec.above else {})}
         every = {name: np.zeros((T, B, self.length_of(s)), self.dtype) for name, s in of.items()}  # of every step
         steps = []
         for t in reversed(range(T)) if call.reverse else range(T):
             rows = np.flatnonzero(t < ends)
+            for s, value in zip(now, reset, strict=True):
+                s[anew[t]] = value[anew[t]]
             before = tuple(s[rows] for s in now)
             new, saved = equations.step(t, rows, call.x[t, rows], before, *(s[t, rows] for s in sequences))
             for i, value in enumerate(new):
@@ -97,7 +102,7 @@ class ReferenceWeights(CheckedWeights):
             every["y"][t, rows] = new[0]
             if spec.above:
                 every[spec.above][t, rows] = new[self._index(spec.above)]
-            steps.append(Step(t, rows, saved))
+            steps.append(Step(t, rows, anew[t], saved))
         results = every | {f"{s.name}_n": value for s, value in zip(spec.states, now, strict=True)}
         return results, Kept(call, equations, steps), sum(a.nbytes for step in steps for a in step.saved.values())
 
@@ -108,6 +113,7 @@ class ReferenceWeights(CheckedWeights):
         if dabove is not None:
             dabove = self.sequence(f"d{spec.above}", self.above, T, B, dabove)
         d = self._copies(B, self.states("d{}_n", B, dstates))
+        dreset = [np.zeros_like(a) for a in d]
         dx = np.zeros(call.x.shape, self.dtype)
         dbelow = None if call.below is None else np.zeros(call.below.shape, self.dtype)
         total = {name: np.zeros_like(a) for name, a in self.arrays.items() if a is not None}
@@ -121,16 +127,25 @@ class ReferenceWeights(CheckedWeights):
             dx[t, rows], new, dweights = equations.step_backward(t, rows, step.saved, after)
             for i, value in enumerate(new):
                 d[i][rows] = value
+                dreset[i][step.anew] += d[i][step.anew]
+                d[i][step.anew] = 0
             if dbelow is not None and spec.below:
                 dbelow[t, rows] = dweights[spec.below]
             for name in total.keys() & dweights.keys():
                 total[name] += dweights[name]
         gradients = {f"d{name}": total.get(name) for name in spec.names}
-        gradients |= {f"d{s.name}0": value for s, value in zip(spec.states, d, strict=True)}
+        for s, given, initial, before in zip(spec.states, call.reset_state, d, dreset, strict=True):
+            gradients[f"d{s.name}0"] = initial
+            gradients[f"dreset_{s.name}"] = None if given is None else before if given.ndim == 2 else before.sum(axis=0)
         return {"dx": dx} | gradients | ({f"d{spec.below}": dbelow} if spec.below else {})
 
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
         x, below = self.one_step(x), self.spec.below
+        resets = inputs.get("resets")
+        if isinstance(resets, np.ndarray):
+            if resets.shape != (x.shape[1],):
+                raise ValueError(_core.wrong_shape("resets", "(batch_size,)", (x.shape[1],), resets.shape))
+            inputs = inputs | {"resets": resets[None]}
         if below and inputs[below] is not None:
             shape = (x.shape[1], self.hidden_size)
             one = self.checked(below, "(batch_size, hidden_size)", shape, inputs[below])
@@ -152,7 +167,25 @@ class ReferenceWeights(CheckedWeights):
             for s, given in zip(self.spec.states, states, strict=True)
         ]
 
-    def _sequences(self, call: Arguments, ends: Any) -> list[Any]:
+    @staticmethod
+    def _begins_anew(call: Arguments, ends: Any) -> Any:
+        """``(T, B)``: whether a row's episode begins with a step, in the order in which steps run."""
+        anew = np.zeros((call.T, call.B), bool)
+        if call.resets is not None:
+            within = call.resets & (np.arange(call.T)[:, None] < ends)
+            if call.reverse:
+                anew[:-1] = within[1:]
+            else:
+                anew |= within
+        return anew
+
+    def _before_episodes(self, call: Arguments) -> list[Any]:
+        """``(B, units)`` each: the states before episodes."""
+        shapes = [(call.B, self.length_of(s)) for s in self.spec.states]
+        given = [None if a is None else np.broadcast_to(a, n) for a, n in zip(call.reset_state, shapes, strict=True)]
+        return self._copies(call.B, given)
+
+    def _sequences(self, call: Arguments, ends: Any, anew: Any) -> list[Any]:
         """The further sequences that a step reads: the layer below, and the numbers of each row's steps, in the order
         in which they run."""
         sequences: list[Any] = []
@@ -161,5 +194,9 @@ class ReferenceWeights(CheckedWeights):
             sequences.append(zeros if call.below is None else call.below)
         if self.spec.numbered:
             t = np.arange(call.T)[:, None]
-            sequences.append((ends - 1 - t if call.reverse else t + np.zeros_like(ends)) + call.start)
+            numbers = (ends - 1 - t if call.reverse else t + np.zeros_like(ends)) + call.start
+            for step in reversed(range(call.T)) if call.reverse else range(call.T):
+                after = slice(0, step + 1) if call.reverse else slice(step, None)
+                numbers[after, anew[step]] -= numbers[step, anew[step]]  # an episode's first step is number 0
+            sequences.append(numbers)
         return sequences
