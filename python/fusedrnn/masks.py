@@ -103,7 +103,6 @@ HALF = np.uint64(32)
 LOW = np.uint64(0xFFFFFFFF)
 FACTORS = np.uint64(0xD2E7470EE14C6C93), np.uint64(0xCA5A826395121157)
 WEYL = 0x9E3779B97F4A7C15, 0xBB67AE8584CAA73B
-NUMBERS = 16  # of 16 bits in a block of the generator
 
 
 def _product(a: np.uint64, b: Words) -> tuple[Words, Words]:
@@ -126,13 +125,15 @@ def philox(key: int, counter: tuple[Any, Any, Any, Any]) -> list[Words]:
     return [c0, c1, c2, c3]
 
 
-def drawn(seed: int, number: int, p: float, step: int, rows: int, units: int, layer: int, direction: int) -> Mask:
-    """``(rows, units)``: the masks of this kind at one step."""
-    place = number << 32 | layer << 1 | direction
-    blocks = np.arange(1, -(-units // NUMBERS) + 1, dtype=np.uint64)
+def drawn(
+    seed: int, number: int, p: float, step: int, rows: int, units: int, layer: int, direction: int, bits: int = 16
+) -> Mask:
+    """``(rows, units)``: the masks of this kind at one step, by numbers of so many bits."""
+    place, in_block = number << 32 | layer << 1 | direction, 256 // bits
+    blocks = np.arange(1, -(-units // in_block) + 1, dtype=np.uint64)
     words = philox(seed, (blocks[None, :], np.arange(rows, dtype=np.uint64)[:, None], step, place))
-    numbers = np.stack(words, axis=-1).astype("<u8").view("<u2").reshape(rows, len(blocks) * NUMBERS)[:, :units]
-    mask: Mask = numbers < round(p * 2**16)
+    numbers = np.stack(words, axis=-1).astype("<u8").view(f"<u{bits // 8}").reshape(rows, len(blocks) * in_block)
+    mask: Mask = numbers[:, :units] < round(p * 2**bits)
     return mask
 
 
@@ -178,20 +179,22 @@ def copied(
     spec: CellSpec[Any, Any], options: Mapping[str, float], sizes: Sizes, masks: Mapping[str, Any]
 ) -> dict[str, Mask]:
     """Copies of a caller's masks, read-only. Raises ValueError or TypeError for other arrays than masks are."""
-    copies = {}
-    for name, mask in masks.items():
-        symbols, shape = shape_of(spec, name, sizes)
-        if not isinstance(mask, np.ndarray):
-            raise TypeError(_core.wrong_type(name, "a numpy.ndarray", type(mask).__name__))
-        if mask.dtype != bool:
-            raise TypeError(_core.wrong_dtype(name, "bool", str(mask.dtype)))
-        if mask.shape != shape:
-            raise ValueError(_core.wrong_shape(name, symbols, shape, mask.shape))
-        if options[name] == 1 and not mask.all():
-            raise ValueError(f"{name}: expected True everywhere, as its probability is 1, got False")
-        copies[name] = mask.copy()
-        copies[name].flags.writeable = False
-    return copies
+    return {name: copy_of(name, options[name], *shape_of(spec, name, sizes), mask) for name, mask in masks.items()}
+
+
+def copy_of(name: str, p: float, symbols: str, shape: tuple[int, ...], mask: Any) -> Mask:
+    """The same of one."""
+    if not isinstance(mask, np.ndarray):
+        raise TypeError(_core.wrong_type(name, "a numpy.ndarray", type(mask).__name__))
+    if mask.dtype != bool:
+        raise TypeError(_core.wrong_dtype(name, "bool", str(mask.dtype)))
+    if mask.shape != shape:
+        raise ValueError(_core.wrong_shape(name, symbols, shape, mask.shape))
+    if p == 1 and not mask.all():
+        raise ValueError(f"{name}: expected True everywhere, as its probability is 1, got False")
+    copy = np.array(mask, order="C")
+    copy.flags.writeable = False
+    return copy
 
 
 def source_of(options: Mapping[str, float], seed: Any, masks: Any) -> Source:

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import _core
 from ..cells.spec import CellSpec, Parameter
+from ..masks import NAMES, probabilities
 from .arguments import dtype_of, flag, whole
 from .options import Options
 
@@ -27,6 +28,7 @@ class Config:
     dtype: np.dtype[Any]
     options: dict[str, Any]  # of the cell
     spec: CellSpec[Any, Any]
+    regularisation: dict[str, float]  # the probabilities that are not 0, by name
 
     @property
     def num_directions(self) -> int:
@@ -79,6 +81,7 @@ def config_of(
     H = whole("hidden_size", hidden_size, 1, MOST_UNITS)
     P = whole("proj_size", proj_size, 0, H - 1)
     complete = family.complete(layer, options)
+    regularisation = {name: complete.pop(name) for name in NAMES}
     spec = family.choose(complete, P)
     return Config(
         whole("input_size", input_size, 1, MOST_UNITS),
@@ -91,4 +94,5 @@ def config_of(
         dtype_of(dtype),
         complete,
         spec,
+        probabilities(layer, spec, regularisation),
     )

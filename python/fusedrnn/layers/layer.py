@@ -13,10 +13,12 @@ import numpy as np
 from .. import _core
 from ..aliases import Array, Lengths, Resets
 from ..cells.spec import CellSpec
+from ..masks import ZONEOUT, Mask, Masks, source_of
 from ..weights import Weights
 from .arguments import Form, PackedForm, flag, form_of, probability, whole
 from .config import Config, config_of, name_of
 from .initial import Initial
+from .masks import copied, of_seed, options_of
 from .numbers import seed_in_range, seed_of, seed_of_call
 from .options import Options
 from .packed import Packed
@@ -41,6 +43,13 @@ class _Fixed:
         raise AttributeError(f"{self.name}: a layer keeps its sizes and options: make another one")
 
 
+class _Probability(_Fixed):
+    """An option of regularisation."""
+
+    def __get__(self, layer: Layer | None, owner: type) -> Any:
+        return self if layer is None else layer._config.regularisation.get(self.name, 0.0)
+
+
 class Layer:
     """The base of the layers of all cells; each has a class of its own, such as `fusedrnn.LSTM`.
 
@@ -55,6 +64,8 @@ class Layer:
         bidirectional: each layer also runs from the last step to the first; outputs lie side by side.
         proj_size: P, the units of h if it is projected (Sak et al. 2014); 0 for none.
         dtype: "float32" or "float64".
+        zoneout_h, zoneout_c, input_dropout, recurrent_dropout, candidate_dropout, weight_dropout: probabilities of
+            what `forward` drops, or keeps, in each layer and direction: see `Weights`.
         rng: where initial parameters and masks of dropout come from: an int, a `numpy.random.Generator`, or None for
             the system. One int gives the same bits everywhere.
         forget_bias: the first value of bias_ih of a gate f, such as 1 (Gers et al. 2000), and 0 for its bias_hh; None
@@ -84,12 +95,22 @@ class Layer:
         proj_size: int
         dtype: np.dtype[Any]
         options: dict[str, Any]
+        regularisation: dict[str, float]
+        zoneout_h: float
+        zoneout_c: float
+        input_dropout: float
+        recurrent_dropout: float
+        candidate_dropout: float
+        weight_dropout: float
         spec: CellSpec[Any, Any]
         num_directions: int
         output_size: int
     else:
         input_size, hidden_size, num_layers, bias, batch_first = (_Fixed() for _ in range(5))
         bidirectional, proj_size, dtype, options, spec, num_directions, output_size = (_Fixed() for _ in range(7))
+        regularisation = _Fixed()
+        zoneout_h, zoneout_c, input_dropout = (_Probability() for _ in range(3))
+        recurrent_dropout, candidate_dropout, weight_dropout = (_Probability() for _ in range(3))
 
     def __init_subclass__(cls, weights: type[Weights] | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -153,7 +174,9 @@ class Layer:
     def _check_values(self) -> None:
         """Has options that belong to weights checked by them, which also know their types."""
         if self.spec.values:
-            self._config = replace(self._config, options=self.options | self._made_weights(0, 0)._values)
+            made = self._made_weights(0, 0)._values
+            values = {name: made[name] for name in self.spec.values}
+            self._config = replace(self._config, options=self.options | values)
 
     def _set_up(self, arrays: dict[str, Array]) -> None:
         self._arrays = {name: a if a.flags.writeable else a.copy() for name, a in arrays.items()}
@@ -231,7 +254,8 @@ class Layer:
         """The arguments that make a layer like this one, but for those of the first values."""
         names = ["input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional"]
         names += ["proj_size"] if self._options.projects else []
-        return {name: getattr(self, name) for name in names} | {"dtype": str(self.dtype)} | self.options
+        sizes = {name: getattr(self, name) for name in names} | {"dtype": str(self.dtype)}
+        return sizes | self.options | self.regularisation
 
     def _arrays_of(self, layer: int, direction: int) -> dict[str, Array]:
         """By the names in the spec."""
@@ -240,7 +264,9 @@ class Layer:
     def _made_weights(self, layer: int, direction: int) -> Weights:
         values = {name: self.options[name] for name in self.spec.values}
         weights: Any = self._options.weights
-        made: Weights = weights(**self._arrays_of(layer, direction), **self.spec.options, **values)
+        made: Weights = weights(
+            **self._arrays_of(layer, direction), **self.spec.options, **values, **self.regularisation
+        )
         return made
 
     def _stack(self) -> _core.Stack:
@@ -297,6 +323,7 @@ class Layer:
             ValueError: shapes and values that do not fit. TypeError: an argument that is no array, or another dtype.
         """
         form, native = self._arguments(x, state, lengths, resets, reset_state, inputs)
+        self._require_kernels(training=False)
         return self._outputs(form, self._stack().infer(*native))
 
     def forward(
@@ -308,32 +335,58 @@ class Layer:
         resets: Resets = None,
         reset_state: Any = None,
         seed: int | None = None,
+        masks: Masks = None,
         **inputs: Any,
     ) -> tuple[Any, Tape]:
-        """Forward for training, with dropout between layers. Arguments and outputs are those of a plain call, whose
-        bits the outputs have if there is no dropout.
+        """Forward for training, with dropout and zoneout. Arguments and outputs are those of a plain call, whose bits
+        the outputs have if there is neither.
 
         Args:
-            seed: of the masks of dropout, such as an earlier tape's; None for the next of the layer's own.
+            seed: of the masks, such as an earlier tape's; None for the next of the layer's own.
+            masks: the masks themselves in place of a seed, by name, as `masks` gives them, or a tape.
 
         Returns:
             The outputs, and a tape for `backward`.
         """
         form, native = self._arguments(x, state, lengths, resets, reset_state, inputs)
+        self._require_kernels(training=True)
         dropout = self.dropout if self.num_layers > 1 else 0.0
-        if seed is not None:
-            seed = seed_in_range("seed", seed)
+        options, source = options_of(self._config, dropout) if dropout or self.regularisation else {}, None
+        if seed is not None or masks is not None:
+            source = source_of(options, seed, masks)
+        if isinstance(source, dict):
+            if dropout:
+                raise NotImplementedError("masks: expected None, as no kernel takes masks of dropout between layers")
+            source = copied(self._config, dropout, form.seq_len, form.batch_size, source)
         stack = self._stack()
-        call = next(self._calls) if dropout and seed is None else None
+        call = next(self._calls) if options and source is None else None
         if call is not None:
-            seed = seed_of_call(self.seed, call)
+            source = seed_of_call(self.seed, call)
         try:
-            results, kept, nbytes = stack.forward(*(*native, dropout, seed or 0))
+            results, kept, nbytes = stack.forward(*(*native, dropout, source if isinstance(source, int) else 0))
         except BaseException:
             if call is not None and next(self._calls) == call + 1:  # no other thread has begun a call
                 self._calls = itertools.count(call)
             raise
-        return self._outputs(form, results), Tape(self, stack, form, seed if dropout else None, kept, nbytes)
+        return self._outputs(form, results), Tape(self, stack, form, dropout, source, kept, nbytes)
+
+    def masks(self, seq_len: int, batch_size: int, seed: int) -> dict[str, Mask]:
+        """The masks that a seed gives in a call of this size; `forward` takes them as `masks`.
+
+        Returns:
+            Bool arrays, True where something is dropped, or keeps its old value. Those of a layer and direction are
+            named as its parameters are, ``zoneout_h_l0``, ``input_dropout_l1_reverse``: see `Weights.masks` for their
+            shapes. ``dropout_l0 (T, B, num_directions*H)`` is that of the outputs of layer 0, and so on.
+        """
+        steps, rows = whole("seq_len", seq_len, 0, _core.MOST_ROWS), whole("batch_size", batch_size, 0, _core.MOST_ROWS)
+        dropout = self.dropout if self.num_layers > 1 else 0.0
+        return of_seed(self._config, dropout, steps, rows, seed_in_range("seed", seed))
+
+    def _require_kernels(self, training: bool) -> None:
+        """Raises NotImplementedError for options that no kernel has: in training all, in inference zoneout."""
+        for name, p in self.regularisation.items():
+            if training or name in ZONEOUT:
+                raise NotImplementedError(f"{name}: expected 0, as only fusedrnn.reference has it, got {p}")
 
     def backward(self, tape: Tape, dy: Array | Packed | None = None, dstate: Any = None) -> Any:
         """Gradients of a loss, from its gradients with respect to the outputs of `forward`.
@@ -380,6 +433,7 @@ class Layer:
         Raises:
             ValueError: a bidirectional layer, which has to see the last step before the first; a batch size below 1.
         """
+        self._require_kernels(training=False)
         if self.bidirectional:
             raise ValueError("stream: expected a layer of one direction: the other one begins with the last step")
         batch_size = whole("batch_size", batch_size, 1, _core.MOST_ROWS)

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from ..cells.spec import CellSpec
+from ..masks import NAMES
 from ..weights import Weights, one_of
 from .arguments import flag
 
@@ -24,7 +25,7 @@ class Options:
         }
         arguments = inspect.signature(weights.__init__).parameters
         self.values = {name: arguments[name].default for name in first.values}  # empty: there is no default
-        self.defaults = self.choosing | self.values
+        self.defaults = self.choosing | self.values | dict.fromkeys(NAMES, 0.0)
         self.projects = any(spec.projection for spec in self.specs)
 
     def parameters(self) -> list[inspect.Parameter]:
@@ -35,7 +36,8 @@ class Options:
         ]
 
     def complete(self, layer: str, given: dict[str, Any]) -> dict[str, Any]:
-        """The options with their defaults. Raises TypeError for unknown and missing ones."""
+        """The options with their defaults, those of regularisation too. Raises TypeError for unknown and missing
+        ones."""
         for name in given:
             if name not in self.defaults:
                 raise TypeError(f"{layer}: unexpected argument {name!r}")

@@ -50,6 +50,7 @@ class Cell(Recurrent):
             self.proj_size = config.proj_size
         sizes = (config.input_size, config.hidden_size, config.proj_size, 1, 1)
         self._set_values(Layout(config.spec.cell, *sizes, config.bias))
+        self._set_regularisation(config.regularisation)
         layout = Layout(config.spec.cell, *sizes, config.bias, self.cell_values)
         for name, shape in zip(layout.names_of_run, layout.shapes(), strict=True):
             self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
@@ -85,6 +86,8 @@ class Cell(Recurrent):
         Raises:
             What torch.nn's cells raise, for what they do not take. ValueError: start that does not fit.
         """
+        if self.regularisation:
+            self._require_kernels()
         if torch.compiler.is_compiling():
             return self._by_torch(input, hx, start)
         return self._eager(input, hx, start)

@@ -57,6 +57,7 @@ class Layers(TracedLayers):
         self.dropout, self.proj_size = float(dropout), config.proj_size
         sizes = (config.input_size, config.hidden_size, config.proj_size, config.num_layers, config.num_directions)
         self._set_values(Layout(config.spec.cell, *sizes, config.bias))
+        self._set_regularisation(config.regularisation)
         layout = Layout(config.spec.cell, *sizes, config.bias, self.cell_values)
         names = layout.names()
         each = len(names) // layout.runs
@@ -105,6 +106,8 @@ class Layers(TracedLayers):
             What torch.nn's modules raise, for what they do not take. ValueError: lengths or start that do not fit.
             TypeError: lengths or start that are no integers.
         """
+        if self.regularisation:
+            self._require_kernels()
         if torch.compiler.is_compiling():
             return self._compiled(input, hx, lengths, start)
         return self._eager(input, hx, lengths, start)

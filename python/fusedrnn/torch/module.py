@@ -17,6 +17,7 @@ from torch.nn import init
 from .. import _core
 from ..layers.layer import LAYERS
 from ..layers.options import Options
+from ..masks import ZONEOUT
 from . import drop_ins, native, routing
 from .arguments import signature_of
 from .autograd import Setting, apply_layers
@@ -57,6 +58,7 @@ class Recurrent(nn.Module):
     _torch: ClassVar[type[nn.Module] | None]  # the module that this one can stand for
     cell_options: dict[str, Any] = {}  # noqa: RUF012  # none for the modules that torch.nn has too
     cell_values = NONE  # of the options that belong to weights
+    regularisation: dict[str, float] = {}  # noqa: RUF012  # the probabilities that are not 0; those of torch.nn have none
 
     @property
     def _torch_has_it(self) -> bool:
@@ -109,6 +111,16 @@ class Recurrent(nn.Module):
         made = weights(**arrays, **spec.options, **{name: self.cell_options[name] for name in spec.values})
         self.cell_options = self.cell_options | made._values
         self.cell_values = text_of(made._values)
+
+    def _set_regularisation(self, options: dict[str, float]) -> None:
+        if options:
+            self.regularisation, self.cell_options = options, self.cell_options | options
+
+    def _require_kernels(self) -> None:
+        """Raises NotImplementedError for options that no kernel has: in training all, else zoneout."""
+        for name, p in self.regularisation.items():
+            if self.training or name in ZONEOUT:
+                raise NotImplementedError(f"{name}: expected 0, as only fusedrnn.reference has it, got {p}")
 
     def _chosen(self, proj_size: int) -> str:
         """The cell that the options choose."""
