@@ -41,4 +41,11 @@ void drop(const Dropout& dropout, std::int64_t layer, std::int64_t direction, st
   }
 }
 
+// The same under a mask, other than 0 where a number is dropped.
+template <class C>
+void drop(const Dropout& dropout, const std::uint8_t* mask, const C* from, C* to, std::int64_t units) {
+  const C scale = static_cast<C>(1 / (1 - dropout.p));
+  for (std::int64_t unit = 0; unit < units; ++unit) to[unit] = mask[unit] ? C(0) : from[unit] * scale;
+}
+
 }  // namespace fusedrnn

@@ -74,13 +74,47 @@ LayerSize size_of(const Problem<C>& p) {
   return {std::max<int64_t>(p.seq_len, 1), std::max<int64_t>(p.batch, 1), p.input, p.hidden, p.proj};
 }
 
+// Weights under dropout of weight_hh: a copy of it, with what dropout leaves.
+template <class C>
+struct DroppedWeights {
+  std::vector<C> matrix;
+  WeightView<C> view;
+
+  DroppedWeights(const WeightView<C>& from, const Regularisation<C>& drop) : view(from) {
+    matrix.resize(static_cast<std::size_t>(rows() * columns()));
+    const C* const whole = from.arrays.matrix[0];
+    view.arrays.matrix[0] = matrix.data();
+    std::copy(whole, whole + rows() * columns(), matrix.data());
+    apply(drop, matrix.data());
+  }
+  // Drops elements of an array like weight_hh: of its gradient too.
+  void apply(const Regularisation<C>& drop, C* to) const {
+    std::vector<C> factors(static_cast<std::size_t>(columns()));
+    const C scale = static_cast<C>(drop.options.scale(kWeightDropout));
+    for (int64_t row = 0; row < rows(); ++row, to += columns()) {
+      read_mask(drop.options, drop.source, kWeightDropout, 0, row, rows(), columns(), 0, columns(), C(0), scale,
+                factors.data());
+      for (int64_t k = 0; k < columns(); ++k) {
+        const C factor = factors[static_cast<std::size_t>(k)];
+        to[k] = factor > C(0) ? to[k] * factor : C(0);
+      }
+    }
+  }
+
+ private:
+  const CellFacts& facts() const { return facts_of(view.cell); }
+  int64_t rows() const { return facts().matrix[0].blocks * block_rows(facts(), 0, view.hidden, view.proj); }
+  int64_t columns() const { return matrix_columns(facts(), 0, view.hidden, view.proj); }
+};
+
 // A direction of a layer, ready to run.
 template <class F>
 struct Job {
   Problem<typename F::Compute> p;
   const PackedWeights<F>* packed;
   Gradients<typename F::Compute> g;
-  const WeightView<typename F::Compute>* view;  // of weights that are not packed; else null
+  const WeightView<typename F::Compute>* view;         // of weights that are not packed; else null
+  const DroppedWeights<typename F::Compute>* dropped;  // with dropout of weights; else null
 };
 
 // The jobs of a stack, what they need, and how the team's workers share them: all of them take one job after the other;
@@ -193,6 +227,12 @@ class Launch {
     worker.ring = ring_;
     return worker;
   }
+  // After backward, where weights were dropped.
+  void drop_weight_gradients() const {
+    for (const Job<F>& job : jobs_) {
+      if (job.dropped && job.g.dmatrix[0]) job.dropped->apply(job.p.drop, job.g.dmatrix[0]);
+    }
+  }
   bool is_clocked() const { return facts_.clocked; }
   // Whether the second of two directions has a dx of its own in backward, which is added to the first one's: where both
   // run at the same time, and where dx itself is a sum over clocks.
@@ -228,7 +268,8 @@ class Launch {
   void make_packings() {
     std::size_t count = 0;
     for (const Layer<F>& layer : stack_.layers) {
-      for (int d = 0; d < stack_.directions; ++d) count += !layer.direction[d].weights;
+      for (int d = 0; d < stack_.directions; ++d)
+        count += !layer.direction[d].weights || drops_weights(layer.direction[d]);
     }
     Spare& s = spare();
     if (count > s.packing_count) {
@@ -237,6 +278,27 @@ class Launch {
     }
     packings_ = s.packings.get();
   }
+  // In training.
+  static bool drops_weights(const Direction<F>& from) {
+    return from.p.slots && from.where().options.has(kWeightDropout);
+  }
+  // Sets what the call drops. Masks that hold for all steps are made here, once.
+  void set_drop(Problem<C>& p, const Probabilities& options) {
+    p.drop.options = options;
+    if (!p.slots) return;
+    if (options.has(kInputDropout)) p.drop.input = factors(p, kInputDropout, p.input);
+    if (options.has(kRecurrentDropout)) p.drop.recurrent = factors(p, kRecurrentDropout, p.proj);
+  }
+  const C* factors(const Problem<C>& p, Mask mask, int64_t units) {
+    factors_.emplace_back(static_cast<std::size_t>(p.batch * units));
+    C* const to = factors_.back().data();
+    const C scale = static_cast<C>(p.drop.options.scale(mask));
+    for (int64_t row = 0; row < p.batch; ++row) {
+      read_mask(p.drop.options, p.drop.source, mask, 0, row, p.batch, units, 0, units, C(0), scale, to + row * units);
+    }
+    return to;
+  }
+
   // Whether it costs less to bring weights into order on the way, once for each pass over them, than to pack them
   // before.
   bool in_place(const Problem<C>& p) const {
@@ -248,20 +310,26 @@ class Launch {
 
   void add(const Direction<F>& from) {
     const WeightView<C>& weights = from.where();
-    Job<F> job{from.p, nullptr, from.g, from.weights ? nullptr : from.view};
+    Job<F> job{from.p, nullptr, from.g, from.weights ? nullptr : from.view, nullptr};
     Problem<C>& p = job.p;
     p.cell = weights.cell;
     p.input = weights.input;
     p.hidden = weights.hidden;
     p.proj = weights.proj;
     if (p.batch == 0) p.seq_len = 0;  // no row has steps
+    set_drop(p, weights.options);
+    if (drops_weights(from)) {
+      dropped_.push_back(std::make_unique<DroppedWeights<C>>(weights, p.drop));
+      job.dropped = dropped_.back().get();
+      job.view = &job.dropped->view;
+    }
     if (facts_.clocked && p.resets) {
       counts_.emplace_back(static_cast<std::size_t>(rows_of(p)));
       count_steps(p, counts_.back().data());
       p.counts = counts_.back().data();
     }
     if (job.view) {
-      packing_bytes_ += packings_[lent_].lay_out(weights, kernels_, backward_, in_place(p), nullptr);
+      packing_bytes_ += packings_[lent_].lay_out(*job.view, kernels_, backward_, in_place(p), nullptr);
       job.packed = &packings_[lent_++].packed();
     } else {
       job.packed = &from.weights->packed(isa_, backward_);
@@ -322,6 +390,8 @@ class Launch {
   const CellFacts& facts_;
   const FormatKernels<F>& kernels_;
   std::vector<Job<F>> jobs_;
+  std::vector<std::unique_ptr<DroppedWeights<C>>> dropped_;
+  std::vector<std::vector<C>> factors_;       // of dropout with one mask for all steps
   std::vector<std::vector<int64_t>> counts_;  // what clocks count, of each job that has resets
   Packing<F>* packings_ = nullptr;
   std::size_t lent_ = 0, packing_bytes_ = 0;

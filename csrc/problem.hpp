@@ -10,6 +10,7 @@
 
 #include "cells/facts.hpp"
 #include "format.hpp"
+#include "regularisation.hpp"
 
 namespace fusedrnn {
 
@@ -94,7 +95,8 @@ struct Problem {
   C* y;                              // (T, B, P): written by forward (zeros past a row's length), not read by backward
   std::int64_t y_stride;             // elements from row to row of y: at least P
   C* state_n[kMaxStates];            // as state0, written by forward; h's may be null, c's may be its running state
-  // The reserve: written by forward in training, read by backward; both null in inference.
+  Regularisation<C> drop;            // its source is the caller's, its options those of the weights
+  // The reserve, of which drop.c is part: written by forward in training, read by backward; both null in inference.
   C* slots;               // (T, B, S, H)
   C* h;                   // (T, B, P): as y; it may be y
   std::int64_t h_stride;  // elements from row to row of h

@@ -26,7 +26,11 @@ void drop_share(const Stack<F>& stack, int layer, const Job<F>& job, const Range
     if (!is_padded(p) && t >= length_of(p, row)) continue;
     for (int d = 0; d < stack.directions; ++d) {
       const int64_t first = (place_of(p, t, row) * stack.directions + d) * p.proj;
-      drop(stack.dropout, layer, d, t, row, from + first, to + first, p.proj);
+      if (const std::uint8_t* const mask = stack.layers[static_cast<std::size_t>(layer)].dropout_mask)
+        drop(stack.dropout, mask + ((t * p.batch + row) * stack.directions + d) * p.proj, from + first, to + first,
+             p.proj);
+      else
+        drop(stack.dropout, layer, d, t, row, from + first, to + first, p.proj);
     }
   }
 }
@@ -223,6 +227,7 @@ void run_backward(const Stack<F>& stack) {
   run_launch(
       launch, stack.from_front_end, [&](const auto& seat) { backward_in_turn(launch, stack, seat); },
       [&](const auto& seat, Wave& wave) { backward_in_a_wave(launch, stack, seat, wave); });
+  launch.drop_weight_gradients();
 }
 
 #define RNN_INSTANTIATE(Format, ...)                                                                     \

@@ -54,6 +54,7 @@ struct Layer {
   Direction<F> direction[kMaxDirections];
   // Where dropout is, the layer above reads these numbers, made of y; its dx becomes this layer's dy in place.
   C* dropped;
+  const std::uint8_t* dropout_mask = nullptr;  // (T, B, D*P): other than 0 where dropout drops; null: from its seed
 };
 
 template <class F>
@@ -80,12 +81,12 @@ void run_backward(const Stack<F>& stack);
 // The same for one layer in one direction.
 template <class F>
 void run_forward(const Weights<F>& weights, const Problem<typename F::Compute>& p) {
-  run_forward(Stack<F>{{Layer<F>{{{&weights, nullptr, p, {}}, {}}, nullptr}}, 1, {}, false});
+  run_forward(Stack<F>{{Layer<F>{{{&weights, nullptr, p, {}}, {}}, nullptr, nullptr}}, 1, {}, false});
 }
 template <class F>
 void run_backward(const Weights<F>& weights, const Problem<typename F::Compute>& p,
                   const Gradients<typename F::Compute>& g) {
-  run_backward(Stack<F>{{Layer<F>{{{&weights, nullptr, p, g}, {}}, nullptr}}, 1, {}, false});
+  run_backward(Stack<F>{{Layer<F>{{{&weights, nullptr, p, g}, {}}, nullptr, nullptr}}, 1, {}, false});
 }
 
 }  // namespace fusedrnn

@@ -56,20 +56,23 @@ std::optional<int64_t> most_weight_bytes(const CellFacts& f, int64_t hidden, int
 std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64_t input, int64_t seq_len,
                                        int64_t batch) {
   const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
-  // Of a step of a row: x, dx, dx of another direction; y, dy, c, dc, c_below, dc_below; the reserve, h included; and,
+  // Of a step of a row: x, dx, dx of another direction; y, dy, c, dc, c_below, dc_below; the reserve, h and c after
+  // zoneout included; and,
   // where clocks take all steps at once, the gradients of pre-activations.
-  const Counted step = inputs * 3 + units * (7 + f.slots + (f.clocked ? f.columns + 1 : 0));
+  const Counted step = inputs * 3 + units * (8 + f.slots + (f.clocked ? f.columns + 1 : 0));
   // The gradients of pre-activations of two chunks.
   const Counted chunks = units * (2 * f.columns + 2) * (Counted(batch) + kMostChunkPairs);
   // Of a row: states and their gradients; the slots of two steps; sums and extras of a stage; pre-activations of a
   // step, with a tile more for each clock that a worker has units of; and, for each worker that has all rows, two
-  // pointers for each clock. There are no more workers than units where each of them has all rows.
+  // pointers for each clock, and h_prev after dropout. There are no more workers than units where each of them has all
+  // rows.
   const Counted clocks = f.clocked ? Counted(hidden) : Counted(0);
   const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) +
-                      units * kPerRow + units * (f.clocked ? 1 + kMostLanes : 1) * f.gates + clocks * 2 * kMostThreads;
-  // Of a worker: zeros, a stretch of operands, the state of each clock.
-  const Counted worker =
-      units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * kStretch + clocks * kPerClock + kPerWorker;
+                      units * kPerRow + units * (f.clocked ? 1 + kMostLanes : 1) * f.gates + clocks * 2 * kMostThreads +
+                      units * kMostThreads;
+  // Of a worker: zeros, a stretch of operands, inputs after dropout, the state of each clock.
+  const Counted worker = units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * (kStretch + kRowsTogether) +
+                         clocks * kPerClock + kPerWorker;
   return (((Counted(seq_len) * step + row) * batch + chunks + worker * kMostThreads) * kLargestElement).value();
 }
 

@@ -35,7 +35,8 @@ std::vector<Clock> clocks_of(const std::vector<int64_t>& periods, int64_t hidden
 
 template <class F>
 Weights<F>::Weights(const WeightView<Compute>& from) : view_(from) {
-  const auto [cell, input, hidden, proj, arrays] = from;
+  const auto [cell, input, hidden, proj, arrays, options] = from;
+  (void)options;
   const CellFacts& f = facts_of(cell);
   assert(sizes_fit(f, hidden, input) && proj >= 1);
   assert(f.projection < 0 ? proj == hidden : proj <= hidden);

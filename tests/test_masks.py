@@ -322,19 +322,3 @@ def test_bad_sizes_of_masks(
 ) -> None:
     with pytest.raises(error, match=re.escape(text)):
         weights_of(LSTM, P, rng).masks(*arguments)
-
-
-def test_no_kernel_has_them_yet(rng: np.random.Generator) -> None:
-    """Nothing is left out silently."""
-    x = rng.standard_normal((4, 3, 3))
-    for name in NAMES:
-        w = remade(LSTM, make_weights(LSTM, 3, 20, "float64", rng), replaced={name: P})
-        text = f"{name}: expected 0, as only fusedrnn.reference has it, got 0.3"
-        with pytest.raises(NotImplementedError, match=text):
-            fusedrnn.lstm_forward(x, w, seed=1)
-        if name.startswith("zoneout"):
-            for call in (lambda w: fusedrnn.lstm(x, w), lambda w: fusedrnn.lstm_cell(x[0], w)):
-                with pytest.raises(NotImplementedError, match=name):
-                    call(w)
-        else:
-            assert np.isfinite(fusedrnn.lstm(x, w).y).all()

@@ -4,6 +4,7 @@ seed gives, and errors: test_masks.py."""
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,35 +15,40 @@ import fusedrnn
 from agreement import DIFFERENCE_TOLERANCE, STEP, named
 from cases import CELLS, DISTINCT, SMALL_SHAPES, Array, Cell, Problem, make_problem, options_of, regularised, remade
 
-MODULES = [fusedrnn.reference]
+MODULES = [fusedrnn.reference, fusedrnn]
 STATES = ("h0", "c0", "gates0")
+RESET_STATES = ("reset_h", "reset_c", "reset_gates")
 P = 0.3
 
 modules = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
 cells = pytest.mark.parametrize("cell", CELLS, ids=str)
-kinds = pytest.mark.parametrize("kind", ["full", "lengths", "reverse", "reverse_lengths"])
+kinds = pytest.mark.parametrize("kind", ["full", "reverse lengths", "resets", "reverse resets"])
 SINGLE = [(cell, name) for cell in DISTINCT for name in options_of(cell, P)]
 # One unit and one row are too few for masks to differ.
 SHAPE = SMALL_SHAPES[1]
 
 
 def problem_of(cell: Cell, options: dict[str, float], rng: np.random.Generator, kind: str = "full") -> Problem:
-    lengths, reverse = "lengths" in kind, "reverse" in kind
-    problem = make_problem(cell, SHAPE, "float64", rng, lengths=lengths, reverse=reverse)
+    variant = {name: name in kind for name in ("lengths", "reverse", "resets")}
+    problem = make_problem(cell, SHAPE, "float64", rng, **variant)
     return regularised(problem, options, rng)
 
 
 def arguments(problem: Problem) -> dict[str, Array]:
     """Everything that there is a gradient of, by its name."""
     weights = {name: a for name, a in problem.w.arrays().items() if a is not None}
-    return {"x": problem.x} | dict(zip(STATES, problem.states, strict=False)) | weights
+    states = dict(zip(STATES, problem.states, strict=False))
+    return {"x": problem.x} | states | dict(zip(RESET_STATES, problem.reset_states, strict=False)) | weights
 
 
 def outputs(problem: Problem, values: dict[str, Array], module: ModuleType) -> Any:
     states = [values[k] for k in STATES if k in values]
-    weights = {k: v for k, v in values.items() if k not in ("x", *STATES)}
+    weights = {k: v for k, v in values.items() if k not in ("x", *STATES, *RESET_STATES)}
     w = remade(problem.cell, problem.w, replaced=weights)
-    return problem.cell.functions(module)[1](values["x"], w, *states, **problem.kwargs)[0]
+    here = replace(problem, kwargs=dict(problem.kwargs))
+    if problem.reset_states:
+        here.reset_states = [values[k] for k in RESET_STATES if k in values]
+    return problem.cell.functions(module)[1](values["x"], w, *states, **here.kwargs)[0]
 
 
 def check_gradients(problem: Problem, module: ModuleType) -> None:
@@ -115,10 +121,8 @@ def test_dropout_of_the_input(cell: Cell, kind: str, module: ModuleType, rng: np
 def test_dropout_of_h(cell: Cell, kind: str, module: ModuleType, rng: np.random.Generator) -> None:
     """Of a single row, it is as if columns of weight_hh were 0: h stays where no product takes it."""
     problem = problem_of(cell, {}, rng, kind)
-    problem.x, problem.states = problem.x[:, :1], [s[:1] for s in problem.states]
-    problem.dy, problem.dstates = problem.dy[:, :1], [s[:1] for s in problem.dstates]
-    if "lengths" in problem.kwargs:
-        problem.kwargs["lengths"] = problem.kwargs["lengths"][:1]
+    del problem.kwargs["masks"]
+    problem = problem.of_rows(slice(1))
     regularised(problem, {"recurrent_dropout": P}, rng)
     columns = dropped(problem.w.weight_hh, problem.kwargs["masks"]["recurrent_dropout"])
     assert_same(problem.run(module)[0], without(problem, module, weight_hh=columns))
@@ -178,17 +182,24 @@ def test_zoneout_keeps_old_values(cell: Cell, kind: str, module: ModuleType, rng
     options = {name: p for name, p in options_of(cell, P).items() if name.startswith("zoneout")}
     problem = problem_of(cell, options, rng, kind)
     T, B, _ = problem.x.shape
-    lengths = problem.kwargs.get("lengths", np.full(B, T))
+    lengths, resets = problem.kwargs.get("lengths", np.full(B, T)), problem.kwargs.get("resets")
+    anew = [np.broadcast_to(s, b.shape) for s, b in zip(problem.reset_states, problem.states, strict=False)]
     plain = remade(cell, problem.w, replaced=dict.fromkeys(options, 0.0))
     step, now = cell.functions(module)[3], [s.copy() for s in problem.states]
-    out = problem.run(module)[0]
+    out, count = problem.run(module)[0], [0] * B
     for n in range(T):
         for row in range(B):
             if n >= lengths[row]:
                 continue
             t = lengths[row] - 1 - n if problem.kwargs["reverse"] else n
+            begins = t + 1 if problem.kwargs["reverse"] else t
+            if resets is not None and begins < lengths[row] and resets[begins, row]:
+                count[row] = 0
+                for s, value in zip(now, anew, strict=True):
+                    s[row] = value[row]
             before = [s[row : row + 1] for s in now]
-            new = step(problem.x[t, row : row + 1], plain, *before, **cell.numbered(n))
+            new = step(problem.x[t, row : row + 1], plain, *before, **cell.numbered(count[row]))
+            count[row] += 1
             for i, (old, value) in enumerate(zip(before, new if cell.states > 1 else (new,), strict=True)):
                 mask = problem.kwargs["masks"].get(("zoneout_h", "zoneout_c", "")[i])
                 now[i][row] = value if mask is None else np.where(mask[t, row], old, value)

@@ -118,11 +118,17 @@ ResetStates<T> read_reset_states(const PyWeights& w, int64_t batch, py::handle g
   return {w, given, symbols, 1, batch, true};
 }
 
-// Dropout by its probability and its seed, which are a float and an int.
-inline Dropout dropout_of(PyObject* p, PyObject* seed) {
+// That of dropout between layers.
+inline double probability_of(PyObject* p) {
   const double probability = PyFloat_AsDouble(p);
   if (probability == -1 && PyErr_Occurred()) throw py::error_already_set();
   if (!(probability >= 0 && probability <= 1)) throw py::value_error("dropout: expected a number in 0..1");
+  return probability;
+}
+
+// Dropout by its probability and its seed, which are a float and an int.
+inline Dropout dropout_of(PyObject* p, PyObject* seed) {
+  const double probability = probability_of(p);
   const std::uint64_t key = PyLong_AsUnsignedLongLong(seed);
   if (key == static_cast<std::uint64_t>(-1) && PyErr_Occurred()) throw py::error_already_set();
   return {probability, key};

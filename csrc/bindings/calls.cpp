@@ -10,6 +10,7 @@
 #include "arguments.hpp"
 #include "fastcall.hpp"
 #include "gil.hpp"
+#include "masks.hpp"
 #include "register.hpp"
 #include "results.hpp"
 
@@ -74,9 +75,12 @@ std::size_t place_reserve(const PyWeights& w, const Sizes& n, Problem<T>& p, cha
 // The results; the object for backward, which has the reserve's memory and the arguments; and the bytes of the memory.
 template <class F, class T = typename F::Compute>
 py::tuple forward(const PyWeights& w, const Weights<F>& weights, py::handle x, const py::tuple& states,
-                  py::handle lengths, py::handle reverse, const py::dict& inputs) {
+                  py::handle lengths, py::handle reverse, const py::dict& inputs, py::handle source) {
   const SequenceArguments<T> call(w, x, states, lengths, reverse, inputs);
+  MaskArguments masks(source);
   Problem<T> p = call.problem();
+  p.drop.options = w.options;
+  p.drop.source = masks.of(w, call.n.seq_len, call.n.batch);
   Results results;
   new_outputs(w, call.n, p, results);
   auto memory = std::make_unique<PyMemory>();
@@ -84,7 +88,8 @@ py::tuple forward(const PyWeights& w, const Weights<F>& weights, py::handle x, c
   place_reserve(w, call.n, p, memory->buffer.data());
   without_gil([&] { run_forward(weights, p); });
   const std::size_t bytes = memory->buffer.bytes();
-  const py::tuple kept = py::make_tuple(py::cast(std::move(memory)), kept_arguments(call, states));
+  const py::tuple kept = py::make_tuple(py::cast(std::move(memory)), kept_arguments(call, states),
+                                        py::reinterpret_borrow<py::object>(source));
   return py::make_tuple(results.take(), kept, bytes);
 }
 
@@ -98,13 +103,14 @@ Object checked(const py::object& o) {
 
 // The object that forward returned for backward.
 struct Kept {
-  py::object memory, x, lengths, reverse;
+  py::object memory, x, lengths, reverse, source;
   py::tuple states;
   py::dict inputs;
 
   explicit Kept(const py::tuple& kept) {
-    if (kept.size() != 2) fail_kept();
+    if (kept.size() != 3) fail_kept();
     memory = kept[0];
+    source = kept[2];
     const auto arguments = checked<py::tuple>(kept[1]);
     if (arguments.size() != 5 || !py::isinstance<PyMemory>(memory)) fail_kept();
     x = arguments[0];
@@ -123,6 +129,9 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   const Sizes& n = call.n;
   const Buffer& memory = from.memory.cast<const PyMemory&>().buffer;
   Problem<T> p = call.problem();
+  MaskArguments masks(from.source);
+  p.drop.options = w.options;
+  p.drop.source = masks.of(w, n.seq_len, n.batch);
   if (memory.bytes() != place_reserve(w, n, p, nullptr)) throw py::value_error(kBadKept);
   place_reserve(w, n, p, memory.data());
   const auto in_dy = read_input<T>("dy", y_symbols(w), {n.seq_len, n.batch, n.proj}, dy, true);
@@ -236,7 +245,7 @@ py::object infer_method(const PyWeights& w, FastArguments a) {
 }
 py::object forward_method(const PyWeights& w, FastArguments a) {
   return w.with([&](const auto& weights) -> py::object {
-    return forward(w, weights, a[0], tuple_of(a[1]), a[2], a[3], dict_of(a[4]));
+    return forward(w, weights, a[0], tuple_of(a[1]), a[2], a[3], dict_of(a[4]), a[5]);
   });
 }
 py::object backward_method(const PyWeights& w, FastArguments a) {
@@ -271,8 +280,9 @@ PyMethodDef kMethods[] = {
         "infer", method<infer_method, 5>,
         "infer(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> dict"),
     fast_definition(
-        "forward", method<forward_method, 5>,
-        "forward(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> tuple"),
+        "forward", method<forward_method, 6>,
+        "forward(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict, source: int | "
+        "dict | None) -> tuple"),
     fast_definition("backward", method<backward_method, 4>,
                     "backward(kept: tuple, dy: ndarray | None, dstates: tuple, dabove: ndarray | None) -> dict"),
     fast_definition("step", method<step_method, 4>,

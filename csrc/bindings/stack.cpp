@@ -11,6 +11,7 @@
 
 #include "fastcall.hpp"
 #include "gil.hpp"
+#include "masks.hpp"
 #include "register.hpp"
 #include "results.hpp"
 
@@ -170,6 +171,24 @@ void new_outputs(const PyStack& s, const StackArguments<T>& given, CallArrays<T>
   }
 }
 
+// Tells the layers where their masks come from.
+template <class F>
+void set_masks(const PyStack& s, const Sizes& n, MaskArguments& masks, Stack<F>& stack) {
+  for (int l = 0; l < s.layers; ++l) {
+    const std::string end = "_l" + std::to_string(l);
+    Layer<F>& layer = stack.layers[static_cast<std::size_t>(l)];
+    for (int d = 0; d < s.directions; ++d) {
+      MaskSource& source = layer.direction[d].p.drop.source;
+      source = masks.of(s.of(l, d), n.seq_len, n.batch, end + (d > 0 ? "_reverse" : ""));
+      source.layer = l;
+      source.direction = d;
+    }
+    if (stack.dropout.p > 0 && masks.are_arrays() && l + 1 < s.layers) {
+      layer.dropout_mask = masks.read("dropout" + end, {n.seq_len, n.batch, s.width()});
+    }
+  }
+}
+
 template <class F, class T = typename F::Compute>
 py::object infer(const PyStack& s, F, FastArguments a) {
   const StackArguments<T> given(s, a[0], tuple_of(a[1]), a[2], a[3], a[4], a[5], a[6]);
@@ -196,7 +215,9 @@ py::object forward(const PyStack& s, F, FastArguments a) {
   const StackArguments<T> given(s, a[0], states, a[2], a[3], a[4], a[5], a[6]);
   CallArrays<T> call = given.call(s);
   Stack<F> stack = s.stack<F>(given.n.seq_len, given.n.batch);
-  stack.dropout = dropout_of(a[7], a[8]);
+  MaskArguments masks(a[8]);
+  stack.dropout = {probability_of(a[7]), masks.seed()};
+  set_masks(s, given.n, masks, stack);
   Results results;
   new_outputs(s, given, call, results);
   auto memory = std::make_unique<PyMemory>();
@@ -230,7 +251,9 @@ py::object backward(const PyStack& s, F, FastArguments a) {
                           kept[7]);
   const Sizes& n = given.n;
   Stack<F> stack = s.stack<F>(n.seq_len, n.batch);
-  stack.dropout = dropout_of(PyTuple_GET_ITEM(kept.ptr(), 8), PyTuple_GET_ITEM(kept.ptr(), 9));
+  MaskArguments masks(PyTuple_GET_ITEM(kept.ptr(), 9));
+  stack.dropout = {probability_of(PyTuple_GET_ITEM(kept.ptr(), 8)), masks.seed()};
+  set_masks(s, n, masks, stack);
   const CallArrays<T> call = given.call(s);
   if (reserve.bytes() != place_call(s.shape(), stack, call, true, nullptr)) throw py::value_error(kBadKept);
   const auto dy = given.read_sequence("dy", s.y_symbols(), s.width(), a[1]);

@@ -137,7 +137,7 @@ void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
   check_unseen(clocks, w.hidden, all.matrix[0]);
   all.clocks = clocks.data();
   all.clock_count = static_cast<int>(clocks.size());
-  w.weights = std::make_unique<Weights<F>>(WeightView<T>{w.cell->id, w.input, w.hidden, w.proj, all});
+  w.weights = std::make_unique<Weights<F>>(WeightView<T>{w.cell->id, w.input, w.hidden, w.proj, all, w.options});
 }
 
 // Fills the weights if `format` is this one, or if there is none and arrays of its type have this dtype.
@@ -185,6 +185,17 @@ PyMethodDef kMakeWeights =
     fast_definition("make_weights", fast_function<make_weights_function, 4>,
                     "make_weights(cell: Cell, arrays: dict, values: dict, format: str | None) -> Weights");
 
+// The options of regularisation among the values.
+Probabilities options_of(const py::dict& values) {
+  Probabilities options;
+  for (int m = 0; m < kMasks; ++m) {
+    double& p = options.p[m];
+    p = value_or(values, kMaskNames[m], 0.0);
+    if (!(p >= 0 && p <= 1)) throw py::value_error(std::string(kMaskNames[m]) + ": expected a number in 0..1");
+  }
+  return options;
+}
+
 // The units of h of a cell that projects, from the matrix that projects.
 int64_t read_proj(const PyWeights& w, const py::dict& arrays) {
   const CellFacts& f = w.facts();
@@ -211,6 +222,7 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
   auto w = std::make_unique<PyWeights>();
   w->cell = std::move(cell);
   w->periods = value_or(values, "periods", std::vector<int64_t>());
+  w->options = options_of(values);
   const Parameter& first = w->cell->parameters.at(0);
   const py::object weight_ih = item_or_none(arrays, first.name.object);
   require_array(first.name.c_str(), weight_ih);

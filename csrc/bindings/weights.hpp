@@ -26,6 +26,7 @@ struct PyWeights {
   std::int64_t input = 0, hidden = 0, proj = 0;  // proj: the units of h, which are `hidden` without a projection
   std::vector<bool> given;                       // of each parameter
   std::vector<std::int64_t> periods;             // of cells with clocks
+  Probabilities options;                         // of regularisation
   AnyWeights weights;
 
   const CellFacts& facts() const { return cell->facts(); }

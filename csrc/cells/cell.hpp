@@ -13,15 +13,18 @@
 //
 // `at` is the place in memory, for as many units as V holds. Forward:
 //     at.h_prev() at.c_prev() at.pre(g) at.slot(k) at.save(k, v) at.set_c(v) at.set_h(v) at.vector(k) at.set_pre(g, v)
+//     at.candidate(v) at.recurrent(v)
 // and backward:
 //     at.h() at.h_prev() at.c_prev() at.slot(k) at.dc() at.set_dc(v) at.direct() at.set_direct(v) at.grad(column, v)
-//     at.gradient(column) at.vector(k) at.extra(j)
+//     at.gradient(column) at.vector(k) at.extra(j) at.candidate(v) at.recurrent(v)
 // and, for cells with kBelow, at.below() in both, at.dc_given() and at.set_dbelow(v) in backward,
 // where pre(g) is the input's part of gate g, for gates that keep it apart (`split`) or have no product; `direct` is
 // the part of h_prev's gradient that goes past the matrix products, as dc is that of c_prev's; gradient(column) is one
 // that an earlier stage of the step has made; vector(k) is the cell's k-th vector of H weights; and extra(j) is, in
 // stage 0, the gradient that the j-th vector among the rows of products other than h_prev's gets from the step after:
-// products that read c_prev or slots_prev, in their order.
+// products that read c_prev or slots_prev, in their order. candidate(v) and recurrent(v) are dropout: of the candidate,
+// and of h_prev as products take it, where a cell itself makes an operand of it; and of their gradients. Products with
+// h_prev, and zoneout, which comes after the step, are the driver's.
 //
 // A phase or stage may need sums over all units of a row, in up to three rounds; each may use the sums of the rounds
 // before:

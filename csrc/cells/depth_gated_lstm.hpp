@@ -27,7 +27,7 @@ struct DepthGatedLstm : OnePhaseCell<5, 6> {
     const V c_prev = at.c_prev(), below = at.below(), g = tanh(a[G]);
     const V i = sigmoid(fma(at.vector(PI), c_prev, a[I])), f = sigmoid(fma(at.vector(PF), c_prev, a[F]));
     const V d = sigmoid(fma(at.vector(QD), below, fma(at.vector(PD), c_prev, at.pre(D))));
-    const V c = fma(d, below, fma(f, c_prev, i * g));
+    const V c = fma(d, below, fma(f, c_prev, i * at.candidate(g)));
     const V o = sigmoid(fma(at.vector(PO), c, a[O]));
     at.save(I, i);
     at.save(F, f);
@@ -44,10 +44,11 @@ struct DepthGatedLstm : OnePhaseCell<5, 6> {
     const V c_prev = at.c_prev(), below = at.below(), tanh_c = tanh(at.slot(C));
     const V da_o = dh * tanh_c * (o * (one - o));
     const V dc = fma(at.vector(PO), da_o, fma(dh * o, one - tanh_c * tanh_c, at.dc() + at.dc_given()));
-    const V da_i = dc * g * (i * (one - i)), da_f = dc * c_prev * (f * (one - f)), da_d = dc * below * (d * (one - d));
+    const V da_i = dc * at.candidate(g) * (i * (one - i)), da_f = dc * c_prev * (f * (one - f));
+    const V da_d = dc * below * (d * (one - d));
     at.grad(I, da_i);
     at.grad(F, da_f);
-    at.grad(G, dc * i * (one - g * g));
+    at.grad(G, at.candidate(dc * i) * (one - g * g));
     at.grad(O, da_o);
     at.grad(D, da_d);
     at.set_dbelow(fma(at.vector(QD), da_d, dc * d));

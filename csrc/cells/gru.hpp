@@ -15,14 +15,15 @@ RNN_INLINE V blend(V z, V n, V h_prev) {
   return kZWeighsNew ? fma(z, n - h_prev, h_prev) : fma(z, h_prev - n, n);
 }
 
-// The gradients of `blend`: of the pre-activations of z and n, and of h_prev.
+// The gradients of `blend` with the candidate n: of the pre-activations of z and n, and of h_prev.
 template <bool kZWeighsNew, class V>
 struct BlendGradients {
   V z, n, h_prev;
-  RNN_INLINE BlendGradients(V dh, V zv, V nv, V h) {
-    const V one(1), rest = one - zv, weight = kZWeighsNew ? zv : rest;
-    z = dh * (kZWeighsNew ? nv - h : h - nv) * (zv * rest);
-    n = dh * weight * (one - nv * nv);
+  template <class At>
+  RNN_INLINE BlendGradients(V dh, V zv, V nv, V h, const At& at) {
+    const V one(1), rest = one - zv, weight = kZWeighsNew ? zv : rest, m = at.candidate(nv);
+    z = dh * (kZWeighsNew ? m - h : h - m) * (zv * rest);
+    n = at.candidate(dh * weight) * (one - nv * nv);
     h_prev = dh * (kZWeighsNew ? rest : zv);
   }
 };
@@ -48,14 +49,14 @@ struct GruResetAfter : OnePhaseCell<3, 4> {
     at.save(SZ, z);
     at.save(SN, n);
     at.save(SQ, q);
-    at.set_h(blend<kZWeighsNew>(z, n, at.h_prev()));
+    at.set_h(blend<kZWeighsNew>(z, at.candidate(n), at.h_prev()));
   }
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
     const V one(1);
     const V r = at.slot(SR), z = at.slot(SZ), n = at.slot(SN), q = at.slot(SQ);
-    const BlendGradients<kZWeighsNew, V> d(dh, z, n, at.h_prev());
+    const BlendGradients<kZWeighsNew, V> d(dh, z, n, at.h_prev(), at);
     at.grad(SN, d.n);
     at.grad(SR, d.n * q * (r * (one - r)));
     at.grad(SZ, d.z);
@@ -81,25 +82,25 @@ struct GruResetBefore : OnePhaseCell<3, 4> {
       const V r = sigmoid(a[R]);
       at.save(R, r);
       at.save(Z, sigmoid(a[Z]));
-      at.save(Q, r * at.h_prev());
+      at.save(Q, r * at.recurrent(at.h_prev()));
     } else {
       const V n = tanh(a[0]);
       at.save(N, n);
-      at.set_h(blend<kZWeighsNew>(at.slot(Z), n, at.h_prev()));
+      at.set_h(blend<kZWeighsNew>(at.slot(Z), at.candidate(n), at.h_prev()));
     }
   }
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V d, const At& at) {
     if constexpr (Stage == 0) {  // d = dh
-      const BlendGradients<kZWeighsNew, V> b(d, at.slot(Z), at.slot(N), at.h_prev());
+      const BlendGradients<kZWeighsNew, V> b(d, at.slot(Z), at.slot(N), at.h_prev(), at);
       at.grad(N, b.n);
       at.grad(Z, b.z);
       at.set_direct(b.h_prev);
     } else {  // d = dq
       const V one(1), r = at.slot(R);
-      at.grad(R, d * at.h_prev() * (r * (one - r)));
-      at.set_direct(fma(d, r, at.direct()));
+      at.grad(R, d * at.recurrent(at.h_prev()) * (r * (one - r)));
+      at.set_direct(fma(at.recurrent(d), r, at.direct()));
     }
   }
 };

@@ -156,7 +156,7 @@ struct LayerNormLstm : OnePhaseCell<4, 14> {
         gate[g] = I + g == G ? tanh(gate[g]) : sigmoid(gate[g]);
         at.save(I + g, gate[g]);
       }
-      at.set_c(fma(gate[1], at.c_prev(), gate[0] * gate[2]));
+      at.set_c(fma(gate[1], at.c_prev(), gate[0] * at.candidate(gate[2])));
     } else {
       const V x = CellNorm::normal(0, V(at.slot(C)), at), l = tanh(fma(at.vector(GAIN_C), x, at.vector(BIAS_C)));
       at.save(L, l);
@@ -176,9 +176,9 @@ struct LayerNormLstm : OnePhaseCell<4, 14> {
       const V x = CellNorm::normal(0, V(at.slot(C)), at);
       const V dc = at.dc() + CellNorm::gradient(0, x, e * at.vector(GAIN_C), at);
       at.grad(PC, e * x);
-      at.grad(I, dc * g * (i * (one - i)));
+      at.grad(I, dc * at.candidate(g) * (i * (one - i)));
       at.grad(F, dc * at.c_prev() * (f * (one - f)));
-      at.grad(G, dc * i * (one - g * g));
+      at.grad(G, at.candidate(dc * i) * (one - g * g));
       at.set_dc(dc * f);
     } else {
       const auto e = [&](int g) { return V(at.gradient(I + g)); };
@@ -241,7 +241,7 @@ struct LayerNormGru : OnePhaseCell<3, 10> {
       at.save(Z, z);
       at.save(N, n);
       at.save(Q, q);
-      at.set_h(blend<false>(z, n, at.h_prev()));
+      at.set_h(blend<false>(z, at.candidate(n), at.h_prev()));
     }
   }
 
@@ -249,7 +249,7 @@ struct LayerNormGru : OnePhaseCell<3, 10> {
   static RNN_INLINE void backward(V dh, const At& at) {
     if constexpr (Stage == 0) {
       const V one(1), r = at.slot(R), q = at.slot(Q);
-      const BlendGradients<false, V> d(dh, at.slot(Z), at.slot(N), at.h_prev());
+      const BlendGradients<false, V> d(dh, at.slot(Z), at.slot(N), at.h_prev(), at);
       at.grad(R, d.n * q * (r * (one - r)));
       at.grad(Z, d.z);
       at.grad(N, d.n);

@@ -71,7 +71,7 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
 
   template <class V, class At>
   static RNN_INLINE void forward_gates(const V* a, const At& at) {
-    const V g = L::has(kNoInputActivation) ? a[L::G] : tanh(a[L::G]);
+    const V new_g = L::has(kNoInputActivation) ? a[L::G] : tanh(a[L::G]), g = at.candidate(new_g);
     V c = at.c_prev();
     if constexpr (L::kInput) {
       const V i = sigmoid(peep(a[L::I], L::PI, c, at));
@@ -90,7 +90,7 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
     } else {
       c = c + g;
     }
-    at.save(L::G, g);
+    at.save(L::G, new_g);
     at.set_c(c);
     const V squashed = L::has(kNoOutputActivation) ? c : tanh(c);
     if constexpr (L::kOutput) {
@@ -122,7 +122,7 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
   // dm: the gradient of the pointwise step's output.
   template <class V, class At>
   static RNN_INLINE void backward_gates(V dm, const At& at) {
-    const V one(1), c = at.slot(L::C), g = at.slot(L::G), c_prev = at.c_prev();
+    const V one(1), c = at.slot(L::C), new_g = at.slot(L::G), g = at.candidate(new_g), c_prev = at.c_prev();
     const V squashed = L::has(kNoOutputActivation) ? c : tanh(c);
     const V dsquashed = L::has(kNoOutputActivation) ? one : one - squashed * squashed;
     V dc = at.dc();
@@ -149,7 +149,8 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
       if constexpr (kPeeps) dc_prev = fma(at.vector(L::PI), da, dc_prev);
       at.grad(L::I, da);
     }
-    at.grad(L::G, L::has(kNoInputActivation) ? dg : dg * (one - g * g));
+    dg = at.candidate(dg);
+    at.grad(L::G, L::has(kNoInputActivation) ? dg : dg * (one - new_g * new_g));
     at.set_dc(dc_prev);
   }
 };

@@ -31,7 +31,7 @@ struct LstmMatrixPeepholes : OnePhaseCell<4, 5> {
   static RNN_INLINE void forward(const V* a, const At& at) {
     if constexpr (Phase == 0) {
       const V i = sigmoid(a[I]), f = sigmoid(a[F]), g = tanh(a[G]);
-      const V c = fma(f, at.c_prev(), i * g);
+      const V c = fma(f, at.c_prev(), i * at.candidate(g));
       at.save(I, i);
       at.save(F, f);
       at.save(G, g);
@@ -48,9 +48,9 @@ struct LstmMatrixPeepholes : OnePhaseCell<4, 5> {
   template <class V, class At>
   static RNN_INLINE void input_gradients(V dc, const At& at) {
     const V one(1), i = at.slot(I), f = at.slot(F), g = at.slot(G);
-    at.grad(I, dc * g * (i * (one - i)));
+    at.grad(I, dc * at.candidate(g) * (i * (one - i)));
     at.grad(F, dc * at.c_prev() * (f * (one - f)));
-    at.grad(G, dc * i * (one - g * g));
+    at.grad(G, at.candidate(dc * i) * (one - g * g));
     at.set_dc(dc * f);
   }
 
@@ -98,7 +98,7 @@ struct LstmGateRecurrence : OnePhaseCell<4, 5> {
   static RNN_INLINE void forward(const V* a, const At& at) {
     const V c_prev = at.c_prev(), g = tanh(a[GG]);
     const V i = sigmoid(fma(at.vector(0), c_prev, a[GI])), f = sigmoid(fma(at.vector(1), c_prev, a[GF]));
-    const V c = fma(f, c_prev, i * g), o = sigmoid(fma(at.vector(2), c, a[GO]));
+    const V c = fma(f, c_prev, i * at.candidate(g)), o = sigmoid(fma(at.vector(2), c, a[GO]));
     at.save(I, i);
     at.save(F, f);
     at.save(O, o);
@@ -112,12 +112,12 @@ struct LstmGateRecurrence : OnePhaseCell<4, 5> {
     const V one(1), i = at.slot(I), f = at.slot(F), o = at.slot(O), g = at.slot(G), tanh_c = tanh(at.slot(C));
     const V da_o = fma(dh, tanh_c, at.extra(2)) * (o * (one - o));
     const V dc = fma(at.vector(2), da_o, fma(dh * o, one - tanh_c * tanh_c, at.dc()));
-    const V da_i = fma(dc, g, at.extra(0)) * (i * (one - i));
+    const V da_i = fma(dc, at.candidate(g), at.extra(0)) * (i * (one - i));
     const V da_f = fma(dc, at.c_prev(), at.extra(1)) * (f * (one - f));
     at.grad(GI, da_i);
     at.grad(GF, da_f);
     at.grad(GO, da_o);
-    at.grad(GG, dc * i * (one - g * g));
+    at.grad(GG, at.candidate(dc * i) * (one - g * g));
     at.set_dc(fma(at.vector(0), da_i, fma(at.vector(1), da_f, dc * f)));
   }
 };

@@ -8,6 +8,7 @@
 //   min(a, b)            a < b ? a : b, so min(bound, x) keeps a NaN x; max(a, b) likewise with a > b
 //   abs(a), copysign(a, s)
 //   if_positive(s, a)    s <= 0 ? 0 : a, so a where s is NaN
+//   choose(s, a, b)      s > 0 ? a : b
 //   V(t)                 t in every lane
 //   V::exp2_int(m)       2^n for m = n + kRoundMagic (activations.hpp), exact; 0 for the n below the smallest exponent
 // Subnormal operands and results count as zeros (cpu/float_environment.hpp).

@@ -32,6 +32,9 @@ struct Backward {
   const int64_t row_count, row_stride;
   const BackwardShared<C> shared;
   const States<C> states;
+  StepMasks<C> masks;
+  C *kept_h = nullptr, *kept_c = nullptr;  // with zoneout: the parts of gradients that are the old values'
+  const C** factors = nullptr;             // of rows of `to`
   BackwardRow<C>* rows = nullptr;
   C* partial = nullptr;
   C* extras = nullptr;
@@ -50,7 +53,8 @@ struct Backward {
         row_count(mine.row1 - mine.row0),
         row_stride(most(tiles_of_worker(mine).size(), h_tiles_of(mine).size()) * V::width),
         shared(problem, facts, mine),
-        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false} {}
+        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false, problem.drop.c},
+        masks(problem, mine) {}
 
   static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -75,6 +79,9 @@ struct Backward {
     }
     return r;
   }
+
+  // Whether a part of the gradient of a state goes past the products.
+  bool carries(int state) const { return f.state[state].carries || (state == 0 && masks.active.zoneout_h); }
 
   // Extras are the vectors among the operands of products that read states other than h.
   static bool gives_extras(const fusedrnn::Product& product) { return state_of(product.from) > 0; }
@@ -108,9 +115,10 @@ struct Backward {
     s.first_stage = stage == 0;
     s.pointwise = extra == kMain ? steps.pointwise[stage] : nullptr;
     s.extra = extra;
-    s.add_carried = stage == 0 && (ending || f.state[0].carries);
+    s.add_carried = stage == 0 && (ending || carries(0));
     s.carried_state = extra != kMain && ending && !f.state[state].carries ? state : -1;
     s.carried_offset = part * p.hidden;
+    s.of_c = stage == 0 && state == 1;
     return s;
   }
 
@@ -146,13 +154,56 @@ struct Backward {
   int64_t gather_rows(int64_t t, int64_t& ending) {
     int64_t n = 0;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
-      if (t < length_of(p, row) && ends_at(p, t, row)) rows[n++] = row_at(t, row);
+      if (t < length_of(p, row) && ends_at(p, t, row)) take_row(n++, t, row);
     }
     ending = n;
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
-      if (t < length_of(p, row) && !ends_at(p, t, row)) rows[n++] = row_at(t, row);
+      if (t < length_of(p, row) && !ends_at(p, t, row)) take_row(n++, t, row);
     }
     return n;
+  }
+  void take_row(int64_t n, int64_t t, int64_t row) {
+    rows[n] = row_at(t, row);
+    masks.find(rows[n].masks, n, t, row);
+  }
+
+  // run(row, unit, lanes, place): of all tiles of some units of the first n rows; place is that in a scratch of
+  // [row][tile of this worker][lane].
+  template <class Run>
+  void for_units(int64_t n, Span tiles, int64_t units, Run&& run) const {
+    for (int64_t row = 0; row < n; ++row) {
+      for (int64_t tile = tiles.first; tile < tiles.last; ++tile) {
+        run(rows[row], tile * V::width, lanes_of<V>(tile, units), row * row_stride + (tile - tiles.first) * V::width);
+      }
+    }
+  }
+  // Zoneout parts the gradient of c in that of the step, which is carried on to its pointwise functions, and in that of
+  // c_prev, which is kept until they have run. That of h is parted where it is made (StageOp).
+  void part_c(int64_t n) {
+    for (int64_t row = 0; row < n; ++row) assert(rows[row].masks.keep_c || worker.tile0 == worker.tile1);
+    for_units(n, tiles_of_worker(worker), p.hidden,
+              [&](BackwardRow<C>& row, int64_t unit, const auto& lanes, int64_t place) {
+                V dc = V::load(row.carried[1] + unit, lanes);
+                if (row.dc_given) dc = dc + V::load(row.dc_given + unit, lanes);
+                const V keep = V::load(row.masks.keep_c + unit, lanes);
+                choose(keep, V(0), dc).store(row.carried[1] + unit, lanes);
+                choose(keep, dc, V(0)).store(kept_c + place);
+              });
+    for (int64_t row = 0; row < n; ++row) rows[row].dc_given = nullptr;
+  }
+  void join_c(int64_t n) const {
+    for_units(n, tiles_of_worker(worker), p.hidden,
+              [&](BackwardRow<C>& row, int64_t unit, const auto& lanes, int64_t place) {
+                C* const to = row.carried[1] + unit;
+                (V::load(to, lanes) + V::load(kept_c + place)).store(to, lanes);
+              });
+  }
+  void join_h(int64_t n) const {
+    for_units(n, h_tiles_of(worker), p.proj, [&](BackwardRow<C>& row, int64_t unit, const auto& lanes, int64_t place) {
+      C* const to = row.carried[0] + unit;
+      const V kept = V::load(kept_h + place);
+      (f.state[0].carries ? V::load(to, lanes) + kept : kept).store(to, lanes);
+    });
   }
 
   void run_step(int64_t step_index) {
@@ -166,6 +217,9 @@ struct Backward {
     step.extra_stride = row_count * row_stride;
     step.row_stride = row_stride;
     step.sums = sums;
+    step.kept_h = kept_h;
+    step.kept_c = kept_c;
+    if (masks.active.zoneout_c) part_c(n);
     run_first_stage(step, {0, ending}, true, backwards);
     run_first_stage(step, {ending, n}, false, backwards);
     meet(worker.steps);
@@ -178,6 +232,8 @@ struct Backward {
       run_product(step, {0, n}, tiles_of_worker(worker), product, backwards);
       meet(worker.steps);
     }
+    if (masks.active.zoneout_c) join_c(n);
+    if (masks.active.zoneout_h) join_h(n);
   }
 
   // Of some rows, whose steps t = time(row) all take a state that no step of the row has made: the gradient of the
@@ -191,10 +247,12 @@ struct Backward {
       const int64_t t = time(row);
       if (t < 0) continue;
       from[n] = shared.at(t, row);
+      if (p.drop.recurrent) factors[n] = p.drop.recurrent + row * p.proj;
       to[n++] = g.dstate0[state] + row * states.size(state) + part * p.hidden;
     }
-    const CarryOp<F> op(weights.hh_t[product][part], depth_of(product), from, f.product[product].column * p.hidden, to,
-                        state == 0 ? p.proj : p.hidden, f.state[state].carries);
+    CarryOp<F> op(weights.hh_t[product][part], depth_of(product), from, f.product[product].column * p.hidden, to,
+                  state == 0 ? p.proj : p.hidden, carries(state));
+    if (state == 0 && p.drop.recurrent) op.factors = factors;
     sweep(op, {0, n}, state == 0 ? h_tiles_of(worker) : tiles_of_worker(worker));
   }
 
@@ -252,6 +310,10 @@ struct Backward {
     rows = arena.take<BackwardRow<C>>(row_count);
     from = arena.take<const C*>(row_count);
     to = arena.take<C*>(row_count);
+    factors = arena.take<const C*>(p.drop.recurrent ? row_count : 0);
+    masks.layout(arena);
+    kept_h = arena.take<C>(masks.active.zoneout_h ? row_count * row_stride : 0);
+    kept_c = arena.take<C>(masks.active.zoneout_c ? row_count * row_stride : 0);
     partial = arena.take<C>(row_count * row_stride);
     sums = arena.take<C>(f.reduces ? row_count * kMaxSums : 0);
     extras = arena.take<C>(extra_count() * row_count * row_stride);

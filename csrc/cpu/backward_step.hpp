@@ -3,6 +3,7 @@
 #pragma once
 
 #include "driver.hpp"
+#include "masks.hpp"
 #include "reduce.hpp"
 #include "several.hpp"
 
@@ -21,6 +22,7 @@ struct BackwardRow {
   const C* slots;
   C* gradients;     // of the step's pre-activations, by column
   const C* source;  // those of the step after; not read in a row's last step
+  MaskRow<C> masks;
 };
 
 // One step of one worker, as pointwise functions see it. `extras` is [extra][row][tile of this worker][lane].
@@ -34,6 +36,10 @@ struct BackwardStep {
   int64_t extra_stride, row_stride, tile0;
   C epsilon;
   C* sums;  // [row][kMaxSums], for cells that need them
+  ActiveMasks masks;
+  // With zoneout: the parts of gradients of h and c that are those of h_prev and c_prev, [row][tile of this
+  // worker][lane].
+  C *kept_h = nullptr, *kept_c = nullptr;
 
   // Without extras and sums.
   template <class F>
@@ -48,7 +54,8 @@ struct BackwardStep {
         row_stride(0),
         tile0(worker.tile0),
         epsilon(weights.epsilon),
-        sums(nullptr) {}
+        sums(nullptr),
+        masks(p) {}
 
   // The same rows, for the units of h.
   BackwardStep of_h(const Problem<C>& p, const Worker& worker) const {
@@ -115,6 +122,14 @@ struct BackwardAt : TilesOfRows<C, BackwardRow<C>, N> {
   RNN_INLINE void set_direct(const V& v) const {
     this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
   }
+  RNN_INLINE V candidate(const V& v) const {
+    if (!step.masks.candidate) return v;
+    return this->dropped(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.masks.candidate; });
+  }
+  RNN_INLINE V recurrent(const V& v) const {
+    if (!step.masks.recurrent) return v;
+    return this->dropped(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.masks.recurrent; });
+  }
   RNN_INLINE V gradient(int column) const {
     return this->load([&](const Row& row) RNN_INLINE_LAMBDA { return row.gradients + column * step.hidden; });
   }
@@ -158,6 +173,7 @@ struct StageProduct {
   bool add_carried;                // sums of h's gradient begin with dy; if this is set, with the carried gradient too
   int carried_state;               // sums of an extra begin with the carried gradient of this state, with zeros if -1;
   int64_t carried_offset;          // from this element on
+  bool of_c;                       // the operand is c_prev
 };
 
 // A slice of the product's k. The sums of all slices but the last go to `partial`, [row][tile of this worker][lane];
@@ -209,6 +225,21 @@ struct StageOp {
     const V dy = row.dy ? V::load(row.dy + unit, lanes) : V(0);
     return product.add_carried ? dy + V::load(row.carried[0] + unit, lanes) : dy;
   }
+  // The gradient of h, whose products took what dropout left of it.
+  RNN_INLINE V of_operand(const BackwardRow<C>& row, int64_t tile, V sum) const {
+    if (!is_dh() || !step.masks.recurrent) return sum;
+    const V factor = V::load(row.masks.recurrent + tile * V::width, lanes_of<V>(tile, product.units));
+    return if_positive(factor, sum * factor);
+  }
+  // Parts the gradient of a state in that of the step and, where zoneout has kept the old value, that of the old value,
+  // which is added to what is `kept`, or begins it.
+  RNN_INLINE void part(const C* keep_units, int64_t row, int64_t tile, V d, bool add, C* kept, C* of_step) const {
+    const V keep = V::load(keep_units + tile * V::width, lanes_of<V>(tile, product.units));
+    C* const to = kept + row * step.row_stride + (tile - step.tile0) * V::width;
+    const V old = choose(keep, d, V(0));
+    choose(keep, V(0), d).store(of_step);
+    (add ? V::load(to) + old : old).store(to);
+  }
   RNN_INLINE void fill(const Area& area, C* sums) const {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       V::load(partial_at(row, tile)).store(sums);
@@ -236,8 +267,14 @@ struct StageOp {
     for_each_tile(
         area, [&](int64_t row) { return step.rows[row]; },
         [&](const BackwardRow<C>& at, int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
-          const V whole = initial(at, tile) + V::load(sum);
-          whole.store(product.pointwise ? sum : step.extra_at(product.extra, row, tile));
+          const V whole = initial(at, tile) + of_operand(at, tile, V::load(sum));
+          C* const target = product.pointwise ? sum : step.extra_at(product.extra, row, tile);
+          if (is_dh() && step.masks.zoneout_h)
+            part(at.masks.keep_h, row, tile, whole, false, step.kept_h, target);
+          else if (product.of_c && step.masks.zoneout_c)
+            part(at.masks.keep_c, row, tile, whole, true, step.kept_c, target);
+          else
+            whole.store(target);
           sum += V::width;
         });
     if (product.pointwise) {

@@ -9,6 +9,7 @@
 
 #include "../cells/gradients.hpp"
 #include "carry.hpp"
+#include "masks.hpp"
 
 namespace {
 
@@ -16,7 +17,6 @@ using fusedrnn::GradientPlan;
 using fusedrnn::GradientTerm;
 using fusedrnn::Operand;
 
-using fusedrnn::kRowsTogether;
 using fusedrnn::kStretch;
 // Units whose gradients in a stretch stay in L2 while the operands pass over them, a whole number of vectors.
 constexpr int64_t kStrip = 96;
@@ -89,6 +89,7 @@ struct Batched {
   const int64_t longest;                            // the most pairs of a stretch
   const C** d = nullptr;                            // rows of gradients: a stretch's, or kRowsTogether
   C** to = nullptr;                                 // kRowsTogether rows of dx
+  const C** factors = nullptr;                      // of dropout: of kRowsTogether rows of dx, or of an operand's
   Pair* pairs = nullptr;                            // the pairs of a stretch
   C* columns = nullptr;                             // gradients of a stretch, [k][kStrip]
   const C** operands[fusedrnn::kMaxOperands] = {};  // a stretch's rows of each operand,
@@ -103,7 +104,7 @@ struct Batched {
         f(facts),
         plan(gradient_plan),
         shared(problem, facts, mine),
-        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false},
+        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false, problem.drop.c},
         longest(longest_stretch(problem, facts)) {}
 
   static int64_t longest_stretch(const Problem<C>& p, const CellFacts& f) {
@@ -114,6 +115,8 @@ struct Batched {
   void layout(Arena& arena) {
     d = arena.take<const C*>(longest > kRowsTogether ? longest : kRowsTogether);
     to = arena.take<C*>(kRowsTogether);
+    const bool drops = p.drop.input || p.drop.recurrent;
+    factors = arena.take<const C*>(!drops ? 0 : longest > kRowsTogether ? longest : kRowsTogether);
     columns = arena.take<C>(longest * kStrip);
     pairs = arena.take<Pair>(longest);
     for (int i = 0; i < plan.operands; ++i) {
@@ -182,18 +185,22 @@ struct Batched {
         const int64_t t = time_of(p, steps.first + at / rows.size()), row = rows.first + at % rows.size();
         if (t < length_of(p, row)) {
           d[n] = shared.at(t, row);
+          if (p.drop.input) factors[n] = p.drop.input + row * p.input;
           to[n++] = g.dx + place_of(p, t, row) * p.input;
           continue;
         }
         if (!add) clear_past_length(p, g.dx, p.input, units_of<V>(tiles, p.input), t, row);
         if (tile_part == 0) clear_past_length(p, g.dbelow, p.hidden, {0, p.hidden}, t, row);
       }
-      sweep(CarryOp<F, true>(weights.ih_t, depth, d, offset, to, p.input, add), {0, n}, tiles);
+      CarryOp<F, true> op(weights.ih_t, depth, d, offset, to, p.input, add);
+      if (p.drop.input) op.factors = factors;
+      sweep(op, {0, n}, tiles);
     }
   }
 
-  // panel[tile][k] = rows[k][tile], zeros past `width`. A few tiles at a time, so that rows are read in runs.
-  void pack_panel(C* panel, const C* const* rows, int64_t count, int64_t width) {
+  // panel[tile][k] = rows[k][tile], zeros past `width`, or what dropout by these factors leaves of it. A few tiles at a
+  // time, so that rows are read in runs.
+  void pack_panel(C* panel, const C* const* rows, const C* const* dropped_by, int64_t count, int64_t width) {
     assert(count <= kStretch);
     constexpr int64_t kRun = 8;
     const int64_t tiles = tiles_of<V>(width);
@@ -201,7 +208,13 @@ struct Batched {
       const int64_t tile1 = tile0 + kRun < tiles ? tile0 + kRun : tiles;
       for (int64_t k = 0; k < count; ++k) {
         for (int64_t tile = tile0; tile < tile1; ++tile) {
-          V::load(rows[k] + tile * V::width, lanes_of<V>(tile, width)).store(panel + (tile * count + k) * V::width);
+          const auto lanes = lanes_of<V>(tile, width);
+          V v = V::load(rows[k] + tile * V::width, lanes);
+          if (dropped_by) {
+            const V factor = V::load(dropped_by[k] + tile * V::width, lanes);
+            v = if_positive(factor, v * factor);
+          }
+          v.store(panel + (tile * count + k) * V::width);
         }
       }
     }
@@ -313,7 +326,12 @@ struct Batched {
   void gather_operand(int i, int64_t count, int64_t offset = 0) {
     const Operand& operand = plan.operand[i];
     for (int64_t k = 0; k < count; ++k) operands[i][k] = operand_at(operand, pairs[k].t, pairs[k].row) + offset;
-    if (operand.of_matrix) pack_panel(panels[i], operands[i], count, width_of(operand) - offset);
+    if (!operand.of_matrix) return;
+    const C* const all = operand.from == From::x        ? p.drop.input
+                         : operand.from == From::h_prev ? p.drop.recurrent
+                                                        : nullptr;
+    for (int64_t k = 0; all && k < count; ++k) factors[k] = all + pairs[k].row * width_of(operand) + offset;
+    pack_panel(panels[i], operands[i], all ? factors : nullptr, count, width_of(operand) - offset);
   }
 
   // The units whose gradients a column holds.

@@ -24,6 +24,7 @@ struct CarryOp {
   int64_t units;  // of `to`
   bool add;
   int64_t first = 0;
+  const C* const* factors = nullptr;  // of rows of `to`: those that dropout multiplies the sums by; null: none
 
   CarryOp(const WeightMatrix<Storage, Compute>& packed, int64_t k_count, const C* const* d_rows, int64_t d_offset,
           C* const* to_rows, int64_t to_units, bool adds)
@@ -39,7 +40,12 @@ struct CarryOp {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const auto lanes = lanes_of<V>(tile, units);
       const int64_t unit = tile * V::width;
-      const V sum = V::load(sums), all = add ? V::load(to[row] + unit, lanes) + sum : sum;
+      V sum = V::load(sums);
+      if (factors) {
+        const V factor = V::load(factors[row] + unit, lanes);
+        sum = if_positive(factor, sum * factor);
+      }
+      const V all = add ? V::load(to[row] + unit, lanes) + sum : sum;
       if (first <= unit) {
         all.store(to[row] + unit, lanes);
       } else {

@@ -100,10 +100,10 @@ struct ClockworkForward {
     for (int64_t step = first; step < last; ++step) {
       const int64_t t = time_of(p, step);
       for (int64_t row = worker.row0; row < worker.row1; ++row) {
-        if (t < length_of(p, row) && of_clock.at(t, row)) all.x[n++] = p.x + place_of(p, t, row) * p.input;
+        if (t < length_of(p, row) && of_clock.at(t, row)) all.list_input(n++, t, row);
       }
     }
-    sweep(ProjectOp<F>(p, weights, step_of(clock, from), all.x), {0, n}, tiles_of_clock(clock));
+    all.sweep_inputs(ProjectOp<F>(p, weights, step_of(clock, from), all.x), n, tiles_of_clock(clock));
   }
 
   void project(int64_t first, int64_t last) {
@@ -181,8 +181,9 @@ struct ClockworkBackward {
   BackwardRow<C>* ticking = nullptr;  // rows that tick,
   const C** d = nullptr;              // their gradients, and where that of their h is carried: [clock][row]
   C** carried = nullptr;
-  int64_t* count = nullptr;  // and their number, by clock
-  C* dh = nullptr;           // of one row, [tile of this worker][lane]
+  const C** factors = nullptr;  // and those of dropout of h_prev
+  int64_t* count = nullptr;     // and their number, by clock
+  C* dh = nullptr;              // of one row, [tile of this worker][lane]
   Ticks<C>* ticks = nullptr;
 
   explicit ClockworkBackward(const Backward<F>& backward)
@@ -194,6 +195,7 @@ struct ClockworkBackward {
     const int64_t clocks = weights.clock_count;
     d = arena.take<const C*>(clocks * all.row_count);
     carried = arena.take<C*>(clocks * all.row_count);
+    factors = arena.take<const C*>(p.drop.recurrent ? clocks * all.row_count : 0);
     count = arena.take<int64_t>(clocks);
     dh = arena.take<C>(all.row_stride);
     ticks = all_ticks(p, weights, arena);
@@ -206,7 +208,8 @@ struct ClockworkBackward {
     for (int64_t row = worker.row0; row < worker.row1; ++row) {
       if (t >= length_of(p, row)) continue;
       if (t != last_time(p, row) && ends_at(p, t, row)) all.end_episode(row);
-      const BackwardRow<C> r = all.rows[n++] = all.row_at(t, row);
+      all.take_row(n, t, row);
+      const BackwardRow<C> r = all.rows[n++];
       if (!r.dy) continue;
       for (int64_t tile = worker.tile0; tile < worker.tile1; ++tile) {
         const auto lanes = lanes_of<V>(tile, p.hidden);
@@ -223,6 +226,7 @@ struct ClockworkBackward {
       if (ticks[index].at(t, row)) {
         ticking[n] = all.rows[r];
         d[index * all.row_count + n] = all.rows[r].gradients;
+        if (p.drop.recurrent) factors[index * all.row_count + n] = all.rows[r].masks.recurrent;
         carried[index * all.row_count + n++] = all.rows[r].carried[0];
       }
       ++r;
@@ -243,13 +247,20 @@ struct ClockworkBackward {
     C kept[V::width];  // the gradients of the units before this clock's in its first tile
     for (int64_t r = 0; r < count[index]; ++r) {
       C* const row_dh = ticking[r].carried[0];
+      const C* const keep = ticking[r].masks.keep_h;  // of zoneout, whose units are as those that do not tick
       if (before) std::memcpy(kept, ticking[r].gradients + tile_unit, before * sizeof(C));
       for (int64_t tile = tiles.first; tile < tiles.last; ++tile) {
-        V::load(row_dh + tile * V::width, lanes_of<V>(tile, clock.last)).store(dh + (tile - tiles.first) * V::width);
+        const auto lanes = lanes_of<V>(tile, clock.last);
+        V of_step = V::load(row_dh + tile * V::width, lanes);
+        if (keep) of_step = choose(V::load(keep + tile * V::width, lanes), V(0), of_step);
+        of_step.store(dh + (tile - tiles.first) * V::width);
       }
       all.steps.pointwise[0](step, {r, r + 1}, tiles, dh);
       if (before) std::memcpy(ticking[r].gradients + tile_unit, kept, before * sizeof(C));
-      std::memset(row_dh + units.first, 0, static_cast<std::size_t>(units.size()) * sizeof(C));
+      if (!keep) std::memset(row_dh + units.first, 0, static_cast<std::size_t>(units.size()) * sizeof(C));
+      for (int64_t unit = units.first; keep && unit < units.last; ++unit) {
+        if (keep[unit] == C(0)) row_dh[unit] = C(0);
+      }
     }
   }
 
@@ -259,6 +270,7 @@ struct ClockworkBackward {
     CarryOp<F> op(without(weights.hh_t[0][0], clock.first, V::width), clock.last - clock.first,
                   d + index * all.row_count, clock.first, carried + index * all.row_count, p.hidden, true);
     op.first = clock.first;
+    if (p.drop.recurrent) op.factors = factors + index * all.row_count;
     sweep(op, {0, count[index]}, tiles_with<V>(clock.first, p.hidden, worker), backwards);
   }
 
@@ -307,10 +319,12 @@ struct ClockworkBatched {
       const int64_t t = at / p.batch, row = at % p.batch;
       if (t >= length_of(p, row) || !ticks.at(t, row)) continue;
       all.d[n] = all.shared.at(t, row);
+      if (p.drop.input) all.factors[n] = p.drop.input + row * p.input;
       ticking[n++] = g.dx + place_of(p, t, row) * p.input;
     }
-    const CarryOp<F> op(without(weights.ih_t, clock.first, V::width), clock.last - clock.first, all.d, clock.first,
-                        ticking, p.input, true);
+    CarryOp<F> op(without(weights.ih_t, clock.first, V::width), clock.last - clock.first, all.d, clock.first, ticking,
+                  p.input, true);
+    if (p.drop.input) op.factors = all.factors;
     sweep(op, {0, n}, {0, tiles_of<V>(p.input)});
   }
 

@@ -68,16 +68,19 @@ struct States {
   int64_t h_stride;
   C* slots;         // (T, B, S, H); (2, B, S, H) if steps take turns
   bool take_turns;  // each step reuses the slots of the step before the last
+  C* zoned_c;       // c after zoneout, in place of the c in slots: (T, B, H); (2, B, H) if steps take turns; or null
 
   int64_t size(int s) const { return s == 0 ? p.proj : f.state[s].units * p.hidden; }
-  C* slots_at(int64_t t, int64_t row) const {
-    const int64_t at = take_turns ? time_of(p, t) % 2 * p.batch + row : place_of(p, t, row);
-    return slots + at * f.slots * p.hidden;
+  int64_t kept_at(int64_t t, int64_t row) const {
+    return take_turns ? time_of(p, t) % 2 * p.batch + row : place_of(p, t, row);
   }
+  C* slots_at(int64_t t, int64_t row) const { return slots + kept_at(t, row) * f.slots * p.hidden; }
   const C* initial(int s, int64_t row) const { return p.state0[s] ? p.state0[s] + row * size(s) : zeros; }
   const C* anew(int s, int64_t row) const { return p.reset_state[s] ? p.reset_state[s] + row * size(s) : zeros; }
   const C* after(int s, int64_t t, int64_t row) const {
-    return s == 0 ? h + place_of(p, t, row) * h_stride : slots_at(t, row) + f.state[s].slot * p.hidden;
+    if (s == 0) return h + place_of(p, t, row) * h_stride;
+    if (s == 1 && zoned_c) return zoned_c + kept_at(t, row) * p.hidden;
+    return slots_at(t, row) + f.state[s].slot * p.hidden;
   }
   // Where the states before a step come from.
   struct Origin {

@@ -28,8 +28,12 @@ struct Forward {
   // A tile's part of the chunk lies together: rows a power of two apart would push each other out of L1.
   const int64_t pre_stride;
   States<C> states;
+  StepMasks<C> masks;
   C* pre = nullptr;
   const C** x = nullptr;
+  const C** x_factors = nullptr;  // where the input is dropped: of the rows of x,
+  C* x_dropped = nullptr;         // and kRowsTogether rows of what dropout leaves
+  C* h_dropped = nullptr;         // where h_prev is: [row][unit of h]
   ForwardRow<C>* rows = nullptr;
   C* sums = nullptr;
 
@@ -51,7 +55,9 @@ struct Forward {
                train ? problem.h : problem.y,
                train ? problem.h_stride : problem.y_stride,
                problem.slots,
-               !train} {}
+               !train,
+               problem.drop.c},
+        masks(problem, mine) {}
 
   // The steps whose projection waits in cache until the recurrence takes it: half of a private L2.
   static int64_t chunk_steps(const Problem<C>& p, const CellFacts& f, const Worker& mine) {
@@ -65,11 +71,18 @@ struct Forward {
   // slots, so that a step overwrites none that other workers still read.
   void shared_layout(Arena& arena) {
     arena.take<C>(f.longest_state * p.hidden);
-    if (!train && f.scratch_slots) states.slots = arena.take<C>(2 * p.batch * f.slots * p.hidden);
+    if (!train && f.scratch_slots) {
+      states.slots = arena.take<C>(2 * p.batch * f.slots * p.hidden);
+      if (p.drop.has(fusedrnn::kZoneoutC)) states.zoned_c = arena.take<C>(2 * p.batch * p.hidden);
+    }
   }
   void layout(Arena& arena, int64_t more_tiles = 0) {
     pre = arena.take<C>((worker.tile1 - worker.tile0 + more_tiles) * pre_stride);
     x = arena.take<const C*>(chunk * row_count);
+    x_factors = arena.take<const C*>(p.drop.input ? chunk * row_count : 0);
+    x_dropped = arena.take<C>(p.drop.input ? kRowsTogether * p.input : 0);
+    h_dropped = arena.take<C>(p.drop.recurrent ? row_count * p.proj : 0);
+    masks.layout(arena);
     rows = arena.take<ForwardRow<C>>(row_count);
     sums = arena.take<C>(f.reduces ? row_count * kMaxSums : 0);
   }
@@ -83,14 +96,32 @@ struct Forward {
     for (int64_t step = first; step < last; ++step) {
       const int64_t t = time_of(p, step);
       for (int64_t row = worker.row0; row < worker.row1; ++row) {
-        if (t < length_of(p, row)) x[n++] = p.x + place_of(p, t, row) * p.input;
+        if (t < length_of(p, row)) list_input(n++, t, row);
       }
     }
     assert(n <= chunk * row_count);
     const Span tiles = tiles_of_worker(worker);
     const ForwardStep<C> step = step_at(pre);
-    if (!weights.bias_joined) return sweep(ProjectOp<F>(p, weights, step, x), {0, n}, tiles);
-    sweep(ProjectJoinedOp<F>(p, weights, f, step, tiles, x), {0, n}, {0, tiles_of<V>(f.gates * p.hidden)});
+    if (!weights.bias_joined) return sweep_inputs(ProjectOp<F>(p, weights, step, x), n, tiles);
+    sweep_inputs(ProjectJoinedOp<F>(p, weights, f, step, tiles, x), n, {0, tiles_of<V>(f.gates * p.hidden)});
+  }
+  void list_input(int64_t n, int64_t t, int64_t row) {
+    x[n] = p.x + place_of(p, t, row) * p.input;
+    if (p.drop.input) x_factors[n] = p.drop.input + row * p.input;
+  }
+  // Runs a product over the n inputs that are listed, or over what dropout leaves of them.
+  template <class Op>
+  void sweep_inputs(const Op& op, int64_t n, Span tiles) {
+    if (!p.drop.input) return sweep(op, {0, n}, tiles);
+    for (int64_t first = 0; first < n; first += kRowsTogether) {
+      const int64_t last = first + kRowsTogether < n ? first + kRowsTogether : n;
+      for (int64_t i = first; i < last; ++i) {
+        C* const dropped = x_dropped + (i - first) * p.input;
+        drop_units(x[i], x_factors[i], dropped, p.input);
+        x[i] = dropped;
+      }
+      sweep(op, {first, last}, tiles);
+    }
   }
 
   // The worker's units of a state that is updated in place, at the begin of an episode.
@@ -115,7 +146,24 @@ struct Forward {
       r.before[s] = has_slots ? states.before(s, origin, row) : p.state_n[s] + row * states.size(s);
       if (origin.anew && !has_slots) begin_anew(s, row);
     }
-    if (f.states > 1) r.c = has_slots ? r.slots + f.state[1].slot * p.hidden : p.state_n[1] + row * p.hidden;
+    if (f.states > 1) find_c(r, t, row);
+  }
+  void find_c(ForwardRow<C>& r, int64_t t, int64_t row) const {
+    C* const in_slots = has_slots ? r.slots + f.state[1].slot * p.hidden : nullptr;
+    C* const in_place = has_slots ? nullptr : p.state_n[1] + row * p.hidden;
+    const bool zoneout = p.drop.has(fusedrnn::kZoneoutC);
+    r.c = has_slots || zoneout ? in_slots : in_place;
+    if (zoneout) r.c_zoned = has_slots ? states.zoned_c + states.kept_at(t, row) * p.hidden : in_place;
+  }
+
+  // The masks of the n-th row of a step, and h_prev as products take it.
+  void find_masks(ForwardRow<C>& r, int64_t n, int64_t t, int64_t row) const {
+    masks.find(r.masks, n, t, row);
+    r.h_in = r.before[0];
+    if (!p.drop.recurrent) return;
+    C* const dropped = h_dropped + n * p.proj;
+    drop_units(r.before[0], r.masks.recurrent, dropped, p.proj);
+    r.h_in = dropped;
   }
 
   // The rows that are active at time t; their number.
@@ -127,8 +175,9 @@ struct Forward {
         clear_past_length(p, p.c, p.hidden, units_of<V>(p, worker), t, row);
         continue;
       }
-      ForwardRow<C>& r = rows[n++];
+      ForwardRow<C>& r = rows[n];
       find_states(r, t, row);
+      find_masks(r, n++, t, row);
       if (f.below) {
         r.below = p.below ? p.below + place_of(p, t, row) * p.hidden : states.zeros;
         r.c_of_step = p.c ? p.c + place_of(p, t, row) * p.hidden : nullptr;

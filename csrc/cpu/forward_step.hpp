@@ -3,6 +3,7 @@
 #pragma once
 
 #include "driver.hpp"
+#include "masks.hpp"
 #include "reduce.hpp"
 #include "several.hpp"
 
@@ -12,16 +13,20 @@ namespace {
 template <class C>
 struct ForwardRow {
   const C* before[kMaxStates];  // the states before the step
+  const C* h_in;                // h before it, as products take it
   C* h;                         // after it, in y
   C* h_kept;                    // a second place for h, in the reserve, or null
-  C* c;                         // after it, of cells that have one
+  C* c;                         // after it, of cells that have one; with zoneout before that, or null
+  C* c_zoned;                   // with zoneout: after that
   C* c_of_step;                 // a second place for c, or null
   const C* below;
   C* slots;
+  MaskRow<C> masks;
 
   // Where in a row the pointer to a product's operand is.
   static std::size_t place_of(From from) {
     const int state = state_of(from);
+    if (state == 0) return offsetof(ForwardRow, h_in);
     return state < 0 ? offsetof(ForwardRow, slots) : offsetof(ForwardRow, before) + state * sizeof(const C*);
   }
 };
@@ -37,6 +42,8 @@ struct ForwardStep {
   const C* vectors;
   C epsilon;
   C* sums;  // [row][kMaxSums], for cells that need them
+  ActiveMasks masks;
+  C z_h, z_c;  // the probabilities of zoneout
 
   // All units of the worker, whose rows and `pre` these are.
   template <class F>
@@ -51,7 +58,10 @@ struct ForwardStep {
         gates(f.gates),
         vectors(weights.vectors),
         epsilon(weights.epsilon),
-        sums(row_sums) {}
+        sums(row_sums),
+        masks(p),
+        z_h(static_cast<C>(p.drop.options.p[fusedrnn::kZoneoutH])),
+        z_c(static_cast<C>(p.drop.options.p[fusedrnn::kZoneoutC])) {}
 
   // The same rows, for the units of h.
   ForwardStep of_h(const Problem<C>& p, const Worker& worker) const {
@@ -109,12 +119,42 @@ struct ForwardAt : TilesOfRows<C, ForwardRow<C>, N> {
     }
   }
   RNN_INLINE void set_c(const V& v) const {
+    if (step.masks.zoneout_c) return set_zoned_c(v);
     this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c; });
     if (Cell::kBelow) this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c_of_step; });
   }
   RNN_INLINE void set_h(const V& v) const {
-    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.h; });
-    if (kTrain) this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.h_kept; });
+    const auto keep = [](const Row& row) RNN_INLINE_LAMBDA { return row.masks.keep_h; };
+    const V h = step.masks.zoneout_h ? zoned(v, this->h_prev(), keep, step.z_h) : v;
+    this->store(h, [](const Row& row) RNN_INLINE_LAMBDA { return row.h; });
+    if (kTrain) this->store_if(h, [](const Row& row) RNN_INLINE_LAMBDA { return row.h_kept; });
+  }
+  RNN_INLINE V candidate(const V& v) const {
+    return step.masks.candidate ? this->dropped(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.masks.candidate; })
+                                : v;
+  }
+  RNN_INLINE V recurrent(const V& v) const {
+    return step.masks.recurrent ? this->dropped(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.masks.recurrent; })
+                                : v;
+  }
+
+ private:
+  // A state after zoneout: under a mask, or, in inference, as expected.
+  template <class Keep>
+  RNN_INLINE V zoned(const V& v, const V& before, Keep&& keep, C z) const {
+    if constexpr (kTrain)
+      return choose(this->load(keep), before, v);
+    else
+      return fma(V(z), before, V(C(1) - z) * v);
+  }
+  RNN_INLINE void set_zoned_c(const V& v) const {
+    if constexpr (Cell::kStates > 1) {
+      const auto keep = [](const Row& row) RNN_INLINE_LAMBDA { return row.masks.keep_c; };
+      const V c = zoned(v, this->c_prev(), keep, step.z_c);
+      this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c; });
+      this->store(c, [](const Row& row) RNN_INLINE_LAMBDA { return row.c_zoned; });
+      if (Cell::kBelow) this->store_if(c, [](const Row& row) RNN_INLINE_LAMBDA { return row.c_of_step; });
+    }
   }
 };
 

@@ -55,6 +55,9 @@ struct Several {
   friend RNN_INLINE Several if_positive(const Several& s, const Several& a) {
     return made([&](int i) RNN_INLINE_LAMBDA { return if_positive(s.parts[i], a.parts[i]); });
   }
+  friend RNN_INLINE Several choose(const Several& s, const Several& a, const Several& b) {
+    return made([&](int i) RNN_INLINE_LAMBDA { return choose(s.parts[i], a.parts[i], b.parts[i]); });
+  }
   friend RNN_INLINE Several abs(const Several& a) {
     return made([&](int i) RNN_INLINE_LAMBDA { return abs(a.parts[i]); });
   }
@@ -158,6 +161,12 @@ struct TilesOfRows {
     take_units<C, N>(v, [&](int i, Tile tile) RNN_INLINE_LAMBDA {
       if (C* const to = array(*rows[i])) tile.store(to + unit[i], lanes[i]);
     });
+  }
+  // Dropout by the factors of an array.
+  template <class Array>
+  RNN_INLINE V dropped(const V& v, Array&& array) const {
+    const V factor = load(array);
+    return if_positive(factor, v * factor);
   }
   RNN_INLINE V h_prev() const {
     return load([](const Row& row) RNN_INLINE_LAMBDA { return row.before[0]; });

@@ -49,6 +49,9 @@ struct Vec<float> {
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) {
     return _mm256_and_ps(_mm256_cmp_ps(s.v, _mm256_setzero_ps(), _CMP_NLE_UQ), a.v);
   }
+  friend RNN_INLINE Vec choose(Vec s, Vec a, Vec b) {
+    return _mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(s.v, _mm256_setzero_ps(), _CMP_GT_OQ));
+  }
   friend RNN_INLINE Vec abs(Vec a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v); }
   friend RNN_INLINE Vec copysign(Vec a, Vec s) {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -97,6 +100,9 @@ struct Vec<double> {
   friend RNN_INLINE Vec max(Vec a, Vec b) { return _mm256_max_pd(a.v, b.v); }
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) {
     return _mm256_and_pd(_mm256_cmp_pd(s.v, _mm256_setzero_pd(), _CMP_NLE_UQ), a.v);
+  }
+  friend RNN_INLINE Vec choose(Vec s, Vec a, Vec b) {
+    return _mm256_blendv_pd(b.v, a.v, _mm256_cmp_pd(s.v, _mm256_setzero_pd(), _CMP_GT_OQ));
   }
   friend RNN_INLINE Vec abs(Vec a) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v); }
   friend RNN_INLINE Vec copysign(Vec a, Vec s) {

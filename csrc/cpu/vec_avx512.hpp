@@ -48,6 +48,9 @@ struct Vec<float> {
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) {
     return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(s.v, _mm512_setzero_ps(), _CMP_NLE_UQ), a.v);
   }
+  friend RNN_INLINE Vec choose(Vec s, Vec a, Vec b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(s.v, _mm512_setzero_ps(), _CMP_GT_OQ), b.v, a.v);
+  }
   friend RNN_INLINE Vec abs(Vec a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v); }
   friend RNN_INLINE Vec copysign(Vec a, Vec s) {
     const __m512i sign = _mm512_castps_si512(_mm512_set1_ps(-0.0f));
@@ -98,6 +101,9 @@ struct Vec<double> {
   friend RNN_INLINE Vec max(Vec a, Vec b) { return _mm512_max_pd(a.v, b.v); }
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) {
     return _mm512_maskz_mov_pd(_mm512_cmp_pd_mask(s.v, _mm512_setzero_pd(), _CMP_NLE_UQ), a.v);
+  }
+  friend RNN_INLINE Vec choose(Vec s, Vec a, Vec b) {
+    return _mm512_mask_blend_pd(_mm512_cmp_pd_mask(s.v, _mm512_setzero_pd(), _CMP_GT_OQ), b.v, a.v);
   }
   friend RNN_INLINE Vec abs(Vec a) { return _mm512_andnot_pd(_mm512_set1_pd(-0.0), a.v); }
   friend RNN_INLINE Vec copysign(Vec a, Vec s) {

@@ -80,6 +80,7 @@ struct Vec {
   friend RNN_INLINE Vec min(Vec a, Vec b) { return a.v < b.v ? a : b; }
   friend RNN_INLINE Vec max(Vec a, Vec b) { return a.v > b.v ? a : b; }
   friend RNN_INLINE Vec if_positive(Vec s, Vec a) { return s.v <= T(0) ? Vec(T(0)) : a; }
+  friend RNN_INLINE Vec choose(Vec s, Vec a, Vec b) { return s.v > T(0) ? a : b; }
   friend RNN_INLINE Vec abs(Vec a) { return Vec(std::fabs(a.v)); }
   friend RNN_INLINE Vec copysign(Vec a, Vec s) { return Vec(std::copysign(a.v, s.v)); }
 

@@ -41,7 +41,7 @@ class Weights:
         lengths: _Integers | None,
         reverse: bool,
         inputs: dict[str, Any],
-        source: Any = None,
+        source: Any,
         /,
     ) -> tuple[_Results, Any, int]: ...
     def backward(self, kept: Any, dy: Any, dstates: _States, dabove: Any, /) -> _Results: ...
@@ -69,7 +69,7 @@ class Stack:
         resets: Any,
         reset_state: _States | None,
         dropout: float,
-        seed: int,
+        source: Any,
         /,
     ) -> tuple[_Results, Any, int]: ...
     def backward(self, kept: Any, dy: Any, dstate: _States, /) -> tuple[_Results, list[_Results]]: ...

@@ -30,7 +30,7 @@ from .aliases import States as ResetState
 from .backends import Loaded
 from .cells.spec import CellSpec, Gradients, Output
 from .kept import Kept
-from .masks import ZONEOUT, Mask, Masks, Sizes, Source, copied, source_of
+from .masks import Mask, Masks, Sizes, Source, copied, source_of
 from .weights import CLASSES, Weights
 
 States = tuple[Array | None, ...]
@@ -118,7 +118,6 @@ def infer(
 ) -> Output:
     inputs = _with_resets(spec, inputs, resets, reset_state)
     loaded = _loaded(spec, w)
-    require_kernels(loaded, w, training=False)
     result: Output = _named(spec.output, loaded.infer(x, states, lengths, reverse, inputs))
     return result
 
@@ -138,11 +137,9 @@ def forward(
 ) -> tuple[Output, Reserve]:
     inputs = _with_resets(spec, inputs, resets, reset_state)
     loaded = _loaded(spec, w)
-    require_kernels(loaded, w, training=True)
     given = w._values or seed is not None or masks is not None
     source = _source(w, x, seed, masks) if given else None
-    further = () if source is None else (source,)
-    results, kept, nbytes = loaded.forward(x, states, lengths, reverse, inputs, *further)
+    results, kept, nbytes = loaded.forward(x, states, lengths, reverse, inputs, source)
     return _named(spec.output, results), Reserve(w, kept, nbytes, x.shape, source)
 
 
@@ -153,15 +150,6 @@ def _source(w: Weights, x: Any, seed: Any, masks: Any) -> Source:
         sizes = Sizes(w.input_size, w.hidden_size, w.proj_size, *shape[:2])
         return copied(w._spec, w.regularisation, sizes, source)
     return source
-
-
-def require_kernels(loaded: Loaded, w: Weights, training: bool) -> None:
-    """Raises NotImplementedError for options that only the reference has: in training all, in inference zoneout."""
-    if not w._values or not isinstance(loaded, _core.Weights):
-        return
-    for name, p in w.regularisation.items():
-        if training or name in ZONEOUT:
-            raise NotImplementedError(f"{name}: expected 0, as only fusedrnn.reference has it, got {p}")
 
 
 def backward(
@@ -189,7 +177,6 @@ def step(
 ) -> Any:
     """The new states: an array, or a tuple of arrays where the cell has several."""
     loaded = _loaded(spec, w)
-    require_kernels(loaded, w, training=False)
     if resets is not None or reset_state is not None:
         inputs = _with_resets(spec, inputs, resets, reset_state)
     if len(states) == 1:

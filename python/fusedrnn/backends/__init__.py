@@ -38,10 +38,10 @@ class Loaded(Protocol):
 
     def infer(self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any]) -> dict[str, Any]: ...
     def forward(
-        self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any], source: Source = None, /
+        self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any], source: Source, /
     ) -> tuple[dict[str, Any], Any, int]:
         """The results, the object that backward needs, and its size in bytes. Masks, which have been checked, come from
-        `source`; it is given where the weights have options of regularisation."""
+        `source`, if the weights have options of regularisation."""
 
     def backward(self, kept: Any, dy: Any, dstates: States, dabove: Any) -> dict[str, Any]:
         """The gradients. `kept` is left as it is."""

@@ -13,7 +13,7 @@ import numpy as np
 from .. import _core
 from ..aliases import Array, Lengths, Resets
 from ..cells.spec import CellSpec
-from ..masks import ZONEOUT, Mask, Masks, source_of
+from ..masks import Mask, Masks, source_of
 from ..weights import Weights
 from .arguments import Form, PackedForm, flag, form_of, probability, whole
 from .config import Config, config_of, name_of
@@ -323,7 +323,6 @@ class Layer:
             ValueError: shapes and values that do not fit. TypeError: an argument that is no array, or another dtype.
         """
         form, native = self._arguments(x, state, lengths, resets, reset_state, inputs)
-        self._require_kernels(training=False)
         return self._outputs(form, self._stack().infer(*native))
 
     def forward(
@@ -349,21 +348,18 @@ class Layer:
             The outputs, and a tape for `backward`.
         """
         form, native = self._arguments(x, state, lengths, resets, reset_state, inputs)
-        self._require_kernels(training=True)
         dropout = self.dropout if self.num_layers > 1 else 0.0
         options, source = options_of(self._config, dropout) if dropout or self.regularisation else {}, None
         if seed is not None or masks is not None:
             source = source_of(options, seed, masks)
         if isinstance(source, dict):
-            if dropout:
-                raise NotImplementedError("masks: expected None, as no kernel takes masks of dropout between layers")
             source = copied(self._config, dropout, form.seq_len, form.batch_size, source)
         stack = self._stack()
         call = next(self._calls) if options and source is None else None
         if call is not None:
             source = seed_of_call(self.seed, call)
         try:
-            results, kept, nbytes = stack.forward(*(*native, dropout, source if isinstance(source, int) else 0))
+            results, kept, nbytes = stack.forward(*(*native, dropout, 0 if source is None else source))
         except BaseException:
             if call is not None and next(self._calls) == call + 1:  # no other thread has begun a call
                 self._calls = itertools.count(call)
@@ -381,12 +377,6 @@ class Layer:
         steps, rows = whole("seq_len", seq_len, 0, _core.MOST_ROWS), whole("batch_size", batch_size, 0, _core.MOST_ROWS)
         dropout = self.dropout if self.num_layers > 1 else 0.0
         return of_seed(self._config, dropout, steps, rows, seed_in_range("seed", seed))
-
-    def _require_kernels(self, training: bool) -> None:
-        """Raises NotImplementedError for options that no kernel has: in training all, in inference zoneout."""
-        for name, p in self.regularisation.items():
-            if training or name in ZONEOUT:
-                raise NotImplementedError(f"{name}: expected 0, as only fusedrnn.reference has it, got {p}")
 
     def backward(self, tape: Tape, dy: Array | Packed | None = None, dstate: Any = None) -> Any:
         """Gradients of a loss, from its gradients with respect to the outputs of `forward`.
@@ -433,7 +423,6 @@ class Layer:
         Raises:
             ValueError: a bidirectional layer, which has to see the last step before the first; a batch size below 1.
         """
-        self._require_kernels(training=False)
         if self.bidirectional:
             raise ValueError("stream: expected a layer of one direction: the other one begins with the last step")
         batch_size = whole("batch_size", batch_size, 1, _core.MOST_ROWS)
