@@ -46,7 +46,7 @@ def ours(layer: fusedrnn.Layer, T: int, B: int, train: bool) -> tuple[Callable[[
         calls.runner.forward(*arguments, address(reserve), 0.0, 0, 0)
         calls.runner.backward(
             *common, address(reserve), 0.0, 0, address(y), layer.output_size, (0,) * len(states), address(dx), False,
-            tuple(map(address, dfirst)), dparameters, 0,
+            tuple(map(address, dfirst)), (0,) * len(states), dparameters, 0,
         )  # fmt: skip
         return kept, raw, gradients, last
 

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+import costs
 from process import Missing, Worker, in_turns, peak_memory
 from suite import GATES
 
@@ -317,6 +318,7 @@ def report(ops: list[str], threads: int, rounds: int, steps: int, out: Path, con
     print_tables(results["layers"], console)
     results["stream"] = {n: stream_at(n, rounds, console) for n in sorted({1, threads})}
     results["memory"] = print_memory([c for c in stacks if c.mode == "train" and c.T == 100], threads, console)
+    results["costs"] = costs.report([op.upper() for op in ops], rounds, console)
     if steps:
         results["paced"] = print_paced(steps, 0.01, console)
     out.mkdir(parents=True, exist_ok=True)

@@ -145,11 +145,11 @@ def by_address(op: str) -> Callable[[], Any]:
     x, states = np.zeros((1, 1, 1), "float32"), [np.zeros((1, 1, 1), "float32") for _ in calls.states]
     common, kept = calls.common(x, states, None, None)
     y, last = np.empty_like(x), calls.new_states(1, "float32")
-    T, B, lengths, offsets, start, x_at, states_at, parameters = common
+    T, B, lengths, offsets, start, resets, x_at, states_at, before, parameters = common
     y_at, last_at, infer, alive = address(y), tuple(map(address, last)), calls.runner.infer, (kept, y, last, calls)
 
     def call(_: Any = alive) -> None:
-        infer(T, B, lengths, offsets, start, x_at, states_at, parameters, y_at, 1, last_at, 0)
+        infer(T, B, lengths, offsets, start, resets, x_at, states_at, before, parameters, y_at, 1, last_at, 0)
 
     return call
 

@@ -73,7 +73,7 @@ class Calls:
         self.calls.runner.forward(*common, address(self.y), self.width, last, reserve, 0.0, 0, 0)
         self.calls.runner.backward(
             *common, reserve, 0.0, 0, address(self.y), self.width, (0,) * len(last), address(self.dx), False,
-            tuple(map(address, self.dfirst)), tuple(map(address, self.gradients)), 0,
+            tuple(map(address, self.dfirst)), (0,) * len(last), tuple(map(address, self.gradients)), 0,
         )  # fmt: skip
 
 

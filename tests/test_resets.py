@@ -213,7 +213,7 @@ def test_forms_of_a_call(bidirectional: bool, rng: np.random.Generator) -> None:
     packed = fusedrnn.Packed.from_padded(x, lengths)
     order = packed.sorted_indices
     assert order is not None
-    resets = fusedrnn.Packed.from_padded(kwargs["resets"][:, :, None], lengths).data[:, 0]
+    resets = fusedrnn.Packed.from_padded(kwargs["resets"][:, :, None], lengths).data[:, 0].astype(bool)
     out, tape = layer.forward(packed, resets=resets, reset_state=(h[:, order], c))
     np.testing.assert_array_equal(out.y.to_padded(), want["y"])
     g = layer.backward(tape, fusedrnn.Packed.from_padded(dy, lengths))

@@ -182,7 +182,9 @@ def test_packed_weights_that_are_not_the_runners() -> None:
     with pytest.raises(TypeError, match="parameters: expected tuple, got fusedrnn._core.Stack"):
         calls.runner.forward(*common[:-1], layer._stack(), 0, H, (0, 0), 0, 0.0, 0, 0)
     with pytest.raises(TypeError, match="parameters: expected tuple, got fusedrnn._core.Stack"):
-        calls.runner.backward(*common[:-1], layer._stack(), 0, 0.0, 0, 0, H, (0, 0), 0, False, (0, 0), (0,) * 4, 0)
+        calls.runner.backward(
+            *common[:-1], layer._stack(), 0, 0.0, 0, 0, H, (0, 0), 0, False, (0, 0), (0, 0), (0,) * 4, 0
+        )
     del kept
 
 
@@ -203,20 +205,21 @@ def test_threads_of_a_call(threads: int, rng: np.random.Generator) -> None:
         ({0: -1}, ValueError, "seq_len, batch_size"),
         ({1: 1 << 61}, ValueError, "seq_len, batch_size"),
         ({0: "3"}, TypeError, "int"),
-        ({6: [0, 0]}, TypeError, "states: expected tuple, got list"),
-        ({6: (0,)}, ValueError, "states: expected 2 addresses, got 1"),
-        ({7: (0,) * 5}, ValueError, "weight_ih: expected an address, got 0"),
-        ({7: ()}, ValueError, "parameters: expected"),
-        ({9: 8}, ValueError, "y_stride: expected at least"),
-        ({11: -1}, ValueError, "threads: expected an integer in 0..1024"),
-        ({5: 1.5}, TypeError, "int"),
+        ({7: [0, 0]}, TypeError, "states: expected tuple, got list"),
+        ({7: (0,)}, ValueError, "states: expected 2 addresses, got 1"),
+        ({9: (0,) * 5}, ValueError, "weight_ih: expected an address, got 0"),
+        ({8: (0,)}, ValueError, "reset_states: expected 2 addresses, got 1"),
+        ({9: ()}, ValueError, "parameters: expected"),
+        ({11: 8}, ValueError, "y_stride: expected at least"),
+        ({13: -1}, ValueError, "threads: expected an integer in 0..1024"),
+        ({6: 1.5}, TypeError, "int"),
     ],
 )
 def test_bad_calls(change: dict[int, Any], error: type[Exception], text: str) -> None:
     layer = fusedrnn.LSTM(I, H, rng=1)
     calls = ByAddress(layer)
-    if change.get(7):
-        change = {7: (0,) * len(calls.parameters)}
+    if change.get(9):
+        change = {9: (0,) * len(calls.parameters)}
     x = np.zeros((T, B, I), "float32")
     common, kept = calls.common(x, [None, None], None, None)
     y, last = np.zeros((T, B, H), "float32"), calls.new_states(B, "float32")

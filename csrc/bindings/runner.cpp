@@ -1,8 +1,9 @@
 // Calls by address, for front ends whose arrays are not NumPy's. One call runs all layers and directions.
 //
 // A front end owns all memory but the scratch of a call. It checks shapes and dtypes, and keeps arrays alive and
-// unchanged during the call; then, for training, x, states, lengths, offsets, start, parameters and the reserve until
-// the last backward that uses them. The runner checks sizes, lengths and offsets, so that no kernel leaves the arrays.
+// unchanged during the call; then, for training, x, states, lengths, offsets, start, resets, reset states, parameters
+// and the reserve until the last backward that uses them. The runner checks sizes, lengths and offsets, so that no
+// kernel leaves the arrays.
 //
 // Addresses are ints, 0 for none; strides are in elements. Shapes are those of call.hpp; parameters (and their
 // gradients) are a flat tuple: of each run all that the cell has, in the order of its spec; a whole array each,
@@ -145,8 +146,9 @@ inline void require_stride(const char* name, int64_t stride, const StackShape& s
                         ", got " + std::to_string(stride));
 }
 
-// The first arguments of all calls: seq_len, batch_size, lengths, offsets, start, x, states, parameters.
-constexpr int kCommon = 8;
+// The first arguments of all calls: seq_len, batch_size, lengths, offsets, start, resets, x, states, reset_states,
+// parameters.
+constexpr int kCommon = 10;
 template <class F>
 struct Call {
   using C = typename F::Compute;
@@ -159,14 +161,18 @@ struct Call {
     const StackShape& s = r.shape;
     arrays = read_sizes_of_call<C>(r, a);
     arrays.start = address<const int64_t>(a[4]);
-    arrays.x = address<const C>(a[5]);
+    arrays.resets = address<const std::uint8_t>(a[5]);
+    arrays.x = address<const C>(a[6]);
     const auto states = static_cast<std::size_t>(r.facts().states);
-    const Addresses given("states", a[6], states);
-    for (std::size_t i = 0; i < states; ++i) arrays.state0[i] = given.at<const C>(i);
+    const Addresses given("states", a[7], states), before("reset_states", a[8], states);
+    for (std::size_t i = 0; i < states; ++i) {
+      arrays.state0[i] = given.at<const C>(i);
+      arrays.reset_state[i] = before.at<const C>(i);
+    }
     check_lengths(arrays);
     views.swap(spare().views);
     stack.layers.swap(spare().layers);
-    const PyStack* const packed = read_weights(r, a[7]);
+    const PyStack* const packed = read_weights(r, a[kCommon - 1]);
     stack.layers.assign(static_cast<std::size_t>(s.layers), {});
     stack.directions = s.directions;
     stack.apart = true;
@@ -348,7 +354,7 @@ void place_parameter_gradients(const PyRunner& r, Call<F>& call, PyObject* given
   }
 }
 
-// backward(common..., reserve, dropout, seed, dy, dy_stride, dlast, dx, add_dx, dfirst, dparameters, threads)
+// backward(common..., reserve, dropout, seed, dy, dy_stride, dlast, dx, add_dx, dfirst, dreset, dparameters, threads)
 template <class F>
 py::object backward(const PyRunner& r, F, FastArguments a) {
   using C = typename F::Compute;
@@ -363,15 +369,17 @@ py::object backward(const PyRunner& r, F, FastArguments a) {
   if (g.dy) require_stride("dy_stride", g.dy_stride, r.shape);
   const auto states = static_cast<std::size_t>(r.facts().states);
   const Addresses dlast("dlast", a[kCommon + 5], states), dfirst("dfirst", a[kCommon + 8], states);
+  const Addresses dreset("dreset", a[kCommon + 9], states);
   for (std::size_t i = 0; i < states; ++i) {
+    g.dreset[i] = dreset.at<C>(i);
     g.dstate_n[i] = dlast.at<const C>(i);
     g.dstate0[i] = dfirst.at<C>(i);
   }
   g.dx = address<C>(a[kCommon + 6]);
   call.stack.add_dx = read_bool("add_dx", a[kCommon + 7]);
   std::vector<Part<C>> parts;
-  place_parameter_gradients(r, call, a[kCommon + 9], parts);
-  read_threads(call, a[kCommon + 10]);
+  place_parameter_gradients(r, call, a[kCommon + 10], parts);
+  read_threads(call, a[kCommon + 11]);
   const Buffer memory = place_gradients(r.shape, call.stack, g);
   without_gil([&] {
     run_backward(call.stack);
@@ -406,8 +414,9 @@ py::object reserve_method(const PyRunner& r, FastArguments a) {
   return r.with_format([&](auto format) { return reserve_bytes(r, format, a); });
 }
 
-#define RNN_COMMON \
-  "seq_len: int, batch_size: int, lengths: int, offsets: int, start: int, x: int, states: tuple, parameters: tuple, "
+#define RNN_COMMON                                                                                              \
+  "seq_len: int, batch_size: int, lengths: int, offsets: int, start: int, resets: int, x: int, states: tuple, " \
+  "reset_states: tuple, parameters: tuple, "
 PyMethodDef kMethods[] = {
     fast_definition("infer", fast_method<PyRunner, infer_method, kCommon + 4>,
                     "infer(" RNN_COMMON "y: int, y_stride: int, last: tuple, threads: int) -> None"),
@@ -415,10 +424,10 @@ PyMethodDef kMethods[] = {
         "forward", fast_method<PyRunner, forward_method, kCommon + 7>,
         "forward(" RNN_COMMON
         "y: int, y_stride: int, last: tuple, reserve: int, dropout: float, seed: int, threads: int) -> None"),
-    fast_definition("backward", fast_method<PyRunner, backward_method, kCommon + 11>,
+    fast_definition("backward", fast_method<PyRunner, backward_method, kCommon + 12>,
                     "backward(" RNN_COMMON
                     "reserve: int, dropout: float, seed: int, dy: int, dy_stride: int, dlast: tuple, dx: int, "
-                    "add_dx: bool, dfirst: tuple, dparameters: tuple, threads: int) -> None"),
+                    "add_dx: bool, dfirst: tuple, dreset: tuple, dparameters: tuple, threads: int) -> None"),
     fast_definition("reserve_bytes", fast_method<PyRunner, reserve_method, 5>,
                     "reserve_bytes(seq_len: int, batch_size: int, lengths: int, offsets: int, dropout: bool) -> int"),
 };

@@ -54,15 +54,19 @@ class ByAddress:
         w = self.layer._weights[0]
         return [s.length(w.hidden_size, w.proj_size) for s in w.spec.states]
 
-    def common(self, x: Array, states: Any, lengths: Any, start: Any) -> tuple[tuple[Any, ...], list[Any]]:
+    def common(
+        self, x: Array, states: Any, lengths: Any, start: Any, resets: Any = None, reset_states: Any = None
+    ) -> tuple[tuple[Any, ...], list[Any]]:
         """The first arguments of all calls, and the arrays behind them."""
-        kept = [x, *states]
+        before = reset_states or [None] * len(self.states)
+        kept = [x, *states, resets, *before]
         T, B = (len(self.offsets(lengths)), len(lengths)) if self.packed else x.shape[:2]
         integers = [None if a is None else np.asarray(a, np.int64) for a in (lengths, start)]
         offsets = self.offsets(lengths) if self.packed else None
         kept += [*integers, offsets]
-        arrays = (integers[0], offsets, integers[1], x)
-        return (T, B, *map(address, arrays), tuple(map(address, states)), tuple(map(address, self.parameters))), kept
+        arrays = (integers[0], offsets, integers[1], resets, x)
+        tuples = (states, before, self.parameters)
+        return (T, B, *map(address, arrays), *(tuple(map(address, every)) for every in tuples)), kept
 
     @staticmethod
     def offsets(lengths: Any) -> Array:
@@ -74,9 +78,11 @@ class ByAddress:
         memory = np.full((*count, self.layer.output_size + self.gap), np.nan, dtype)
         return memory[..., : self.layer.output_size], memory
 
-    def infer(self, x: Array, states: Any, lengths: Any = None, start: Any = None, weights: Any = None) -> list[Array]:
+    def infer(
+        self, x: Array, states: Any, lengths: Any = None, start: Any = None, weights: Any = None, **resets: Any
+    ) -> list[Array]:
         """`weights`: packed ones, in place of the parameters."""
-        common, kept = self.common(x, states, lengths, start)
+        common, kept = self.common(x, states, lengths, start, **resets)
         common = common if weights is None else (*common[:-1], weights)
         y, memory = self.rows(x.shape[:-1], x.dtype)
         last = self.new_states(common[1], x.dtype)
@@ -90,9 +96,16 @@ class ByAddress:
         return [np.full((runs, batch_size, units), np.nan, dtype) for units in self.states]
 
     def forward(
-        self, x: Array, states: Any, lengths: Any = None, start: Any = None, dropout: float = 0.0, seed: int = 0
+        self,
+        x: Array,
+        states: Any,
+        lengths: Any = None,
+        start: Any = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+        **resets: Any,
     ) -> tuple[list[Array], Any]:
-        common, kept = self.common(x, states, lengths, start)
+        common, kept = self.common(x, states, lengths, start, **resets)
         y, memory = self.rows(x.shape[:-1], x.dtype)
         last = self.new_states(common[1], x.dtype)
         nbytes = self.runner.reserve_bytes(common[0], common[1], common[2], common[3], dropout > 0)
@@ -119,13 +132,14 @@ class ByAddress:
         add, dx = dx is not None, np.full(x.shape, np.nan, dtype) if dx is None else dx
         dfirst: list[Any] = self.new_states(common[1], dtype)
         dfirst = [d if first is None or first[i] else None for i, d in enumerate(dfirst)]
+        dreset = [d if before else None for d, before in zip(self.new_states(common[1], dtype), common[8], strict=True)]
         dparameters = [
             None if a is None or not (wanted is None or wanted[i]) else np.full(a.shape, np.nan, dtype)
             for i, a in enumerate(self.parameters)
         ]
         self.runner.backward(
             *common, address(reserve), dropout, seed, address(memory), self.layer.output_size + self.gap,
-            tuple(map(address, dlast)), address(dx), add, tuple(map(address, dfirst)),
+            tuple(map(address, dlast)), address(dx), add, tuple(map(address, dfirst)), tuple(map(address, dreset)),
             tuple(map(address, dparameters)), self.threads,
         )  # fmt: skip
-        return {"dx": dx, "dfirst": dfirst, "dparameters": dparameters}
+        return {"dx": dx, "dfirst": dfirst, "dreset": dreset, "dparameters": dparameters}

@@ -60,6 +60,40 @@ def start_of(value: Any, batch_size: Any, numbered: bool) -> Tensor | None:
     return of_rows(value, batch_size, "start", None if numbered else "a cell without clocks", None)
 
 
+def resets_of(value: Any, shape: tuple[Any, ...], turned: bool) -> Tensor | None:
+    """Where episodes begin, as ``(T, B)`` bool on the CPU; `turned` from ``(B, T)``. Raises ValueError or TypeError for
+    others."""
+    if value is None:
+        return None
+    t = torch.as_tensor(value, device="cpu")
+    if t.dtype is not torch.bool:
+        raise TypeError(f"resets: expected torch.bool, got {t.dtype}")
+    if t.shape != shape:
+        raise ValueError(f"resets: expected shape {tuple(shape)}, got {tuple(t.shape)}")
+    # A copy, as kernels read it without the GIL, and in backward again.
+    return (t.t() if turned else t).clone(memory_format=torch.contiguous_format)
+
+
+def states_with_resets(states: Any, before: Any, units: list[int], lead: Any, batched: bool, like: Tensor) -> Any:
+    """First states, and after them those before episodes: each ``(*lead, units)`` or, for all rows, without the batch,
+    which is the last of `lead`. Raises ValueError or TypeError for others."""
+    if before is None:
+        return states
+    before = states_of(before, len(units))
+    if not are_tensors(before, len(units)):
+        expected = "a tensor" if len(units) == 1 else f"a tuple of {len(units)} tensors"
+        raise TypeError(f"reset_state: expected {expected}, got {type(before).__name__}")
+    whole = []
+    for s, n in zip(before, units, strict=True):
+        of_all = (*lead[:-1], n) if batched else (*lead, n)
+        if s.shape not in ((*lead, n), of_all) or s.dtype != like.dtype:
+            raise ValueError(
+                f"reset_state: expected {(*lead, n)} or {of_all} of {like.dtype}, got {tuple(s.shape)} of {s.dtype}"
+            )
+        whole.append(s if s.shape == (*lead, n) else s.unsqueeze(-2).expand(*lead, n))
+    return [*(states or [like.new_zeros((*lead, n)) for n in units]), *whole]
+
+
 def signature_of(cls: Any, build: Any) -> inspect.Signature:
     """The arguments of torch.nn's module, and the options of the cells."""
     plain = list(inspect.signature(build).parameters.values())[2:]

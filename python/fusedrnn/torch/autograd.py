@@ -22,7 +22,7 @@ class Setting:
 
     def __init__(self, plan: Plan, steps: Steps, states: int, shape: Any, at: native.Addresses = ()) -> None:
         self.plan, self.steps, self.shape = plan, steps, shape  # of x
-        self.states = states  # how many were given: those of the cell, or 0
+        self.states = states  # how many were given: those of the cell, as many again before episodes, or 0
         self.at = at  # of all tensors of forward
         self.elements = 0  # of the reserve
 

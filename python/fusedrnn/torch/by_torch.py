@@ -21,8 +21,8 @@ def run(
     layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float = 0.0
 ) -> list[Tensor]:
     """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of
-    `Layout`, or none for zeros."""
-    operator = operator_of(layout.cell, x)
+    `Layout`, and as many before episodes, or none for zeros."""
+    operator = operator_of(layout.cell, x) if steps.resets is None else None
     traced = torch.compiler.is_compiling() or private.are_transforms_active()
     if operator is None or (traced and steps.lengths is not None and steps.batch_sizes is None):
         # What is traced cannot see how rows are packed, which the operator needs for lengths.
@@ -31,7 +31,11 @@ def run(
 
 
 def _first_states(layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe]) -> list[Tensor]:
-    """The states, with zeros for those that are None."""
+    """The first states, with zeros for those that are None."""
+    return _whole_states(layout, steps, x, states[: len(layout.units)])
+
+
+def _whole_states(layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe]) -> list[Tensor]:
     given = list(states) or [None] * len(layout.units)
     sizes = [(layout.runs, steps.batch_size, units) for units in layout.units]
     return [x.new_zeros(size) if s is None else s for s, size in zip(given, sizes, strict=True)]
@@ -73,6 +77,7 @@ def _by_equations(
     if steps.batch_sizes is not None:
         return _padded(layout, steps, x, states, parameters, dropout)
     first = _first_states(layout, steps, x, states)
+    before = None if steps.resets is None else _whole_states(layout, steps, x, states[len(layout.units) :])
     each = len(parameters) // layout.runs
     last: list[list[Tensor]] = [[] for _ in first]
     below: list[Maybe] = [None] * layout.directions
@@ -81,7 +86,8 @@ def _by_equations(
         for d in range(layout.directions):
             run = number * layout.directions + d
             w = _weights(layout, parameters[run * each : (run + 1) * each])
-            y, ends, below[d] = _walk(layout, w, steps, x, [s[run] for s in first], below[d], d == 1)
+            of_run = [s[run] for s in first], None if before is None else [s[run] for s in before]
+            y, ends, below[d] = _walk(layout, w, steps, x, *of_run, below[d], d == 1)
             ys.append(y)
             for of_state, end in zip(last, ends, strict=True):
                 of_state.append(end)
@@ -115,20 +121,44 @@ def _weights(layout: Layout, parameters: Sequence[Tensor]) -> _Weights:
     )
 
 
+def _begins_anew(steps: Steps, reverse: bool) -> Tensor:
+    """``(T, B)``: whether a row's episode begins with a step, in the order in which steps run."""
+    anew = steps.resets
+    assert anew is not None
+    if steps.lengths is not None:
+        anew = anew & (torch.arange(steps.seq_len).unsqueeze(1) < steps.lengths)
+    return torch.cat([anew[1:], torch.zeros_like(anew[:1])]) if reverse else anew
+
+
 def _walk(
-    layout: Layout, w: Any, steps: Steps, x: Tensor, now: list[Tensor], below: Maybe, reverse: bool
+    layout: Layout,
+    w: Any,
+    steps: Steps,
+    x: Tensor,
+    now: list[Tensor],
+    before: list[Tensor] | None,
+    below: Maybe,
+    reverse: bool,
 ) -> tuple[Tensor, list[Tensor], Maybe]:
-    """One run: y, the last states, and the states of every step that the layer above reads."""
+    """One run: y, the last states, and the states of every step that the layer above reads. `before` are the states
+    before episodes, if there are some."""
     spec, T = layout.spec, steps.seq_len
     step, lengths = EQUATIONS[spec.family].step, steps.lengths
     zeros = x.new_zeros(steps.batch_size, layout.hidden_size) if spec.below else None
     above = [s.name for s in spec.states].index(spec.above) if spec.above else None
     ys: list[Any] = [None] * T
     cs: list[Any] = [None] * T
+    anew = None if before is None else _begins_anew(steps, reverse)
+    number = _first_numbers(steps, reverse) if spec.numbered else None
     for t in reversed(range(T)) if reverse else range(T):
         further = [] if zeros is None else [zeros if below is None else below[t]]
-        if spec.numbered:
-            further.append(_numbers(steps, t, reverse, x.device))
+        if before is not None and anew is not None:
+            begins = anew[t].unsqueeze(1).to(x.device)
+            now = [torch.where(begins, b, s) for b, s in zip(before, now, strict=True)]
+        if number is not None:
+            number = number if anew is None else torch.where(anew[t], 0, number)
+            further.append(number.to(x.device))
+            number = number + 1 if lengths is None else number + (lengths > t)
         new = step(w, x[t], tuple(now), *further)[0]
         live = None if lengths is None else (lengths > t).unsqueeze(1).to(x.device)
         now = list(new) if live is None else [torch.where(live, n, s) for n, s in zip(new, now, strict=True)]
@@ -138,11 +168,10 @@ def _walk(
     return torch.stack(ys), now, torch.stack(cs) if above is not None else None
 
 
-def _numbers(steps: Steps, t: int, reverse: bool, device: torch.device) -> Tensor:
-    """Of each row's step at time t, in the order in which they run."""
-    ends = torch.full((steps.batch_size,), steps.seq_len, device="cpu") if steps.lengths is None else steps.lengths
-    number = ends - 1 - t if reverse else torch.full_like(ends, t)
-    return (number if steps.start is None else number + steps.start).to(device)
+def _first_numbers(steps: Steps, reverse: bool) -> Tensor:
+    """Of each row's first step."""
+    zeros = torch.zeros(steps.batch_size, dtype=torch.int64, device="cpu")
+    return zeros if steps.start is None else steps.start
 
 
 def _padded(
@@ -151,6 +180,9 @@ def _padded(
     """Of packed rows."""
     assert steps.batch_sizes is not None
     x, lengths = pad_packed_sequence(PackedSequence(rows, steps.batch_sizes))
-    padded = Steps(steps.seq_len, steps.batch_size, steps.lead, lengths, steps.start)
+    resets = None
+    if steps.resets is not None:
+        resets = pad_packed_sequence(PackedSequence(steps.resets, steps.batch_sizes))[0]
+    padded = Steps(steps.seq_len, steps.batch_size, steps.lead, lengths, steps.start, resets=resets)
     y, *last = _by_equations(layout, padded, x, states, parameters, dropout)
     return [pack_padded_sequence(y, lengths).data, *last]

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..layers.config import config_of
 from . import by_torch, drop_ins, private, routing
-from .arguments import are_tensors, require_dtype, start_of, states_of
+from .arguments import are_tensors, require_dtype, resets_of, start_of, states_of, states_with_resets
 from .module import Recurrent, proxy_in
 from .plan import Layout, Steps
 from .tensors import PLAIN
@@ -72,25 +72,52 @@ class Cell(Recurrent):
     def _names(self, layout: Layout) -> list[str]:
         return layout.names_of_run
 
-    def forward(self, input: Any, hx: Any = None, *, start: Any = None) -> Any:
+    def forward(
+        self, input: Any, hx: Any = None, *, start: Any = None, resets: Any = None, reset_state: Any = None
+    ) -> Any:
         """One step, as torch.nn's cells.
 
         Args:
             input: ``(B, I)``, or ``(I,)`` for one row.
             hx: the state, a tensor; or a tuple of them where the cell has several; None for zeros.
             start: for cells with clocks, the number of the step: an int, or ``(B,)`` integers.
+            resets: ``(B,)`` bools, or one bool for one row: where a new episode begins, before this step.
+            reset_state: the state before an episode, as `hx`, or without B for all rows; None for zeros.
 
         Returns:
             The new state, as `hx`.
 
         Raises:
-            What torch.nn's cells raise, for what they do not take. ValueError: start that does not fit.
+            What torch.nn's cells raise, for what they do not take. ValueError: start, resets or reset_state that do not
+            fit.
         """
         if self.regularisation:
             self._require_kernels()
+        if resets is not None:
+            hx, start = self._after_resets(input, hx, start, resets, reset_state)
         if torch.compiler.is_compiling():
             return self._by_torch(input, hx, start)
         return self._eager(input, hx, start)
+
+    def _after_resets(self, input: Any, hx: Any, start: Any, resets: Any, reset_state: Any) -> tuple[Any, Any]:
+        """The state and the number of the step of rows some of which begin anew."""
+        layout, lead = self._checked_layout(), tuple(input.shape[:-1])
+        begins = resets_of(resets, lead, False)
+        assert begins is not None
+        if start is not None:
+            B = lead[0] if lead else 1
+            start = torch.where(begins.reshape(B), 0, start_of(start, B, layout.spec.numbered is not None))
+        states = states_of(hx, len(layout.units))
+        if hx is None and reset_state is None:
+            return hx, start
+        zeros = [input.new_zeros((*lead, n)) for n in layout.units]
+        every = states_with_resets(states, reset_state, layout.units, lead, bool(lead), input)
+        first = every[: len(zeros)]
+        if not are_tensors(list(first), len(zeros)):
+            return hx, start  # which is refused as any other
+        begins = begins.unsqueeze(-1).to(input.device)
+        found = [torch.where(begins, b, s) for b, s in zip(every[len(zeros) :] or zeros, first, strict=True)]
+        return (tuple(found) if len(found) > 1 else found[0]), start
 
     def _eager(self, input: Any, hx: Any, start: Any) -> Any:
         route = routing.of_state()

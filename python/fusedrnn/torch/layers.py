@@ -12,13 +12,13 @@ from torch.nn import functional as F
 
 from ..layers.config import config_of
 from . import by_torch, drop_ins, private, routing
-from .arguments import are_tensors, lengths_of, require_dtype, start_of, states_of
+from .arguments import are_tensors, require_dtype, resets_of, start_of, states_of, states_with_resets
 from .drop_ins import PackedSequence
 from .module import Recurrent, proxy_in
 from .plan import Layout, Plan, Steps, plan_of
 from .routing import OPERATOR
 from .tensors import PLAIN, read
-from .traced import Output, TracedLayers
+from .traced import Output, Rows, TracedLayers
 
 
 class Layers(TracedLayers):
@@ -89,8 +89,17 @@ class Layers(TracedLayers):
 
     # Calls.
 
-    def forward(self, input: Any, hx: Any = None, *, lengths: Any = None, start: Any = None) -> Output:
-        """As torch.nn's modules, and two arguments more.
+    def forward(
+        self,
+        input: Any,
+        hx: Any = None,
+        *,
+        lengths: Any = None,
+        start: Any = None,
+        resets: Any = None,
+        reset_state: Any = None,
+    ) -> Output:
+        """As torch.nn's modules, and some arguments more.
 
         Args:
             input: ``(T, B, I)``, ``(B, T, I)`` with `batch_first`, ``(T, I)``, or a PackedSequence.
@@ -98,33 +107,39 @@ class Layers(TracedLayers):
             lengths: of padded rows: ``(B,)`` integers in 0..T. Steps past them are not read; outputs there are zero,
                 and the last states are those of each row's last step.
             start: for cells with clocks, the number of the first step: an int, or ``(B,)`` integers.
+            resets: bools, as the input without its last dimension (of a PackedSequence: of its data): where a row's new
+                episode begins. Neither state nor gradient passes between the step before and this one, in either
+                direction.
+            reset_state: the state before the first step of an episode, as `hx`, or without B for all rows; None for
+                zeros.
 
         Returns:
             The outputs, as the input; and the last state, as `hx`.
 
         Raises:
-            What torch.nn's modules raise, for what they do not take. ValueError: lengths or start that do not fit.
-            TypeError: lengths or start that are no integers.
+            What torch.nn's modules raise, for what they do not take. ValueError: lengths, start, resets or reset_state
+            that do not fit. TypeError: lengths or start that are no integers, resets that are no bools.
         """
         if self.regularisation:
             self._require_kernels()
-        if torch.compiler.is_compiling():
-            return self._compiled(input, hx, lengths, start)
-        return self._eager(input, hx, lengths, start)
+        rows = Rows(lengths, start, resets, reset_state)
+        return self._compiled(input, hx, rows) if torch.compiler.is_compiling() else self._eager(input, hx, rows)
 
-    def _eager(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
+    def _eager(self, input: Any, hx: Any, rows: Rows) -> Output:
         packed = isinstance(input, PackedSequence)
         x = input.data if packed else input
         route = routing.of_state()
         if route is not None or type(x) not in PLAIN:
-            return self._other(route or routing.of_tensor(x, None) or routing.WRONG, input, hx, lengths, start)
+            return self._other(route or routing.of_tensor(x, None) or routing.WRONG, input, hx, rows)
         plan, names = self._own(x.dtype)
         if plan is None:
-            return self._other(self._why_no_plan(x), input, hx, lengths, start)
+            return self._other(self._why_no_plan(x), input, hx, rows)
         states = () if hx is None else states_of(hx, len(plan.units))
-        steps = self._steps(plan, input, x, packed, None if hx is None else states, lengths, start)
+        steps = self._steps(plan, input, x, packed, None if hx is None else states, rows)
         if isinstance(steps, str):
-            return self._other(steps, input, hx, lengths, start)
+            return self._other(steps, input, hx, rows)
+        if rows.reset_state is not None:
+            states = states_with_resets(states, rows.reset_state, plan.units, steps.lead, packed or x.dim() == 3, x)
         if packed and input.sorted_indices is not None:
             states = [s.index_select(1, input.sorted_indices) for s in states]
         turned = not packed and self.batch_first and x.dim() == 3
@@ -132,7 +147,7 @@ class Layers(TracedLayers):
             x = x.transpose(0, 1)
         route, every, found = self._prepared(plan, names, x, states, steps.lead)
         if route is not None:
-            return self._other(route, input, hx, lengths, start)
+            return self._other(route, input, hx, rows)
         if self.dropout and self.training and plan.layout.num_layers > 1:
             outputs = self._with_dropout(plan, steps, every)
         else:
@@ -141,9 +156,7 @@ class Layers(TracedLayers):
             outputs[0].transpose_(0, 1)  # in place, so that y is no view: some changes of views are refused
         return self._given_back(input if packed else None, outputs)
 
-    def _steps(
-        self, plan: Plan, input: Any, x: Tensor, packed: bool, states: Any, lengths: Any, start: Any
-    ) -> Steps | str:
+    def _steps(self, plan: Plan, input: Any, x: Tensor, packed: bool, states: Any, rows: Rows) -> Steps | str:
         """The rows of a call; or why the kernels cannot take it."""
         dims = x.dim()
         if dims not in ((2,) if packed else (2, 3)) or x.shape[-1] != plan.layout.input_size:
@@ -153,30 +166,31 @@ class Layers(TracedLayers):
         if not x.numel():
             return routing.EMPTY
         if packed:
-            return self._packed_steps(plan.layout, input, x, lengths, start) or routing.WRONG
+            return self._packed_steps(plan.layout, input, x, rows) or routing.WRONG
         if dims == 3:
             T, B = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
             lead: tuple[int, ...] = (plan.runs, B)
         else:
             T, B, lead = x.shape[0], 1, (plan.runs,)
-        if lengths is None and start is None:
+        if rows.lengths is None and rows.start is None and rows.resets is None:
             return Steps(T, B, lead)
-        numbered = plan.spec.numbered is not None
-        return Steps(T, B, lead, lengths_of(lengths, B, T, dims == 2), start_of(start, B, numbered))
+        lengths, start, resets = rows.read(B, T, dims == 2, self.batch_first, plan.spec.numbered is not None)
+        return Steps(T, B, lead, lengths, start, resets=resets)
 
-    def _packed_steps(self, layout: Layout, input: Any, x: Tensor, lengths: Any, start: Any) -> Steps | None:
+    def _packed_steps(self, layout: Layout, input: Any, x: Tensor, rows: Rows) -> Steps | None:
         """Those of a PackedSequence; None if it is none."""
-        if lengths is not None:
-            raise ValueError(
-                f"lengths: expected None beside a PackedSequence, which has its own, got {type(lengths).__name__}"
-            )
+        if rows.lengths is not None:
+            got = type(rows.lengths).__name__
+            raise ValueError(f"lengths: expected None beside a PackedSequence, which has its own, got {got}")
         steps = Steps.packed(input.batch_sizes, layout.runs, x.shape[0])
-        if steps is not None and start is not None:
-            start = start_of(start, steps.batch_size, layout.spec.numbered is not None)
+        if steps is not None and rows.start is not None:
+            start: Any = start_of(rows.start, steps.batch_size, layout.spec.numbered is not None)
             order = input.sorted_indices
             if order is not None and order.shape != (steps.batch_size,):
                 return None
             steps.start = start if order is None else start.index_select(0, order.cpu())
+        if steps is not None:
+            steps.resets = resets_of(rows.resets, x.shape[:1], False)
         return steps
 
     def _with_dropout(self, plan: Plan, steps: Steps, every: list[Tensor]) -> Sequence[Tensor]:
@@ -205,28 +219,27 @@ class Layers(TracedLayers):
 
     # By PyTorch's operators.
 
-    def _other(self, route: str, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
+    def _other(self, route: str, input: Any, hx: Any, rows: Rows) -> Output:
         """By an operator of ours, or by those of PyTorch for the reason that `route` is."""
         if route == OPERATOR:
             if not isinstance(input, PackedSequence):
-                found = self._by_our_operator(input, hx, lengths, start)
+                found = self._by_our_operator(input, hx, rows)
                 if found is not None:
                     return found
                 route = routing.EMPTY if not input.numel() else routing.WRONG
             else:
                 route = "packed rows among traced tensors"
-        proxy = proxy_in(input, hx, lengths, start) if route == routing.WRONG else None
+        proxy = proxy_in(input, hx, *rows) if route == routing.WRONG else None
         if proxy is not None and proxy.tracer.root is not self:
-            given = {"lengths": lengths, "start": start}
-            given = {name: value for name, value in given.items() if value is not None}
+            given = {name: value for name, value in rows._asdict().items() if value is not None}
             return self._as_proxy(proxy, (input,) if hx is None else (input, hx), given)
         routing.fall_back(route)
         self._check_frozen()
-        return self._by_torch(input, hx, lengths, start)
+        return self._by_torch(input, hx, rows)
 
-    def _by_torch(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
-        if self._torch_has_it and lengths is None:
-            start_of(start, None, numbered=False)
+    def _by_torch(self, input: Any, hx: Any, rows: Rows) -> Output:
+        if self._torch_has_it and rows.lengths is None and rows.resets is None:
+            start_of(rows.start, None, numbered=False)
             return super().forward(input, hx)
         layout = self._checked_layout()
         packed = isinstance(input, PackedSequence)
@@ -240,7 +253,7 @@ class Layers(TracedLayers):
         self._check(layout, input, x, states, unbatched)
         steps: Any
         if packed:
-            steps = self._packed_steps(layout, input, x, lengths, start)
+            steps = self._packed_steps(layout, input, x, rows)
             if steps is None:
                 raise RuntimeError(
                     f"batch_sizes: expected positive integers that do not rise, whose sum is that of the {x.shape[0]} "
@@ -248,8 +261,11 @@ class Layers(TracedLayers):
                 )
         else:
             T, B = x.shape[0], x.shape[1]
-            rows = lengths_of(lengths, B, T, unbatched), start_of(start, B, layout.spec.numbered is not None)
-            steps = Steps(T, B, (layout.runs, B), *rows)
+            lengths, start, resets = rows.read(B, T, unbatched, self.batch_first, layout.spec.numbered is not None)
+            steps = Steps(T, B, (layout.runs, B), lengths, start, resets=resets)
+        if rows.reset_state is not None:
+            lead = (layout.runs,) if unbatched else (layout.runs, steps.batch_size)
+            states = states_with_resets(states, rows.reset_state, layout.units, lead, not unbatched, x)
         given = [s.unsqueeze(1) for s in states] if unbatched else list(states)
         if packed and input.sorted_indices is not None:
             given = [s.index_select(1, input.sorted_indices) for s in given]

@@ -11,7 +11,7 @@ from torch import Tensor
 from .plan import Plan, Steps
 from .tensors import Found, Maybe, read
 
-Addresses = tuple[int, ...]  # of x, the states that are given, and the parameters
+Addresses = tuple[int, ...]  # of x, the states that are given (first ones, and those before episodes), the parameters
 MOST_THREADS = 1024  # that a runner takes
 
 
@@ -23,8 +23,16 @@ def _threads() -> int:
 def _common(plan: Plan, steps: Steps, at: Addresses, weights: Any = None) -> tuple[Any, ...]:
     """The first arguments of all calls of a runner."""
     first = len(at) - len(plan.shapes)
-    states = at[1:first] if first > 1 else (0,) * len(plan.units)
-    return (*steps.addresses(), at[0], states, plan.slots(at[first:]) if weights is None else weights)
+    parameters = plan.slots(at[first:]) if weights is None else weights
+    return (*steps.addresses(), at[0], *_halves(plan, at[1:first]), parameters)
+
+
+def _halves(plan: Plan, states: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The addresses of first states and of those before episodes, 0 where they are not given."""
+    count = len(plan.units)
+    if len(states) == 2 * count:
+        return states[:count], states[count:]
+    return states or (0,) * count, (0,) * count
 
 
 def _outputs(plan: Plan, steps: Steps, x: Tensor) -> tuple[list[Tensor], tuple[Any, ...]]:
@@ -79,7 +87,7 @@ def backward(
     seeds: Found,
     wanted: Sequence[bool],
 ) -> list[Maybe]:
-    """The gradients of x, the first states that were given, and the parameters; None for each that is not wanted. Saved
+    """The gradients of x, the states that were given, and the parameters; None for each that is not wanted. Saved
     are the reserve, which is only read, and all tensors of forward, of these shapes; the grads are those of its
     outputs, and the seeds what `read` found of the grads."""
     found, stride = read(saved, shapes, plan.bits), plan.width
@@ -108,7 +116,7 @@ def backward(
         seeds[1] if steps.of_cell else seeds[1][1:],
         to[0],
         False,
-        to[1:count] if count > 1 else (0,) * len(plan.units),
+        *_halves(plan, to[1:count]),
         plan.slots(to[count:]),
         _threads(),
     )

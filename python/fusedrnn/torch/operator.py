@@ -29,15 +29,17 @@ def name_of(layout: Layout) -> str:
 
 
 class Operator:
-    """The operators of a layout: forward, and backward. Arguments are x, lengths, start, the states, the parameters."""
+    """The operators of a layout: forward, and backward. Arguments are x, lengths, start, resets, the first
+    states and those before episodes, the parameters."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout, self.name = layout, name_of(layout)
-        self.states = len(layout.units)
+        self.states = 2 * len(layout.units)  # first ones, and those before episodes
         self.parameters = layout.names()
-        inputs = ["Tensor x", "Tensor? lengths", "Tensor? start"]
-        inputs += [f"Tensor? {s.name}0" for s in layout.spec.states] + [f"Tensor {name}" for name in self.parameters]
-        outputs = 2 + self.states
+        inputs = ["Tensor x", "Tensor? lengths", "Tensor? start", "Tensor? resets"]
+        inputs += [f"Tensor? {form.format(s.name)}" for form in ("{}0", "reset_{}") for s in layout.spec.states]
+        inputs += [f"Tensor {name}" for name in self.parameters]
+        outputs = 2 + len(layout.units)
         self._define(self.name, [*inputs, "bool keep"], outputs, self._forward, self._forward_fake, self._autograd)
         more = ["Tensor reserve", "Tensor? dy", *(f"Tensor? d{s.name}_n" for s in layout.spec.states), "bool[] wanted"]
         gradients = 1 + self.states + len(self.parameters)
@@ -71,7 +73,7 @@ class Operator:
             )
         return plan
 
-    def _steps(self, x: Tensor, lengths: Tensor | None, start: Tensor | None) -> Steps:
+    def _steps(self, x: Tensor, lengths: Tensor | None, start: Tensor | None, resets: Tensor | None) -> Steps:
         rows = [None if t is None else t.contiguous() for t in (lengths, start)]
         for t in rows:
             if t is not None and (
@@ -82,20 +84,31 @@ class Operator:
                     f"got {tuple(t.shape)} {t.dtype} on {t.device}"
                 )
         lengths, start = rows
-        return Steps(x.shape[0], x.shape[1], (self.layout.runs, x.shape[1]), lengths, start)
+        if resets is not None:
+            if (
+                resets.dtype is not torch.bool
+                or resets.shape != x.shape[:2]
+                or resets.device.type not in ("cpu", "meta")
+            ):
+                raise ValueError(
+                    f"fusedrnn::{self.name}: expected resets as {tuple(x.shape[:2])} bool on the CPU, "
+                    f"got {tuple(resets.shape)} {resets.dtype} on {resets.device}"
+                )
+            resets = resets.contiguous()
+        return Steps(x.shape[0], x.shape[1], (self.layout.runs, x.shape[1]), lengths, start, resets=resets)
 
     def _parts(self, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        """States, which are all given or none, and parameters; contiguous."""
+        """States, of which the first are given or none, and with them those before episodes or none; and parameters;
+        contiguous."""
         every = [None if t is None else t.contiguous() for t in tensors]
-        states, parameters = every[: self.states], every[self.states :]
-        return [] if states[0] is None else states, parameters
+        return [s for s in every[: self.states] if s is not None], every[self.states :]
 
     # The kernels.
 
-    def _forward(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
+    def _forward(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
         *tensors, keep = rest
         routing.count(routing.OPERATOR)
-        plan, steps, x = self._plan(x), self._steps(x, lengths, start), x.contiguous()
+        plan, steps, x = self._plan(x), self._steps(x, lengths, start, resets), x.contiguous()
         states, parameters = self._parts(tensors)
         every = (x, *states, *parameters)
         found = read(every, plan.shapes_of(x.shape, steps.lead, len(states)), plan.bits)
@@ -110,20 +123,24 @@ class Operator:
         outputs, reserve = native.forward(plan, steps, x, found[1], elements)
         return *outputs, reserve
 
-    def _forward_fake(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
-        plan, steps = self._plan(x), self._steps(x, lengths, start)
+    def _forward_fake(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
+        plan, steps = self._plan(x), self._steps(x, lengths, start, resets)
         rows = steps.seq_len * steps.batch_size
         elements = plan.most_reserve_elements(rows) if rest[-1] else 0
         y = x.new_empty((steps.seq_len, steps.batch_size, plan.width))
         return y, *(x.new_empty((*steps.lead, units)) for units in plan.units), x.new_empty(elements)
 
-    def _backward(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
+    def _backward(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
         *tensors, wanted = rest
         count = self.states + len(self.parameters)
         states, parameters = self._parts(tensors[:count])
         reserve, *grads = tensors[count:]
         places = [wanted[0], *wanted[1 : 1 + len(states)], *wanted[1 + self.states :]]
-        plan, steps, every = self._plan(x), self._steps(x, lengths, start), (x.contiguous(), *states, *parameters)
+        plan, steps, every = (
+            self._plan(x),
+            self._steps(x, lengths, start, resets),
+            (x.contiguous(), *states, *parameters),
+        )
         outputs = [(*x.shape[:2], plan.width), *((*steps.lead, units) for units in plan.units)]
         for g, shape in zip(grads, outputs, strict=True):
             if g is not None and (g.shape != shape or g.dtype != x.dtype or not g.is_cpu):
@@ -134,10 +151,10 @@ class Operator:
         elements = plan.most_reserve_elements(steps.seq_len * steps.batch_size)
         shapes = ((elements,), *plan.shapes_of(x.shape, steps.lead, len(states)))
         found = native.backward(plan, steps, (reserve, *every), shapes, grads, None, places)
-        found[1:1] = [None] * (self.states - len(states))
+        found[1 + len(states) : 1 + len(states)] = [None] * (self.states - len(states))
         return tuple(x.new_empty(0) if d is None else d for d in found)
 
-    def _backward_fake(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
+    def _backward_fake(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
         of = [x, *rest[: self.states + len(self.parameters)]]
         return tuple(
             t.new_empty(t.shape) if w and t is not None else x.new_empty(0) for t, w in zip(of, rest[-1], strict=True)
@@ -153,15 +170,17 @@ class Operator:
         with private.below_autograd():
             return self.forward(*arguments)  # type: ignore[no-any-return]
 
-    def _decomposed(self, x: Tensor, lengths: Any, start: Any, *rest: Any) -> tuple[Tensor, ...]:
+    def _decomposed(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
         """By PyTorch's operators, which know transforms and tangents."""
         tensors = [x, *(t for t in rest if t is not None)]
         setting = Setting(
-            self._plan(x), self._steps(x, lengths, start), len(tensors) - 1 - len(self.parameters), x.shape
+            self._plan(x), self._steps(x, lengths, start, resets), len(tensors) - 1 - len(self.parameters), x.shape
         )
         return *setting.run(tensors), x.new_empty(0)
 
-    def _flops(self, x: Any, lengths: Any, start: Any, *rest: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    def _flops(
+        self, x: Any, lengths: Any, start: Any, resets: Any, *rest: Any, out_shape: Any = None, **kwargs: Any
+    ) -> int:
         """Of forward, as PyTorch's counter asks for them, by shapes: a multiplication and an addition for each row and
         each element of a matrix."""
         parameters = rest[self.states : self.states + len(self.parameters)]
@@ -186,25 +205,25 @@ class _Traced(torch.autograd.Function):
     def backward(ctx: Any, *grads: Any) -> Any:
         operator, grads = ctx.operator, grads[:-1]
         reserve, *tensors = ctx.saved_tensors
-        x, lengths, start, *rest = tensors
-        wanted = [ctx.needs_input_grad[1], *ctx.needs_input_grad[4:]]
+        x, lengths, start, resets, *rest = tensors
+        wanted = [ctx.needs_input_grad[1], *ctx.needs_input_grad[5:]]
         if not torch.compiler.is_compiling() and (
             torch.is_grad_enabled() or private.are_batched(grads) or private.is_forward_ad()
         ):
-            found = _by_torch(operator, x, lengths, start, rest, wanted, grads)
+            found = _by_torch(operator, x, (lengths, start, resets), rest, wanted, grads)
         else:
             found = operator.backward(*tensors, reserve, *grads, wanted)
         dx, *others = (d if w else None for d, w in zip(found, wanted, strict=True))
-        return None, dx, None, None, *others
+        return None, dx, None, None, None, *others
 
 
 def _by_torch(
-    operator: Operator, x: Tensor, lengths: Any, start: Any, rest: list[Any], wanted: list[bool], grads: Any
+    operator: Operator, x: Tensor, about: tuple[Any, ...], rest: list[Any], wanted: list[bool], grads: Any
 ) -> list[Any]:
     given = [t for t in rest if t is not None]
     plan = plan_of(operator.layout, x.dtype)
     assert plan is not None
-    setting = Setting(plan, operator._steps(x, lengths, start), len(given) - len(operator.parameters), x.shape)
+    setting = Setting(plan, operator._steps(x, *about), len(given) - len(operator.parameters), x.shape)
     places = [w for t, w in zip([x, *rest], wanted, strict=True) if t is not None]
     each = iter(gradients_by_torch(setting, [x, *given], places, grads))
     return [None if t is None else next(each) for t in (x, *rest)]

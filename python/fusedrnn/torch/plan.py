@@ -159,13 +159,14 @@ class Plan:
         return found
 
     def shapes_of(self, shape: Any, lead: Any, states: int) -> tuple[tuple[int, ...], ...]:
-        """Of x, which has this one, so many states, and the parameters."""
+        """Of x, which has this one, so many states (none; the first ones; or those before episodes too), and the
+        parameters."""
         key = shape, lead, states
         found = self._shapes.get(key)
         if found is None:
             if len(self._shapes) > MOST_SHAPES:
                 self._shapes.clear()
-            of_states = [(*lead, units) for units in self.units] if states else []
+            of_states = [(*lead, units) for units in self.units] * (states // len(self.units))
             found = self._shapes[key] = (shape, *of_states, *self.shapes)
         return found
 
@@ -199,11 +200,11 @@ def plan_of(layout: Layout, dtype: torch.dtype) -> Plan | None:
 
 
 class Steps:
-    """The rows of a call: padded or packed, with their lengths and the numbers of their first steps. `lead` are the
-    sizes of a state as the caller has it, but for its units: (L*D, B), or (B,) of a cell, each without B for one
-    row."""
+    """The rows of a call: padded or packed, with their lengths, the numbers of their first steps, and where their
+    episodes begin. `lead` are the sizes of a state as the caller has it, but for its units: (L*D, B), or (B,) of a
+    cell, each without B for one row."""
 
-    __slots__ = ("batch_size", "batch_sizes", "lead", "lengths", "of_cell", "offsets", "seq_len", "start")
+    __slots__ = ("batch_size", "batch_sizes", "lead", "lengths", "of_cell", "offsets", "resets", "seq_len", "start")
 
     def __init__(
         self,
@@ -213,9 +214,11 @@ class Steps:
         lengths: Tensor | None = None,
         start: Tensor | None = None,
         of_cell: bool = False,
+        resets: Tensor | None = None,
     ) -> None:
         self.seq_len, self.batch_size, self.lead, self.of_cell = seq_len, batch_size, lead, of_cell
         self.lengths, self.start = lengths, start  # (B,), int64
+        self.resets = resets  # (T, B) bool, or of packed rows
         self.batch_sizes: Tensor | None = None  # of packed rows
         self.offsets: Tensor | None = None
 
@@ -238,13 +241,13 @@ class Steps:
         steps.lengths = torch.from_numpy(lengths.astype(np.int64))
         return steps
 
-    def addresses(self) -> tuple[int, int, int, int, int]:
+    def addresses(self) -> tuple[int, int, int, int, int, int]:
         """The first arguments of the runner."""
-        if self.lengths is None and self.start is None:
-            return self.seq_len, self.batch_size, 0, 0, 0
-        every = (self.lengths, self.offsets, self.start)
-        lengths, offsets, start = [0 if t is None else t.data_ptr() for t in every]
-        return self.seq_len, self.batch_size, lengths, offsets, start
+        if self.lengths is None and self.start is None and self.resets is None:
+            return self.seq_len, self.batch_size, 0, 0, 0, 0
+        every = (self.lengths, self.offsets, self.start, self.resets)
+        lengths, offsets, start, resets = [0 if t is None else t.data_ptr() for t in every]
+        return self.seq_len, self.batch_size, lengths, offsets, start, resets
 
     def whole(self, x: Tensor, states: list[Tensor | None], runs: int) -> tuple[Tensor, list[Tensor | None]]:
         """x as (T, B, I), or packed rows, and states as (L*D, B, units)."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from . import private
-from .arguments import are_tensors, lengths_of, start_of, states_of
+from .arguments import are_tensors, lengths_of, resets_of, start_of, states_of, states_with_resets
 from .drop_ins import PackedSequence
 from .module import Recurrent
 from .operator import operator_of
@@ -18,20 +19,42 @@ Output = Any  # of a call: the outputs and the last state
 Operators = tuple[list[str], list[tuple[str, tuple[int, ...]]], list[int], bool]
 
 
+class Rows(NamedTuple):
+    """What the caller says of a call's rows."""
+
+    lengths: Any
+    start: Any
+    resets: Any
+    reset_state: Any
+
+    def read(
+        self, batch_size: Any, seq_len: Any, unbatched: bool, batch_first: bool, numbered: bool
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """lengths, start and resets as kernels take them; see `arguments`."""
+        turned = batch_first and not unbatched
+        sizes = (seq_len,) if unbatched else (batch_size, seq_len) if turned else (seq_len, batch_size)
+        resets = resets_of(self.resets, sizes, turned)
+        return (
+            lengths_of(self.lengths, batch_size, seq_len, unbatched),
+            start_of(self.start, batch_size, numbered),
+            resets.unsqueeze(1) if unbatched and resets is not None else resets,
+        )
+
+
 class TracedLayers(Recurrent):
     """The calls of layers that are traced."""
 
-    def _by_torch(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
+    def _by_torch(self, input: Any, hx: Any, rows: Rows) -> Output:
         """By PyTorch's operators."""
         raise NotImplementedError
 
-    def _compiled(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output:
+    def _compiled(self, input: Any, hx: Any, rows: Rows) -> Output:
         """What torch.compile and torch.export trace. An exported program has PyTorch's operators, and runs anywhere."""
         if not (private.is_exporting() or isinstance(input, PackedSequence) or torch.is_autocast_enabled("cpu")):
-            found = self._by_our_operator(input, hx, lengths, start)
+            found = self._by_our_operator(input, hx, rows)
             if found is not None:
                 return found
-        return self._by_torch(input, hx, lengths, start)
+        return self._by_torch(input, hx, rows)
 
     def _operators(self, each: bool) -> Operators:
         """The name of the operator of all layers, or those of each layer; names and shapes of the parameters; the units
@@ -43,7 +66,7 @@ class TracedLayers(Recurrent):
         found: Operators = _operators_of(each, layout.cell, *sizes, layout.bias, layout.values)
         return found
 
-    def _by_our_operator(self, input: Any, hx: Any, lengths: Any, start: Any) -> Output | None:
+    def _by_our_operator(self, input: Any, hx: Any, rows: Rows) -> Output | None:
         """By an operator that is traced as one call; None where it does not take the arguments."""
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
         operators, expected, units, numbered = self._operators(each=True) if dropout else self._operators(each=False)
@@ -51,13 +74,17 @@ class TracedLayers(Recurrent):
         parameters = [getattr(self, name) for name, _ in expected]
         if not operators or x.dim() not in (2, 3) or not (hx is None or are_tensors(states, len(units))):
             return None
-        unbatched = x.dim() == 2
+        unbatched, D = x.dim() == 2, 1 + bool(self.bidirectional)
+        turned = self.batch_first and not unbatched
+        B = 1 if unbatched else x.shape[0] if turned else x.shape[1]
+        lead = (self.num_layers * D,) if unbatched else (self.num_layers * D, B)
+        states = states_with_resets(states, rows.reset_state, units, lead, not unbatched, x)
         if unbatched:
             x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
-        elif self.batch_first:
+        elif turned:
             x = x.transpose(0, 1)
-        D, each = 1 + bool(self.bidirectional), len(parameters) // len(operators)
-        sizes: list[Any] = [(self.num_layers * D, x.shape[1], u) for u in units] if states else []
+        each = len(parameters) // len(operators)
+        sizes: list[Any] = [(self.num_layers * D, B, u) for u in units] * (len(states) // len(units))
         sizes += [shape for _, shape in expected]
         if x.shape[2] != self.input_size or x.numel() == 0 or x.dtype not in DTYPES:
             return None
@@ -66,21 +93,21 @@ class TracedLayers(Recurrent):
             return None
         if any(t.shape != size for t, size in zip(tensors, sizes, strict=True)):
             return None
-        rows = lengths_of(lengths, x.shape[1], x.shape[0], unbatched), start_of(start, x.shape[1], numbered)
+        about = rows.read(B, x.shape[0], unbatched, self.batch_first, numbered)
         lasts = []
         for n, operator in enumerate(operators):
-            first: Any = list(states) or [None] * len(units)
+            first: Any = [*states, *[None] * (2 * len(units) - len(states))]
             if len(operators) > 1:
                 first = [None if s is None else s[n * D : (n + 1) * D] for s in first]
             call = getattr(torch.ops.fusedrnn, operator).default
-            x, *last = call(x, *rows, *first, *parameters[n * each : (n + 1) * each], False)
+            x, *last = call(x, *about, *first, *parameters[n * each : (n + 1) * each], False)
             lasts.append(last[:-1])
             if n + 1 < len(operators):
                 x = F.dropout(x, dropout, True)
         last = lasts[0] if len(lasts) == 1 else [torch.cat(of_state) for of_state in zip(*lasts, strict=True)]
         if unbatched:
             x, last = x.squeeze(1), [s.squeeze(1) for s in last]
-        elif self.batch_first:
+        elif turned:
             x = x.transpose(0, 1)
         return self._given_back(None, [x, *last])
 
