@@ -88,22 +88,27 @@ def test_inference(cell: Cell, shape: Shape, dtype: str, variant: dict[str, bool
 @pytest.mark.parametrize("shape", [(4, 9, 17, 40), (9, 33, 12, 20), (300, 3, 8, 40)], ids=str)
 @pytest.mark.parametrize("variant", [{}, {"resets": True, "lengths": True}], ids=["", "resets lengths"])
 def test_the_same_bits(cell: Cell, shape: Shape, variant: dict[str, bool], rng: np.random.Generator) -> None:
-    """From masks and from the seed that makes them; under each schedule; and repeated."""
+    """From masks and from the seed that makes them, and of expectations; under each schedule."""
+
+    def everything() -> list[Any]:
+        kwargs = {name: value for name, value in problem.kwargs.items() if name not in ("seed", "masks")}
+        return [*problem.run(), cell.functions()[0](problem.x, problem.w, *problem.states, **kwargs)]
+
     problem = make_problem(cell, shape, "float32", rng, **variant)
     problem.w = remade(cell, problem.w, replaced=options_of(cell, P))
     _core.set_schedule("one")
     problem.kwargs["seed"] = 2**63 + 5
-    want = problem.run()
+    want = everything()
     for isa in fusedrnn.available_isas():
         fusedrnn.set_isa(isa)
         for schedule, threads in [("one", 1), ("2x3", 7), ("rows", 3), ("units", 3)]:
             fusedrnn.set_num_threads(threads)
             _core.set_schedule(schedule)
-            for a, b in zip(problem.run(), want, strict=True):
+            for a, b in zip(everything(), want, strict=True):
                 assert_same_bits(a, b, f"{isa}, {threads} threads, {schedule}:")
     del problem.kwargs["seed"]
     problem.kwargs["masks"] = problem.w.masks(*shape[:2], 2**63 + 5)
-    for a, b in zip(problem.run(), want, strict=True):
+    for a, b in zip(everything(), want, strict=True):
         assert_same_bits(a, b, "masks:")
 
 

@@ -10,7 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cells.families import SPECS
+from ..masks import Sizes, of_seed
 from ..reference import EQUATIONS
+from ..reference.regularised import Regularised
 from . import private
 from .drop_ins import PackedSequence, operator_of, pack_padded_sequence, pad_packed_sequence
 from .plan import Layout, Steps, values_of
@@ -22,7 +24,7 @@ def run(
 ) -> list[Tensor]:
     """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of
     `Layout`, and as many before episodes, or none for zeros."""
-    operator = operator_of(layout.cell, x) if steps.resets is None else None
+    operator = operator_of(layout.cell, x) if steps.resets is steps.regularised is None else None
     traced = torch.compiler.is_compiling() or private.are_transforms_active()
     if operator is None or (traced and steps.lengths is not None and steps.batch_sizes is None):
         # What is traced cannot see how rows are packed, which the operator needs for lengths.
@@ -87,7 +89,8 @@ def _by_equations(
             run = number * layout.directions + d
             w = _weights(layout, parameters[run * each : (run + 1) * each])
             of_run = [s[run] for s in first], None if before is None else [s[run] for s in before]
-            y, ends, below[d] = _walk(layout, w, steps, x, *of_run, below[d], d == 1)
+            equations = None if steps.regularised is None else _regularised(layout, w, steps, number, d, x.device)
+            y, ends, below[d] = _walk(layout, w, equations, steps, x, *of_run, below[d], d == 1)
             ys.append(y)
             for of_state, end in zip(last, ends, strict=True):
                 of_state.append(end)
@@ -121,6 +124,25 @@ def _weights(layout: Layout, parameters: Sequence[Tensor]) -> _Weights:
     )
 
 
+def _regularised(
+    layout: Layout, w: Any, steps: Steps, number: int, direction: int, device: torch.device
+) -> Regularised:
+    """The equations of a run under its masks, or their expectation."""
+    assert steps.regularised is not None
+    (options, seed), masks = steps.regularised, None
+    if seed is not None:
+        found = _masks(layout.layer(number), options, steps.seq_len, steps.batch_size, seed, number, direction)
+        masks = {name: mask.to(device) for name, mask in found.items()}
+    return Regularised(EQUATIONS[layout.spec.family], layout.spec, w, options, masks)
+
+
+@private.disabled_in_compiler
+def _masks(layout: Layout, options: dict[str, float], T: int, B: int, seed: int, *place: int) -> dict[str, Tensor]:
+    sizes = Sizes(layout.input_size, layout.hidden_size, layout.proj_size or layout.hidden_size, T, B)
+    masks = of_seed(layout.spec, options, sizes, seed, *place)
+    return {name: torch.from_numpy(mask.copy()) for name, mask in masks.items()}
+
+
 def _begins_anew(steps: Steps, reverse: bool) -> Tensor:
     """``(T, B)``: whether a row's episode begins with a step, in the order in which steps run."""
     anew = steps.resets
@@ -133,6 +155,7 @@ def _begins_anew(steps: Steps, reverse: bool) -> Tensor:
 def _walk(
     layout: Layout,
     w: Any,
+    equations: Regularised | None,
     steps: Steps,
     x: Tensor,
     now: list[Tensor],
@@ -159,7 +182,10 @@ def _walk(
             number = number if anew is None else torch.where(anew[t], 0, number)
             further.append(number.to(x.device))
             number = number + 1 if lengths is None else number + (lengths > t)
-        new = step(w, x[t], tuple(now), *further)[0]
+        if equations is None:
+            new = step(w, x[t], tuple(now), *further)[0]
+        else:
+            new = equations.step(t, slice(None), x[t], tuple(now), *further)[0]
         live = None if lengths is None else (lengths > t).unsqueeze(1).to(x.device)
         now = list(new) if live is None else [torch.where(live, n, s) for n, s in zip(new, now, strict=True)]
         ys[t] = now[0] if live is None else torch.where(live, now[0], torch.zeros_like(now[0]))
@@ -184,5 +210,6 @@ def _padded(
     if steps.resets is not None:
         resets = pad_packed_sequence(PackedSequence(steps.resets, steps.batch_sizes))[0]
     padded = Steps(steps.seq_len, steps.batch_size, steps.lead, lengths, steps.start, resets=resets)
+    padded.regularised = steps.regularised
     y, *last = _by_equations(layout, padded, x, states, parameters, dropout)
     return [pack_padded_sequence(y, lengths).data, *last]

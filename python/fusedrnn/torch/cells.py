@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..layers.config import config_of
+from ..masks import ZONEOUT
 from . import by_torch, drop_ins, private, routing
 from .arguments import are_tensors, require_dtype, resets_of, start_of, states_of, states_with_resets
 from .module import Recurrent, proxy_in
@@ -91,10 +92,10 @@ class Cell(Recurrent):
             What torch.nn's cells raise, for what they do not take. ValueError: start, resets or reset_state that do not
             fit.
         """
-        if self.regularisation:
-            self._require_kernels()
         if resets is not None:
             hx, start = self._after_resets(input, hx, start, resets, reset_state)
+        if self.regularisation and (self.training or any(name in ZONEOUT for name in self.regularisation)):
+            return self._other(routing.REGULARISED, input, hx, start)
         if torch.compiler.is_compiling():
             return self._by_torch(input, hx, start)
         return self._eager(input, hx, start)
@@ -177,6 +178,8 @@ class Cell(Recurrent):
             require_dtype(s, input)
         B = lead[0] if lead else 1
         steps = Steps(1, B, lead, None, start_of(start, B, layout.spec.numbered is not None), True)
+        if self.regularisation:
+            steps.regularised = self._regularised()
         x, whole = steps.whole(input, list(states), 1)
         new = steps.as_given(by_torch.run(layout, steps, x, whole, self._parameters_of(self._names(layout))), input)
         return tuple(new) if len(new) > 1 else new[0]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.config import config_of
+from ..masks import ZONEOUT
 from . import by_torch, drop_ins, private, routing
 from .arguments import are_tensors, require_dtype, resets_of, start_of, states_of, states_with_resets
 from .drop_ins import PackedSequence
@@ -120,9 +121,9 @@ class Layers(TracedLayers):
             What torch.nn's modules raise, for what they do not take. ValueError: lengths, start, resets or reset_state
             that do not fit. TypeError: lengths or start that are no integers, resets that are no bools.
         """
-        if self.regularisation:
-            self._require_kernels()
         rows = Rows(lengths, start, resets, reset_state)
+        if self.regularisation and (self.training or any(name in ZONEOUT for name in self.regularisation)):
+            return self._other(routing.REGULARISED, input, hx, rows)
         return self._compiled(input, hx, rows) if torch.compiler.is_compiling() else self._eager(input, hx, rows)
 
     def _eager(self, input: Any, hx: Any, rows: Rows) -> Output:
@@ -263,6 +264,8 @@ class Layers(TracedLayers):
             T, B = x.shape[0], x.shape[1]
             lengths, start, resets = rows.read(B, T, unbatched, self.batch_first, layout.spec.numbered is not None)
             steps = Steps(T, B, (layout.runs, B), lengths, start, resets=resets)
+        if self.regularisation:
+            steps.regularised = self._regularised()
         if rows.reset_state is not None:
             lead = (layout.runs,) if unbatched else (layout.runs, steps.batch_size)
             states = states_with_resets(states, rows.reset_state, layout.units, lead, not unbatched, x)

@@ -21,7 +21,7 @@ from ..masks import ZONEOUT
 from . import drop_ins, native, routing
 from .arguments import signature_of
 from .autograd import Setting, apply_layers
-from .plan import DTYPES, NONE, Layout, Plan, Steps, plan_of, text_of
+from .plan import DTYPES, NONE, Layout, Plan, Regularised, Steps, plan_of, text_of
 from .tensors import read
 
 # Entries of a module's __dict__ that belong to it alone, and to this process: ours, and what Module.compile makes.
@@ -116,11 +116,13 @@ class Recurrent(nn.Module):
         if options:
             self.regularisation, self.cell_options = options, self.cell_options | options
 
-    def _require_kernels(self) -> None:
-        """Raises NotImplementedError for options that no kernel has: in training all, else zoneout."""
-        for name, p in self.regularisation.items():
-            if self.training or name in ZONEOUT:
-                raise NotImplementedError(f"{name}: expected 0, as only fusedrnn.reference has it, got {p}")
+    def _regularised(self) -> Regularised | None:
+        """What a call drops, which no kernel of modules does: in training all, else the expectation of zoneout. The
+        seed of the masks comes from PyTorch's generator."""
+        if self.training:
+            return Regularised(self.regularisation, int(torch.randint(2**63 - 1, (), device="cpu")))
+        zoneout = {name: p for name, p in self.regularisation.items() if name in ZONEOUT}
+        return Regularised(zoneout, None) if zoneout else None
 
     def _chosen(self, proj_size: int) -> str:
         """The cell that the options choose."""

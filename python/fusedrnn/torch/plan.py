@@ -6,7 +6,7 @@ import ast
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -199,12 +199,31 @@ def plan_of(layout: Layout, dtype: torch.dtype) -> Plan | None:
         return None
 
 
+class Regularised(NamedTuple):
+    """What the cells of a call drop: probabilities that are not 0, by name; and the seed of the masks, or None for
+    inference."""
+
+    options: dict[str, float]
+    seed: int | None
+
+
 class Steps:
     """The rows of a call: padded or packed, with their lengths, the numbers of their first steps, and where their
     episodes begin. `lead` are the sizes of a state as the caller has it, but for its units: (L*D, B), or (B,) of a
     cell, each without B for one row."""
 
-    __slots__ = ("batch_size", "batch_sizes", "lead", "lengths", "of_cell", "offsets", "resets", "seq_len", "start")
+    __slots__ = (
+        "batch_size",
+        "batch_sizes",
+        "lead",
+        "lengths",
+        "of_cell",
+        "offsets",
+        "regularised",
+        "resets",
+        "seq_len",
+        "start",
+    )
 
     def __init__(
         self,
@@ -219,6 +238,7 @@ class Steps:
         self.seq_len, self.batch_size, self.lead, self.of_cell = seq_len, batch_size, lead, of_cell
         self.lengths, self.start = lengths, start  # (B,), int64
         self.resets = resets  # (T, B) bool, or of packed rows
+        self.regularised: Regularised | None = None
         self.batch_sizes: Tensor | None = None  # of packed rows
         self.offsets: Tensor | None = None
 
