@@ -27,7 +27,7 @@ struct WeightView {
   std::int64_t input, hidden;
   std::int64_t proj;  // the units of h: `hidden` for cells that do not project, and less for others
   WeightArrays<C> arrays;
-  Probabilities options;
+  Probabilities options = {};  // of regularisation
 };
 
 // Whether the input's weights are packed with their gates joined: where H is so small that vectors of one gate's units
