@@ -101,6 +101,7 @@ def test_results_are_named_after_the_spec(spec: CellSpec[Any, Any]) -> None:
     every = dict.fromkeys(name for s in SPECS.values() if s.family == spec.family for name in s.names)
     assert list(spec.output._fields) == ["y", *(f"{s}_n" for s in states), *above]
     gradients = ["dx", *below, *(f"d{s}0" for s in states), *(f"d{name}" for name in every)]
+    gradients += [f"dreset_{s}" for s in states]
     assert list(spec.gradients._fields) == gradients
 
 
@@ -120,14 +121,14 @@ def test_signatures_are_those_of_the_spec(spec: CellSpec[Any, Any]) -> None:
         return f"({', '.join(parameters)})"
 
     first = [f"{s}0=None" for s in states]
-    resets = ["resets=None", "reset_state=None"]
-    for suffix, further in (("", []), ("_forward", ["seed=None", "masks=None"])):
-        expected = ["x", "w", *below, *first, "*", *numbered, "lengths=None", "reverse=False", *resets, *further]
-        assert signature(suffix) == text(*expected)
+    resets = "resets=None", "reset_state=None"
+    about = *numbered, "lengths=None", "reverse=False", *resets
+    for suffix, masks in (("", []), ("_forward", ["seed=None", "masks=None"])):
+        assert signature(suffix) == text("x", "w", *below, *first, "*", *about, *masks)
     dabove = [f"d{spec.above}=None"] if spec.above else []
     assert signature("_backward") == text("reserve", "dy", *(f"d{s}_n=None" for s in states), *dabove)
-    expected = ["x", "w", *below, *(f"{s}=None" for s in states), "*", *numbered, *resets, "out=None"]
-    assert signature("_cell") == text(*expected)
+    now = [f"{s}=None" for s in states]
+    assert signature("_cell") == text("x", "w", *below, *now, "*", *numbered, *resets, "out=None")
 
 
 @pytest.mark.parametrize(

@@ -388,8 +388,8 @@ class Layer:
 
         Returns:
             ``dx``, as x; the gradients of the initial state, ``dh0``, ``dc0``; ``parameters``, a dict of the
-            gradients of parameters by the names of the parameters; and those of `reset_state`, each of its shape,
-            ``dreset_h``, ``dreset_c``, or None.
+            gradients of parameters by the names of the parameters; and, where `reset_state` was given, those of its
+            arrays, ``dreset_h``, ``dreset_c``.
 
         Raises:
             ValueError: a tape of another layer; shapes that do not fit. TypeError: no tape; an argument that is no
@@ -410,8 +410,10 @@ class Layer:
             for p in self._config.parameters
         }
         first = (form.give_state(results[f"d{s.name}0"]) for s in spec.states)
-        before_episodes = (results.get(f"dreset_{s.name}") for s in spec.states)
-        return gradients_of(spec)(form.give(results["dx"]), *first, gradients, *before_episodes)
+        before_episodes = [results.get(f"dreset_{s.name}") for s in spec.states]
+        of_reset_state = any(a is not None for a in before_episodes)
+        kind = gradients_of(spec, of_reset_state)
+        return kind(form.give(results["dx"]), *first, gradients, *(before_episodes if of_reset_state else ()))
 
     def stream(self, batch_size: int = 1, **inputs: Any) -> Stream:
         """A stream of this many rows: it runs step by step with the weights as they are now, and keeps its state.

@@ -16,8 +16,8 @@ def _gradients(fields: tuple[str, ...]) -> Any:
 
     class LayerGradients(base):
         """Gradients of a layer: `dx` and those of initial states, each of its argument's shape; `parameters`, a dict
-        of the gradients of parameters by the names of the parameters; and those of the states before episodes, None
-        for each that was not given."""
+        of the gradients of parameters by the names of the parameters; and, where `reset_state` was given, those of
+        the states before episodes, None for each that was None."""
 
         __slots__ = ()
 
@@ -31,7 +31,8 @@ def _remade(fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
     return _gradients(fields)(*values)
 
 
-def gradients_of(spec: CellSpec[Any, Any]) -> Any:
+def gradients_of(spec: CellSpec[Any, Any], of_reset_state: bool) -> Any:
     """The named tuple of gradients of a layer of this cell."""
     names = [s.name for s in spec.states]
-    return _gradients(("dx", *(f"d{name}0" for name in names), "parameters", *(f"dreset_{name}" for name in names)))
+    more = (f"dreset_{name}" for name in names if of_reset_state)
+    return _gradients(("dx", *(f"d{name}0" for name in names), "parameters", *more))
