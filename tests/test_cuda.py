@@ -404,10 +404,10 @@ def test_no_argument_is_ignored(roomy: ctypes.CDLL) -> None:
     with pytest.raises(ValueError, match="c_below: expected None for cell 'lstm', got Array"):
         w.infer(x, states, None, False, {"c_below": zeros_on(4, 2, 2)})
     with pytest.raises(ValueError, match="start: expected None for cell 'lstm', got int"):
-        w.forward(x, states, None, False, {"start": 3}, None)
+        w.forward(x, states, None, False, {"start": 3})
     with pytest.raises(ValueError, match="is (longer|shorter) than argument"):
         w.step(x[0], states, (None,), {})
-    _, kept, _ = w.forward(x, states, None, False, {}, None)
+    _, kept, _ = w.forward(x, states, None, False, {})
     with pytest.raises(ValueError, match="is (longer|shorter) than argument"):
         w.backward(kept, None, (None,), None)
     with pytest.raises(ValueError, match="dc: expected None for cell 'lstm', got Array"):

@@ -56,7 +56,7 @@ inline std::vector<int64_t> read_lengths(py::handle h, int64_t batch, int64_t se
 // The names of further inputs and outputs of cells, and of their gradients.
 struct Names {
   Name y{"y"}, c{"c"}, c_below{"c_below"}, start{"start"}, dx{"dx"}, dc{"dc"}, dc_below{"dc_below"};
-  Name resets{"resets"}, reset_state{"reset_state"};
+  Name resets{"resets"}, reset_state{"reset_state"}, masks{"masks"};
 };
 inline const Names& names() {
   static const Names all;
@@ -81,6 +81,7 @@ inline std::vector<int64_t> read_start(py::handle h, int64_t batch) {
 // copies of references, as the dict may change: Python code runs where a key gives its text, and a value its integers.
 struct FurtherInputs {
   py::object below = py::none(), start = py::none(), resets = py::none(), reset_state = py::none();
+  py::object masks = py::none();  // or a seed: of forward in training
 
   FurtherInputs(const PyWeights& w, const py::dict& inputs) {
     if (inputs.empty()) return;
@@ -94,6 +95,8 @@ struct FurtherInputs {
         resets = py::reinterpret_borrow<py::object>(value);
       } else if (name == names().reset_state.text) {
         reset_state = py::reinterpret_borrow<py::object>(value);
+      } else if (name == names().masks.text) {
+        masks = py::reinterpret_borrow<py::object>(value);
       } else if (!value.is_none()) {
         throw py::value_error(not_taken(name, w.facts().name, type_name(value)));
       }
@@ -142,6 +145,7 @@ struct SequenceArguments {
   std::vector<int64_t> lengths, start;
   std::vector<std::uint8_t> resets;
   ResetStates<T> reset_states;
+  py::object masks;
   bool has_lengths, reverse;
 
   SequenceArguments(const PyWeights& w, py::handle x_array, const py::tuple& given, py::handle lengths_array,
@@ -163,6 +167,7 @@ struct SequenceArguments {
     if (!further.start.is_none()) start = read_start(further.start, n.batch);
     if (!further.resets.is_none()) resets = read_resets(kResetSymbols, {n.seq_len, n.batch}, further.resets);
     reset_states = read_reset_states<T>(w, n.batch, further.reset_state);
+    masks = further.masks;
     x = contiguous<T>(x_array);
   }
 

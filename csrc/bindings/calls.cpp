@@ -49,11 +49,13 @@ py::tuple kept_arguments(const SequenceArguments<T>& call, const py::tuple& stat
   py::tuple kept(states.size());
   for (std::size_t s = 0; s < states.size(); ++s) kept[s] = or_none(call.states[s].owner);
   py::object inputs = py::none();
-  if (call.below.owner || !call.start.empty() || !call.resets.empty() || call.reset_states.given()) {
+  if (call.below.owner || !call.start.empty() || !call.resets.empty() || call.reset_states.given() ||
+      !call.masks.is_none()) {
     inputs = py::dict();
     if (call.below.owner) inputs[names().c_below.c_str()] = call.below.owner;
     if (!call.start.empty()) inputs[names().start.c_str()] = integers(call.start);
     if (!call.resets.empty()) inputs[names().resets.c_str()] = bools(call.resets, {call.n.seq_len, call.n.batch});
+    if (!call.masks.is_none()) inputs[names().masks.c_str()] = call.masks;
     if (call.reset_states.given()) {
       inputs[names().reset_state.c_str()] = call.reset_states.owners(static_cast<int>(states.size()));
     }
@@ -75,9 +77,9 @@ std::size_t place_reserve(const PyWeights& w, const Sizes& n, Problem<T>& p, cha
 // The results; the object for backward, which has the reserve's memory and the arguments; and the bytes of the memory.
 template <class F, class T = typename F::Compute>
 py::tuple forward(const PyWeights& w, const Weights<F>& weights, py::handle x, const py::tuple& states,
-                  py::handle lengths, py::handle reverse, const py::dict& inputs, py::handle source) {
+                  py::handle lengths, py::handle reverse, const py::dict& inputs) {
   const SequenceArguments<T> call(w, x, states, lengths, reverse, inputs);
-  MaskArguments masks(source);
+  MaskArguments masks(call.masks);
   Problem<T> p = call.problem();
   p.drop.options = w.options;
   p.drop.source = masks.of(w, call.n.seq_len, call.n.batch);
@@ -88,8 +90,7 @@ py::tuple forward(const PyWeights& w, const Weights<F>& weights, py::handle x, c
   place_reserve(w, call.n, p, memory->buffer.data());
   without_gil([&] { run_forward(weights, p); });
   const std::size_t bytes = memory->buffer.bytes();
-  const py::tuple kept = py::make_tuple(py::cast(std::move(memory)), kept_arguments(call, states),
-                                        py::reinterpret_borrow<py::object>(source));
+  const py::tuple kept = py::make_tuple(py::cast(std::move(memory)), kept_arguments(call, states));
   return py::make_tuple(results.take(), kept, bytes);
 }
 
@@ -103,14 +104,13 @@ Object checked(const py::object& o) {
 
 // The object that forward returned for backward.
 struct Kept {
-  py::object memory, x, lengths, reverse, source;
+  py::object memory, x, lengths, reverse;
   py::tuple states;
   py::dict inputs;
 
   explicit Kept(const py::tuple& kept) {
-    if (kept.size() != 3) fail_kept();
+    if (kept.size() != 2) fail_kept();
     memory = kept[0];
-    source = kept[2];
     const auto arguments = checked<py::tuple>(kept[1]);
     if (arguments.size() != 5 || !py::isinstance<PyMemory>(memory)) fail_kept();
     x = arguments[0];
@@ -129,7 +129,7 @@ py::dict backward(const PyWeights& w, const Weights<F>& weights, const py::tuple
   const Sizes& n = call.n;
   const Buffer& memory = from.memory.cast<const PyMemory&>().buffer;
   Problem<T> p = call.problem();
-  MaskArguments masks(from.source);
+  MaskArguments masks(call.masks);
   p.drop.options = w.options;
   p.drop.source = masks.of(w, n.seq_len, n.batch);
   if (memory.bytes() != place_reserve(w, n, p, nullptr)) throw py::value_error(kBadKept);
@@ -245,7 +245,7 @@ py::object infer_method(const PyWeights& w, FastArguments a) {
 }
 py::object forward_method(const PyWeights& w, FastArguments a) {
   return w.with([&](const auto& weights) -> py::object {
-    return forward(w, weights, a[0], tuple_of(a[1]), a[2], a[3], dict_of(a[4]), a[5]);
+    return forward(w, weights, a[0], tuple_of(a[1]), a[2], a[3], dict_of(a[4]));
   });
 }
 py::object backward_method(const PyWeights& w, FastArguments a) {
@@ -280,9 +280,8 @@ PyMethodDef kMethods[] = {
         "infer", method<infer_method, 5>,
         "infer(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> dict"),
     fast_definition(
-        "forward", method<forward_method, 6>,
-        "forward(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict, source: int | "
-        "dict | None) -> tuple"),
+        "forward", method<forward_method, 5>,
+        "forward(x: ndarray, states: tuple, lengths: Sequence[int] | None, reverse: bool, inputs: dict) -> tuple"),
     fast_definition("backward", method<backward_method, 4>,
                     "backward(kept: tuple, dy: ndarray | None, dstates: tuple, dabove: ndarray | None) -> dict"),
     fast_definition("step", method<step_method, 4>,

@@ -35,14 +35,7 @@ class Weights:
         self, x: Any, states: _States, lengths: _Integers | None, reverse: bool, inputs: dict[str, Any], /
     ) -> _Results: ...
     def forward(
-        self,
-        x: Any,
-        states: _States,
-        lengths: _Integers | None,
-        reverse: bool,
-        inputs: dict[str, Any],
-        source: Any,
-        /,
+        self, x: Any, states: _States, lengths: _Integers | None, reverse: bool, inputs: dict[str, Any], /
     ) -> tuple[_Results, Any, int]: ...
     def backward(self, kept: Any, dy: Any, dstates: _States, dabove: Any, /) -> _Results: ...
     def step(self, x: Any, states: _States, out: _States, inputs: dict[str, Any], /) -> tuple[_Array, ...]: ...

@@ -139,7 +139,9 @@ def forward(
     loaded = _loaded(spec, w)
     given = w._values or seed is not None or masks is not None
     source = _source(w, x, seed, masks) if given else None
-    results, kept, nbytes = loaded.forward(x, states, lengths, reverse, inputs, source)
+    if source is not None:
+        inputs["masks"] = source
+    results, kept, nbytes = loaded.forward(x, states, lengths, reverse, inputs)
     return _named(spec.output, results), Reserve(w, kept, nbytes, x.shape, source)
 
 

@@ -103,7 +103,7 @@ class Native:
 
     def forward(self, i: Inputs) -> tuple[list[Array], Any]:
         inputs = self._inputs(i.below, i.start)
-        results, kept, nbytes = i.w._loaded.forward(i.x, i.states, i.lengths, i.reverse, inputs, None)
+        results, kept, nbytes = i.w._loaded.forward(i.x, i.states, i.lengths, i.reverse, inputs)
         if nbytes != kept[0].nbytes:
             raise AssertionError(f"forward says that it keeps {nbytes} bytes, and keeps {kept[0].nbytes}")
         return list(results.values()), (i.w, kept)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .. import _core
 from ..cells.spec import CellSpec
-from ..masks import NAMES, Source
+from ..masks import NAMES
 from .arrays import library_of
 
 States = tuple[Any, ...]  # in the spec's order; None for zeros
@@ -38,10 +38,10 @@ class Loaded(Protocol):
 
     def infer(self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any]) -> dict[str, Any]: ...
     def forward(
-        self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any], source: Source, /
+        self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any]
     ) -> tuple[dict[str, Any], Any, int]:
-        """The results, the object that backward needs, and its size in bytes. Masks, which have been checked, come from
-        `source`, if the weights have options of regularisation."""
+        """The results, the object that backward needs, and its size in bytes. Where the weights have options of
+        regularisation, an input `masks` says where masks come from (`masks.Source`), which have been checked."""
 
     def backward(self, kept: Any, dy: Any, dstates: States, dabove: Any) -> dict[str, Any]:
         """The gradients. `kept` is left as it is."""

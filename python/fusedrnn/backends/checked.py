@@ -11,7 +11,7 @@ from .. import _core
 from ..cells.spec import CellSpec, Parameter, StateSpec
 from .arrays import Library
 
-OF_ALL_CELLS = ("resets", "reset_state")  # further inputs
+OF_ALL_CELLS = ("resets", "reset_state", "masks")  # further inputs
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))  # dtypes
 
 

@@ -111,7 +111,7 @@ class CudaWeights(CheckedWeights):
 
     def forward(self, *arguments: Any) -> tuple[Results, Kept, int]:
         with self._running():
-            call = self._read(*arguments[:-1])  # but for the source of masks, which there are none of
+            call = self._read(*arguments)
             self.transposed()
             slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
             results = self._run(call, slots)

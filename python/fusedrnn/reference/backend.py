@@ -71,18 +71,11 @@ class ReferenceWeights(CheckedWeights):
         return Regularised(self.equations, self.spec, self.w, self.regularisation, source)
 
     def forward(
-        self,
-        x: Any,
-        states: Any,
-        lengths: Any,
-        reverse: bool,
-        inputs: dict[str, Any],
-        source: Source = None,
-        form: str = "{}0",
+        self, x: Any, states: Any, lengths: Any, reverse: bool, inputs: dict[str, Any], form: str = "{}0"
     ) -> tuple[Results, Kept, int]:
-        """Without a source of masks, inference."""
+        """Without masks, inference."""
         call = Arguments(self, x, states, lengths, reverse, inputs, form)
-        equations = self._regularised(call, source)
+        equations = self._regularised(call, inputs.get("masks"))
         spec, T, B = self.spec, call.T, call.B
         now = self._copies(B, call.states)
         ends = np.full(B, T) if call.lengths is None else call.lengths
