@@ -123,7 +123,7 @@ struct ClockworkForward {
   static void keep_units(const ForwardRow<C>& row, Span units) {
     if (units.size() <= 0) return;
     const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(C);
-    std::memcpy(row.h + units.first, row.before[0] + units.first, bytes);
+    std::memcpy(row.after[0] + units.first, row.before[0] + units.first, bytes);
     if (row.h_kept) std::memcpy(row.h_kept + units.first, row.before[0] + units.first, bytes);
   }
 
@@ -264,7 +264,7 @@ struct ClockworkBackward {
   void run([[maybe_unused]] const Range& range) {
     assert(range.first == 0 && range.last == p.seq_len);
     lay_out(*this, worker);
-    copy_or_zero(all.g.dstate0[0], all.g.dstate_n[0], 1, p.hidden, worker, units_of<V>(p, worker));
+    copy_or_fill(all.g.dstate0[0], all.g.dstate_n[0], 1, p.hidden, worker, units_of<V>(p, worker));
     const int64_t clocks = weights.clock_count;
     for (int64_t step = p.seq_len - 1; step >= 0; --step) {
       const int64_t t = time_of(p, step);

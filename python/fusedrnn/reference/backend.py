@@ -55,7 +55,7 @@ class ReferenceWeights(CheckedWeights):
     ) -> tuple[Results, tuple[Arguments, list[Step]], int]:
         call = Arguments(self, x, states, lengths, reverse, inputs, form)
         spec, T, B = self.spec, call.T, call.B
-        now = self._copies(B, call.states)
+        now = self._copies(B, call.states, [s.empty for s in spec.states])
         ends = np.full(B, T) if call.lengths is None else call.lengths
         sequences = self._sequences(call, ends)
         of = {"y": spec.states[0], **({spec.above: self.above} if spec.above else {})}
@@ -80,7 +80,7 @@ class ReferenceWeights(CheckedWeights):
         dy = self.sequence("dy", spec.states[0], T, B, dy)
         if dabove is not None:
             dabove = self.sequence(f"d{spec.above}", self.above, T, B, dabove)
-        d = self._copies(B, self.states("d{}_n", B, dstates))
+        d = self._copies(B, self.states("d{}_n", B, dstates), [0.0] * len(spec.states))
         dx = np.zeros(call.x.shape, self.dtype)
         dbelow = None if call.below is None else np.zeros(call.below.shape, self.dtype)
         total = {name: np.zeros_like(a) for name, a in self.arrays.items() if a is not None}
@@ -118,11 +118,11 @@ class ReferenceWeights(CheckedWeights):
     def _index(self, state: str | None) -> int:
         return [s.name for s in self.spec.states].index(str(state))
 
-    def _copies(self, batch_size: int, states: list[Any]) -> list[Array]:
-        """Copies of states, or zeros."""
+    def _copies(self, batch_size: int, states: list[Any], otherwise: list[float]) -> list[Array]:
+        """Copies of states or their gradients, filled with the last argument's numbers where there are none."""
         return [
-            np.zeros((batch_size, self.length_of(s)), self.dtype) if given is None else np.array(given)
-            for s, given in zip(self.spec.states, states, strict=True)
+            np.full((batch_size, self.length_of(s)), empty, self.dtype) if given is None else np.array(given)
+            for s, given, empty in zip(self.spec.states, states, otherwise, strict=True)
         ]
 
     def _sequences(self, call: Arguments, ends: Any) -> list[Any]:
