@@ -39,6 +39,8 @@ class Cell:
     below: bool = False  # the cell reads c of the layer below, and gives c of every step: see `side_by_side`
     clocked: bool = False  # units take part in some steps only: see `clockwork`
     projects: bool = False  # h is a product of a matrix, weight_hr, and has fewer units
+    further_states: tuple[int, ...] = ()  # the lengths of states after h and c, in units of H
+    divisor: int | None = None  # a state by which h is divided, which is positive
 
     def __str__(self) -> str:
         return self.name
@@ -73,7 +75,16 @@ class Cell:
 
     def state_sizes(self, hidden_size: int) -> tuple[int, ...]:
         """How many elements of a row each state has."""
-        return (self.proj_size(hidden_size), hidden_size, 3 * hidden_size)[: self.states]
+        further = (n * hidden_size for n in self.further_states)
+        return (self.proj_size(hidden_size), hidden_size, *further)[: self.states]
+
+    def random_states(self, hidden_size: int, *lead: int, dtype: str, rng: np.random.Generator) -> list[Array]:
+        """States of normal numbers, ``(*lead, elements)`` each. A divisor is at least 1, as in a run from the empty
+        state, so that a step does not magnify what it is given."""
+        states = [rng.standard_normal((*lead, size)).astype(dtype) for size in self.state_sizes(hidden_size)]
+        if self.divisor is not None:
+            states[self.divisor] = 1 + np.abs(states[self.divisor])
+        return states
 
 
 class SideBySideGradients(NamedTuple):
@@ -170,6 +181,7 @@ VARIANTS = {
 }
 BOUNDED = {"no_input_activation": False, "no_output_activation": False}
 PEEPHOLES = (("peephole_i", (1,)), ("peephole_f", (1,)), ("peephole_o", (1,)))
+NORMALISER: Any = {"further_states": (1, 1), "divisor": 2}
 INDRNN: Any = {"extras": (("weight_hh", (1,)), ("bias_hh", None))}
 
 # Normalisation divides by at least 1 here, so that a step does not magnify what it is given: see agreement.py.
@@ -210,7 +222,10 @@ CELLS = [
         5,
         extras=(("weight_gates", (3, 3)), *PEEPHOLES),
         required=("weight_ih", "weight_hh", "weight_gates"),
+        further_states=(3,),
     ),
+    Cell("slstm", "slstm", 4, 4, fusedrnn.SLSTMWeights, 6, **NORMALISER),
+    Cell("slstm_exp", "slstm", 4, 4, partial(fusedrnn.SLSTMWeights, forget_gate="exp"), 5, **NORMALISER),
     Cell(
         "layer_norm_lstm",
         "layer_norm_lstm",
@@ -273,6 +288,7 @@ DISTINCT_NAMES = (
     "lstm_coupled_peephole",
     "lstm_matrix_peephole",
     "fgr_lstm",
+    "slstm",
     "layer_norm_lstm",
     "layer_norm_gru",
     "depth_gated_lstm",
@@ -381,7 +397,7 @@ def make_problem(
         kwargs["lengths"] = rng.integers(0, T + 1, B)
     H = cell.hidden_size(H)
     w = make_weights(cell, I, H, dtype, rng)
-    states = [normal(B, size) for size in cell.state_sizes(H)]
+    states = cell.random_states(H, B, dtype=dtype, rng=rng)
     dstates = [normal(B, size) for size in cell.state_sizes(H)]
     P = cell.proj_size(H)
     x, dy = (normal(T, B, I + H), normal(T, B, 2 * H)) if cell.below else (normal(T, B, I), normal(T, B, P))
