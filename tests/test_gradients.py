@@ -11,20 +11,25 @@ import pytest
 import fusedrnn
 from agreement import DIFFERENCE_TOLERANCE, STEP, named
 from cases import FEW_SHAPES, SHAPES, SMALL_SHAPES, Array, Cell, Problem, Shape, grid, make_problem
+from fusedrnn.cells.families import SPECS
 
-STATES = ("dh0", "dc0", "dgates0")
+
+def names_of(problem: Problem) -> list[str]:
+    """Of the gradients of states."""
+    return [f"d{s.name}0" for s in SPECS[problem.cell.name].states]
 
 
 def arguments(problem: Problem) -> dict[str, Array]:
     """Everything that there is a gradient of, by the name of that gradient."""
-    states = dict(zip(STATES, problem.states, strict=False))
+    states = dict(zip(names_of(problem), problem.states, strict=True))
     weights = {f"d{name}": a for name, a in problem.w.arrays().items() if a is not None}
     return {"dx": problem.x} | states | weights
 
 
 def outputs(problem: Problem, values: dict[str, Array], module: ModuleType) -> Any:
-    states = [values[k] for k in STATES if k in values]
-    w = problem.cell.weights(**{k[1:]: v for k, v in values.items() if k not in ("dx", *STATES)})
+    of_states = names_of(problem)
+    states = [values[k] for k in of_states]
+    w = problem.cell.weights(**{k[1:]: v for k, v in values.items() if k not in ("dx", *of_states)})
     return problem.cell.functions(module)[0](values["dx"], w, *states, **problem.kwargs)
 
 

@@ -3,7 +3,7 @@ reference's is in agreement.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 import fusedrnn
+from fusedrnn.cells.families import SPECS
+from fusedrnn.cells.spec import CellSpec
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, int, int, int]  # T, B, I, H
@@ -39,8 +41,6 @@ class Cell:
     below: bool = False  # the cell reads c of the layer below, and gives c of every step: see `side_by_side`
     clocked: bool = False  # units take part in some steps only: see `clockwork`
     projects: bool = False  # h is a product of a matrix, weight_hr, and has fewer units
-    further_states: tuple[int, ...] = ()  # the lengths of states after h and c, in units of H
-    divisor: int | None = None  # a state by which h is divided, which is positive
 
     def __str__(self) -> str:
         return self.name
@@ -75,16 +75,13 @@ class Cell:
 
     def state_sizes(self, hidden_size: int) -> tuple[int, ...]:
         """How many elements of a row each state has."""
-        further = (n * hidden_size for n in self.further_states)
-        return (self.proj_size(hidden_size), hidden_size, *further)[: self.states]
+        return tuple(s.length(hidden_size, self.proj_size(hidden_size)) for s in SPECS[self.name].states)
 
-    def random_states(self, hidden_size: int, *lead: int, dtype: str, rng: np.random.Generator) -> list[Array]:
-        """States of normal numbers, ``(*lead, elements)`` each. A divisor is at least 1, as in a run from the empty
-        state, so that a step does not magnify what it is given."""
-        states = [rng.standard_normal((*lead, size)).astype(dtype) for size in self.state_sizes(hidden_size)]
-        if self.divisor is not None:
-            states[self.divisor] = 1 + np.abs(states[self.divisor])
-        return states
+
+def possible(spec: CellSpec[Any, Any], states: Iterable[Any]) -> list[Any]:
+    """The states; but n, by which h is divided, is at least 1 as in all runs from the empty state, so that a step does
+    not magnify what it is given."""
+    return [1 + abs(a) if s.name == "n" else a for s, a in zip(spec.states, states, strict=True)]
 
 
 class SideBySideGradients(NamedTuple):
@@ -181,7 +178,6 @@ VARIANTS = {
 }
 BOUNDED = {"no_input_activation": False, "no_output_activation": False}
 PEEPHOLES = (("peephole_i", (1,)), ("peephole_f", (1,)), ("peephole_o", (1,)))
-NORMALISER: Any = {"further_states": (1, 1), "divisor": 2}
 INDRNN: Any = {"extras": (("weight_hh", (1,)), ("bias_hh", None))}
 
 # Normalisation divides by at least 1 here, so that a step does not magnify what it is given: see agreement.py.
@@ -222,10 +218,9 @@ CELLS = [
         5,
         extras=(("weight_gates", (3, 3)), *PEEPHOLES),
         required=("weight_ih", "weight_hh", "weight_gates"),
-        further_states=(3,),
     ),
-    Cell("slstm", "slstm", 4, 4, fusedrnn.SLSTMWeights, 6, **NORMALISER),
-    Cell("slstm_exp", "slstm", 4, 4, partial(fusedrnn.SLSTMWeights, forget_gate="exp"), 5, **NORMALISER),
+    Cell("slstm", "slstm", 4, 4, fusedrnn.SLSTMWeights, 6),
+    Cell("slstm_exp", "slstm", 4, 4, partial(fusedrnn.SLSTMWeights, forget_gate="exp"), 5),
     Cell(
         "layer_norm_lstm",
         "layer_norm_lstm",
@@ -397,7 +392,7 @@ def make_problem(
         kwargs["lengths"] = rng.integers(0, T + 1, B)
     H = cell.hidden_size(H)
     w = make_weights(cell, I, H, dtype, rng)
-    states = cell.random_states(H, B, dtype=dtype, rng=rng)
+    states = possible(SPECS[cell.name], [normal(B, size) for size in cell.state_sizes(H)])
     dstates = [normal(B, size) for size in cell.state_sizes(H)]
     P = cell.proj_size(H)
     x, dy = (normal(T, B, I + H), normal(T, B, 2 * H)) if cell.below else (normal(T, B, I), normal(T, B, P))
