@@ -185,7 +185,7 @@ def test_saturation(isa: str, dtype: str) -> None:
     np.testing.assert_array_equal(exp, np.array([0, np.nan, 1, 1, 0], dtype))
     log = _core.log_sigmoid(x)
     np.testing.assert_array_equal(log[[0, 1, 2, 5, 6]], np.array([0, -np.inf, np.nan, 0, -1e30], dtype))
-    np.testing.assert_allclose(log[3:5], -np.log(2.0), rtol=np.finfo(dtype).eps)
+    np.testing.assert_allclose(log[3:5], -np.log(2.0), rtol=float(np.finfo(dtype).eps))
 
 
 @functions

@@ -6,9 +6,9 @@
 // m keeps i' and f' within 0..1, and one of them is 1; the other is exp(-|d|) with d = log f + m_prev - a_i. The slot
 // E has that one, negative where i' is 1, which is where d <= 0.
 //
-// No exponent is infinite where two of them meet: a_i counts as the nearest finite number, and so does what is +inf on
-// the other side. So m_prev = -inf, of a state that is empty, makes f' zero whatever else is infinite. |c| <= n holds
-// from the empty state on, roundings included, as both sums are alike.
+// No infinity is subtracted from another: a_i counts as the nearest finite number where it is infinite, and so does
+// what is +inf on the other side of max. So with m_prev = -inf, which is the empty state's, f' is 0 and i' is 1,
+// whatever a_i and a_f are. From there on n is at least 1, and |c| <= n, roundings included, as both sums are alike.
 #pragma once
 
 #include "cell.hpp"
@@ -48,7 +48,8 @@ struct SLstm : OnePhaseCell<4, kExpForget ? 5 : 6> {
     using Constants = ExpConstants<typename V::value_type>;
     const V one(1), largest(Constants::kLargest);
     const V log_i = min(largest, max(V(0) - largest, a[I]));
-    const V kept = log_forget(a[F], at) + min(largest, at.before(STATE_M));
+    V kept = log_forget(a[F], at) + min(largest, at.before(STATE_M));
+    if constexpr (kExpForget) kept = min(largest, kept);
     const V d = kept - log_i, e = exp_nonpositive(V(0) - abs(d));
     const V p = keeps(d), i = max(one - p, e), f = max(p, e);
     const V g = tanh(a[GG]), o = sigmoid(a[O]);

@@ -7,8 +7,8 @@ paper's z as g::
     i = exp(log_i - m)      f = exp(log_f + m_prev - m)
     c = f * c_prev + i * g      n = f * n_prev + i      h = o * c / n
 
-An infinite a_i counts as the nearest finite number, and so do a_f and m_prev if they are +inf, so that no difference is
-one of infinities.
+a_i counts as the nearest finite number where it is infinite, and so does what is +inf among a_f, m_prev and their sum,
+so that no difference is one of infinities.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     log_f = at_most_finite(a_f) if w.forget_gate == "exp" else log_sigmoid(a_f)
     g, o = tanh(a_g), sigmoid(a_o)
 
-    kept = log_f + at_most_finite(m_prev)
+    kept = at_most_finite(log_f + at_most_finite(m_prev))
     m = library(a_i).where(kept > log_i, kept, log_i)
     i, f = library(a_i).exp(log_i - m), library(a_i).exp(kept - m)
     c = f * c_prev + i * g

@@ -76,7 +76,7 @@ class Cell(Recurrent):
 
         Args:
             input: ``(B, I)``, or ``(I,)`` for one row.
-            hx: the state, a tensor; or a tuple of them where the cell has several; None for zeros.
+            hx: the state, a tensor; or a tuple of them where the cell has several; None for an empty one.
             start: for cells with clocks, the number of the step: an int, or ``(B,)`` integers.
 
         Returns:

@@ -93,7 +93,7 @@ class Layers(TracedLayers):
 
         Args:
             input: ``(T, B, I)``, ``(B, T, I)`` with `batch_first`, ``(T, I)``, or a PackedSequence.
-            hx: the first state, a tensor; or a tuple of them where the cell has several; None for zeros.
+            hx: the first state, a tensor; or a tuple of them where the cell has several; None for an empty one.
             lengths: of padded rows: ``(B,)`` integers in 0..T. Steps past them are not read; outputs there are zero,
                 and the last states are those of each row's last step.
             start: for cells with clocks, the number of the first step: an int, or ``(B,)`` integers.
