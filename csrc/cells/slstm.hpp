@@ -26,7 +26,7 @@ struct SLstm : OnePhaseCell<4, kExpForget ? 5 : 6> {
     return s == H ? state_h(false) : s == STATE_C ? state_c(C) : State{"n", 1, N, true};
   }
 
-  // 1 where d > 0, so that the forget gate's side is the larger one, else 0.
+  // 1 where d > 0, which is to say that the forget gate's side of max is the larger one; else 0.
   template <class V>
   static RNN_INLINE V keeps(V d) {
     return if_positive(d, V(1));
@@ -47,7 +47,7 @@ struct SLstm : OnePhaseCell<4, kExpForget ? 5 : 6> {
   static RNN_INLINE void forward(const V* a, const At& at) {
     using Constants = ExpConstants<typename V::value_type>;
     const V one(1), largest(Constants::kLargest);
-    const V log_i = min(largest, max(V(0) - largest, a[I]));
+    const V log_i = min(largest, max(V(-Constants::kLargest), a[I]));
     V kept = log_forget(a[F], at) + min(largest, at.before(STATE_M));
     if constexpr (kExpForget) kept = min(largest, kept);
     const V d = kept - log_i, e = exp_nonpositive(V(0) - abs(d));
@@ -63,14 +63,15 @@ struct SLstm : OnePhaseCell<4, kExpForget ? 5 : 6> {
     at.set_h(o * (c / n));
   }
 
-  // `larger` and `smaller` are the sides of max: the gradient of m goes to the larger one, and so do, with the other
-  // sign, the gradients of both exponents, of which that of the larger one, 0, has no other.
+  // The exponent of the larger side of max is always 0; only that of the other side has a gradient, `dsmaller`. The
+  // larger side is m, so it gets the gradient of m, less that of the other side's exponent, from which m is subtracted.
+  // `dsmaller` has the sign of e, which is negative where a_i is the larger side.
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
     const V one(1), e = at.slot(E), side = copysign(one, e), p = keeps(side), q = one - p;
     const V i = max(q, abs(e)), f = max(p, abs(e)), g = at.slot(G), o = at.slot(OO), h = at.h();
-    const V dquotient = dh / at.slot(N);
-    const V dc = fma(dquotient, o, at.dstate(STATE_C)), dn = fnma(dquotient, h, at.dstate(STATE_N));
+    const V dh_over_n = dh / at.slot(N);
+    const V dc = fma(dh_over_n, o, at.dstate(STATE_C)), dn = fnma(dh_over_n, h, at.dstate(STATE_N));
     const V di = fma(dc, g, dn), df = fma(dc, at.before(STATE_C), dn * at.before(STATE_N));
     const V dsmaller = e * (if_positive(side, di) + if_positive(V(0) - side, df)), dm = at.dstate(STATE_M);
     const V dkept = fma(p, dm, V(0) - dsmaller);
