@@ -21,6 +21,7 @@ struct EmptyStates {
   C* row[fusedrnn::kMaxStates] = {};  // of each state
 
   EmptyStates() = default;
+  EmptyStates(Arena&& arena, const fusedrnn::CellFacts& f, std::int64_t hidden) : EmptyStates(arena, f, hidden) {}
   EmptyStates(Arena& arena, const fusedrnn::CellFacts& f, std::int64_t hidden)
       : zeros(arena.take<C>(f.longest_state * hidden)) {
     for (int s = 0; s < f.states; ++s) {

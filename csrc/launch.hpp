@@ -160,8 +160,8 @@ class Launch {
       packed += packings_[i].bytes();
     }
     for (std::size_t set = 0; set < sets; ++set) {
-      Arena arena(scratch.data() + set * shared);
-      EmptyStates<C>(arena, facts_, first().p.hidden).fill(facts_, first().p.hidden);
+      const int64_t hidden = first().p.hidden;
+      EmptyStates<C>(Arena(scratch.data() + set * shared), facts_, hidden).fill(facts_, hidden);
     }
     char* const locals = scratch.data() + sets * shared + apart;
     const int halves = side_by_side() ? 2 : 1, own = shares_.schedule.workers();

@@ -45,8 +45,13 @@ struct Forward {
         row_count(mine.row1 - mine.row0),
         chunk(chunk_steps(problem, facts, mine)),
         pre_stride(chunk * row_count * facts.gates * V::width),
-        states{problem,       facts, {}, train ? problem.h : problem.y, train ? problem.h_stride : problem.y_stride,
-               problem.slots, !train} {}
+        states{problem,
+               facts,
+               EmptyStates<C>(Arena(mine.shared), facts, problem.hidden),
+               train ? problem.h : problem.y,
+               train ? problem.h_stride : problem.y_stride,
+               problem.slots,
+               !train} {}
 
   // The steps whose projection waits in cache until the recurrence takes it: half of a private L2.
   static int64_t chunk_steps(const Problem<C>& p, const CellFacts& f, const Worker& mine) {
