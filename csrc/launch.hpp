@@ -11,6 +11,7 @@
 #include "cpu/barrier.hpp"
 #include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
+#include "empty.hpp"
 #include "run.hpp"
 #include "schedule.hpp"
 #include "sizes.hpp"
@@ -158,8 +159,10 @@ class Launch {
       packings_[i].move_to(packed);
       packed += packings_[i].bytes();
     }
-    const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C);
-    for (std::size_t set = 0; set < sets; ++set) std::memset(scratch.data() + set * shared, 0, zeros);
+    for (std::size_t set = 0; set < sets; ++set) {
+      const int64_t hidden = first().p.hidden;
+      EmptyStates<C>(Arena(scratch.data() + set * shared), facts_, hidden).fill(facts_, hidden);
+    }
     char* const locals = scratch.data() + sets * shared + apart;
     const int halves = side_by_side() ? 2 : 1, own = shares_.schedule.workers();
     const BarrierHandle steps(shares_.schedule.tile_parts, halves * shares_.schedule.row_parts);

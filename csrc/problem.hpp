@@ -87,13 +87,13 @@ struct Problem {
   const std::uint8_t* resets;
   const std::int64_t* counts;   // (T, B): what clocks count at each step; null unless the cell has them, beside resets
   const C* x;                   // (T, B, I); steps past a row's length are never read
-  const C* state0[kMaxStates];  // (B, units*H) each, h's (B, P), in the order of the cell's states; null: zeros
+  const C* state0[kMaxStates];  // (B, units*H) each, h's (B, P), in the order of the cell's states; null: empty
   const C* reset_state[kMaxStates];  // as state0: the states before the first step of an episode
   const C* below;                    // (T, B, H) for cells that read c of the layer below; null: zeros
   C* c;                              // (T, B, H) for the same cells: c of every step, as y; null if it is not asked for
   C* y;                              // (T, B, P): written by forward (zeros past a row's length), not read by backward
   std::int64_t y_stride;             // elements from row to row of y: at least P
-  C* state_n[kMaxStates];            // as state0, written by forward; h's may be null, c's may be its running state
+  C* state_n[kMaxStates];            // as state0, written by forward; h's may be null, others may be the running state
   // The reserve: written by forward in training, read by backward; both null in inference.
   C* slots;               // (T, B, S, H)
   C* h;                   // (T, B, P): as y; it may be y
@@ -139,7 +139,7 @@ struct Worker {
   std::int64_t h_tile0, h_tile1;  // of h's units; as above in cells that do not project
   Meeting steps;
   char* local;   // scratch of this worker, 64-byte aligned
-  char* shared;  // scratch of all workers; it begins with zeros, as many as the longest state has
+  char* shared;  // scratch of all workers; it begins with empty states (empty.hpp)
   std::size_t local_bytes;
   std::int64_t ring;  // backward: the steps whose gradients `shared` holds
 };
@@ -188,6 +188,8 @@ template <class C>
 struct ActivationKernels {
   void (*sigmoid)(const C* x, C* y, std::int64_t n);
   void (*tanh)(const C* x, C* y, std::int64_t n);
+  void (*exp_nonpositive)(const C* x, C* y, std::int64_t n);
+  void (*log_sigmoid)(const C* x, C* y, std::int64_t n);
 };
 
 // The shapes of the micro-kernels that an ISA has (cpu/gemm.hpp), by the number of gates.

@@ -67,9 +67,9 @@ std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64
   const Counted clocks = f.clocked ? Counted(hidden) : Counted(0);
   const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) +
                       units * kPerRow + units * (f.clocked ? 1 + kMostLanes : 1) * f.gates + clocks * 2 * kMostThreads;
-  // Of a worker: zeros, a stretch of operands, the state of each clock.
-  const Counted worker =
-      units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * kStretch + clocks * kPerClock + kPerWorker;
+  // Of a worker: zeros, empty states, a stretch of operands, the state of each clock.
+  const Counted worker = units * (1 + kMaxStates + kMaxOperands * kMaxDepth * kStretch) + inputs * kStretch +
+                         clocks * kPerClock + kPerWorker;
   return (((Counted(seq_len) * step + row) * batch + chunks + worker * kMostThreads) * kLargestElement).value();
 }
 

@@ -1,5 +1,5 @@
 // The arguments of every call: sizes, states, lengths, further inputs; checked, and alive as long as the call.
-// States come as tuples in the cell's order, each an array or None for zeros.
+// States come as tuples in the cell's order, each an array or None for empty ones.
 #pragma once
 
 #include <string>

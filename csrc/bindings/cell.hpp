@@ -63,7 +63,7 @@ struct PyCell {
 
 // name, role, gates, depth, required, symbols
 using ParameterTuple = std::tuple<std::string, std::string, std::int64_t, std::int64_t, bool, std::string>;
-using StateTuple = std::tuple<std::string, int, std::string>;  // name, units, symbols
+using StateTuple = std::tuple<std::string, int, std::string, double>;  // name, units, symbols, what it is where empty
 
 // The parameters, states and further inputs of a spec: weight_ih first, matrices and vectors in the order of the
 // native cell. Throws py::value_error unless the native cell has just these.

@@ -18,7 +18,7 @@ constexpr int kMaxPhases = 3;
 constexpr int kMaxProducts = 3;
 constexpr int kMaxMatrices = 3;
 constexpr int kMaxDepth = 3;
-constexpr int kMaxStates = 3;
+constexpr int kMaxStates = 4;
 constexpr int kMaxSlots = 16;
 constexpr int kMaxColumns = 24;
 constexpr int kMaxVectors = 18;
@@ -30,12 +30,17 @@ constexpr int kMaxRounds = 3;
 enum class From : int { x, h_prev, c_prev, slots_prev, slots, below, one };
 constexpr const char* kFromNames[] = {"x", "h_prev", "c_prev", "slots_prev", "slots", "below", "one"};
 
+// What each element of a state is in a row that nothing has come to: where it begins if the caller gives no state.
+enum class Empty : int { zero, minus_infinity };
+
 // A state of the cell, which a step takes from the one before.
 struct State {
   const char* name;  // for users: h, c, gates
   int units;         // its length in vectors of H elements
-  int slot;          // its first slot; -1 for h, which has a history of its own
-  bool carries;      // part of its gradient goes past the products: pointwise steps keep it (at.direct, at.dc)
+  int slot;          // its first slot; -1 for h, which has a history of its own, and for a state without a history:
+                     // there is only the last of its values, which backward does not read
+  bool carries;      // part of its gradient goes past the products: pointwise steps keep it (at.direct, at.dstate)
+  Empty empty = Empty::zero;
 };
 
 // A recurrent matrix product of a step. Products are listed by phase.

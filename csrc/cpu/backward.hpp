@@ -50,7 +50,7 @@ struct Backward {
         row_count(mine.row1 - mine.row0),
         row_stride(most(tiles_of_worker(mine).size(), h_tiles_of(mine).size()) * V::width),
         shared(problem, facts, mine),
-        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false} {}
+        states{problem, facts, shared.empty, problem.h, problem.h_stride, problem.slots, false} {}
 
   static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -65,12 +65,12 @@ struct Backward {
     r.gradients = shared.at(t, row);
     r.source = ends_at(p, t, row) ? r.gradients : shared.at(time_after(p, t), row);
     for (int s = 0; s < f.states; ++s) {
-      r.before[s] = states.before(s, origin, row);
+      if (states.has_history(s)) r.before[s] = states.before(s, origin, row);
       r.carried[s] = g.dstate0[s] + row * states.size(s);
     }
     if (f.below) {
       r.dc_given = g.dc ? g.dc + here * H : nullptr;
-      r.below = p.below ? p.below + here * H : states.zeros;
+      r.below = p.below ? p.below + here * H : states.empty.zeros;
       r.dbelow = g.dbelow ? g.dbelow + here * H : nullptr;
     }
     return r;
@@ -260,14 +260,14 @@ struct Backward {
   // The gradients of the last states, as they come in.
   void begin() const {
     assert(f.states <= kMaxStates);
-    copy_or_zero(g.dstate0[0], g.dstate_n[0], 1, p.proj, worker, h_units_of<V>(p, worker));
+    copy_or_fill(g.dstate0[0], g.dstate_n[0], 1, p.proj, worker, h_units_of<V>(p, worker));
     for (int s = 1; s < f.states; ++s) {
-      copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
+      copy_or_fill(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
     }
     const C* const zeros = nullptr;
-    if (g.dreset[0]) copy_or_zero(g.dreset[0], zeros, 1, p.proj, worker, h_units_of<V>(p, worker));
+    if (g.dreset[0]) copy_or_fill(g.dreset[0], zeros, 1, p.proj, worker, h_units_of<V>(p, worker));
     for (int s = 1; s < f.states; ++s) {
-      if (g.dreset[s]) copy_or_zero(g.dreset[s], zeros, f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
+      if (g.dreset[s]) copy_or_fill(g.dreset[s], zeros, f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
     }
   }
 

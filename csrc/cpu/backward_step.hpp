@@ -16,7 +16,7 @@ struct BackwardRow {
   const C* below;
   C* dbelow;                    // or null
   const C* h;                   // after the step
-  const C* before[kMaxStates];  // the states before it
+  const C* before[kMaxStates];  // the states before it; null for one without a history
   C* carried[kMaxStates];       // rows of dstate0: gradients of states, carried from the step after
   const C* slots;
   C* gradients;     // of the step's pre-activations, by column
@@ -97,24 +97,22 @@ struct BackwardAt : TilesOfRows<C, BackwardRow<C>, N> {
       return Tile::load(step.extra_at(j, this->places[i].row, this->places[i].tile));
     });
   }
-  RNN_INLINE V dc() const {
-    return this->load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
+  RNN_INLINE V dstate(int s) const {
+    return this->load([&](const Row& row) RNN_INLINE_LAMBDA { return row.carried[s]; });
   }
-  RNN_INLINE void set_dc(const V& v) const {
-    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
+  RNN_INLINE void set_dstate(int s, const V& v) const {
+    this->store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.carried[s]; });
   }
+  RNN_INLINE V dc() const { return dstate(1); }
+  RNN_INLINE void set_dc(const V& v) const { set_dstate(1, v); }
   RNN_INLINE V dc_given() const {
     return this->load_if([](const Row& row) RNN_INLINE_LAMBDA { return row.dc_given; });
   }
   RNN_INLINE void set_dbelow(const V& v) const {
     this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.dbelow; });
   }
-  RNN_INLINE V direct() const {
-    return this->load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
-  }
-  RNN_INLINE void set_direct(const V& v) const {
-    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
-  }
+  RNN_INLINE V direct() const { return dstate(0); }
+  RNN_INLINE void set_direct(const V& v) const { set_dstate(0, v); }
   RNN_INLINE V gradient(int column) const {
     return this->load([&](const Row& row) RNN_INLINE_LAMBDA { return row.gradients + column * step.hidden; });
   }
@@ -220,7 +218,9 @@ struct StageOp {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const BackwardRow<C>& at = step.rows[row];
       if (is_dh() && at.dy) __builtin_prefetch(at.dy + tile * V::width);
-      if (facts.states > 1) __builtin_prefetch(at.before[1] + tile * V::width);
+      for (int s = 1; s < facts.states; ++s) {
+        if (at.before[s]) __builtin_prefetch(at.before[s] + tile * V::width);
+      }
       for (int k = 0; k < facts.slots; ++k) __builtin_prefetch(at.slots + k * step.hidden + tile * V::width);
       for (int k = 0; k < facts.columns; ++k) prefetch_write(at.gradients + k * step.hidden + tile * V::width);
     });

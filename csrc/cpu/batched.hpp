@@ -103,7 +103,7 @@ struct Batched {
         f(facts),
         plan(gradient_plan),
         shared(problem, facts, mine),
-        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false},
+        states{problem, facts, shared.empty, problem.h, problem.h_stride, problem.slots, false},
         longest(longest_stretch(problem, facts)) {}
 
   static int64_t longest_stretch(const Problem<C>& p, const CellFacts& f) {
@@ -305,7 +305,7 @@ struct Batched {
   const C* operand_at(const Operand& operand, int64_t t, int64_t row) const {
     if (operand.from == From::x) return p.x + place_of(p, t, row) * p.input;
     if (operand.from == From::slots) return states.slots_at(t, row) + operand.slot * p.hidden;
-    if (operand.from == From::below) return p.below ? p.below + place_of(p, t, row) * p.hidden : states.zeros;
+    if (operand.from == From::below) return p.below ? p.below + place_of(p, t, row) * p.hidden : states.empty.zeros;
     return states.before(state_of(operand.from), states.origin(t, row), row);
   }
 

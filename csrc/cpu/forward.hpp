@@ -47,7 +47,7 @@ struct Forward {
         pre_stride(chunk * row_count * facts.gates * V::width),
         states{problem,
                facts,
-               reinterpret_cast<const C*>(mine.shared),
+               EmptyStates<C>(Arena(mine.shared), facts, problem.hidden),
                train ? problem.h : problem.y,
                train ? problem.h_stride : problem.y_stride,
                problem.slots,
@@ -61,10 +61,10 @@ struct Forward {
     return fitting < 1 ? 1 : fitting < p.seq_len ? fitting : p.seq_len;
   }
 
-  // Scratch shared by all workers: zeros; and, in inference, the slots of two steps if a later phase or step reads
-  // slots, so that a step overwrites none that other workers still read.
+  // Scratch shared by all workers: empty states; and, in inference, the slots of two steps if a later phase or step
+  // reads slots, so that a step overwrites none that other workers still read.
   void shared_layout(Arena& arena) {
-    arena.take<C>(f.longest_state * p.hidden);
+    states.empty = EmptyStates<C>(arena, f, p.hidden);
     if (!train && f.scratch_slots) states.slots = arena.take<C>(2 * p.batch * f.slots * p.hidden);
   }
   void layout(Arena& arena, int64_t more_tiles = 0) {
@@ -93,7 +93,10 @@ struct Forward {
     sweep(ProjectJoinedOp<F>(p, weights, f, step, tiles, x), {0, n}, {0, tiles_of<V>(f.gates * p.hidden)});
   }
 
-  // The worker's units of a state that is updated in place, at the begin of an episode.
+  // A state other than h that has no slots is updated in place.
+  bool in_place(int s) const { return s > 0 && (!has_slots || f.state[s].slot < 0); }
+
+  // The worker's units of a state that is updated in place, where an episode begins.
   void begin_anew(int s, int64_t row) const {
     const Span units = units_of<V>(p, worker);
     const int64_t size = states.size(s);
@@ -104,18 +107,20 @@ struct Forward {
     }
   }
 
-  // Where the states of a row lie. Without slots, a state other than h is updated in place.
   void find_states(ForwardRow<C>& r, int64_t t, int64_t row) const {
     const auto origin = states.origin(t, row);
-    r.before[0] = states.before(0, origin, row);
-    r.h = p.y + place_of(p, t, row) * p.y_stride;
+    r.after[0] = p.y + place_of(p, t, row) * p.y_stride;
     r.h_kept = train && p.h != p.y ? p.h + place_of(p, t, row) * p.h_stride : nullptr;
     if (has_slots) r.slots = states.slots_at(t, row);
-    for (int s = 1; s < f.states; ++s) {
-      r.before[s] = has_slots ? states.before(s, origin, row) : p.state_n[s] + row * states.size(s);
-      if (origin.anew && !has_slots) begin_anew(s, row);
+    for (int s = 0; s < f.states; ++s) {
+      if (in_place(s)) {
+        r.before[s] = r.after[s] = p.state_n[s] + row * states.size(s);
+        if (origin.anew) begin_anew(s, row);
+        continue;
+      }
+      r.before[s] = states.before(s, origin, row);
+      if (s > 0) r.after[s] = r.slots + f.state[s].slot * p.hidden;
     }
-    if (f.states > 1) r.c = has_slots ? r.slots + f.state[1].slot * p.hidden : p.state_n[1] + row * p.hidden;
   }
 
   // The rows that are active at time t; their number.
@@ -130,7 +135,7 @@ struct Forward {
       ForwardRow<C>& r = rows[n++];
       find_states(r, t, row);
       if (f.below) {
-        r.below = p.below ? p.below + place_of(p, t, row) * p.hidden : states.zeros;
+        r.below = p.below ? p.below + place_of(p, t, row) * p.hidden : states.empty.zeros;
         r.c_of_step = p.c ? p.c + place_of(p, t, row) * p.hidden : nullptr;
       }
     }
@@ -169,10 +174,11 @@ struct Forward {
     }
   }
 
-  // The states of this worker's units after the last step of each row. Without slots, only h has to be copied.
+  // The states of this worker's units after the last step of each row, but for states that are there already.
   void last_states() const {
     assert(f.states <= kMaxStates);
-    for (int s = 0; s < (has_slots ? f.states : 1); ++s) {
+    for (int s = 0; s < f.states; ++s) {
+      if (in_place(s)) continue;
       const Span units = s == 0 ? h_units_of<V>(p, worker) : units_of<V>(p, worker);
       if (!p.state_n[s] || units.size() <= 0) continue;
       const int64_t vector = s == 0 ? p.proj : p.hidden;
@@ -190,8 +196,10 @@ struct Forward {
     lay_out(*this, worker);
     shared_layout(shared);
     assert(f.states <= kMaxStates);
-    for (int s = 1; s < f.states && !has_slots && range.first == 0; ++s) {
-      copy_or_zero(p.state_n[s], p.state0[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
+    for (int s = 1; s < f.states && range.first == 0; ++s) {
+      if (!in_place(s)) continue;
+      copy_or_fill(p.state_n[s], p.state0[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker),
+                   static_cast<C>(value_of(f.state[s].empty)));
     }
     for (int64_t first = range.first; first < range.last; first += chunk) {
       const int64_t last = first + chunk < range.last ? first + chunk : range.last;

@@ -12,9 +12,8 @@ namespace {
 template <class C>
 struct ForwardRow {
   const C* before[kMaxStates];  // the states before the step
-  C* h;                         // after it, in y
+  C* after[kMaxStates];         // and after it; h in y
   C* h_kept;                    // a second place for h, in the reserve, or null
-  C* c;                         // after it, of cells that have one
   C* c_of_step;                 // a second place for c, or null
   const C* below;
   C* slots;
@@ -108,12 +107,15 @@ struct ForwardAt : TilesOfRows<C, ForwardRow<C>, N> {
       this->store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
     }
   }
+  RNN_INLINE void set_state(int s, const V& v) const {
+    this->store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.after[s]; });
+  }
   RNN_INLINE void set_c(const V& v) const {
-    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c; });
+    set_state(1, v);
     if (Cell::kBelow) this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c_of_step; });
   }
   RNN_INLINE void set_h(const V& v) const {
-    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.h; });
+    set_state(0, v);
     if (kTrain) this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.h_kept; });
   }
 };
@@ -324,8 +326,8 @@ struct PhaseOp : RecurrentProduct<F> {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const ForwardRow<C>& at = this->step.rows[row];
       if (this->adds) this->fetch_pre(row, tile);
-      prefetch_write(at.h + tile * Vec<C>::width);
-      if (this->facts.states > 1) __builtin_prefetch(at.before[1] + tile * Vec<C>::width);
+      prefetch_write(at.after[0] + tile * Vec<C>::width);
+      for (int s = 1; s < this->facts.states; ++s) __builtin_prefetch(at.before[s] + tile * Vec<C>::width);
     });
   }
   RNN_INLINE void end(const Area& area, const C* sums) const {

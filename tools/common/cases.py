@@ -3,7 +3,7 @@ reference's is in agreement.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import ModuleType
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 import fusedrnn
+from fusedrnn.cells.families import SPECS
+from fusedrnn.cells.spec import CellSpec
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, int, int, int]  # T, B, I, H
@@ -73,7 +75,13 @@ class Cell:
 
     def state_sizes(self, hidden_size: int) -> tuple[int, ...]:
         """How many elements of a row each state has."""
-        return (self.proj_size(hidden_size), hidden_size, 3 * hidden_size)[: self.states]
+        return tuple(s.length(hidden_size, self.proj_size(hidden_size)) for s in SPECS[self.name].states)
+
+
+def possible(spec: CellSpec[Any, Any], states: Iterable[Any]) -> list[Any]:
+    """The states; but n, by which h is divided, is at least 1 as in all runs from the empty state, so that a step does
+    not magnify what it is given."""
+    return [1 + abs(a) if s.name == "n" else a for s, a in zip(spec.states, states, strict=True)]
 
 
 class SideBySideGradients(NamedTuple):
@@ -213,6 +221,8 @@ CELLS = [
         extras=(("weight_gates", (3, 3)), *PEEPHOLES),
         required=("weight_ih", "weight_hh", "weight_gates"),
     ),
+    Cell("slstm", "slstm", 4, 4, fusedrnn.SLSTMWeights, 6),
+    Cell("slstm_exp", "slstm", 4, 4, partial(fusedrnn.SLSTMWeights, forget_gate="exp"), 5),
     Cell(
         "layer_norm_lstm",
         "layer_norm_lstm",
@@ -275,6 +285,7 @@ DISTINCT_NAMES = (
     "lstm_coupled_peephole",
     "lstm_matrix_peephole",
     "fgr_lstm",
+    "slstm",
     "layer_norm_lstm",
     "layer_norm_gru",
     "depth_gated_lstm",
@@ -410,12 +421,13 @@ def make_problem(
         kwargs["lengths"] = rng.integers(0, T + 1, B)
     H = cell.hidden_size(H)
     w = make_weights(cell, I, H, dtype, rng)
-    states = [normal(B, size) for size in cell.state_sizes(H)]
+    states = possible(SPECS[cell.name], [normal(B, size) for size in cell.state_sizes(H)])
     dstates = [normal(B, size) for size in cell.state_sizes(H)]
     P = cell.proj_size(H)
     x, dy = (normal(T, B, I + H), normal(T, B, 2 * H)) if cell.below else (normal(T, B, I), normal(T, B, P))
     problem = Problem(cell, w, x, states, kwargs, dy, dstates)
     if resets:
         kwargs["resets"] = rng.random((T, B)) < 0.3
-        problem.reset_states = [normal(*((B,) if i == 0 else ()), n) for i, n in enumerate(cell.state_sizes(H))]
+        before = [normal(*((B,) if i == 0 else ()), n) for i, n in enumerate(cell.state_sizes(H))]
+        problem.reset_states = possible(SPECS[cell.name], before)
     return problem

@@ -14,7 +14,7 @@ from .. import _core
 from ..cells.spec import CellSpec
 from .arrays import library_of
 
-States = tuple[Any, ...]  # in the spec's order; None for zeros
+States = tuple[Any, ...]  # in the spec's order; None for empty ones
 
 
 class Loaded(Protocol):
@@ -56,7 +56,7 @@ def native_cell(spec: CellSpec[Any, Any]) -> _core.Cell:
     known, cell = _native_cells.get(spec.cell, (None, None))
     if cell is None or known is not spec:
         parameters = [(p.name, p.role, p.gates, p.depth, p.required, p.symbols) for p in spec.parameters]
-        states = [(s.name, s.units, s.symbols) for s in spec.states]
+        states = [(s.name, s.units, s.symbols, s.empty) for s in spec.states]
         further = spec.below is not None, spec.numbered is not None
         cell = _core.make_cell(spec.cell, parameters, len(spec.gates), states, *further)
         _native_cells[spec.cell] = spec, cell

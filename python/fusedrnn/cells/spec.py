@@ -78,6 +78,7 @@ class StateSpec(NamedTuple):
     name: str
     units: int = 1
     size: Size = "hidden_size"
+    empty: float = 0.0  # what each element is where a row begins and None stands for the state: 0 or -inf
 
     @property
     def symbols(self) -> str:

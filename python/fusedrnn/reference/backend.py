@@ -57,7 +57,7 @@ class ReferenceWeights(CheckedWeights):
     ) -> tuple[Results, tuple[Arguments, list[Step]], int]:
         call = Arguments(self, x, states, lengths, reverse, inputs, form)
         spec, T, B = self.spec, call.T, call.B
-        now = self._copies(B, call.states)
+        now = self._copies(B, call.states, [s.empty for s in spec.states])
         ends = np.full(B, T) if call.lengths is None else call.lengths
         anew, reset = self._begins_anew(call, ends), self._before_episodes(call)
         sequences = self._sequences(call, ends, anew)
@@ -85,7 +85,7 @@ class ReferenceWeights(CheckedWeights):
         dy = self.sequence("dy", spec.states[0], T, B, dy)
         if dabove is not None:
             dabove = self.sequence(f"d{spec.above}", self.above, T, B, dabove)
-        d = self._copies(B, self.states("d{}_n", B, dstates))
+        d = self._copies(B, self.states("d{}_n", B, dstates), [0.0] * len(spec.states))
         dreset = [np.zeros_like(a) for a in d]
         dx = np.zeros(call.x.shape, self.dtype)
         dbelow = None if call.below is None else np.zeros(call.below.shape, self.dtype)
@@ -133,11 +133,11 @@ class ReferenceWeights(CheckedWeights):
     def _index(self, state: str | None) -> int:
         return [s.name for s in self.spec.states].index(str(state))
 
-    def _copies(self, batch_size: int, states: list[Any]) -> list[Array]:
-        """Copies of states, or zeros."""
+    def _copies(self, batch_size: int, states: list[Any], otherwise: list[float]) -> list[Array]:
+        """Copies of states or their gradients, filled with the last argument's numbers where there are none."""
         return [
-            np.zeros((batch_size, self.length_of(s)), self.dtype) if given is None else np.array(given)
-            for s, given in zip(self.spec.states, states, strict=True)
+            np.full((batch_size, self.length_of(s)), empty, self.dtype) if given is None else np.array(given)
+            for s, given, empty in zip(self.spec.states, states, otherwise, strict=True)
         ]
 
     @staticmethod
@@ -156,7 +156,7 @@ class ReferenceWeights(CheckedWeights):
         """``(B, units)`` each: the states before episodes."""
         shapes = [(call.B, self.length_of(s)) for s in self.spec.states]
         given = [None if a is None else np.broadcast_to(a, n) for a, n in zip(call.reset_state, shapes, strict=True)]
-        return self._copies(call.B, given)
+        return self._copies(call.B, given, [s.empty for s in self.spec.states])
 
     def _sequences(self, call: Arguments, ends: Any, anew: Any) -> list[Any]:
         """The further sequences that a step reads: the layer below, and the numbers of each row's steps, in the order

@@ -68,6 +68,11 @@ class Layout:
         return [s.length(self.hidden_size, self.proj_size or self.hidden_size) for s in self.spec.states]
 
     @property
+    def empty(self) -> list[float]:
+        """What stands in each state that is not given."""
+        return [s.empty for s in self.spec.states]
+
+    @property
     def places(self) -> list[tuple[int, int]]:
         return [(layer, d) for layer in range(self.num_layers) for d in range(self.directions)]
 
