@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "heads.hpp"
 #include "machine.hpp"
 #include "problem.hpp"
 
@@ -18,7 +19,7 @@ struct Schedule {
 
 // One layer in one direction.
 struct LayerSize {
-  std::int64_t seq_len, batch, input, hidden, proj;
+  std::int64_t seq_len, batch, input, hidden, proj, heads;
 };
 
 // What holds for all layers of a call.
@@ -36,7 +37,8 @@ bool stay_private(const Machine& m, double bytes);
 
 class CostModel {
  public:
-  CostModel(const Machine& m, const Kind& kind, const LayerSize& size) : m_(m), k_(kind), f_(*kind.facts), z_(size) {}
+  CostModel(const Machine& m, const Kind& kind, const LayerSize& size)
+      : m_(m), k_(kind), f_(*kind.facts), z_(size), heads_(size.hidden, size.heads, kind.lanes) {}
 
   // Nanoseconds of forward and of backward, when the workers run already. The products of backward are shared among
   // `workers` workers, which may be more than the schedule's.
@@ -49,10 +51,13 @@ class CostModel {
     std::int64_t rows, tiles, h_tiles;
   };
   Part largest(const Schedule& s) const;
+  int parts_of_head(const Schedule& s) const;
   std::int64_t tiles_of(std::int64_t units) const { return (units + k_.lanes - 1) / k_.lanes; }
   double vector_bytes() const { return static_cast<double>(k_.lanes * k_.storage_bytes); }
   double kernel(std::int64_t rows, std::int64_t vectors, std::int64_t depth) const;
   double sweep(std::int64_t rows, std::int64_t tiles, int gates, std::int64_t depth, double line) const;
+  // The same of tiles of units, head after head.
+  double sweep_heads(std::int64_t rows, std::int64_t tiles, int gates, std::int64_t depth, double line) const;
   double line(double bytes_each, double bytes_of_all, int workers) const;
   double meeting(int workers) const;
   // What one of `parts` workers that share rows reads of what the others have written: `elements` of all of them.
@@ -64,6 +69,7 @@ class CostModel {
   const Kind& k_;
   const CellFacts& f_;
   const LayerSize& z_;
+  const Heads heads_;
 };
 
 }  // namespace fusedrnn

@@ -12,7 +12,8 @@ namespace fusedrnn {
 template <class C>
 struct WeightArrays {
   const C* weight_ih;             // (G*H, I)
-  const C* matrix[kMaxMatrices];  // (blocks*H, depth*H) each, but for h's units (facts.hpp); the first is weight_hh
+  // (blocks*H, depth*H) each, but for h's units and heads (facts.hpp); the first is weight_hh
+  const C* matrix[kMaxMatrices];
   const C *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
   const C* vectors;               // (vectors, H)
   C epsilon;                      // added to a variance before its root is taken
@@ -25,16 +26,17 @@ template <class C>
 struct WeightView {
   CellId cell;
   std::int64_t input, hidden;
-  std::int64_t proj;  // the units of h: `hidden` for cells that do not project, and less for others
+  std::int64_t proj;   // the units of h: `hidden` for cells that do not project, and less for others
+  std::int64_t heads;  // 1 for cells that do not take them
   WeightArrays<C> arrays;
 };
 
 // Whether the input's weights are packed with their gates joined: where H is so small that vectors of one gate's units
 // are far from full, and there are so many inputs that it pays to bring the sums into order afterwards.
-inline bool joins_gates(const CellFacts& f, std::int64_t hidden, std::int64_t input, int lanes) {
+inline bool joins_gates(const CellFacts& f, std::int64_t hidden, std::int64_t input, std::int64_t heads, int lanes) {
   constexpr std::int64_t kLeastInput = 64;
   const auto tiles = [&](std::int64_t units) { return (units + lanes - 1) / lanes; };
-  return !f.clocked && input >= kLeastInput && f.gates * hidden <= kMostJoined &&
+  return !f.clocked && heads == 1 && input >= kLeastInput && f.gates * hidden <= kMostJoined &&
          8 * f.gates * tiles(hidden) >= 9 * tiles(f.gates * hidden);
 }
 

@@ -8,7 +8,7 @@
 
 namespace {
 
-// Where one active row finds its operands at one time step; pointers are to unit 0.
+// Where one active row finds its operands at one time step; pointers are to unit 0, or to the first unit of a head.
 template <class C>
 struct ForwardRow {
   const C* before[kMaxStates];  // the states before the step
@@ -19,6 +19,18 @@ struct ForwardRow {
   const C* below;
   C* slots;
 
+  // Points to the unit that comes so many after this one.
+  void move(const CellFacts& f, bool has_slots, int64_t units) {
+    for (int s = 0; s < f.states; ++s) before[s] += units;
+    h += units;
+    if (h_kept) h_kept += units;
+    if (f.states > 1) c += units;
+    if (has_slots) slots += units;
+    if (!f.below) return;
+    below += units;
+    if (c_of_step) c_of_step += units;
+  }
+
   // Where in a row the pointer to a product's operand is.
   static std::size_t place_of(From from) {
     const int state = state_of(from);
@@ -26,7 +38,8 @@ struct ForwardRow {
   }
 };
 
-// One step of one worker, as pointwise functions see it. `pre` is [tile of this worker][row][gate][lane].
+// One step of one worker, as pointwise functions see it: the units of one head, and their tiles. `pre` is [tile of this
+// worker][row][gate][lane].
 template <class C>
 struct ForwardStep {
   const ForwardRow<C>* rows;
@@ -53,6 +66,11 @@ struct ForwardStep {
         epsilon(weights.epsilon),
         sums(row_sums) {}
 
+  // Goes on to the head that comes so many after this one, as its rows must.
+  void move(const Heads& heads, int64_t by) {
+    tile0 -= by * heads.tiles;
+    if (vectors) vectors += by * heads.units;
+  }
   // The same rows, for the units of h.
   ForwardStep of_h(const Problem<C>& p, const Worker& worker) const {
     ForwardStep step = *this;
@@ -267,7 +285,7 @@ struct RecurrentProduct {
     assert(index >= 0 && index < fusedrnn::kMaxProducts);
     const fusedrnn::Product& product = f.product[index];
     weights = packed.hh[index];
-    depth = fusedrnn::operand_size(product.from, product.depth, p.hidden, p.proj);
+    depth = Heads(0, p.heads, 1).share(fusedrnn::operand_size(product.from, product.depth, p.hidden, p.proj));
     gates = product.gates;
     first_gate = product.first_gate;
     source_offset = product.from == From::slots ? product.slot * p.hidden : 0;
@@ -275,6 +293,11 @@ struct RecurrentProduct {
     bool is_split = false;
     for (int64_t g = 0; adds && g < gates; ++g) is_split = is_split || f.split[first_gate + g];
     if (is_split) start = {packed.bias_rec + first_gate * V::width, s.gates * V::width};
+  }
+  // Goes on to the head that comes so many after this one.
+  void move(const Heads& heads, int64_t by) {
+    weights = from_tile(weights, by * heads.tiles);
+    start = start.of(by * heads.tiles);
   }
   // Leaves out the units before this one, which the units of a clock do not see.
   void begin_at(int64_t unit) {
