@@ -73,7 +73,7 @@ def test_formats(
 
 
 def test_cells_that_run_here_are_those_that_the_kernels_have() -> None:
-    known = {c.name for c in CELLS if _core.describe_cell(c.weights(**zeros(c)).cell)["cuda"]}
+    known = {c.name for c in CELLS if c.heads == 1 and _core.describe_cell(c.weights(**zeros(c)).cell)["cuda"]}
     assert known == {c.name for c in KNOWN}
 
 

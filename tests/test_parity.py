@@ -204,4 +204,4 @@ def test_reserve_size(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     parts = (cell.reserve_slots * 7 * 3 * 18, 7 * 3 * cell.proj_size(18))
     assert reserve.nbytes == sum(-(-n * problem.x.itemsize // 64) * 64 for n in parts)  # parts begin at whole lines
     assert reserve.dtype == dtype
-    assert repr(reserve).startswith(f"<fusedrnn.Reserve of {cell.name}, seq_len=7, batch_size=3, hidden_size=18")
+    assert repr(reserve).startswith(f"<fusedrnn.Reserve of {cell.native}, seq_len=7, batch_size=3, hidden_size=18")
