@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "heads.hpp"
 #include "packing.hpp"
 #include "sizes.hpp"
 #include "steps.hpp"
@@ -21,6 +22,7 @@ constexpr double kLatency = 4;   // cycles of a multiply-add
 
 double to_double(int64_t n) { return static_cast<double>(n); }
 int64_t share(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
+Heads heads_of(const Kind& kind, const LayerSize& size) { return {size.hidden, size.heads, kind.lanes}; }
 
 }  // namespace
 
@@ -33,13 +35,11 @@ double CostModel::exchange(double elements, int parts) const {
 }
 
 CostModel::Part CostModel::largest(const Schedule& s) const {
-  const int64_t tiles = heads_.all_tiles(), h_tiles = f_.projection < 0 ? tiles : tiles_of(z_.proj);
+  const int64_t tiles = heads_of(k_, z_).all_tiles(), h_tiles = f_.projection < 0 ? tiles : tiles_of(z_.proj);
   return {share(z_.batch, s.row_parts), share(tiles, s.tile_parts), share(h_tiles, s.tile_parts)};
 }
 
-int CostModel::parts_of_head(const Schedule& s) const {
-  return static_cast<int>(share(s.tile_parts, z_.heads));
-}
+int CostModel::parts_of_head(const Schedule& s) const { return static_cast<int>(share(s.tile_parts, z_.heads)); }
 
 // A chain of multiply-adds takes its latency, whatever else there is.
 double CostModel::kernel(int64_t rows, int64_t vectors, int64_t depth) const {
@@ -72,7 +72,7 @@ double CostModel::sweep(int64_t rows, int64_t tiles, int gates, int64_t depth, d
 }
 
 double CostModel::sweep_heads(int64_t rows, int64_t tiles, int gates, int64_t depth, double line) const {
-  const int64_t each = std::min(tiles, heads_.tiles);
+  const int64_t each = std::min(tiles, heads_of(k_, z_).tiles);
   if (each <= 0) return 0;
   return to_double(tiles) / to_double(each) * sweep(rows, each, gates, depth, line);
 }
@@ -114,7 +114,7 @@ double CostModel::forward(const Schedule& s) const {
   }
   step += to_double(part.rows * part.tiles * f_.gates) * m_.pointwise;
   double phase = m_.step;
-  if (!heads_.are_whole(s.tile_parts)) {
+  if (!heads_of(k_, z_).are_whole(s.tile_parts)) {
     phase += meeting(s.tile_parts) + exchange(to_double(part.rows * z_.proj / z_.heads), parts_of_head(s));
   }
   step += f_.phases * phase;
@@ -148,7 +148,7 @@ double CostModel::steps_of_backward(const Schedule& s) const {
     step += f_.product[i].depth * sweep_heads(part.rows, tiles(i), 1, depth(i), of_line);
   }
   double phase = m_.step;
-  if (!heads_.are_whole(s.tile_parts))
+  if (!heads_of(k_, z_).are_whole(s.tile_parts))
     phase += meeting(s.tile_parts) + exchange(to_double(part.rows) * elements, parts_of_head(s)) / f_.phases;
   return to_double(z_.seq_len) * (step + f_.phases * phase);
 }

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 
-#include "heads.hpp"
 #include "machine.hpp"
 #include "problem.hpp"
 
@@ -37,8 +36,7 @@ bool stay_private(const Machine& m, double bytes);
 
 class CostModel {
  public:
-  CostModel(const Machine& m, const Kind& kind, const LayerSize& size)
-      : m_(m), k_(kind), f_(*kind.facts), z_(size), heads_(size.hidden, size.heads, kind.lanes) {}
+  CostModel(const Machine& m, const Kind& kind, const LayerSize& size) : m_(m), k_(kind), f_(*kind.facts), z_(size) {}
 
   // Nanoseconds of forward and of backward, when the workers run already. The products of backward are shared among
   // `workers` workers, which may be more than the schedule's.
@@ -69,7 +67,6 @@ class CostModel {
   const Kind& k_;
   const CellFacts& f_;
   const LayerSize& z_;
-  const Heads heads_;
 };
 
 }  // namespace fusedrnn

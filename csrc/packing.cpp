@@ -97,9 +97,10 @@ void Packing<F>::lay_out_forward() {
   const CellFacts& f = facts_of(w_.cell);
   const bool joins = joins_gates(f, w_.hidden, w_.input, w_.heads, kernels_->lanes);
   constexpr int kAll[] = {0};
-  packed_.ih = joins ? add(row_matrix(false, w_.arrays.weight_ih, kAll, 1, f.gates * w_.hidden, w_.input, w_.input))
-                     : add(row_matrix(false, w_.arrays.weight_ih, f.user_gate, f.gates, w_.hidden, w_.input, w_.input,
-                                      w_.heads));
+  packed_.ih =
+      joins
+          ? add(row_matrix(false, w_.arrays.weight_ih, kAll, 1, f.gates * w_.hidden, w_.input, w_.input))
+          : add(row_matrix(false, w_.arrays.weight_ih, f.user_gate, f.gates, w_.hidden, w_.input, w_.input, w_.heads));
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
     packed_.hh[i] = unread(packed_.ih);

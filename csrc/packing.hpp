@@ -11,14 +11,14 @@ namespace fusedrnn {
 // or matrices of a cell that has none.
 template <class C>
 struct WeightArrays {
-  const C* weight_ih;             // (G*H, I)
+  const C* weight_ih;  // (G*H, I)
   // (blocks*H, depth*H) each, but for h's units and heads (facts.hpp); the first is weight_hh
   const C* matrix[kMaxMatrices];
-  const C *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
-  const C* vectors;               // (vectors, H)
-  C epsilon;                      // added to a variance before its root is taken
-  const Clock* clocks;            // of cells that have them, by falling speed; weights between a unit and a faster
-  int clock_count;                // clock are not read
+  const C *bias_ih, *bias_hh;  // (G*H,), (recurrent_gates*H,)
+  const C* vectors;            // (vectors, H)
+  C epsilon;                   // added to a variance before its root is taken
+  const Clock* clocks;         // of cells that have them, by falling speed; weights between a unit and a faster
+  int clock_count;             // clock are not read
 };
 
 // Weights where they lie.

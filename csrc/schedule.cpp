@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "heads.hpp"
 #include "run.hpp"
 #include "sizes.hpp"
 

@@ -71,8 +71,8 @@ std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64
   const Counted clocks = f.clocked ? Counted(hidden) : Counted(0);
   // Of a row, for each worker that has all rows: the gradients of one head, brought together.
   const Counted gathered = heads > 1 ? (Counted(hidden / heads) * f.gates + kMostLanes) * kMostThreads : Counted(0);
-  const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) +
-                      gathered + units * kPerRow + units * (f.clocked ? 1 + kMostLanes : 1) * f.gates + clocks * 2 * kMostThreads;
+  const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) + gathered +
+                      units * kPerRow + units * (f.clocked ? 1 + kMostLanes : 1) * f.gates + clocks * 2 * kMostThreads;
   // Of a worker: zeros, a stretch of operands, the state of each clock.
   const Counted worker =
       units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * kStretch + clocks * kPerClock + kPerWorker;

@@ -47,7 +47,8 @@ Weights<F>::Weights(const WeightView<Compute>& from) : view_(from) {
   to.vectors = copy_to(*buffer++, arrays.vectors, f.vectors * hidden);
   to.clocks = copy_to(*buffer++, arrays.clocks, arrays.clock_count);
   for (int m = 0; m < f.matrices; ++m) {
-    const int64_t size = f.matrix[m].blocks * block_rows(f, m, hidden, proj) * matrix_columns(f, m, hidden, proj, heads);
+    const int64_t size =
+        f.matrix[m].blocks * block_rows(f, m, hidden, proj) * matrix_columns(f, m, hidden, proj, heads);
     to.matrix[m] = copy_to(*buffer++, arrays.matrix[m], size);
   }
 }

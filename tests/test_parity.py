@@ -126,7 +126,7 @@ def test_lengths(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
         assert not out.y[n:, row].any()
         assert not grads.dx[n:, row].any()
         if n > 0:
-            np.testing.assert_array_equal(out.h_n[row], out.y[n - 1, row, :11])
+            np.testing.assert_array_equal(out.h_n[row], out.y[n - 1, row, : problem.w.proj_size])
 
 
 @cells

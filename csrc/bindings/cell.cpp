@@ -144,8 +144,8 @@ py::dict describe_cell(const std::string& name) {
   return py::dict("cuda"_a = cuda::runs(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
                   "slots"_a = f.slots, "columns"_a = f.columns, "phases"_a = f.phases, "products"_a = products,
                   "matrices"_a = matrices, "vectors"_a = f.vectors, "states"_a = states, "state_units"_a = units,
-                  "heads"_a = takes_heads(f), "below"_a = f.below, "numbered"_a = f.clocked, "projects"_a = f.projection >= 0,
-                  "gradients"_a = gradients);
+                  "heads"_a = takes_heads(f), "below"_a = f.below, "numbered"_a = f.clocked,
+                  "projects"_a = f.projection >= 0, "gradients"_a = gradients);
 }
 
 }  // namespace fusedrnn

@@ -449,8 +449,11 @@ PyRunner make_runner(std::shared_ptr<PyCell> cell, const std::string& format, in
                           "', got " + std::to_string(periods.size()));
   }
   const CellId id = cell->id;
-  PyRunner r{
-      std::move(cell), {id, layers, directions, input, hidden, proj, heads}, format, epsilon, clocks_of(periods, hidden)};
+  PyRunner r{std::move(cell),
+             {id, layers, directions, input, hidden, proj, heads},
+             format,
+             epsilon,
+             clocks_of(periods, hidden)};
   if (!sizes_fit(f, hidden, std::max(input, r.shape.width()), heads))
     throw py::value_error(too_large("sizes", {hidden, input}));
   return r;

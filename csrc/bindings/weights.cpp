@@ -95,8 +95,7 @@ class Parts {
 
  private:
   const T* read_one(const Parameter& p, std::initializer_list<int64_t> dims, py::handle array) {
-    inputs_.push_back(
-        read_input<T>(p.name.c_str(), symbols_of(p, w_.heads).c_str(), dims, array, !p.required));
+    inputs_.push_back(read_input<T>(p.name.c_str(), symbols_of(p, w_.heads).c_str(), dims, array, !p.required));
     return inputs_.back().data;
   }
   static void copy(const T* from, int64_t count, T* to) {

@@ -25,13 +25,15 @@ struct PyWeights {
   std::shared_ptr<const PyCell> cell;
   std::int64_t input = 0, hidden = 0, proj = 0;  // proj: the units of h, which are `hidden` without a projection
   std::int64_t heads = 1;
-  std::vector<bool> given;                       // of each parameter
-  std::vector<std::int64_t> periods;             // of cells with clocks
+  std::vector<bool> given;            // of each parameter
+  std::vector<std::int64_t> periods;  // of cells with clocks
   AnyWeights weights;
 
   const CellFacts& facts() const { return cell->facts(); }
   std::int64_t rows_of(const Parameter& p) const { return fusedrnn::rows_of(facts(), p, hidden, proj); }
-  std::int64_t columns_of(const Parameter& p) const { return fusedrnn::columns_of(facts(), p, input, hidden, proj, heads); }
+  std::int64_t columns_of(const Parameter& p) const {
+    return fusedrnn::columns_of(facts(), p, input, hidden, proj, heads);
+  }
   // Whether they are of the same cell, format and sizes, but for the input's.
   bool is_like(const PyWeights& other) const {
     return cell->id == other.cell->id && weights.index() == other.weights.index() && hidden == other.hidden &&

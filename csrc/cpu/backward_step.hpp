@@ -21,7 +21,8 @@ struct BackwardRow {
   C* carried[kMaxStates];       // rows of dstate0: gradients of states, carried from the step after
   const C* slots;
   C* gradients;  // of the step's pre-activations, by column
-  // Those of the step after; with heads, what the head's product reads, brought together. Not read in a row's last step.
+  // Those of the step after; with heads, what the head's product reads, brought together. Not read in a row's last
+  // step.
   const C* source;
 
   // Points to the unit that comes so many after this one; what `source` points to stays.

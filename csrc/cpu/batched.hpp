@@ -199,8 +199,8 @@ struct Batched {
     }
   }
 
-  // panel[tile][k] = rows[k][tile] from this element on, zeros past `width`. A few tiles at a time, so that rows are read
-  // in runs.
+  // panel[tile][k] = rows[k][tile] from this element on, zeros past `width`. A few tiles at a time, so that rows are
+  // read in runs.
   void pack_panel(C* panel, const C* const* rows, int64_t first, int64_t count, int64_t width) {
     assert(count <= kStretch);
     constexpr int64_t kRun = 8;
@@ -231,8 +231,8 @@ struct Batched {
     }
   }
 
-  // Adds the columns' products with an operand to their rows of a weight gradient, `stride` apart. The columns begin with
-  // this one.
+  // Adds the columns' products with an operand to their rows of a weight gradient, `stride` apart. The columns begin
+  // with this one.
   void add_products(C* dweight, const C* panel, int64_t first_row, int64_t n, int64_t count, int64_t width,
                     int64_t stride, bool add, int64_t column = 0) {
     const WeightGradientOp<C> op(panel, count, columns + column, dweight + first_row * stride, width, stride, add);

@@ -168,7 +168,7 @@ class CellSpec(Generic[Output, Gradients]):
         count = num_heads.__index__()
         if count != 1 and HEADS not in self.values:
             raise ValueError(f"{HEADS}: expected 1, as cell {self.cell!r} has no heads, got {count}")
-        if count < 1 or (hidden_size is not None and hidden_size % count):
+        if not 1 <= count < 2**63 or (hidden_size is not None and hidden_size % count):
             size = "" if hidden_size is None else f" = {hidden_size}"
             raise ValueError(f"{HEADS}: expected a divisor of hidden_size{size}, got {count}")
         return int(count)

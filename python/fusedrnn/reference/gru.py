@@ -56,10 +56,10 @@ def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States
         dn, dz, dh_blend = dh * z, dh * (n - h_prev), dh * (1 - z)
     da_n = dn * (1 - n**2)
     da_z = dz * z * (1 - z)
+    dq: Array
     if w.reset_after:
         dr, dq = da_n * q, da_n * r
-        dU_n, dh_prev = recurrent_backward(U_n, h_prev, dq)
-        db_Un = dq.sum(axis=0)
+        (dU_n, dh_prev), db_Un = recurrent_backward(U_n, h_prev, dq), dq.sum(axis=0)
     else:
         dU_n, dq = recurrent_backward(U_n, q, da_n)
         dr = dq * h_prev
