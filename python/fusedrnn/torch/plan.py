@@ -68,6 +68,10 @@ class Layout:
         return [s.length(self.hidden_size, self.proj_size or self.hidden_size) for s in self.spec.states]
 
     @property
+    def num_heads(self) -> int:
+        return int(dict(values_of(self.values)).get(HEADS, 1))
+
+    @property
     def places(self) -> list[tuple[int, int]]:
         return [(layer, d) for layer in range(self.num_layers) for d in range(self.directions)]
 
@@ -87,7 +91,7 @@ class Layout:
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Of the parameters of `names`."""
-        below, num_heads = self.width, dict(values_of(self.values)).get(HEADS, 1)
+        below, num_heads = self.width, self.num_heads
         return [
             p.shape(below if layer else self.input_size, self.hidden_size, self.proj_size or None, num_heads)
             for layer, _ in self.places
@@ -133,7 +137,7 @@ class Plan:
             layout.directions,
             values.get("epsilon", 0.0),
             list(values.get("periods", ())),
-            values.get(HEADS, 1),
+            layout.num_heads,
         )
         self.width, self.units, self.runs = layout.width, layout.units, layout.runs
         self.bits = BITS[dtype]
