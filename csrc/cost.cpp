@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "heads.hpp"
 #include "packing.hpp"
 #include "sizes.hpp"
 #include "steps.hpp"

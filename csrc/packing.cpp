@@ -5,7 +5,6 @@
 
 #include "arena.hpp"
 #include "cpu/float_environment.hpp"
-#include "heads.hpp"
 #include "sizes.hpp"
 
 namespace fusedrnn {

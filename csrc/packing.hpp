@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "heads.hpp"
 #include "problem.hpp"
 
 namespace fusedrnn {
@@ -35,9 +36,9 @@ struct WeightView {
 // are far from full, and there are so many inputs that it pays to bring the sums into order afterwards.
 inline bool joins_gates(const CellFacts& f, std::int64_t hidden, std::int64_t input, std::int64_t heads, int lanes) {
   constexpr std::int64_t kLeastInput = 64;
-  const auto tiles = [&](std::int64_t units) { return (units + lanes - 1) / lanes; };
-  return !f.clocked && heads == 1 && input >= kLeastInput && f.gates * hidden <= kMostJoined &&
-         8 * f.gates * tiles(hidden) >= 9 * tiles(f.gates * hidden);
+  const std::int64_t apart = f.gates * Heads(hidden, heads, lanes).all_tiles();
+  const std::int64_t joined = (f.gates * hidden + lanes - 1) / lanes;
+  return !f.clocked && input >= kLeastInput && f.gates * hidden <= kMostJoined && 8 * apart >= 9 * joined;
 }
 
 // One packed form of weights, for forward or for backward. To pack is to run() all parts.

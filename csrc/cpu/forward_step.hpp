@@ -218,9 +218,9 @@ struct ProjectJoinedOp {
     int64_t tile, lane, count;  // in sums
     int64_t to_tile, to;        // in `pre`: the tile, and the element of a row of it
   };
-  // There is a run for each tile of sums, and one more for each tile that a gate has in `pre`.
-  static constexpr int64_t kMostRuns =
-      fusedrnn::kMostJoined / V::width + 1 + fusedrnn::kMostJoined / V::width + kMaxGates;
+  // There is a run for each tile of sums, and one more for each tile that a gate has in `pre`, where each unit may be a
+  // head.
+  static constexpr int64_t kMostRuns = fusedrnn::kMostJoined / V::width + 1 + fusedrnn::kMostJoined;
   WeightMatrix<Storage, Compute> weights;
   int64_t depth;
   const C* const* x;
@@ -232,14 +232,18 @@ struct ProjectJoinedOp {
   ProjectJoinedOp(const Problem<C>& p, const PackedWeights<F>& packed, const CellFacts& f, const ForwardStep<C>& at,
                   Span tiles, const C* const* x_rows)
       : weights(packed.ih), depth(p.input), x(x_rows), start{packed.bias_joined, V::width}, step(at) {
+    const Heads heads(p.hidden, p.heads, V::width);
+    const int64_t last = heads.unit_of(tiles.last);
     for (int64_t gate = 0; gate < f.gates; ++gate) {
       const int64_t first = f.user_gate[gate] * p.hidden;
-      for (int64_t unit = tiles.first * V::width; unit < p.hidden && unit < tiles.last * V::width;) {
-        const int64_t lane = (first + unit) % V::width, to = unit % V::width;
+      for (int64_t unit = heads.unit_of(tiles.first); unit < last;) {
+        const int64_t head = unit / heads.units, of_head = unit % heads.units;
+        const int64_t lane = (first + unit) % V::width, to = of_head % V::width;
         int64_t count = V::width - (lane > to ? lane : to);
-        if (p.hidden - unit < count) count = p.hidden - unit;
+        if (heads.units - of_head < count) count = heads.units - of_head;
         assert(run_count < kMostRuns);
-        runs[run_count++] = {(first + unit) / V::width, lane, count, unit / V::width, gate * V::width + to};
+        const int64_t tile = head * heads.tiles + of_head / V::width;
+        runs[run_count++] = {(first + unit) / V::width, lane, count, tile, gate * V::width + to};
         unit += count;
       }
     }
@@ -285,7 +289,7 @@ struct RecurrentProduct {
     assert(index >= 0 && index < fusedrnn::kMaxProducts);
     const fusedrnn::Product& product = f.product[index];
     weights = packed.hh[index];
-    depth = Heads(0, p.heads, 1).share(fusedrnn::operand_size(product.from, product.depth, p.hidden, p.proj));
+    depth = fusedrnn::operand_size(product.from, product.depth, p.hidden, p.proj) / p.heads;
     gates = product.gates;
     first_gate = product.first_gate;
     source_offset = product.from == From::slots ? product.slot * p.hidden : 0;
