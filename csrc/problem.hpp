@@ -16,8 +16,9 @@ namespace fusedrnn {
 // The largest period, and the most steps that a clock may have counted before a call.
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
 
-// A packed matrix: [tile][k][gate][lane]. A row of units, and the rows of a batch, are cut into tiles of VL units; the
-// last tile may be short, and its lanes past the last unit hold zeros. A tile begins every `tile_stride` elements.
+// A packed matrix: [tile][k][gate][lane]. A row of units, and the rows of a batch, are cut into tiles of VL units, each
+// head (heads.hpp) by itself; the last tile may be short, and its lanes past the last unit hold zeros. A tile begins
+// every `tile_stride` elements.
 template <class Storage>
 struct PackedMatrix {
   const Storage* first;
@@ -26,16 +27,18 @@ struct PackedMatrix {
 
 // A matrix as users have it: blocks of `units` rows, a row every `stride` elements, of which `width` are taken. Its
 // packed form has, at [tile][k][gate][lane], from[block[gate] * units + tile * VL + lane][k]; or, transposed, one gate:
-// from[block[j] * units + unit][tile * VL + lane], with k over j, then units.
+// from[block[j] * units + unit][tile * VL + lane], with k over j, then units. Where the units of a block are cut into
+// heads, a tile has units of one head; transposed, each head has tiles of its own, for the whole width, with k over j,
+// then its own units.
 template <class C>
 struct RowMatrix {
   const C* from;
   bool transposed;
   int block[kMaxGates], blocks;
-  std::int64_t units, width, stride;
+  std::int64_t units, width, stride, heads;
 
-  std::int64_t lane_units() const { return transposed ? width : units; }
-  std::int64_t depth() const { return transposed ? blocks * units : width; }
+  std::int64_t lane_units() const { return transposed ? width : units / heads; }  // of a head
+  std::int64_t depth() const { return transposed ? blocks * (units / heads) : width; }
   int gates() const { return transposed ? 1 : blocks; }
 };
 
@@ -44,7 +47,7 @@ template <class S, class C>
 struct WeightMatrix {
   PackedMatrix<S> packed;
   const RowMatrix<C>* rows;  // in place; null where it is packed
-  std::int64_t k;            // of its first element; counted already where it is packed
+  std::int64_t k, tile;      // of its first element; counted already where it is packed
 };
 
 constexpr std::int64_t kMostJoined = 160;  // units of joined gates
@@ -75,7 +78,8 @@ template <class C>
 struct Problem {
   CellId cell;
   std::int64_t seq_len, batch, input, hidden;
-  std::int64_t proj;  // P; H in cells that do not project
+  std::int64_t proj;   // P; H in cells that do not project
+  std::int64_t heads;  // of equal size (heads.hpp); 1 in cells that do not take them
   bool reverse;
   const std::int64_t* lengths;  // (B,), each in 0..T; null: all T
   // (T,): the row of each sequence at which the rows of time t begin, where sequences are *packed*: x, y and all other
@@ -112,7 +116,7 @@ struct Gradients {
   C* dreset[kMaxStates];          // as state0: of reset_state, the sum of a row's; null if it is not asked for
   // Of weights; null where one is not asked for.
   C* dweight_ih;             // (G*H, I)
-  C* dmatrix[kMaxMatrices];  // (blocks*H, depth*H) each, or as h's units make it; the first is weight_hh's
+  C* dmatrix[kMaxMatrices];  // (blocks*H, depth*H) each, or as h's units or heads make it; the first is weight_hh's
   C* dbias_ih;               // (G*H,)
   C* dbias_hh;               // (recurrent_gates*H,)
   C* dvectors;               // (vectors, H)
@@ -132,7 +136,7 @@ struct Range {
   std::int64_t first, last;
 };
 
-// One thread's share: rows x tiles of the recurrence. Workers that share rows meet at `steps` in every phase.
+// One thread's share: rows x tiles of the recurrence. Workers that share rows of a head meet at `steps` in every phase.
 struct Worker {
   int index, count;
   std::int64_t row0, row1, tile0, tile1;

@@ -17,7 +17,7 @@ from fusedrnn.cells.families import SPECS
 
 def names_of(problem: Problem, form: str = "d{}0") -> list[str]:
     """Of the gradients of states."""
-    return [form.format(s.name) for s in SPECS[problem.cell.name].states]
+    return [form.format(s.name) for s in SPECS[problem.cell.native].states]
 
 
 def arguments(problem: Problem) -> dict[str, Array]:

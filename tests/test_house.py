@@ -19,7 +19,7 @@ import pytest
 import fusedrnn
 from fusedrnn import Weights, _core, call
 from fusedrnn.cells.families import FAMILIES, SPECS
-from fusedrnn.cells.spec import CellSpec, H, StateSpec, affine, vectors
+from fusedrnn.cells.spec import HEADS, CellSpec, H, StateSpec, affine, vectors
 from fusedrnn.reference.backend import EQUATIONS, ReferenceWeights
 
 HOUSE = Path(fusedrnn.__file__).parent
@@ -86,6 +86,7 @@ def test_a_spec_agrees_with_the_native_facts(spec: CellSpec[Any, Any]) -> None:
     assert facts["vectors"] == sum(p.gates for p in roles["vector"])
     assert facts["below"] == (spec.below is not None) == (spec.above is not None)
     assert facts["numbered"] == (spec.numbered is not None)
+    assert facts["heads"] or HEADS not in spec.values
     assert facts["projects"] == (spec.projection is not None) == (spec.states[0].size == "proj_size")
     by_name = {p.name: p for p in spec.parameters}
     assert by_name["weight_ih"].gates == facts["gates"]

@@ -89,7 +89,7 @@ def test_defaults_are_empty_states(cell: Cell, dtype: str, module: ModuleType, r
     problem = make_problem(cell, (5, 3, 4, 10), dtype, rng)
     infer, forward, backward, step = cell.functions(module)
     zeros = [np.zeros_like(s) for s in problem.states]
-    empty = [np.full_like(a, s.empty) for s, a in zip(SPECS[cell.name].states, zeros, strict=True)]
+    empty = [np.full_like(a, s.empty) for s, a in zip(SPECS[cell.native].states, zeros, strict=True)]
     for a, b in zip(infer(problem.x, problem.w), infer(problem.x, problem.w, *empty), strict=True):
         np.testing.assert_array_equal(a, b)
     for a, b in zip(step(problem.x[0], problem.w), step(problem.x[0], problem.w, *empty), strict=True):
@@ -128,7 +128,7 @@ def test_lengths(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
         assert not out.y[n:, row].any()
         assert not grads.dx[n:, row].any()
         if n > 0:
-            np.testing.assert_array_equal(out.h_n[row], out.y[n - 1, row, :11])
+            np.testing.assert_array_equal(out.h_n[row], out.y[n - 1, row, : problem.w.proj_size])
 
 
 @cells
@@ -206,4 +206,4 @@ def test_reserve_size(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     parts = (cell.reserve_slots * 7 * 3 * 18, 7 * 3 * cell.proj_size(18))
     assert reserve.nbytes == sum(-(-n * problem.x.itemsize // 64) * 64 for n in parts)  # parts begin at whole lines
     assert reserve.dtype == dtype
-    assert repr(reserve).startswith(f"<fusedrnn.Reserve of {cell.name}, seq_len=7, batch_size=3, hidden_size=18")
+    assert repr(reserve).startswith(f"<fusedrnn.Reserve of {cell.native}, seq_len=7, batch_size=3, hidden_size=18")

@@ -263,8 +263,8 @@ def all_cases() -> Iterator[Case]:
         yield activation_case(*which)
     seen = set()
     for cell in CELLS:
-        facts = _core.describe_cell(cell.name)
-        structure = (cell.op, len(facts["products"]), facts["phases"])  # cells alike pass over blocks alike
+        facts = _core.describe_cell(cell.native)
+        structure = (cell.op, len(facts["products"]), facts["phases"], cell.heads)  # cells alike pass over blocks alike
         for dtype in DTYPES:
             yield from cases_of(cell, dtype, structure not in seen)
         seen.add(structure)

@@ -90,6 +90,17 @@ CellId cell_by_name(const std::string& name) {
   throw py::value_error("cell: expected one of " + valid + ", got '" + name + "'");
 }
 
+void check_heads(const CellFacts& f, int64_t hidden, int64_t heads) {
+  if (heads != 1 && !takes_heads(f)) {
+    throw py::value_error(std::string("num_heads: expected 1, as cell '") + f.name + "' has no heads, got " +
+                          std::to_string(heads));
+  }
+  if (heads < 1 || hidden % heads != 0) {
+    throw py::value_error("num_heads: expected a divisor of hidden_size = " + std::to_string(hidden) + ", got " +
+                          std::to_string(heads));
+  }
+}
+
 PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& parameters, int gates,
                  const std::vector<StateTuple>& states, bool below, bool numbered) {
   PyCell cell{cell_by_name(name), {}, {}};
@@ -138,8 +149,8 @@ py::dict describe_cell(const std::string& name) {
   return py::dict("cuda"_a = cuda::runs(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
                   "slots"_a = f.slots, "columns"_a = f.columns, "phases"_a = f.phases, "products"_a = products,
                   "matrices"_a = matrices, "vectors"_a = f.vectors, "states"_a = states, "state_units"_a = units,
-                  "empty"_a = empty, "below"_a = f.below, "numbered"_a = f.clocked, "projects"_a = f.projection >= 0,
-                  "gradients"_a = gradients);
+                  "empty"_a = empty, "heads"_a = takes_heads(f), "below"_a = f.below, "numbered"_a = f.clocked,
+                  "projects"_a = f.projection >= 0, "gradients"_a = gradients);
 }
 
 }  // namespace fusedrnn

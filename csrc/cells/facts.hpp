@@ -106,12 +106,19 @@ constexpr std::int64_t product_units(const CellFacts& f, int index, std::int64_t
   return index == f.projection ? proj : hidden;
 }
 
-// Rows of one block of a matrix, and columns of the matrix. weight_hh multiplies h.
+// Whether the recurrence may be cut into heads (heads.hpp): weight_hh is the only matrix, and nothing else of a step
+// leaves a head.
+constexpr bool takes_heads(const CellFacts& f) {
+  return f.matrices == 1 && f.projection < 0 && !f.clocked && !f.reduces;
+}
+
+// Rows of one block of a matrix, and columns of the matrix. weight_hh multiplies h, of one head.
 constexpr std::int64_t block_rows(const CellFacts& f, int matrix, std::int64_t hidden, std::int64_t proj) {
   return f.projection >= 0 && f.product[f.projection].matrix == matrix ? proj : hidden;
 }
-constexpr std::int64_t matrix_columns(const CellFacts& f, int matrix, std::int64_t hidden, std::int64_t proj) {
-  return f.matrix[matrix].depth * (matrix == 0 ? proj : hidden);
+constexpr std::int64_t matrix_columns(const CellFacts& f, int matrix, std::int64_t hidden, std::int64_t proj,
+                                      std::int64_t heads = 1) {
+  return f.matrix[matrix].depth * (matrix == 0 ? proj / heads : hidden);
 }
 
 // Which block of H rows of its matrix the j-th gate of a product takes.

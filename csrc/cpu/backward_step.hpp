@@ -8,7 +8,8 @@
 
 namespace {
 
-// Where one active row finds its operands at one step of backward; pointers are to unit 0.
+// Where one active row finds its operands at one step of backward; pointers are to unit 0, or to the first unit of a
+// head.
 template <class C>
 struct BackwardRow {
   const C* dy;        // null: zeros
@@ -19,11 +20,30 @@ struct BackwardRow {
   const C* before[kMaxStates];  // the states before it; null for one without a history
   C* carried[kMaxStates];       // rows of dstate0: gradients of states, carried from the step after
   const C* slots;
-  C* gradients;     // of the step's pre-activations, by column
-  const C* source;  // those of the step after; not read in a row's last step
+  C* gradients;  // of the step's pre-activations, by column
+  // Those of the step after; with heads, what the head's product reads, brought together. Not read in a row's last
+  // step.
+  const C* source;
+
+  // Points to the unit that comes so many after this one; what `source` points to stays.
+  void move(const CellFacts& f, int64_t units) {
+    if (dy) dy += units;
+    h += units;
+    for (int s = 0; s < f.states; ++s) {
+      if (before[s]) before[s] += units;
+      carried[s] += units;
+    }
+    slots += units;
+    gradients += units;
+    if (!f.below) return;
+    below += units;
+    if (dc_given) dc_given += units;
+    if (dbelow) dbelow += units;
+  }
 };
 
-// One step of one worker, as pointwise functions see it. `extras` is [extra][row][tile of this worker][lane].
+// One step of one worker, as pointwise functions see it: the units of one head, and their tiles. `extras` is
+// [extra][row][tile of this worker][lane].
 template <class C>
 struct BackwardStep {
   const BackwardRow<C>* rows;
@@ -50,6 +70,11 @@ struct BackwardStep {
         epsilon(weights.epsilon),
         sums(nullptr) {}
 
+  // Goes on to the head that comes so many after this one, as its rows must.
+  void move(const Heads& heads, int64_t by) {
+    tile0 -= by * heads.tiles;
+    if (vectors) vectors += by * heads.units;
+  }
   // The same rows, for the units of h.
   BackwardStep of_h(const Problem<C>& p, const Worker& worker) const {
     BackwardStep step = *this;
@@ -151,6 +176,7 @@ struct StageProduct {
   int64_t units;                   // of the operand, whose gradient the sums are
   int64_t source_offset;           // where the gradients begin among the columns
   bool first_stage;                // the gradients belong to the step after
+  bool from_source;                // rows have them in `source`, else in `gradients`
   BackwardPointwise<C> pointwise;  // of the main product; else null,
   int extra;                       // and this is the number of the extra
   bool add_carried;                // sums of h's gradient begin with dy; if this is set, with the carried gradient too
@@ -195,7 +221,7 @@ struct StageOp {
   }
   RNN_INLINE const C* const* sources(int64_t row) const {
     const BackwardRow<C>& at = step.rows[row];
-    return product.first_stage ? &at.source : &at.gradients;
+    return product.from_source ? &at.source : &at.gradients;
   }
   RNN_INLINE V initial(const BackwardRow<C>& row, int64_t tile) const {
     const auto lanes = lanes_of<V>(tile, product.units);

@@ -8,6 +8,7 @@
 
 #include "../arena.hpp"
 #include "../empty.hpp"
+#include "../heads.hpp"
 #include "../steps.hpp"
 #include "lanes.hpp"
 #include "sweep.hpp"
@@ -43,11 +44,26 @@ inline Span tiles_of_worker(const Worker& worker) { return {worker.tile0, worker
 inline Span h_tiles_of(const Worker& worker) { return {worker.h_tile0, worker.h_tile1}; }
 template <class V, class C>
 Span units_of(const Problem<C>& p, const Worker& worker) {
-  return units_of<V>(tiles_of_worker(worker), p.hidden);
+  const Heads heads(p.hidden, p.heads, V::width);
+  return {heads.unit_of(worker.tile0), heads.unit_of(worker.tile1)};
 }
 template <class V, class C>
 Span h_units_of(const Problem<C>& p, const Worker& worker) {
-  return units_of<V>(h_tiles_of(worker), p.proj);
+  const Heads heads(p.proj, p.heads, V::width);
+  return {heads.unit_of(worker.h_tile0), heads.unit_of(worker.h_tile1)};
+}
+
+// run(head, tiles) for each head that has some of these tiles of all heads: its own of them, counted from its first.
+template <class Run>
+void for_each_head(const Heads& heads, Span tiles, bool backwards, Run&& run) {
+  if (tiles.size() <= 0) return;
+  const bool one = heads.count == 1;
+  const int64_t first = one ? 0 : tiles.first / heads.tiles, last = one ? 1 : (tiles.last - 1) / heads.tiles + 1;
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t head = backwards ? first + last - 1 - i : i, start = head * heads.tiles;
+    const int64_t begin = tiles.first - start, end = tiles.last - start;
+    run(head, Span{begin > 0 ? begin : 0, one || end < heads.tiles ? end : heads.tiles});
+  }
 }
 
 // Zeros for these units of a step that is past a row's length, if the sequence is there and has a place for it.

@@ -24,6 +24,7 @@ struct Forward {
   const CellFacts& f;
   const ForwardSteps<C> steps;
   const bool train, has_slots;
+  const Heads heads;
   const int64_t row_count, chunk;
   // A tile's part of the chunk lies together: rows a power of two apart would push each other out of L1.
   const int64_t pre_stride;
@@ -42,6 +43,7 @@ struct Forward {
         steps(cell_steps),
         train(problem.slots != nullptr),
         has_slots(train || facts.scratch_slots),
+        heads(problem.hidden, problem.heads, V::width),
         row_count(mine.row1 - mine.row0),
         chunk(chunk_steps(problem, facts, mine)),
         pre_stride(chunk * row_count * facts.gates * V::width),
@@ -142,12 +144,25 @@ struct Forward {
     return n;
   }
 
+  // Moves the first n rows, and what runs on them, by so many heads.
+  template <class Ops>
+  void move_heads(int64_t by, int64_t n, ForwardStep<C>& step, Ops& ops) const {
+    if (by == 0) return;
+    for (int64_t r = 0; r < n; ++r) rows[r].move(f, has_slots, by * heads.units);
+    step.move(heads, by);
+    for (auto& op : ops) {
+      if (op) op->move(heads, by);
+    }
+  }
+
   // The steps whose projection lies in `pre`, from the one at time_of(p, first) on.
   void run_steps(int64_t first, int64_t last) {
     ForwardStep<C> step = step_at(pre);
+    step.units = heads.units;
     const ForwardStep<C> projected = step.of_h(p, worker);
     std::optional<AccumulateOp<F>> others[fusedrnn::kMaxProducts];  // products that are not their phase's last
     std::optional<PhaseOp<F>> lasts[fusedrnn::kMaxPhases];
+    assert(heads.count == 1 || takes_heads(f));  // with heads, a product is its phase's last
     assert(f.products <= fusedrnn::kMaxProducts && f.phases <= fusedrnn::kMaxPhases);
     for (int i = 0; i < f.products; ++i) {
       const int phase = f.product[i].phase;
@@ -167,7 +182,14 @@ struct Forward {
         for (int i = 0; i + 1 < f.products; ++i) {
           if (others[i] && f.product[i].phase == phase) sweep(*others[i], {0, n}, tiles, backwards);
         }
-        sweep(*lasts[phase], {0, n}, f.projection >= 0 && phase == last_phase ? h_tiles : tiles, backwards);
+        int64_t here = 0;  // the head at which rows and products are
+        for_each_head(heads, f.projection >= 0 && phase == last_phase ? h_tiles : tiles, backwards,
+                      [&](int64_t head, Span some) {
+                        move_heads(head - here, n, step, lasts);
+                        here = head;
+                        sweep(*lasts[phase], {0, n}, some, backwards);
+                      });
+        move_heads(-here, n, step, lasts);
         meet(worker.steps);
       }
       step.pre += size;

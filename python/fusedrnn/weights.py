@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .aliases import Array, Maybe
 from .backends import Loaded, load
-from .cells.spec import CellSpec
+from .cells.spec import HEADS, CellSpec
 
 CLASSES: dict[str, str] = {}  # the names of weights classes, by the names of their functions
 
@@ -61,7 +61,7 @@ class Weights:
         for spec in specs:
             CLASSES[spec.family] = cls.__name__
             cls._names += tuple(name for name in spec.names if name not in cls._names)
-        options = {name for spec in specs for name in (*spec.options, *spec.values)}
+        options = {name for spec in specs for name in (*spec.options, *spec.own_values)}
         for kind, names in ((_Array, cls._names), (_Option, options)):
             for name in names:
                 attribute = kind()
@@ -81,11 +81,13 @@ class Weights:
             raise TypeError(f"spec: expected a CellSpec, got {type(spec).__name__}")
         if not isinstance(arguments, dict):
             raise TypeError(f"arguments: expected a dict, got {type(arguments).__name__}")
-        for name in spec.values:
+        for name in spec.own_values:
             if name not in arguments:
                 raise TypeError(f"{name}: expected a value among the arguments, got none")
         self._spec = spec
-        self._values = {name: arguments[name] for name in spec.values} if spec.values else {}
+        if HEADS in arguments:
+            arguments = arguments | {HEADS: spec.heads(arguments[HEADS])}
+        self._values = spec.given_values(arguments) if spec.values else {}
         self._loaded = backend(spec, arguments, self._values)
         self._initialised = True
 
@@ -126,6 +128,11 @@ class Weights:
     def proj_size(self) -> int:
         """The units of h and y: hidden_size in a cell without a projection."""
         return self._loaded.proj_size
+
+    @property
+    def num_heads(self) -> int:
+        """The heads of a block-diagonal recurrence: a unit sees h of its own head."""
+        return int(self._values.get(HEADS, 1))
 
     @property
     def dtype(self) -> Any:

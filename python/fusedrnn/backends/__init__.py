@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .. import _core
-from ..cells.spec import CellSpec
+from ..cells.spec import HEADS, CellSpec
 from .arrays import library_of
 
 States = tuple[Any, ...]  # in the spec's order; None for empty ones
@@ -70,6 +70,8 @@ def load(
     library = library_of(arrays.get("weight_ih"))
     if library is None:
         return _core.make_weights(native_cell(spec), arrays, values, format)
+    if (num_heads := values.get(HEADS, 1)) != 1:
+        raise NotImplementedError(f"{HEADS}={num_heads} does not run on CUDA: it runs on NumPy arrays")
     from .cuda import CudaWeights  # loaded with the first CUDA array
 
     return CudaWeights(library, spec, arrays, format)

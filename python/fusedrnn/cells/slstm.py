@@ -9,7 +9,7 @@ from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
-from .spec import C, CellSpec, H, StateSpec, affine
+from .spec import HEADS, C, CellSpec, H, StateSpec, affine
 
 __all__ = [
     "SLSTM",
@@ -60,6 +60,7 @@ SIGMOID = CellSpec(
     "ifgo",
     (H, C, StateSpec("n"), StateSpec("m", empty=-math.inf)),
     options={"forget_gate": "sigmoid"},
+    values=(HEADS,),
 )
 BY_FORGET_GATE = {"sigmoid": SIGMOID, "exp": SIGMOID.variant("slstm_exp", options={"forget_gate": "exp"})}
 SPECS = tuple(BY_FORGET_GATE.values())
@@ -71,10 +72,11 @@ class SLSTMWeights(Weights, specs=SPECS):
     Args:
         weight_ih, weight_hh, bias_ih, bias_hh: as for `LSTMWeights`, with ``G = 4``.
         forget_gate: "sigmoid" for ``f = sigmoid(a_f)``, or "exp" for ``f = exp(a_f)``.
+        num_heads: as for `LSTMWeights`.
 
     Raises:
-        ValueError: shapes do not fit, or an unknown forget gate.
-        TypeError: not arrays, or another dtype.
+        ValueError: shapes do not fit, or an unknown forget gate; num_heads that does not divide hidden_size.
+        TypeError: not arrays, or another dtype; num_heads is no integer.
     """
 
     forget_gate: str
@@ -87,6 +89,7 @@ class SLSTMWeights(Weights, specs=SPECS):
         bias_hh: Maybe = None,
         *,
         forget_gate: str = "sigmoid",
+        num_heads: int = 1,
     ) -> None:
         one_of("forget_gate", forget_gate, BY_FORGET_GATE)
         super().__init__(BY_FORGET_GATE[forget_gate], locals())
@@ -98,6 +101,7 @@ class SLSTM(Layer, weights=SLSTMWeights):
 
     Args:
         forget_gate: "sigmoid" or "exp".
+        num_heads: see `LSTMWeights`.
     """
 
 

@@ -152,7 +152,7 @@ class Layer:
 
     def _check_values(self) -> None:
         """Has options that belong to weights checked by them, which also know their types."""
-        if self.spec.values:
+        if self.spec.own_values:
             self._config = replace(self._config, options=self.options | self._made_weights(0, 0)._values)
 
     def _set_up(self, arrays: dict[str, Array]) -> None:

@@ -18,7 +18,7 @@ from ..aliases import Array
 from ..backends.arrays import NumPy
 from ..backends.checked import Arguments, CheckedWeights
 from ..cells.families import SPECS
-from ..cells.spec import CellSpec
+from ..cells.spec import HEADS, CellSpec
 
 Results = dict[str, Any]
 EQUATIONS: dict[str, Any] = {}  # by the names of families: an object with `step` and `step_backward`
@@ -39,7 +39,7 @@ class ReferenceWeights(CheckedWeights):
     def __init__(
         self, spec: CellSpec[Any, Any], arrays: Mapping[str, Any], values: Mapping[str, Any], format: str | None = None
     ) -> None:
-        super().__init__(NumPy(np), spec, arrays, ("float32", "float64"))
+        super().__init__(NumPy(np), spec, arrays, ("float32", "float64"), values.get(HEADS, 1))
         for a in self.arrays.values():
             if a is not None:
                 a.flags.writeable = False

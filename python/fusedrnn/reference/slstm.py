@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import Arrays, States, bias, library, sigmoid, split, tanh
+from .common import Arrays, States, bias, library, recurrent, recurrent_backward, sigmoid, split, tanh
 
 
 def log_sigmoid(a: Array) -> Array:
@@ -39,7 +39,7 @@ def at_least_finite(a: Array) -> Array:
 def step(w: Any, x: Array, states: States) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c, n, m (B, H). Returns the new states and the saved arrays."""
     h_prev, c_prev, n_prev, m_prev = states
-    pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
+    pre = x @ w.weight_ih.T + bias(w.bias_ih) + recurrent(w.weight_hh, h_prev) + bias(w.bias_hh)
     a_i, a_f, a_g, a_o = split(pre, 4, axis=1)
     log_i = at_least_finite(at_most_finite(a_i))
     log_f = at_most_finite(a_f) if w.forget_gate == "exp" else log_sigmoid(a_f)
@@ -72,10 +72,11 @@ def step_backward(w: Any, saved: Arrays, dstates: States) -> tuple[Array, States
     da_f = dkept if w.forget_gate == "exp" else dkept * sigmoid(-saved["a_f"])
 
     dpre = np.concatenate([dlog_i, da_f, da_g, da_o], axis=1)
+    dweight_hh, dh_prev = recurrent_backward(w.weight_hh, saved["h_prev"], dpre)
     dweights = {
         "weight_ih": dpre.T @ saved["x"],
-        "weight_hh": dpre.T @ saved["h_prev"],
+        "weight_hh": dweight_hh,
         "bias_ih": dpre.sum(axis=0),
         "bias_hh": dpre.sum(axis=0),
     }
-    return dpre @ w.weight_ih, (dpre @ w.weight_hh, dc * f, dn * f, dkept), dweights
+    return dpre @ w.weight_ih, (dh_prev, dc * f, dn * f, dkept), dweights

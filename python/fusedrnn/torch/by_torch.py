@@ -22,7 +22,7 @@ def run(
 ) -> list[Tensor]:
     """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of
     `Layout`, and as many before episodes, or none for empty ones."""
-    operator = operator_of(layout.cell, x) if steps.resets is None else None
+    operator = operator_of(layout.cell, x) if steps.resets is None and layout.num_heads == 1 else None
     traced = torch.compiler.is_compiling() or private.are_transforms_active()
     if operator is None or (traced and steps.lengths is not None and steps.batch_sizes is None):
         # What is traced cannot see how rows are packed, which the operator needs for lengths.
