@@ -21,7 +21,7 @@ constexpr int kMostLayers = 1024;
 struct StackShape {
   CellId cell;
   int layers, directions;
-  std::int64_t input, hidden, proj;
+  std::int64_t input, hidden, proj, heads;
 
   const CellFacts& facts() const { return facts_of(cell); }
   int runs() const { return layers * directions; }
@@ -30,12 +30,12 @@ struct StackShape {
   std::int64_t state_size(int s) const { return s == 0 ? proj : facts().state[s].units * hidden; }
   // Whether 64 bits can count the bytes of a call.
   bool fits(std::int64_t seq_len, std::int64_t batch) const {
-    const auto bytes = most_call_bytes(facts(), hidden, std::max(input, width()), seq_len, batch);
+    const auto bytes = most_call_bytes(facts(), hidden, std::max(input, width()), seq_len, batch, heads);
     return bytes && *bytes <= INT64_MAX / (4 * runs());
   }
   bool operator==(const StackShape& other) const {
     return cell == other.cell && layers == other.layers && directions == other.directions && input == other.input &&
-           hidden == other.hidden && proj == other.proj;
+           hidden == other.hidden && proj == other.proj && heads == other.heads;
   }
 };
 
@@ -83,6 +83,7 @@ std::size_t place_call(const StackShape& s, Stack<F>& stack, const CallArrays<C>
       p.batch = call.batch;
       p.hidden = s.hidden;
       p.proj = s.proj;
+      p.heads = s.heads;
       p.reverse = d > 0;
       p.lengths = call.lengths;
       p.offsets = call.offsets;

@@ -21,6 +21,7 @@ constexpr double kLatency = 4;   // cycles of a multiply-add
 
 double to_double(int64_t n) { return static_cast<double>(n); }
 int64_t share(int64_t n, int64_t parts) { return (n + parts - 1) / parts; }
+Heads heads_of(const Kind& kind, const LayerSize& size) { return {size.hidden, size.heads, kind.lanes}; }
 
 }  // namespace
 
@@ -33,9 +34,11 @@ double CostModel::exchange(double elements, int parts) const {
 }
 
 CostModel::Part CostModel::largest(const Schedule& s) const {
-  return {share(z_.batch, s.row_parts), share(tiles_of(z_.hidden), s.tile_parts),
-          share(tiles_of(z_.proj), s.tile_parts)};
+  const int64_t tiles = heads_of(k_, z_).all_tiles(), h_tiles = f_.projection < 0 ? tiles : tiles_of(z_.proj);
+  return {share(z_.batch, s.row_parts), share(tiles, s.tile_parts), share(h_tiles, s.tile_parts)};
 }
+
+int CostModel::parts_of_head(const Schedule& s) const { return static_cast<int>(share(s.tile_parts, z_.heads)); }
 
 // A chain of multiply-adds takes its latency, whatever else there is.
 double CostModel::kernel(int64_t rows, int64_t vectors, int64_t depth) const {
@@ -67,6 +70,12 @@ double CostModel::sweep(int64_t rows, int64_t tiles, int gates, int64_t depth, d
   return std::max(computing, fetching) + (1 - kHidden) * std::min(computing, fetching);
 }
 
+double CostModel::sweep_heads(int64_t rows, int64_t tiles, int gates, int64_t depth, double line) const {
+  const int64_t each = std::min(tiles, heads_of(k_, z_).tiles);
+  if (each <= 0) return 0;
+  return to_double(tiles) / to_double(each) * sweep(rows, each, gates, depth, line);
+}
+
 // Sweeps go to and fro, so that the next begins with what a cache still holds of the last one.
 double CostModel::line(double bytes_each, double bytes_of_all, int workers) const {
   if (bytes_each <= kOfL1 * m_.l1_bytes) return 0;
@@ -80,7 +89,7 @@ double multiply_adds(const CellFacts& f, const LayerSize& z) {
   for (int i = 0; i < f.products; ++i) {
     const Product& p = f.product[i];
     sum += to_double(p.gates * product_units(f, i, z.hidden, z.proj)) *
-           to_double(operand_size(p.from, p.depth, z.hidden, z.proj));
+           to_double(operand_size(p.from, p.depth, z.hidden, z.proj) / z.heads);
   }
   return sum;
 }
@@ -90,7 +99,9 @@ bool stay_private(const Machine& m, double bytes) { return bytes <= kOfL2 * m.l2
 double CostModel::forward(const Schedule& s) const {
   const Part part = largest(s);
   const auto tiles = [&](int product) { return product == f_.projection ? part.h_tiles : part.tiles; };
-  const auto depth = [&](int i) { return operand_size(f_.product[i].from, f_.product[i].depth, z_.hidden, z_.proj); };
+  const auto depth = [&](int i) {
+    return operand_size(f_.product[i].from, f_.product[i].depth, z_.hidden, z_.proj) / z_.heads;
+  };
   double bytes = 0;
   for (int i = 0; i < f_.products; ++i) {
     bytes += to_double(tiles(i) * f_.product[i].gates * depth(i)) * vector_bytes();
@@ -98,18 +109,18 @@ double CostModel::forward(const Schedule& s) const {
   const double of_line = line(bytes, bytes * s.tile_parts, s.workers());
   double step = to_double(part.rows) * m_.row;
   for (int i = 0; i < f_.products; ++i) {
-    step += sweep(part.rows, tiles(i), f_.product[i].gates, depth(i), of_line);
+    step += sweep_heads(part.rows, tiles(i), f_.product[i].gates, depth(i), of_line);
   }
   step += to_double(part.rows * part.tiles * f_.gates) * m_.pointwise;
   double phase = m_.step;
-  if (s.tile_parts > 1) {
-    phase += meeting(s.tile_parts) + exchange(to_double(part.rows * z_.proj), s.tile_parts);
+  if (!heads_of(k_, z_).are_whole(s.tile_parts)) {
+    phase += meeting(s.tile_parts) + exchange(to_double(part.rows * z_.proj / z_.heads), parts_of_head(s));
   }
   step += f_.phases * phase;
 
   const double projected = to_double(part.rows * part.tiles * f_.gates * k_.lanes * k_.compute_bytes);
   const int64_t steps = std::clamp<int64_t>(static_cast<int64_t>(kProjectionBytes / projected), 1, z_.seq_len);
-  const bool joins = joins_gates(f_, z_.hidden, z_.input, k_.lanes);
+  const bool joins = joins_gates(f_, z_.hidden, z_.input, z_.heads, k_.lanes);
   const int64_t vectors = joins ? tiles_of(f_.gates * z_.hidden) : part.tiles * f_.gates;
   const double input_bytes = to_double(vectors * z_.input) * vector_bytes();
   const double of_input = line(input_bytes, input_bytes * s.tile_parts, s.workers());
@@ -122,7 +133,7 @@ double CostModel::steps_of_backward(const Schedule& s) const {
   const Part part = largest(s);
   const auto depth = [&](int i) {
     const Product& p = f_.product[i];
-    return p.depth > 0 ? p.gates * product_units(f_, i, z_.hidden, z_.proj) : 0;
+    return p.depth > 0 ? p.gates * product_units(f_, i, z_.hidden, z_.proj) / z_.heads : 0;
   };
   const auto tiles = [&](int i) { return f_.product[i].from == From::h_prev ? part.h_tiles : part.tiles; };
   double bytes = 0, elements = 0;
@@ -133,11 +144,11 @@ double CostModel::steps_of_backward(const Schedule& s) const {
   const double of_line = line(bytes, bytes * s.tile_parts, s.workers());
   double step = to_double(part.rows) * (m_.backward_row + to_double(part.tiles * f_.columns) * m_.backward);
   for (int i = 0; i < f_.products; ++i) {
-    step += f_.product[i].depth * sweep(part.rows, tiles(i), 1, depth(i), of_line);
+    step += f_.product[i].depth * sweep_heads(part.rows, tiles(i), 1, depth(i), of_line);
   }
   double phase = m_.step;
-  if (s.tile_parts > 1)
-    phase += meeting(s.tile_parts) + exchange(to_double(part.rows) * elements, s.tile_parts) / f_.phases;
+  if (!heads_of(k_, z_).are_whole(s.tile_parts))
+    phase += meeting(s.tile_parts) + exchange(to_double(part.rows) * elements, parts_of_head(s)) / f_.phases;
   return to_double(z_.seq_len) * (step + f_.phases * phase);
 }
 
@@ -161,9 +172,9 @@ double CostModel::products_of_backward(int workers) const {
   int64_t copied = input_tiles + 2 * share(tiles_of(f_.columns * z_.hidden), workers);
   for (int i = 0; i < f_.products; ++i) {
     const Product& p = f_.product[i];
-    const int64_t width = operand_size(p.from, p.depth, z_.hidden, z_.proj);
+    const int64_t width = operand_size(p.from, p.depth, z_.hidden, z_.proj) / z_.heads;
     if (width > 0) each += weights(p.gates * product_units(f_, i, z_.hidden, z_.proj), width);
-    copied += tiles_of(width);
+    copied += z_.heads * tiles_of(width);
   }
   each += to_double(chunk) * (m_.pair + to_double(copied) * m_.copy);
   // The gradients of its share, and h, which others have written.

@@ -18,7 +18,7 @@ struct Schedule {
 
 // One layer in one direction.
 struct LayerSize {
-  std::int64_t seq_len, batch, input, hidden, proj;
+  std::int64_t seq_len, batch, input, hidden, proj, heads;
 };
 
 // What holds for all layers of a call.
@@ -49,10 +49,13 @@ class CostModel {
     std::int64_t rows, tiles, h_tiles;
   };
   Part largest(const Schedule& s) const;
+  int parts_of_head(const Schedule& s) const;
   std::int64_t tiles_of(std::int64_t units) const { return (units + k_.lanes - 1) / k_.lanes; }
   double vector_bytes() const { return static_cast<double>(k_.lanes * k_.storage_bytes); }
   double kernel(std::int64_t rows, std::int64_t vectors, std::int64_t depth) const;
   double sweep(std::int64_t rows, std::int64_t tiles, int gates, std::int64_t depth, double line) const;
+  // The same of tiles of units, head after head.
+  double sweep_heads(std::int64_t rows, std::int64_t tiles, int gates, std::int64_t depth, double line) const;
   double line(double bytes_each, double bytes_of_all, int workers) const;
   double meeting(int workers) const;
   // What one of `parts` workers that share rows reads of what the others have written: `elements` of all of them.

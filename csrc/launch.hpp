@@ -11,6 +11,8 @@
 #include "cpu/barrier.hpp"
 #include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
+#include "empty.hpp"
+#include "heads.hpp"
 #include "run.hpp"
 #include "schedule.hpp"
 #include "sizes.hpp"
@@ -48,6 +50,7 @@ template <class C>
 void check([[maybe_unused]] const Problem<C>& p) {
 #ifndef NDEBUG
   assert(p.seq_len >= 0 && p.batch >= 0 && p.input > 0 && p.hidden > 0 && p.proj > 0 && p.y_stride >= p.proj);
+  assert(p.heads > 0 && p.hidden % p.heads == 0 && (p.heads == 1 || takes_heads(facts_of(p.cell))));
   assert(!p.slots || (p.h_stride >= p.proj && (p.h || p.seq_len * p.batch == 0)));
   assert(!p.offsets || p.lengths);
   for (int64_t row = 0; row < p.batch; ++row) {
@@ -71,7 +74,7 @@ Kind kind_of_call(const CellFacts& f, const FormatKernels<F>& kernels) {
 }
 template <class C>
 LayerSize size_of(const Problem<C>& p) {
-  return {std::max<int64_t>(p.seq_len, 1), std::max<int64_t>(p.batch, 1), p.input, p.hidden, p.proj};
+  return {std::max<int64_t>(p.seq_len, 1), std::max<int64_t>(p.batch, 1), p.input, p.hidden, p.proj, p.heads};
 }
 
 // Weights under dropout of weight_hh: a copy of it, with what dropout leaves.
@@ -104,7 +107,7 @@ struct DroppedWeights {
  private:
   const CellFacts& facts() const { return facts_of(view.cell); }
   int64_t rows() const { return facts().matrix[0].blocks * block_rows(facts(), 0, view.hidden, view.proj); }
-  int64_t columns() const { return matrix_columns(facts(), 0, view.hidden, view.proj); }
+  int64_t columns() const { return matrix_columns(facts(), 0, view.hidden, view.proj, view.heads); }
 };
 
 // A direction of a layer, ready to run.
@@ -135,8 +138,8 @@ class Launch {
     for (const Layer<F>& layer : stack.layers) {
       for (int d = 0; d < stack.directions; ++d) add(layer.direction[d]);
     }
-    tiles_ = tiles_of(first().p.hidden);
-    h_tiles_ = tiles_of(first().p.proj);
+    tiles_ = heads_of(first().p.hidden).all_tiles();
+    h_tiles_ = heads_of(first().p.proj).all_tiles();
     share_out(threads_of_call(stack.threads));
   }
 
@@ -192,11 +195,13 @@ class Launch {
       packings_[i].move_to(packed);
       packed += packings_[i].bytes();
     }
-    const std::size_t zeros = static_cast<std::size_t>(facts_.longest_state * first().p.hidden) * sizeof(C);
-    for (std::size_t set = 0; set < sets; ++set) std::memset(scratch.data() + set * shared, 0, zeros);
+    for (std::size_t set = 0; set < sets; ++set) {
+      const int64_t hidden = first().p.hidden;
+      EmptyStates<C>(Arena(scratch.data() + set * shared), facts_, hidden).fill(facts_, hidden);
+    }
     char* const locals = scratch.data() + sets * shared + apart;
     const int halves = side_by_side() ? 2 : 1, own = shares_.schedule.workers();
-    const BarrierHandle steps(shares_.schedule.tile_parts, halves * shares_.schedule.row_parts);
+    const BarrierHandle steps(workers_that_meet(), halves * shares_.schedule.row_parts);
     const bool all_meet = lent_ > 0 || layers() > 1 || sums_apart() || shares_.wave_steps > 0;
     const BarrierHandle chunks(backward_ ? shares_.each : 1, halves), all(all_meet ? workers() : 1);
 
@@ -240,7 +245,12 @@ class Launch {
   bool takes(const Seat& seat, int direction) const { return shares_.sides == 1 || seat.side == direction; }
 
  private:
-  int64_t tiles_of(int64_t units) const { return (units + kernels_.lanes - 1) / kernels_.lanes; }
+  Heads heads_of(int64_t units) const { return {units, first().p.heads, kernels_.lanes}; }
+  // Workers that share rows and meet in every phase of a step: none where each has whole heads.
+  int workers_that_meet() const {
+    const int parts = shares_.schedule.tile_parts;
+    return heads_of(first().p.hidden).are_whole(parts) ? 1 : parts;
+  }
 
   CallSize size_of_call() const {
     const LayerSize lowest = size_of(first().p), above = size_of(job(layers() - 1, 0).p);
@@ -316,6 +326,7 @@ class Launch {
     p.input = weights.input;
     p.hidden = weights.hidden;
     p.proj = weights.proj;
+    p.heads = weights.heads;
     if (p.batch == 0) p.seq_len = 0;  // no row has steps
     set_drop(p, weights.options);
     if (drops_weights(from)) {
@@ -360,7 +371,7 @@ class Launch {
     std::int64_t most = 0;
     for (const Job<F>& job : jobs_) {
       const Problem<C>& p = job.p;
-      most = std::max(most, most_call_bytes(facts_, p.hidden, p.input, p.seq_len, p.batch).value());
+      most = std::max(most, most_call_bytes(facts_, p.hidden, p.input, p.seq_len, p.batch, p.heads).value());
     }
     return static_cast<std::size_t>(most);
   }

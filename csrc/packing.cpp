@@ -18,8 +18,8 @@ int64_t tiles_of(int64_t units, int lanes) { return (units + lanes - 1) / lanes;
 // Blocks of `units` rows each.
 template <class C>
 RowMatrix<C> row_matrix(bool transposed, const C* from, const int* blocks, int count, int64_t units, int64_t width,
-                        int64_t stride) {
-  RowMatrix<C> m{from, transposed, {}, count, units, width, stride};
+                        int64_t stride, int64_t heads = 1) {
+  RowMatrix<C> m{from, transposed, {}, count, units, width, stride, heads};
   std::copy(blocks, blocks + count, m.block);
   return m;
 }
@@ -42,7 +42,7 @@ std::size_t Packing<F>::lay_out(const WeightView<C>& w, const FormatKernels<F>& 
     lay_out_backward();
   else
     lay_out_forward();
-  assert(used_ <= static_cast<std::size_t>(most_weight_bytes(facts_of(w.cell), w.hidden, w.input).value()));
+  assert(used_ <= static_cast<std::size_t>(most_weight_bytes(facts_of(w.cell), w.hidden, w.input, w.heads).value()));
   packed_.vectors = w.arrays.vectors;
   packed_.epsilon = w.arrays.epsilon;
   packed_.clocks = w.arrays.clocks;
@@ -76,12 +76,12 @@ template <class F>
 auto Packing<F>::add(const RowMatrix<C>& from) -> Matrix {
   assert(count_ < kMost);
   RowMatrix<C>& rows = rows_[count_++] = from;
-  if (in_place_) return {{nullptr, 0}, &rows, 0};
-  const int64_t tiles = tiles_of(rows.lane_units(), kernels_->lanes);
+  if (in_place_) return {{nullptr, 0}, &rows, 0, 0};
+  const int64_t tiles = rows.heads * tiles_of(rows.lane_units(), kernels_->lanes);
   const auto& kernel = kernels_->pack;
   char* const memory = take<char>(static_cast<int64_t>(kernel.bytes(tiles, rows.depth(), rows.gates())));
   task_[tasks_++] = {memory, &rows, tiles};
-  return {kernel.at(memory, tiles, rows.depth(), rows.gates()), nullptr, 0};
+  return {kernel.at(memory, tiles, rows.depth(), rows.gates()), nullptr, 0, 0};
 }
 
 // Of a product without a matrix: a valid place, from which nothing is read.
@@ -94,20 +94,22 @@ auto Packing<F>::unread(Matrix valid) -> Matrix {
 template <class F>
 void Packing<F>::lay_out_forward() {
   const CellFacts& f = facts_of(w_.cell);
-  const bool joins = joins_gates(f, w_.hidden, w_.input, kernels_->lanes);
+  const bool joins = joins_gates(f, w_.hidden, w_.input, w_.heads, kernels_->lanes);
   constexpr int kAll[] = {0};
-  packed_.ih = joins ? add(row_matrix(false, w_.arrays.weight_ih, kAll, 1, f.gates * w_.hidden, w_.input, w_.input))
-                     : add(row_matrix(false, w_.arrays.weight_ih, f.user_gate, f.gates, w_.hidden, w_.input, w_.input));
+  packed_.ih =
+      joins
+          ? add(row_matrix(false, w_.arrays.weight_ih, kAll, 1, f.gates * w_.hidden, w_.input, w_.input))
+          : add(row_matrix(false, w_.arrays.weight_ih, f.user_gate, f.gates, w_.hidden, w_.input, w_.input, w_.heads));
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
     packed_.hh[i] = unread(packed_.ih);
     if (product.depth == 0) continue;
     int blocks[kMaxGates];
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
-    const int64_t depth = operand_size(product.from, product.depth, w_.hidden, w_.proj);
+    const int64_t depth = operand_size(product.from, product.depth, w_.hidden, w_.proj) / w_.heads;
     const int64_t units = product_units(f, i, w_.hidden, w_.proj);
     packed_.hh[i] =
-        add(row_matrix(false, w_.arrays.matrix[product.matrix], blocks, product.gates, units, depth, depth));
+        add(row_matrix(false, w_.arrays.matrix[product.matrix], blocks, product.gates, units, depth, depth, w_.heads));
   }
   take_biases();
 }
@@ -115,10 +117,10 @@ void Packing<F>::lay_out_forward() {
 template <class F>
 void Packing<F>::take_biases() {
   const CellFacts& f = facts_of(w_.cell);
-  const int64_t biases = tiles_of(w_.hidden, kernels_->lanes) * kernels_->lanes * f.gates;
+  const int64_t biases = Heads(w_.hidden, w_.heads, kernels_->lanes).all_tiles() * kernels_->lanes * f.gates;
   packed_.bias_pre = pre_ = take<C>(biases);
   packed_.bias_rec = rec_ = take<C>(biases);
-  if (joins_gates(f, w_.hidden, w_.input, kernels_->lanes)) {
+  if (joins_gates(f, w_.hidden, w_.input, w_.heads, kernels_->lanes)) {
     packed_.bias_joined = joined_ = take<C>(tiles_of(f.gates * w_.hidden, kernels_->lanes) * kernels_->lanes);
   }
 }
@@ -132,12 +134,12 @@ void Packing<F>::lay_out_backward() {
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
-    const int64_t width = operand_size(product.from, 1, w_.hidden, w_.proj);  // of one vector
+    const int64_t width = operand_size(product.from, 1, w_.hidden, w_.proj) / w_.heads;  // of one vector
     const int64_t units = product_units(f, i, w_.hidden, w_.proj);
     packed_.hh_t[i][0] = unread(packed_.ih_t);
     for (int part = 0; part < product.depth; ++part) {
       packed_.hh_t[i][part] = add(row_matrix(true, w_.arrays.matrix[product.matrix] + part * width, blocks,
-                                             product.gates, units, width, product.depth * width));
+                                             product.gates, units, width, product.depth * width, w_.heads));
     }
   }
 }
@@ -151,7 +153,7 @@ void Packing<F>::run(int part, int parts) const {
     kernel.pack(task.memory, *task.from, task.tiles * part / parts, task.tiles * (part + 1) / parts);
   }
   if (!pre_) return;
-  const int64_t tiles = tiles_of(w_.hidden, kernels_->lanes);
+  const int64_t tiles = Heads(w_.hidden, w_.heads, kernels_->lanes).all_tiles();
   pack_biases(tiles * part / parts, tiles * (part + 1) / parts);
 }
 
@@ -161,11 +163,14 @@ void Packing<F>::pack_biases(int64_t tile0, int64_t tile1) const {
   const CellFacts& f = facts_of(w_.cell);
   const WeightArrays<C>& a = w_.arrays;
   const int lanes = kernels_->lanes;
+  const Heads heads(w_.hidden, w_.heads, lanes);
   std::fill(pre_ + tile0 * lanes * f.gates, pre_ + tile1 * lanes * f.gates, C(0));
   std::fill(rec_ + tile0 * lanes * f.gates, rec_ + tile1 * lanes * f.gates, C(0));
-  for (int64_t unit = tile0 * lanes; unit < std::min(tile1 * lanes, w_.hidden); ++unit) {
+  for (int64_t unit = heads.unit_of(tile0); unit < heads.unit_of(tile1); ++unit) {
+    const int64_t head = unit / heads.units, of_head = unit % heads.units;
+    const int64_t tile = head * heads.tiles + of_head / lanes;
     for (int64_t gate = 0; gate < f.gates; ++gate) {
-      const int64_t at = (unit / lanes * f.gates + gate) * lanes + unit % lanes;
+      const int64_t at = (tile * f.gates + gate) * lanes + of_head % lanes;
       const int block = f.user_gate[gate];
       const C b_ih = a.bias_ih ? a.bias_ih[block * w_.hidden + unit] : C(0);
       const bool has_hh = a.bias_hh && block < f.recurrent_gates;
@@ -175,7 +180,7 @@ void Packing<F>::pack_biases(int64_t tile0, int64_t tile1) const {
       if (joined_) joined_[block * w_.hidden + unit] = pre_[at];
     }
   }
-  if (joined_ && tile1 == tiles_of(w_.hidden, lanes)) {
+  if (joined_ && tile1 == heads.all_tiles()) {
     const int64_t units = f.gates * w_.hidden;
     std::fill(joined_ + units, joined_ + tiles_of(units, lanes) * lanes, C(0));
   }

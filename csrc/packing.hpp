@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "heads.hpp"
 #include "problem.hpp"
 
 namespace fusedrnn {
@@ -11,13 +12,14 @@ namespace fusedrnn {
 // or matrices of a cell that has none.
 template <class C>
 struct WeightArrays {
-  const C* weight_ih;             // (G*H, I)
-  const C* matrix[kMaxMatrices];  // (blocks*H, depth*H) each, but for h's units (facts.hpp); the first is weight_hh
-  const C *bias_ih, *bias_hh;     // (G*H,), (recurrent_gates*H,)
-  const C* vectors;               // (vectors, H)
-  C epsilon;                      // added to a variance before its root is taken
-  const Clock* clocks;            // of cells that have them, by falling speed; weights between a unit and a faster
-  int clock_count;                // clock are not read
+  const C* weight_ih;  // (G*H, I)
+  // (blocks*H, depth*H) each, but for h's units and heads (facts.hpp); the first is weight_hh
+  const C* matrix[kMaxMatrices];
+  const C *bias_ih, *bias_hh;  // (G*H,), (recurrent_gates*H,)
+  const C* vectors;            // (vectors, H)
+  C epsilon;                   // added to a variance before its root is taken
+  const Clock* clocks;         // of cells that have them, by falling speed; weights between a unit and a faster
+  int clock_count;             // clock are not read
 };
 
 // Weights where they lie.
@@ -25,18 +27,19 @@ template <class C>
 struct WeightView {
   CellId cell;
   std::int64_t input, hidden;
-  std::int64_t proj;  // the units of h: `hidden` for cells that do not project, and less for others
+  std::int64_t proj;   // the units of h: `hidden` for cells that do not project, and less for others
+  std::int64_t heads;  // 1 for cells that do not take them
   WeightArrays<C> arrays;
   Probabilities options = {};  // of regularisation
 };
 
 // Whether the input's weights are packed with their gates joined: where H is so small that vectors of one gate's units
 // are far from full, and there are so many inputs that it pays to bring the sums into order afterwards.
-inline bool joins_gates(const CellFacts& f, std::int64_t hidden, std::int64_t input, int lanes) {
+inline bool joins_gates(const CellFacts& f, std::int64_t hidden, std::int64_t input, std::int64_t heads, int lanes) {
   constexpr std::int64_t kLeastInput = 64;
-  const auto tiles = [&](std::int64_t units) { return (units + lanes - 1) / lanes; };
-  return !f.clocked && input >= kLeastInput && f.gates * hidden <= kMostJoined &&
-         8 * f.gates * tiles(hidden) >= 9 * tiles(f.gates * hidden);
+  const std::int64_t apart = f.gates * Heads(hidden, heads, lanes).all_tiles();
+  const std::int64_t joined = (f.gates * hidden + lanes - 1) / lanes;
+  return !f.clocked && input >= kLeastInput && f.gates * hidden <= kMostJoined && 8 * apart >= 9 * joined;
 }
 
 // One packed form of weights, for forward or for backward. To pack is to run() all parts.

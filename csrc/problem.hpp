@@ -17,8 +17,9 @@ namespace fusedrnn {
 // The largest period, and the most steps that a clock may have counted before a call.
 constexpr std::int64_t kMostSteps = std::int64_t{1} << 62;
 
-// A packed matrix: [tile][k][gate][lane]. A row of units, and the rows of a batch, are cut into tiles of VL units; the
-// last tile may be short, and its lanes past the last unit hold zeros. A tile begins every `tile_stride` elements.
+// A packed matrix: [tile][k][gate][lane]. A row of units, and the rows of a batch, are cut into tiles of VL units, each
+// head (heads.hpp) by itself; the last tile may be short, and its lanes past the last unit hold zeros. A tile begins
+// every `tile_stride` elements.
 template <class Storage>
 struct PackedMatrix {
   const Storage* first;
@@ -27,16 +28,18 @@ struct PackedMatrix {
 
 // A matrix as users have it: blocks of `units` rows, a row every `stride` elements, of which `width` are taken. Its
 // packed form has, at [tile][k][gate][lane], from[block[gate] * units + tile * VL + lane][k]; or, transposed, one gate:
-// from[block[j] * units + unit][tile * VL + lane], with k over j, then units.
+// from[block[j] * units + unit][tile * VL + lane], with k over j, then units. Where the units of a block are cut into
+// heads, a tile has units of one head; transposed, each head has tiles of its own, for the whole width, with k over j,
+// then its own units.
 template <class C>
 struct RowMatrix {
   const C* from;
   bool transposed;
   int block[kMaxGates], blocks;
-  std::int64_t units, width, stride;
+  std::int64_t units, width, stride, heads;
 
-  std::int64_t lane_units() const { return transposed ? width : units; }
-  std::int64_t depth() const { return transposed ? blocks * units : width; }
+  std::int64_t lane_units() const { return transposed ? width : units / heads; }  // of a head
+  std::int64_t depth() const { return transposed ? blocks * (units / heads) : width; }
   int gates() const { return transposed ? 1 : blocks; }
 };
 
@@ -45,7 +48,7 @@ template <class S, class C>
 struct WeightMatrix {
   PackedMatrix<S> packed;
   const RowMatrix<C>* rows;  // in place; null where it is packed
-  std::int64_t k;            // of its first element; counted already where it is packed
+  std::int64_t k, tile;      // of its first element; counted already where it is packed
 };
 
 constexpr std::int64_t kMostJoined = 160;  // units of joined gates
@@ -76,7 +79,8 @@ template <class C>
 struct Problem {
   CellId cell;
   std::int64_t seq_len, batch, input, hidden;
-  std::int64_t proj;  // P; H in cells that do not project
+  std::int64_t proj;   // P; H in cells that do not project
+  std::int64_t heads;  // of equal size (heads.hpp); 1 in cells that do not take them
   bool reverse;
   const std::int64_t* lengths;  // (B,), each in 0..T; null: all T
   // (T,): the row of each sequence at which the rows of time t begin, where sequences are *packed*: x, y and all other
@@ -88,13 +92,13 @@ struct Problem {
   const std::uint8_t* resets;
   const std::int64_t* counts;   // (T, B): what clocks count at each step; null unless the cell has them, beside resets
   const C* x;                   // (T, B, I); steps past a row's length are never read
-  const C* state0[kMaxStates];  // (B, units*H) each, h's (B, P), in the order of the cell's states; null: zeros
+  const C* state0[kMaxStates];  // (B, units*H) each, h's (B, P), in the order of the cell's states; null: empty
   const C* reset_state[kMaxStates];  // as state0: the states before the first step of an episode
   const C* below;                    // (T, B, H) for cells that read c of the layer below; null: zeros
   C* c;                              // (T, B, H) for the same cells: c of every step, as y; null if it is not asked for
   C* y;                              // (T, B, P): written by forward (zeros past a row's length), not read by backward
   std::int64_t y_stride;             // elements from row to row of y: at least P
-  C* state_n[kMaxStates];            // as state0, written by forward; h's may be null, c's may be its running state
+  C* state_n[kMaxStates];            // as state0, written by forward; h's may be null, others may be the running state
   Regularisation<C> drop;            // its source is the caller's, its options those of the weights
   // The reserve, of which drop.c is part: written by forward in training, read by backward; both null in inference.
   C* slots;               // (T, B, S, H)
@@ -114,7 +118,7 @@ struct Gradients {
   C* dreset[kMaxStates];          // as state0: of reset_state, the sum of a row's; null if it is not asked for
   // Of weights; null where one is not asked for.
   C* dweight_ih;             // (G*H, I)
-  C* dmatrix[kMaxMatrices];  // (blocks*H, depth*H) each, or as h's units make it; the first is weight_hh's
+  C* dmatrix[kMaxMatrices];  // (blocks*H, depth*H) each, or as h's units or heads make it; the first is weight_hh's
   C* dbias_ih;               // (G*H,)
   C* dbias_hh;               // (recurrent_gates*H,)
   C* dvectors;               // (vectors, H)
@@ -134,14 +138,14 @@ struct Range {
   std::int64_t first, last;
 };
 
-// One thread's share: rows x tiles of the recurrence. Workers that share rows meet at `steps` in every phase.
+// One thread's share: rows x tiles of the recurrence. Workers that share rows of a head meet at `steps` in every phase.
 struct Worker {
   int index, count;
   std::int64_t row0, row1, tile0, tile1;
   std::int64_t h_tile0, h_tile1;  // of h's units; as above in cells that do not project
   Meeting steps;
   char* local;   // scratch of this worker, 64-byte aligned
-  char* shared;  // scratch of all workers; it begins with zeros, as many as the longest state has
+  char* shared;  // scratch of all workers; it begins with empty states (empty.hpp)
   std::size_t local_bytes;
   std::int64_t ring;  // backward: the steps whose gradients `shared` holds
 };
@@ -190,6 +194,8 @@ template <class C>
 struct ActivationKernels {
   void (*sigmoid)(const C* x, C* y, std::int64_t n);
   void (*tanh)(const C* x, C* y, std::int64_t n);
+  void (*exp_nonpositive)(const C* x, C* y, std::int64_t n);
+  void (*log_sigmoid)(const C* x, C* y, std::int64_t n);
 };
 
 // The shapes of the micro-kernels that an ISA has (cpu/gemm.hpp), by the number of gates.

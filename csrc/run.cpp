@@ -176,7 +176,7 @@ void backward_in_a_wave(const Launch<F>& launch, const Stack<F>& stack, const ty
 template <class F>
 CallSize one_layer(const Weights<F>& w, int64_t seq_len, int64_t batch, bool backward) {
   const Kind kind = kind_of_call<F>(facts_of(w.cell()), current_isa().kernels->of_format<F>());
-  const LayerSize size{seq_len, batch, w.input(), w.hidden(), w.proj()};
+  const LayerSize size{seq_len, batch, w.input(), w.hidden(), w.proj(), w.heads()};
   return {kind, size, size, 1, 1, backward, false};
 }
 

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <system_error>
 
+#include "heads.hpp"
 #include "run.hpp"
 #include "sizes.hpp"
 
@@ -90,7 +91,9 @@ struct Choice {
 };
 
 int64_t parts_of(int64_t n, int64_t most) { return std::max<int64_t>(1, std::min(n, most)); }
-int64_t tiles_of(const CallSize& call) { return (call.lowest.hidden + call.kind.lanes - 1) / call.kind.lanes; }
+int64_t tiles_of(const CallSize& call) {
+  return Heads(call.lowest.hidden, call.lowest.heads, call.kind.lanes).all_tiles();
+}
 
 double time_of(const CallSize& call, const Schedule& s, int workers) {
   const auto layer = [&](const LayerSize& size) {
@@ -195,7 +198,7 @@ int64_t rounded(int64_t seq_len) {
 }
 
 // The last choices of a thread, as calls of the same sizes come again.
-using Key = std::array<int64_t, 18>;
+using Key = std::array<int64_t, 19>;
 Key key_of(const CallSize& call, int threads) {
   const auto address = [](const void* p) { return static_cast<int64_t>(reinterpret_cast<std::intptr_t>(p)); };
   const LayerSize &low = call.lowest, &high = call.above;
@@ -209,6 +212,7 @@ Key key_of(const CallSize& call, int threads) {
           low.input,
           low.hidden,
           low.proj,
+          low.heads,
           high.input,
           high.hidden,
           high.proj,

@@ -43,19 +43,23 @@ constexpr int64_t kLargestElement = sizeof(double);
 RNN_FORMATS(RNN_IS_COUNTED)
 #undef RNN_IS_COUNTED
 
+// At least the units of all tiles, with the lanes past the last unit of each head.
+Counted units_in_tiles(int64_t hidden, int64_t heads) { return Counted(heads) * kMostLanes + hidden; }
+
 }  // namespace
 
-std::optional<int64_t> most_weight_bytes(const CellFacts& f, int64_t hidden, int64_t input) {
-  const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
+std::optional<int64_t> most_weight_bytes(const CellFacts& f, int64_t hidden, int64_t input, int64_t heads) {
+  const Counted units = units_in_tiles(hidden, heads), inputs = Counted(input) + kMostLanes;
   int64_t recurrent = 0;  // vectors of H elements that a unit has in all recurrent matrices
   for (int i = 0; i < f.products; ++i) recurrent += static_cast<int64_t>(f.product[i].gates) * f.product[i].depth;
-  const Counted of_unit = inputs * f.gates + units * recurrent + 3 * f.gates + f.vectors;
+  const Counted of_head = Counted(hidden / heads) + kMostLanes;
+  const Counted of_unit = inputs * f.gates + of_head * recurrent + 3 * f.gates + f.vectors;
   return (units * of_unit * kLargestElement + kRounding).value();
 }
 
 std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64_t input, int64_t seq_len,
-                                       int64_t batch) {
-  const Counted units = Counted(hidden) + kMostLanes, inputs = Counted(input) + kMostLanes;
+                                       int64_t batch, int64_t heads) {
+  const Counted units = units_in_tiles(hidden, heads), inputs = Counted(input) + kMostLanes;
   // Of a step of a row: x, dx, dx of another direction; y, dy, c, dc, c_below, dc_below; the reserve, h and c after
   // zoneout included; and,
   // where clocks take all steps at once, the gradients of pre-activations.
@@ -67,12 +71,14 @@ std::optional<int64_t> most_call_bytes(const CellFacts& f, int64_t hidden, int64
   // pointers for each clock, and h_prev after dropout. There are no more workers than units where each of them has all
   // rows.
   const Counted clocks = f.clocked ? Counted(hidden) : Counted(0);
-  const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) +
+  // Of a row, for each worker that has all rows: the gradients of one head, brought together.
+  const Counted gathered = heads > 1 ? (Counted(hidden / heads) * f.gates + kMostLanes) * kMostThreads : Counted(0);
+  const Counted row = units * (4 * f.longest_state * f.states + 2 * f.slots + 1 + kMaxProducts * kMaxDepth) + gathered +
                       units * kPerRow + units * (f.clocked ? 1 + kMostLanes : 1) * f.gates + clocks * 2 * kMostThreads +
                       units * kMostThreads;
-  // Of a worker: zeros, a stretch of operands, inputs after dropout, the state of each clock.
-  const Counted worker = units * (1 + kMaxOperands * kMaxDepth * kStretch) + inputs * (kStretch + kRowsTogether) +
-                         clocks * kPerClock + kPerWorker;
+  // Of a worker: zeros, empty states, a stretch of operands, inputs after dropout, the state of each clock.
+  const Counted worker = units * (1 + kMaxStates + kMaxOperands * kMaxDepth * kStretch) +
+                         inputs * (kStretch + kRowsTogether) + clocks * kPerClock + kPerWorker;
   return (((Counted(seq_len) * step + row) * batch + chunks + worker * kMostThreads) * kLargestElement).value();
 }
 

@@ -23,18 +23,19 @@ constexpr std::int64_t kRowsTogether = 96, kLeastRows = 48;
 
 // At least the bytes of all arrays of weights of this size, or of one of their packed forms; none if 64 bits cannot
 // count them. Sizes are at least 1.
-std::optional<std::int64_t> most_weight_bytes(const CellFacts& f, std::int64_t hidden, std::int64_t input);
+std::optional<std::int64_t> most_weight_bytes(const CellFacts& f, std::int64_t hidden, std::int64_t input,
+                                              std::int64_t heads = 1);
 
 // At least the bytes of all sequences of a call, its states, its reserve, and the scratch of all workers.
 std::optional<std::int64_t> most_call_bytes(const CellFacts& f, std::int64_t hidden, std::int64_t input,
-                                            std::int64_t seq_len, std::int64_t batch);
+                                            std::int64_t seq_len, std::int64_t batch, std::int64_t heads = 1);
 
-inline bool sizes_fit(const CellFacts& f, std::int64_t hidden, std::int64_t input) {
-  return most_weight_bytes(f, hidden, input).has_value();
+inline bool sizes_fit(const CellFacts& f, std::int64_t hidden, std::int64_t input, std::int64_t heads = 1) {
+  return most_weight_bytes(f, hidden, input, heads).has_value();
 }
 inline bool call_fits(const CellFacts& f, std::int64_t hidden, std::int64_t input, std::int64_t seq_len,
-                      std::int64_t batch) {
-  return most_call_bytes(f, hidden, input, seq_len, batch).has_value();
+                      std::int64_t batch, std::int64_t heads = 1) {
+  return most_call_bytes(f, hidden, input, seq_len, batch, heads).has_value();
 }
 
 }  // namespace fusedrnn

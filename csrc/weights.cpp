@@ -35,10 +35,10 @@ std::vector<Clock> clocks_of(const std::vector<int64_t>& periods, int64_t hidden
 
 template <class F>
 Weights<F>::Weights(const WeightView<Compute>& from) : view_(from) {
-  const auto [cell, input, hidden, proj, arrays, options] = from;
+  const auto [cell, input, hidden, proj, heads, arrays, options] = from;
   (void)options;
   const CellFacts& f = facts_of(cell);
-  assert(sizes_fit(f, hidden, input) && proj >= 1);
+  assert(sizes_fit(f, hidden, input, heads) && proj >= 1 && hidden % heads == 0 && (heads == 1 || takes_heads(f)));
   assert(f.projection < 0 ? proj == hidden : proj <= hidden);
   Buffer* buffer = buffers_;
   WeightArrays<Compute>& to = view_.arrays;
@@ -48,7 +48,8 @@ Weights<F>::Weights(const WeightView<Compute>& from) : view_(from) {
   to.vectors = copy_to(*buffer++, arrays.vectors, f.vectors * hidden);
   to.clocks = copy_to(*buffer++, arrays.clocks, arrays.clock_count);
   for (int m = 0; m < f.matrices; ++m) {
-    const int64_t size = f.matrix[m].blocks * block_rows(f, m, hidden, proj) * matrix_columns(f, m, hidden, proj);
+    const int64_t size =
+        f.matrix[m].blocks * block_rows(f, m, hidden, proj) * matrix_columns(f, m, hidden, proj, heads);
     to.matrix[m] = copy_to(*buffer++, arrays.matrix[m], size);
   }
 }

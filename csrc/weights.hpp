@@ -32,6 +32,7 @@ class Weights {
   std::int64_t input() const { return view_.input; }
   std::int64_t hidden() const { return view_.hidden; }
   std::int64_t proj() const { return view_.proj; }
+  std::int64_t heads() const { return view_.heads; }
   const WeightView<Compute>& view() const { return view_; }
   const WeightArrays<Compute>& arrays() const { return view_.arrays; }
 

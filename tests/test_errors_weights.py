@@ -246,7 +246,7 @@ def test_first_steps_of_clocks(start: Any, error: type[Exception], text: str) ->
 def native_cell(cell: str, *more: tuple[Any, ...], gates: int = 4) -> _core.Cell:
     """A cell with weight_ih, weight_hh and the parameters `more`."""
     affine = [("weight_ih", "weight_ih", gates, 1, True, ""), ("weight_hh", "matrix", gates, 1, True, "")]
-    states = [("h", 1, ""), ("c", 1, "")] if cell.startswith("lstm") else [("h", 1, "")]
+    states = [("h", 1, "", 0.0), ("c", 1, "", 0.0)] if cell.startswith("lstm") else [("h", 1, "", 0.0)]
     further = False, cell.startswith("clockwork")
     return _core.make_cell(cell, [*affine, *((*p, False, "") for p in more)], gates, states, *further)
 

@@ -12,25 +12,30 @@ import pytest
 import fusedrnn
 from agreement import DIFFERENCE_TOLERANCE, STEP, named
 from cases import FEW_SHAPES, SHAPES, SMALL_SHAPES, Array, Cell, Problem, Shape, grid, make_problem
+from fusedrnn.cells.families import SPECS
 
-STATES = ("dh0", "dc0", "dgates0")
-RESET_STATES = ("dreset_h", "dreset_c", "dreset_gates")
+
+def names_of(problem: Problem, form: str = "d{}0") -> list[str]:
+    """Of the gradients of states."""
+    return [form.format(s.name) for s in SPECS[problem.cell.native].states]
 
 
 def arguments(problem: Problem) -> dict[str, Array]:
     """Everything that there is a gradient of, by the name of that gradient."""
-    states = dict(zip(STATES, problem.states, strict=False))
-    states |= dict(zip(RESET_STATES, problem.reset_states, strict=False))
+    states = dict(zip(names_of(problem), problem.states, strict=True))
+    if problem.reset_states:
+        states |= dict(zip(names_of(problem, "dreset_{}"), problem.reset_states, strict=True))
     weights = {f"d{name}": a for name, a in problem.w.arrays().items() if a is not None}
     return {"dx": problem.x} | states | weights
 
 
 def outputs(problem: Problem, values: dict[str, Array], module: ModuleType) -> Any:
-    states = [values[k] for k in STATES if k in values]
-    w = problem.cell.weights(**{k[1:]: v for k, v in values.items() if k not in ("dx", *STATES, *RESET_STATES)})
+    of_states, of_resets = names_of(problem), names_of(problem, "dreset_{}")
+    states = [values[k] for k in of_states]
+    w = problem.cell.weights(**{k[1:]: v for k, v in values.items() if k not in ("dx", *of_states, *of_resets)})
     here = replace(problem, kwargs=dict(problem.kwargs))
     if problem.reset_states:
-        here.reset_states = [values[k] for k in RESET_STATES if k in values]
+        here.reset_states = [values[k] for k in of_resets]
     return problem.cell.functions(module)[0](values["dx"], w, *states, **here.kwargs)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 import fusedrnn
 from fusedrnn import Weights, _core, call
 from fusedrnn.cells.families import FAMILIES, SPECS
-from fusedrnn.cells.spec import CellSpec, H, StateSpec, affine, vectors
+from fusedrnn.cells.spec import HEADS, CellSpec, H, StateSpec, affine, vectors
 from fusedrnn.reference.backend import EQUATIONS, ReferenceWeights
 
 HOUSE = Path(fusedrnn.__file__).parent
@@ -81,9 +82,11 @@ def test_a_spec_agrees_with_the_native_facts(spec: CellSpec[Any, Any]) -> None:
     roles = {role: [p for p in spec.parameters if p.role == role] for role in ("matrix", "vector")}
     assert facts["gates"] == len(spec.gates)
     assert facts["state_units"] == {s.name: s.units for s in spec.states}
+    assert facts["empty"] == {s.name: s.empty for s in spec.states}
     assert facts["vectors"] == sum(p.gates for p in roles["vector"])
     assert facts["below"] == (spec.below is not None) == (spec.above is not None)
     assert facts["numbered"] == (spec.numbered is not None)
+    assert facts["heads"] or HEADS not in spec.values
     assert facts["projects"] == (spec.projection is not None) == (spec.states[0].size == "proj_size")
     by_name = {p.name: p for p in spec.parameters}
     assert by_name["weight_ih"].gates == facts["gates"]
@@ -138,6 +141,7 @@ def test_signatures_are_those_of_the_spec(spec: CellSpec[Any, Any]) -> None:
         ({"numbered": "start"}, "numbered: expected no numbered steps in cell 'rnn_tanh'"),
         ({"below": "c_below"}, "below: expected no further input in cell 'rnn_tanh'"),
         ({"states": (StateSpec("h", 2),)}, "states: expected other states in cell 'rnn_tanh'"),
+        ({"states": (H._replace(empty=-math.inf),)}, "states: expected other states in cell 'rnn_tanh'"),
         ({"states": (H, StateSpec("c"))}, "output: expected the fields y, h_n, c_n of rnn_tanh"),
         ({"output": fusedrnn.LSTMOutput}, "output: expected the fields y, h_n of rnn_tanh"),
         ({"parameters": (*affine(1), *vectors("p"))}, "gradients: expected the fields dp of rnn_tanh"),

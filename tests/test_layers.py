@@ -19,7 +19,7 @@ import pytest
 
 import fusedrnn
 from agreement import DIFFERENCE_TOLERANCE, STEP, assert_arrays_close, roundings_of_layers
-from cases import DISTINCT, Array, Cell
+from cases import DISTINCT, Array, Cell, possible
 from fusedrnn import _core
 from fusedrnn.layers.layer import LAYERS
 from stacks import STACKED, Composed, by_name, dropout_mask, make_layer
@@ -51,7 +51,7 @@ class Inputs:
 
         self.x = normal(seq_len, batch, layer.input_size)
         sizes = [s.length(layer.hidden_size, layer.proj_size or layer.hidden_size) for s in layer.spec.states]
-        self.states = [normal(runs, batch, n) for n in sizes]
+        self.states = possible(layer.spec, [normal(runs, batch, n) for n in sizes])
         self.dstates = [normal(runs, batch, n) for n in sizes]
         self.dy = normal(seq_len, batch, layer.output_size)
         self.kwargs: dict[str, Any] = {"lengths": rng.integers(0, seq_len + 1, batch)} if lengths else {}

@@ -19,6 +19,7 @@ from fusedrnn.masks import KINDS, NAMES, philox
 P = 0.3
 LSTM, GRU = CELLS[0], CELLS[1]
 PROJECTED = next(c for c in CELLS if c.projects)
+HEADS = next(c for c in CELLS if c.heads > 1)
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=str)
 
@@ -51,7 +52,7 @@ def test_kinds_have_numbers_of_their_own() -> None:
     assert {name: kind.number for name, kind in KINDS.items()} == {name: 3 + i for i, name in enumerate(NAMES)}
 
 
-@pytest.mark.parametrize("cell", [LSTM, GRU, PROJECTED], ids=str)
+@pytest.mark.parametrize("cell", [LSTM, GRU, PROJECTED, HEADS], ids=str)
 @pytest.mark.parametrize("place", [(0, 0), (2, 1)], ids=str)
 def test_masks_are_numbers_below_the_probability(cell: Cell, place: tuple[int, int], rng: np.random.Generator) -> None:
     w, seed = weights_of(cell, P, rng), int(rng.integers(2**63))
@@ -231,6 +232,8 @@ MATRIX = "recurrent matrix"
          f"weight_dropout: expected 0, as 'indrnn_relu' has no {MATRIX}, got 1"),
         ("clockwork_rnn_tanh", {"zoneout_c": 0.1}, ValueError,
          "zoneout_c: expected 0, as 'clockwork_rnn_tanh' has no state c, got 0.1"),
+        ("slstm", {"zoneout_c": 0.1}, ValueError,
+         "zoneout_c: expected 0, as 'slstm' has no state c that can stay while others change, got 0.1"),
     ],
 )  # fmt: skip
 def test_bad_options(
@@ -297,6 +300,14 @@ def test_masks_of_a_projection(rng: np.random.Generator) -> None:
     w, x = weights_of(PROJECTED, P, rng), rng.standard_normal((4, 3, 3))
     masks = w.masks(4, 3, 1) | {"zoneout_h": np.zeros((4, 3, 20), bool)}
     text = "zoneout_h: expected shape (seq_len, batch_size, proj_size) = (4, 3, 13), got (4, 3, 20)"
+    with pytest.raises(ValueError, match=re.escape(text)):
+        fusedrnn.reference.lstm_forward(x, w, masks=masks)
+
+
+def test_masks_of_heads(rng: np.random.Generator) -> None:
+    w, x = weights_of(HEADS, P, rng, hidden_size=21), rng.standard_normal((4, 3, 3))
+    masks = w.masks(4, 3, 1) | {"weight_dropout": np.zeros((84, 21), bool)}
+    text = "weight_dropout: expected shape (4*hidden_size, hidden_size/num_heads) = (84, 7), got (84, 21)"
     with pytest.raises(ValueError, match=re.escape(text)):
         fusedrnn.reference.lstm_forward(x, w, masks=masks)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from cases import DISTINCT, Array, Cell
+from cases import DISTINCT, Array, Cell, possible
 from stacks import STACKED, make_layer
 
 T, B, I, H = 9, 5, 4, 12
@@ -77,7 +77,7 @@ def test_layers_have_the_bits_of_padded_calls(cell: Cell, bidirectional: bool, r
     x, dy = padded(rng), padded(rng, layer.output_size)
     runs = layer.num_layers * layer.num_directions
     sizes = [s.length(layer.hidden_size, layer.proj_size or layer.hidden_size) for s in layer.spec.states]
-    states = [rng.standard_normal((runs, B, n)).astype("float32") for n in sizes]
+    states = possible(layer.spec, [rng.standard_normal((runs, B, n)).astype("float32") for n in sizes])
     dstates = [rng.standard_normal((runs, B, n)).astype("float32") for n in sizes]
     start: dict[str, Any] = {"start": np.arange(B)} if layer.spec.numbered else {}
 

@@ -11,6 +11,7 @@ import pytest
 import fusedrnn
 from agreement import assert_agrees, assert_close, named, roundings, run_everywhere
 from cases import CELLS, DISTINCT, DTYPES, FEW_SHAPES, SHAPES, Cell, Shape, grid, make_problem, make_weights, remade
+from fusedrnn.cells.families import SPECS
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=lambda c: c.name)
 dtypes = pytest.mark.parametrize("dtype", DTYPES)
@@ -84,18 +85,19 @@ def test_without_optional_weights(cell: Cell, dtype: str, rng: np.random.Generat
 @cells
 @dtypes
 @pytest.mark.parametrize("module", [fusedrnn, fusedrnn.reference], ids=["kernels", "reference"])
-def test_defaults_are_zeros(cell: Cell, dtype: str, module: ModuleType, rng: np.random.Generator) -> None:
+def test_defaults_are_empty_states(cell: Cell, dtype: str, module: ModuleType, rng: np.random.Generator) -> None:
     problem = make_problem(cell, (5, 3, 4, 10), dtype, rng)
     infer, forward, backward, step = cell.functions(module)
     zeros = [np.zeros_like(s) for s in problem.states]
-    for a, b in zip(infer(problem.x, problem.w), infer(problem.x, problem.w, *zeros), strict=True):
+    empty = [np.full_like(a, s.empty) for s, a in zip(SPECS[cell.native].states, zeros, strict=True)]
+    for a, b in zip(infer(problem.x, problem.w), infer(problem.x, problem.w, *empty), strict=True):
         np.testing.assert_array_equal(a, b)
-    for a, b in zip(step(problem.x[0], problem.w), step(problem.x[0], problem.w, *zeros), strict=True):
+    for a, b in zip(step(problem.x[0], problem.w), step(problem.x[0], problem.w, *empty), strict=True):
         np.testing.assert_array_equal(a, b)
     _, reserve = forward(problem.x, problem.w)
     got = backward(reserve, None)
     assert all(not a.any() for _, a in named(got))
-    _, reserve = forward(problem.x, problem.w, *zeros)
+    _, reserve = forward(problem.x, problem.w, *empty)
     a = backward(reserve, problem.dy)
     _, reserve = forward(problem.x, problem.w)
     b = backward(reserve, problem.dy, *zeros)
@@ -126,7 +128,7 @@ def test_lengths(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
         assert not out.y[n:, row].any()
         assert not grads.dx[n:, row].any()
         if n > 0:
-            np.testing.assert_array_equal(out.h_n[row], out.y[n - 1, row, :11])
+            np.testing.assert_array_equal(out.h_n[row], out.y[n - 1, row, : problem.w.proj_size])
 
 
 @cells
@@ -204,4 +206,4 @@ def test_reserve_size(cell: Cell, dtype: str, rng: np.random.Generator) -> None:
     parts = (cell.reserve_slots * 7 * 3 * 18, 7 * 3 * cell.proj_size(18))
     assert reserve.nbytes == sum(-(-n * problem.x.itemsize // 64) * 64 for n in parts)  # parts begin at whole lines
     assert reserve.dtype == dtype
-    assert repr(reserve).startswith(f"<fusedrnn.Reserve of {cell.name}, seq_len=7, batch_size=3, hidden_size=18")
+    assert repr(reserve).startswith(f"<fusedrnn.Reserve of {cell.native}, seq_len=7, batch_size=3, hidden_size=18")

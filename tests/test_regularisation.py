@@ -14,10 +14,9 @@ import pytest
 import fusedrnn
 from agreement import DIFFERENCE_TOLERANCE, STEP, named
 from cases import CELLS, DISTINCT, SMALL_SHAPES, Array, Cell, Problem, make_problem, options_of, regularised, remade
+from fusedrnn.cells.families import SPECS
 
 MODULES = [fusedrnn.reference, fusedrnn]
-STATES = ("h0", "c0", "gates0")
-RESET_STATES = ("reset_h", "reset_c", "reset_gates")
 P = 0.3
 
 modules = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
@@ -34,20 +33,28 @@ def problem_of(cell: Cell, options: dict[str, float], rng: np.random.Generator, 
     return regularised(problem, options, rng)
 
 
+def names_of(cell: Cell, form: str = "{}0") -> list[str]:
+    """Of the states."""
+    return [form.format(s.name) for s in SPECS[cell.native].states]
+
+
 def arguments(problem: Problem) -> dict[str, Array]:
     """Everything that there is a gradient of, by its name."""
     weights = {name: a for name, a in problem.w.arrays().items() if a is not None}
-    states = dict(zip(STATES, problem.states, strict=False))
-    return {"x": problem.x} | states | dict(zip(RESET_STATES, problem.reset_states, strict=False)) | weights
+    states = dict(zip(names_of(problem.cell), problem.states, strict=True))
+    if problem.reset_states:
+        states |= dict(zip(names_of(problem.cell, "reset_{}"), problem.reset_states, strict=True))
+    return {"x": problem.x} | states | weights
 
 
 def outputs(problem: Problem, values: dict[str, Array], module: ModuleType) -> Any:
-    states = [values[k] for k in STATES if k in values]
-    weights = {k: v for k, v in values.items() if k not in ("x", *STATES, *RESET_STATES)}
+    of_states, of_resets = names_of(problem.cell), names_of(problem.cell, "reset_{}")
+    states = [values[k] for k in of_states]
+    weights = {k: v for k, v in values.items() if k not in ("x", *of_states, *of_resets)}
     w = remade(problem.cell, problem.w, replaced=weights)
     here = replace(problem, kwargs=dict(problem.kwargs))
     if problem.reset_states:
-        here.reset_states = [values[k] for k in RESET_STATES if k in values]
+        here.reset_states = [values[k] for k in of_resets]
     return problem.cell.functions(module)[1](values["x"], w, *states, **here.kwargs)[0]
 
 
@@ -124,7 +131,10 @@ def test_dropout_of_h(cell: Cell, kind: str, module: ModuleType, rng: np.random.
     del problem.kwargs["masks"]
     problem = problem.of_rows(slice(1))
     regularised(problem, {"recurrent_dropout": P}, rng)
-    columns = dropped(problem.w.weight_hh, problem.kwargs["masks"]["recurrent_dropout"])
+    weight_hh, mask = problem.w.weight_hh, problem.kwargs["masks"]["recurrent_dropout"]
+    size = weight_hh.shape[1]  # of a head, whose columns the rows of its units have
+    of_units = np.repeat(mask.reshape(-1, size), size, axis=0)
+    columns = dropped(weight_hh, np.resize(of_units, weight_hh.shape))
     assert_same(problem.run(module)[0], without(problem, module, weight_hh=columns))
 
 
@@ -164,7 +174,7 @@ def test_dropout_of_the_candidate(rng: np.random.Generator) -> None:
 
 
 @modules
-@pytest.mark.parametrize("cell", [c for c in CELLS if "zoneout_c" in options_of(c, P) and not c.below], ids=str)
+@pytest.mark.parametrize("cell", [c for c in CELLS if "c0" in names_of(c) and not c.below], ids=str)
 def test_a_dropped_candidate_adds_nothing(cell: Cell, module: ModuleType, rng: np.random.Generator) -> None:
     problem = make_problem(cell, SHAPE, "float64", rng)
     problem.states[1] = np.zeros_like(problem.states[1])
@@ -201,10 +211,10 @@ def test_zoneout_keeps_old_values(cell: Cell, kind: str, module: ModuleType, rng
             new = step(problem.x[t, row : row + 1], plain, *before, **cell.numbered(count[row]))
             count[row] += 1
             for i, (old, value) in enumerate(zip(before, new if cell.states > 1 else (new,), strict=True)):
-                mask = problem.kwargs["masks"].get(("zoneout_h", "zoneout_c", "")[i])
+                mask = problem.kwargs["masks"].get(names_of(cell, "zoneout_{}")[i])
                 now[i][row] = value if mask is None else np.where(mask[t, row], old, value)
             np.testing.assert_allclose(out.y[t, row, : now[0].shape[1]], now[0][row], rtol=1e-12, atol=1e-12)
-    for name, a, b in zip("hcg", out[1:], now, strict=False):
+    for name, a, b in zip(names_of(cell), out[1:], now, strict=False):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12, err_msg=name)
 
 
@@ -267,8 +277,9 @@ def test_a_probability_of_one_drops_all(cell: Cell, module: ModuleType, rng: np.
     out, gradients = problem.run(module)
     for name, a in [*named(out), *named(gradients)]:
         assert np.isfinite(a).all(), name
-    for i in range(min(2, cell.states)):
-        np.testing.assert_array_equal(out[1 + i], problem.states[i])
+    for i, name in enumerate(names_of(cell, "zoneout_{}")):
+        if name in problem.kwargs["masks"]:
+            np.testing.assert_array_equal(out[1 + i], problem.states[i])
     assert not gradients.dx[..., : problem.w.input_size].any()
     assert not gradients.dweight_ih.any()
 

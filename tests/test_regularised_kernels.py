@@ -29,10 +29,14 @@ DISTINCT = [
     "lstm_coupled_peephole",
     "lstm_matrix_peephole",
     "fgr_lstm",
+    "slstm",
     "layer_norm_lstm",
     "layer_norm_gru",
     "depth_gated_lstm",
     "lstm_projected",
+    "lstm_peephole_heads",
+    "gru_reset_after_heads",
+    "gru_reset_before_heads",
 ]
 CHOSEN = [c for c in CELLS if c.name in DISTINCT]
 variants = pytest.mark.parametrize(
@@ -145,6 +149,10 @@ LAYERS: list[tuple[str, dict[str, Any]]] = [
     ("IndRNN", {}),
     ("ClockworkRNN", {"periods": (1, 2, 3)}),
     ("FGRLSTM", {}),
+    ("SLSTM", {}),
+    ("LSTM", {"num_heads": 3}),
+    ("GRU", {"num_heads": 3}),
+    ("SLSTM", {"num_heads": 4}),
     ("DepthGatedLSTM", {}),
     ("LayerNormLSTM", {"epsilon": 1.0}),
     ("LayerNormGRU", {"epsilon": 1.0}),

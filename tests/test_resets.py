@@ -9,7 +9,7 @@ import pytest
 
 import fusedrnn
 from agreement import assert_agrees, assert_arrays_close, assert_same_bits, named, roundings, run_everywhere
-from cases import CELLS, DTYPES, FEW_SHAPES, SHAPES, Array, Cell, Problem, Shape, grid, make_problem
+from cases import CELLS, DTYPES, FEW_SHAPES, SHAPES, Array, Cell, Problem, Shape, grid, make_problem, possible
 from stacks import STACKED, Composed, by_name, make_layer
 
 cells = pytest.mark.parametrize("cell", CELLS, ids=str)
@@ -81,7 +81,8 @@ def test_a_call_is_what_calls_on_episodes_are(cell: Cell, dtype: str, reverse: b
         np.testing.assert_array_equal(grads.dreset_h[row], dreset[0][0])
         sums |= {f"{i}": sums.get(f"{i}", 0) + a[0] for i, a in enumerate(dreset[1:])}
         sums |= {name: sums.get(name, 0) + a for name, a in dwant.items()}
-    others = {f"{i}": getattr(grads, f"dreset_{name}") for i, name in enumerate(("c", "gates")[: cell.states - 1])}
+    names = [name for name in grads._fields if name.startswith("dreset_")][1:]
+    others = {f"{i}": getattr(grads, name) for i, name in enumerate(names)}
     found = {name: a for name, a in named(grads) if name in sums}
     assert_arrays_close(found | others, sums, dtype, roundings(problem, gradients=True), given=problem.dstates)
 
@@ -153,6 +154,7 @@ def drawn(layer: fusedrnn.Layer, rng: np.random.Generator) -> dict[str, Any]:
     runs, spec = layer.num_layers * layer.num_directions, layer.spec
     sizes = [s.length(layer.hidden_size, layer.proj_size or layer.hidden_size) for s in spec.states]
     states = [rng.standard_normal((runs, *((B,) if i != 1 else ()), n)).astype("f4") for i, n in enumerate(sizes)]
+    states = possible(spec, states)
     return {"resets": rng.random((T, B)) < 0.3, "reset_state": tuple(states) if len(states) > 1 else states[0]}
 
 
@@ -180,8 +182,9 @@ def test_a_layer_has_the_bits_of_functions_wired_by_hand(
     composed = Composed(cell, layer)
     runs = layer.num_layers * layer.num_directions
     zeros = [np.zeros((runs, B, s.shape[-1]), "f4") for s in as_list(kwargs["reset_state"])]
+    empty = [a + np.float32(s.empty) for a, s in zip(zeros, layer.spec.states, strict=True)]
     others = {name: kwargs[name] for name in ("resets", "lengths")}
-    want, made = composed.run(x, zeros, reset_states=as_list(kwargs["reset_state"]), **others)
+    want, made = composed.run(x, empty, reset_states=as_list(kwargs["reset_state"]), **others)
     dwant = composed.gradients(made, dy, zeros)
     got = run(layer, x, dy, **kwargs)
     for name, a in (dict(named(want)) | dwant).items():

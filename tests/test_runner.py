@@ -9,7 +9,7 @@ import pytest
 
 import fusedrnn
 from by_address import ByAddress
-from cases import DISTINCT, Array, Cell
+from cases import DISTINCT, Array, Cell, possible
 from fusedrnn import _core
 from stacks import STACKED, make_layer
 
@@ -31,7 +31,7 @@ class Problem:
         sizes = [s.length(layer.hidden_size, layer.proj_size or layer.hidden_size) for s in layer.spec.states]
         self.layer, self.lengths = layer, lengths
         self.x, self.dy = normal(seq_len, batch, layer.input_size), normal(seq_len, batch, layer.output_size)
-        self.states = [normal(runs, batch, n) for n in sizes]
+        self.states = possible(layer.spec, [normal(runs, batch, n) for n in sizes])
         self.dlast = [normal(runs, batch, n) for n in sizes]
         self.start = rng.integers(0, 4, batch) if layer.spec.numbered else None
 

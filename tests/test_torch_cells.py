@@ -14,6 +14,7 @@ import pytest
 
 import fusedrnn
 from agreement import rounding, roundings_of_layers
+from cases import possible
 from fusedrnn.cells.spec import CellSpec
 from fusedrnn.layers.layer import LAYERS
 from stacks import by_name
@@ -90,7 +91,8 @@ class Call:
         dtype, runs = module.weight_ih_l0.dtype, module.num_layers * (1 + module.bidirectional)
         self.spec, self.batch = spec, batch
         self.x = torch.randn(T, batch, module.input_size, dtype=dtype)
-        self.states = [torch.randn(runs, batch, n, dtype=dtype) for n in units(spec, module.hidden_size)]
+        states = [torch.randn(runs, batch, n, dtype=dtype) for n in units(spec, module.hidden_size)]
+        self.states = possible(spec, states)
         self.dstates = [torch.randn_like(s) for s in self.states]
         width = (1 + module.bidirectional) * units(spec, module.hidden_size)[0]
         self.dy = torch.randn(T, batch, width, dtype=dtype)

@@ -40,12 +40,14 @@ def test_options(kind: str) -> None:
         frt.GRU(3, 4, zoneout_c=0.5)
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "LayerNormGRU", "DepthGatedLSTM"])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "SLSTM", "LayerNormGRU", "DepthGatedLSTM", "LSTM 2", "GRU 2"])
 @pytest.mark.parametrize("lengths", [None, [5, 0, 3]], ids=["full", "lengths"])
 def test_training_is_that_of_layers(name: str, lengths: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same seed: outputs and gradients, in float64."""
-    module: Any = getattr(frt, name)(3, 4, 2, bidirectional=True, dtype=torch.float64, **OPTIONS)
-    layer: Any = getattr(fusedrnn, name)(3, 4, 2, bidirectional=True, dtype="float64", **OPTIONS)
+    """Of the same seed: outputs and gradients, in float64. A number after the name is that of heads."""
+    name, *heads = name.split()
+    options: dict[str, Any] = OPTIONS | ({"num_heads": int(heads[0])} if heads else {})
+    module: Any = getattr(frt, name)(3, 4, 2, bidirectional=True, dtype=torch.float64, **options)
+    layer: Any = getattr(fusedrnn, name)(3, 4, 2, bidirectional=True, dtype="float64", **options)
     layer.load_state_dict(module.state_dict())
     seed = 2**62 + 7
     monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: torch.tensor(seed))
@@ -72,7 +74,7 @@ def test_a_seed_of_pytorch_gives_the_masks() -> None:
     assert not torch.equal(outputs[0], outputs[2])
 
 
-@pytest.mark.parametrize("name", ["LSTM", "GRU", "LayerNormGRU"])
+@pytest.mark.parametrize("name", ["LSTM", "GRU", "SLSTM", "LayerNormGRU"])
 def test_evaluation(name: str) -> None:
     """With zoneout, the expectation; without, the kernels run, and nothing is dropped."""
     options = {n: p for n, p in OPTIONS.items() if n != "zoneout_h"}

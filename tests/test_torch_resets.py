@@ -11,7 +11,7 @@ torch = pytest.importorskip("torch")
 
 import fusedrnn  # noqa: E402
 import fusedrnn.torch as frt  # noqa: E402
-from cases import Cell  # noqa: E402
+from cases import Cell, possible  # noqa: E402
 from fusedrnn.torch.traced import Rows  # noqa: E402
 from stacks import STACKED, make_layer  # noqa: E402
 from torch_agreement import by_kernels  # noqa: E402
@@ -38,8 +38,11 @@ class Case:
             return torch.from_numpy(rng.standard_normal(shape).astype(dtype)).requires_grad_()
 
         self.x = normal(T, B, I)
-        self.states = [normal(runs, B, n) for n in units]
-        self.before = [normal(runs, *((B,) if i != 1 else ()), n) for i, n in enumerate(units)]
+        states = [normal(runs, B, n) for n in units]
+        before = [normal(runs, *((B,) if i != 1 else ()), n) for i, n in enumerate(units)]
+        self.states, self.before = (
+            [s.detach().requires_grad_() for s in possible(self.layer.spec, of)] for of in (states, before)
+        )
         self.resets = torch.from_numpy(rng.random((T, B)) < 0.3)
 
     def call(self, module: Any = None, x: Any = None, states: Any = None, before: Any = None, **kwargs: Any) -> Any:

@@ -134,7 +134,7 @@ def test_copies_and_pickles_are_whole(cell: Cell, rng: np.random.Generator) -> N
         assert w is not problem.w
         assert w.label == ["mine"]
         assert w.spec is problem.w.spec
-        assert (w.cell, w._options, w.dtype) == (cell.name, problem.w._options, "float64")
+        assert (w.cell, w._options, w.dtype) == (cell.native, problem.w._options, "float64")
         for name, a in problem.w.arrays().items():
             b = w.arrays()[name]
             assert (a is None) == (b is None)

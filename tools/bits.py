@@ -37,10 +37,11 @@ import numpy as np
 
 import fusedrnn
 from fusedrnn import _core
+from fusedrnn.cells.families import SPECS
 
 sys.path.insert(0, str(Path(__file__).with_name("common")))
 from agreement import named
-from cases import CELLS, DTYPES, Array, Cell, Problem, Shape, given, remade
+from cases import CELLS, DTYPES, Array, Cell, Problem, Shape, given, possible, remade
 
 RECORD = Path(__file__).with_name("bits.json")
 Arrays = dict[str, Array]
@@ -103,6 +104,7 @@ def make_problem(cell: Cell, dtype: str, shape: Shape) -> Problem:
 
     w = cell.weights(**{name: weight(name, dims) for name, dims in cell.shapes(I, H).items()})
     states = [values(f"state {i}", (B, size), dtype) for i, size in enumerate(cell.state_sizes(H))]
+    states = possible(SPECS[cell.native], states)
     dstates = [values(f"dstate {i}", (B, size), dtype) for i, size in enumerate(cell.state_sizes(H))]
     if cell.below:
         states.insert(0, values("c_below", (T, B, H), dtype))
@@ -261,8 +263,8 @@ def all_cases() -> Iterator[Case]:
         yield activation_case(*which)
     seen = set()
     for cell in CELLS:
-        facts = _core.describe_cell(cell.name)
-        structure = (cell.op, len(facts["products"]), facts["phases"])  # cells alike pass over blocks alike
+        facts = _core.describe_cell(cell.native)
+        structure = (cell.op, len(facts["products"]), facts["phases"], cell.heads)  # cells alike pass over blocks alike
         for dtype in DTYPES:
             yield from cases_of(cell, dtype, structure not in seen)
         seen.add(structure)

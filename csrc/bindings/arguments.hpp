@@ -1,5 +1,5 @@
 // The arguments of every call: sizes, states, lengths, further inputs; checked, and alive as long as the call.
-// States come as tuples in the cell's order, each an array or None for zeros.
+// States come as tuples in the cell's order, each an array or None for empty ones.
 #pragma once
 
 #include <string>
@@ -151,7 +151,7 @@ struct SequenceArguments {
   SequenceArguments(const PyWeights& w, py::handle x_array, const py::tuple& given, py::handle lengths_array,
                     py::handle is_reverse, const py::dict& inputs) {
     n = read_sizes<T>(w, x_array);
-    if (!call_fits(w.facts(), n.hidden, n.input, n.seq_len, n.batch)) {
+    if (!call_fits(w.facts(), n.hidden, n.input, n.seq_len, n.batch, w.heads)) {
       throw py::value_error(too_large("x", dims_of(x_array)));
     }
     require_count("states", given, w);

@@ -207,7 +207,7 @@ py::tuple step(const PyWeights& w, const Weights<F>& weights, py::handle x, cons
   require_array("x", x);
   require_rank("x", x_symbols, 2, x);
   const int64_t batch = proxy(x)->dimensions[0];
-  if (!call_fits(w.facts(), w.hidden, w.input, 1, batch)) throw py::value_error(too_large("x", dims_of(x)));
+  if (!call_fits(w.facts(), w.hidden, w.input, 1, batch, w.heads)) throw py::value_error(too_large("x", dims_of(x)));
   const auto in_x = read_input<T>("x", x_symbols, {batch, w.input}, x, false);
   require_count("states", states, w);
   require_count("out", out, w);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "../cuda/arguments.hpp"
+#include "../empty.hpp"
 
 namespace fusedrnn {
 
@@ -64,10 +65,10 @@ void place(Parameter& p, Places& places) {
 // The names of the spec's states, which must be the native cell's states.
 std::vector<StateNames> state_names(const CellFacts& f, const std::vector<StateTuple>& spec) {
   std::vector<StateNames> states;
-  for (const auto& [n, units, symbols] : spec) {
+  for (const auto& [n, units, symbols, empty] : spec) {
     if (states.size() == static_cast<std::size_t>(f.states)) break;
     const State& state = f.state[states.size()];
-    if (n != state.name || units != state.units) break;
+    if (n != state.name || units != state.units || empty != value_of(state.empty)) break;
     states.push_back({n, n + "0", n + "_n", "d" + n + "0", "d" + n + "_n", "out (" + n + ")", "reset_state (" + n + ")",
                       "dreset_" + n, symbols});
   }
@@ -87,6 +88,17 @@ CellId cell_by_name(const std::string& name) {
     valid += (i ? ", '" : "'") + std::string(facts_of(id).name) + "'";
   }
   throw py::value_error("cell: expected one of " + valid + ", got '" + name + "'");
+}
+
+void check_heads(const CellFacts& f, int64_t hidden, int64_t heads) {
+  if (heads != 1 && !takes_heads(f)) {
+    throw py::value_error(std::string("num_heads: expected 1, as cell '") + f.name + "' has no heads, got " +
+                          std::to_string(heads));
+  }
+  if (heads < 1 || hidden % heads != 0) {
+    throw py::value_error("num_heads: expected a divisor of hidden_size = " + std::to_string(hidden) + ", got " +
+                          std::to_string(heads));
+  }
 }
 
 PyCell make_cell(const std::string& name, const std::vector<ParameterTuple>& parameters, int gates,
@@ -126,16 +138,19 @@ py::dict describe_cell(const std::string& name) {
     if (f.product[i].depth > 0) products.append(i);
   }
   for (int m = 0; m < f.matrices; ++m) matrices.append(py::make_tuple(f.matrix[m].blocks, f.matrix[m].depth));
-  py::dict states, units;
+  py::dict states, units, empty;
   for (int s = 0; s < f.states; ++s) {
-    states[kFromNames[static_cast<int>(From::h_prev) + s]] = py::make_tuple(s, f.state[s].slot);
+    for (const From from : {From::h_prev, From::c_prev, From::slots_prev}) {
+      if (state_of(from) == s) states[kFromNames[static_cast<int>(from)]] = py::make_tuple(s, f.state[s].slot);
+    }
     units[f.state[s].name] = f.state[s].units;
+    empty[f.state[s].name] = value_of(f.state[s].empty);
   }
   return py::dict("cuda"_a = cuda::runs(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
                   "slots"_a = f.slots, "columns"_a = f.columns, "phases"_a = f.phases, "products"_a = products,
                   "matrices"_a = matrices, "vectors"_a = f.vectors, "states"_a = states, "state_units"_a = units,
-                  "below"_a = f.below, "numbered"_a = f.clocked, "projects"_a = f.projection >= 0,
-                  "gradients"_a = gradients);
+                  "empty"_a = empty, "heads"_a = takes_heads(f), "below"_a = f.below, "numbered"_a = f.clocked,
+                  "projects"_a = f.projection >= 0, "gradients"_a = gradients);
 }
 
 }  // namespace fusedrnn

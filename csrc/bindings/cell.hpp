@@ -43,9 +43,18 @@ inline std::int64_t rows_of(const CellFacts& f, const Parameter& p, std::int64_t
   return p.gates * (p.role == Role::matrix ? block_rows(f, p.matrix, hidden, proj) : hidden);
 }
 inline std::int64_t columns_of(const CellFacts& f, const Parameter& p, std::int64_t input, std::int64_t hidden,
-                               std::int64_t proj) {
-  return p.role == Role::matrix ? matrix_columns(f, p.matrix, hidden, proj) : p.role == Role::weight_ih ? input : 1;
+                               std::int64_t proj, std::int64_t heads) {
+  if (p.role != Role::matrix) return p.role == Role::weight_ih ? input : 1;
+  return matrix_columns(f, p.matrix, hidden, proj, heads);
 }
+// Its shape in words, where there are so many heads.
+inline std::string symbols_of(const Parameter& p, std::int64_t heads) {
+  if (p.role != Role::matrix || heads == 1) return p.symbols;
+  return p.symbols.substr(0, p.symbols.size() - 1) + "/num_heads)";
+}
+
+// Throws py::value_error for a number of heads that the cell, or its hidden size, does not allow.
+void check_heads(const CellFacts& f, std::int64_t hidden, std::int64_t heads);
 
 // The names of a state: in arguments, results and gradients.
 struct StateNames {
@@ -63,7 +72,7 @@ struct PyCell {
 
 // name, role, gates, depth, required, symbols
 using ParameterTuple = std::tuple<std::string, std::string, std::int64_t, std::int64_t, bool, std::string>;
-using StateTuple = std::tuple<std::string, int, std::string>;  // name, units, symbols
+using StateTuple = std::tuple<std::string, int, std::string, double>;  // name, units, symbols, what it is where empty
 
 // The parameters, states and further inputs of a spec: weight_ih first, matrices and vectors in the order of the
 // native cell. Throws py::value_error unless the native cell has just these.

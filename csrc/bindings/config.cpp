@@ -20,7 +20,7 @@ namespace fusedrnn {
 namespace {
 
 template <class T>
-py::array_t<T> activate(const ActivationKernels<T>& kernels, bool is_tanh, py::handle x) {
+py::array_t<T> activate(void (*kernel)(const T*, T*, std::int64_t), py::handle x) {
   require_rank("x", "(n,)", 1, x);
   const auto in = contiguous<T>(x);
   const std::int64_t n = proxy(x)->dimensions[0];
@@ -28,16 +28,18 @@ py::array_t<T> activate(const ActivationKernels<T>& kernels, bool is_tanh, py::h
   T* const to = data_of(y);
   without_gil([&] {
     const FloatEnvironment environment;
-    (is_tanh ? kernels.tanh : kernels.sigmoid)(in.data, to, n);
+    kernel(in.data, to, n);
   });
   return y;
 }
 
-py::object activation(bool is_tanh, py::handle x) {
+// choose(kernels): one of an ISA's ActivationKernels.
+template <class Choose>
+py::object activation(py::handle x, Choose&& choose) {
   require_array("x", x);
   const Kernels& k = *current_isa().kernels;
 #define RNN_ACTIVATE(Type) \
-  if (has_dtype(x, DType<Type>::number)) return activate(k.of_type<Type>().activations, is_tanh, x);
+  if (has_dtype(x, DType<Type>::number)) return activate<Type>(choose(k.of_type<Type>().activations), x);
   RNN_COMPUTE_TYPES(RNN_ACTIVATE)
 #undef RNN_ACTIVATE
   fail_dtype("x", "float32 or float64", x);
@@ -74,8 +76,13 @@ void register_config(py::module_& m) {
   m.def("thread_source", &thread_source);
   m.def("set_thread_source", &set_thread_source);
   m.def("openmp_file", [] { return py::bytes(host_openmp_file()); });
-  m.def("sigmoid", [](py::handle x) { return activation(false, x); });
-  m.def("tanh", [](py::handle x) { return activation(true, x); });
+#define RNN_ACTIVATION(name) \
+  m.def(#name, [](py::handle x) { return activation(x, [](const auto& kernels) { return kernels.name; }); });
+  RNN_ACTIVATION(sigmoid)
+  RNN_ACTIVATION(tanh)
+  RNN_ACTIVATION(exp_nonpositive)
+  RNN_ACTIVATION(log_sigmoid)
+#undef RNN_ACTIVATION
 }
 
 }  // namespace fusedrnn

@@ -62,7 +62,7 @@ class MaskArguments {
         return {batch, w.proj};
       case kWeightDropout:
         return {w.facts().matrix[0].blocks * block_rows(w.facts(), 0, w.hidden, w.proj),
-                matrix_columns(w.facts(), 0, w.hidden, w.proj)};
+                matrix_columns(w.facts(), 0, w.hidden, w.proj, w.heads)};
       default:
         return {seq_len, batch, w.hidden};
     }

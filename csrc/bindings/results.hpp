@@ -50,7 +50,7 @@ class WeightGradients {
     if (f.vectors > 0) g.dvectors = make({f.vectors * H}, vectors_);
     for (int m = 0; m < f.matrices; ++m) {
       const std::int64_t rows = f.matrix[m].blocks * block_rows(f, m, H, w.proj);
-      g.dmatrix[m] = make({rows, matrix_columns(f, m, H, w.proj)}, matrices_[m]);
+      g.dmatrix[m] = make({rows, matrix_columns(f, m, H, w.proj, w.heads)}, matrices_[m]);
     }
     for (std::size_t i = 0; i < w.given.size(); ++i) {
       const Parameter& p = w.cell->parameters[i];

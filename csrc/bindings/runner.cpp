@@ -43,7 +43,7 @@ struct PyRunner {
   const CellFacts& facts() const { return cell->facts(); }
   int64_t size_of(const Parameter& p, int layer) const {
     return rows_of(facts(), p, shape.hidden, shape.proj) *
-           columns_of(facts(), p, shape.input_of(layer), shape.hidden, shape.proj);
+           columns_of(facts(), p, shape.input_of(layer), shape.hidden, shape.proj, shape.heads);
   }
   // The blocks of gates of the native array that the parameter is, or is a part of.
   int64_t gates_of(const Parameter& p) const {
@@ -237,7 +237,7 @@ struct Call {
     for (std::size_t run = 0; run < runs; ++run) {
       const int layer = static_cast<int>(run) / s.directions;
       WeightView<C>& view = views[run];
-      view = {s.cell, s.input_of(layer), s.hidden, s.proj, {}};
+      view = {s.cell, s.input_of(layer), s.hidden, s.proj, s.heads, {}};
       view.arrays.epsilon = static_cast<C>(r.epsilon);
       view.arrays.clocks = r.clocks.data();
       view.arrays.clock_count = static_cast<int>(r.clocks.size());
@@ -434,7 +434,8 @@ PyMethodDef kMethods[] = {
 #undef RNN_COMMON
 
 PyRunner make_runner(std::shared_ptr<PyCell> cell, const std::string& format, int64_t input, int64_t hidden,
-                     int64_t proj, int layers, int directions, double epsilon, const std::vector<int64_t>& periods) {
+                     int64_t proj, int layers, int directions, double epsilon, const std::vector<int64_t>& periods,
+                     int64_t heads) {
   const CellFacts& f = cell->facts();
   constexpr int64_t kMost = int64_t{1} << 40;
   require_positive("input_size", input, kMost);
@@ -444,6 +445,7 @@ PyRunner make_runner(std::shared_ptr<PyCell> cell, const std::string& format, in
     throw py::value_error("proj_size: expected hidden_size = " + std::to_string(hidden) + ", got " +
                           std::to_string(proj));
   }
+  check_heads(f, hidden, heads);
   require_positive("num_layers", layers, kMostLayers);
   require_positive("directions", directions, kMaxDirections);
   bool known = false;
@@ -456,9 +458,12 @@ PyRunner make_runner(std::shared_ptr<PyCell> cell, const std::string& format, in
                           "', got " + std::to_string(periods.size()));
   }
   const CellId id = cell->id;
-  PyRunner r{
-      std::move(cell), {id, layers, directions, input, hidden, proj}, format, epsilon, clocks_of(periods, hidden)};
-  if (!sizes_fit(f, hidden, std::max(input, r.shape.width())))
+  PyRunner r{std::move(cell),
+             {id, layers, directions, input, hidden, proj, heads},
+             format,
+             epsilon,
+             clocks_of(periods, hidden)};
+  if (!sizes_fit(f, hidden, std::max(input, r.shape.width()), heads))
     throw py::value_error(too_large("sizes", {hidden, input}));
   return r;
 }
@@ -470,7 +475,8 @@ void register_runners(py::module_& m) {
                               "Runs layers on arrays that are given by address.");
   for (PyMethodDef& definition : kMethods) add_method(runner, definition);
   m.def("make_runner", &make_runner, py::arg("cell"), py::arg("format"), py::arg("input_size"), py::arg("hidden_size"),
-        py::arg("proj_size"), py::arg("num_layers"), py::arg("directions"), py::arg("epsilon"), py::arg("periods"));
+        py::arg("proj_size"), py::arg("num_layers"), py::arg("directions"), py::arg("epsilon"), py::arg("periods"),
+        py::arg("num_heads") = 1);
 }
 
 }  // namespace fusedrnn

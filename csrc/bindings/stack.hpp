@@ -26,7 +26,7 @@ struct PyStack {
   const PyWeights& first() const { return *weights[0]; }
   const CellFacts& facts() const { return first().facts(); }
   StackShape shape() const {
-    return {first().cell->id, layers, directions, first().input, first().hidden, first().proj};
+    return {first().cell->id, layers, directions, first().input, first().hidden, first().proj, first().heads};
   }
   int64_t width() const { return shape().width(); }
   int64_t runs() const { return shape().runs(); }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "../cpu/threads.hpp"
+#include "../empty.hpp"
 #include "fastcall.hpp"
 #include "gil.hpp"
 #include "register.hpp"
@@ -62,7 +63,7 @@ class StreamOf final : public StreamStates {
     for (int i = 0; i < s.facts().states; ++i) {
       for (Buffer& buffer : states_[i]) {
         buffer = Buffer(static_cast<std::size_t>(s.runs() * batch * size(i)) * sizeof(T));
-        std::memset(buffer.data(), 0, buffer.bytes());
+        empty(i, buffer.as<T>(), s.runs() * batch);
       }
     }
     for (int turn = 0; turn < 2; ++turn) prepare(turn);
@@ -127,7 +128,7 @@ class StreamOf final : public StreamStates {
       if (in[i].data)
         std::memcpy(now(i), in[i].data, bytes);
       else
-        std::memset(now(i), 0, bytes);
+        empty(i, now(i), s_.runs() * batch_);
     }
   }
 
@@ -152,7 +153,7 @@ class StreamOf final : public StreamStates {
       if (!start_.empty()) start_[static_cast<std::size_t>(row)] = 0;
       for (int i = 0; i < s_.facts().states; ++i) {
         for (int64_t layer = 0; layer < s_.runs(); ++layer) {
-          std::memset(now(i) + (layer * batch_ + row) * size(i), 0, static_cast<std::size_t>(size(i)) * sizeof(T));
+          empty(i, now(i) + (layer * batch_ + row) * size(i), 1);
         }
       }
     }
@@ -169,6 +170,10 @@ class StreamOf final : public StreamStates {
 
  private:
   int64_t size(int i) const { return s_.first().state_size(i); }
+  // Makes so many rows of a state empty.
+  void empty(int i, T* rows, int64_t count) const {
+    std::fill_n(rows, count * size(i), static_cast<T>(value_of(s_.facts().state[i].empty)));
+  }
   T* now(int i) const { return states_[i][turn_].template as<T>(); }
 
   void point_clocks() {

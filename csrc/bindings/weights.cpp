@@ -95,7 +95,7 @@ class Parts {
 
  private:
   const T* read_one(const Parameter& p, std::initializer_list<int64_t> dims, py::handle array) {
-    inputs_.push_back(read_input<T>(p.name.c_str(), p.symbols.c_str(), dims, array, !p.required));
+    inputs_.push_back(read_input<T>(p.name.c_str(), symbols_of(p, w_.heads).c_str(), dims, array, !p.required));
     return inputs_.back().data;
   }
   static void copy(const T* from, int64_t count, T* to) {
@@ -137,7 +137,8 @@ void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
   check_unseen(clocks, w.hidden, all.matrix[0]);
   all.clocks = clocks.data();
   all.clock_count = static_cast<int>(clocks.size());
-  w.weights = std::make_unique<Weights<F>>(WeightView<T>{w.cell->id, w.input, w.hidden, w.proj, all, w.options});
+  const WeightView<T> view{w.cell->id, w.input, w.hidden, w.proj, w.heads, all, w.options};
+  w.weights = std::make_unique<Weights<F>>(view);
 }
 
 // Fills the weights if `format` is this one, or if there is none and arrays of its type have this dtype.
@@ -222,6 +223,7 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
   auto w = std::make_unique<PyWeights>();
   w->cell = std::move(cell);
   w->periods = value_or(values, "periods", std::vector<int64_t>());
+  w->heads = value_or(values, "num_heads", int64_t{1});
   w->options = options_of(values);
   const Parameter& first = w->cell->parameters.at(0);
   const py::object weight_ih = item_or_none(arrays, first.name.object);
@@ -236,7 +238,8 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
   if (rows % first.gates != 0 || rows == 0 || w->input == 0) {
     throw py::value_error(wrong_size(first.name.text, first.symbols, dims_of(weight_ih)));
   }
-  if (!sizes_fit(w->facts(), w->hidden, w->input)) {
+  check_heads(w->facts(), w->hidden, w->heads);
+  if (!sizes_fit(w->facts(), w->hidden, w->input, w->heads)) {
     throw py::value_error(too_large(first.name.text, dims_of(weight_ih)));
   }
   w->proj = read_proj(*w, arrays);

@@ -24,18 +24,21 @@ using AnyWeights = std::variant<std::monostate RNN_FORMATS(RNN_ONE_OF)>;
 struct PyWeights {
   std::shared_ptr<const PyCell> cell;
   std::int64_t input = 0, hidden = 0, proj = 0;  // proj: the units of h, which are `hidden` without a projection
-  std::vector<bool> given;                       // of each parameter
-  std::vector<std::int64_t> periods;             // of cells with clocks
-  Probabilities options;                         // of regularisation
+  std::int64_t heads = 1;
+  std::vector<bool> given;            // of each parameter
+  std::vector<std::int64_t> periods;  // of cells with clocks
+  Probabilities options;              // of regularisation
   AnyWeights weights;
 
   const CellFacts& facts() const { return cell->facts(); }
   std::int64_t rows_of(const Parameter& p) const { return fusedrnn::rows_of(facts(), p, hidden, proj); }
-  std::int64_t columns_of(const Parameter& p) const { return fusedrnn::columns_of(facts(), p, input, hidden, proj); }
+  std::int64_t columns_of(const Parameter& p) const {
+    return fusedrnn::columns_of(facts(), p, input, hidden, proj, heads);
+  }
   // Whether they are of the same cell, format and sizes, but for the input's.
   bool is_like(const PyWeights& other) const {
     return cell->id == other.cell->id && weights.index() == other.weights.index() && hidden == other.hidden &&
-           proj == other.proj;
+           proj == other.proj && heads == other.heads;
   }
   // The elements of a state.
   std::int64_t state_size(int s) const { return s == 0 ? proj : facts().state[s].units * hidden; }
@@ -54,8 +57,8 @@ struct PyWeights {
   }
 };
 
-// `arrays` are the parameters by name, among others that are ignored; `values` are the cell's further options, epsilon
-// or periods; without a format, it is the dtype of the arrays. Copies everything.
+// `arrays` are the parameters by name, among others that are ignored; `values` are the cell's further options, epsilon,
+// periods or num_heads; without a format, it is the dtype of the arrays. Copies everything.
 std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, const py::dict& arrays,
                                         const py::dict& values, const std::optional<std::string>& format);
 

@@ -12,14 +12,16 @@
 // products take them. They outlive the step, but not the sequence.
 //
 // `at` is the place in memory, for as many units as V holds. Forward:
-//     at.h_prev() at.c_prev() at.pre(g) at.slot(k) at.save(k, v) at.set_c(v) at.set_h(v) at.vector(k) at.set_pre(g, v)
-//     at.candidate(v) at.recurrent(v)
+//     at.h_prev() at.c_prev() at.before(s) at.pre(g) at.slot(k) at.save(k, v) at.set_c(v) at.set_state(s, v)
+//     at.set_h(v) at.vector(k) at.set_pre(g, v) at.candidate(v) at.recurrent(v)
 // and backward:
-//     at.h() at.h_prev() at.c_prev() at.slot(k) at.dc() at.set_dc(v) at.direct() at.set_direct(v) at.grad(column, v)
-//     at.gradient(column) at.vector(k) at.extra(j) at.candidate(v) at.recurrent(v)
+//     at.h() at.h_prev() at.c_prev() at.before(s) at.slot(k) at.dc() at.set_dc(v) at.dstate(s) at.set_dstate(s, v)
+//     at.direct() at.set_direct(v) at.grad(column, v) at.gradient(column) at.vector(k) at.extra(j) at.candidate(v)
+//     at.recurrent(v)
 // and, for cells with kBelow, at.below() in both, at.dc_given() and at.set_dbelow(v) in backward,
 // where pre(g) is the input's part of gate g, for gates that keep it apart (`split`) or have no product; `direct` is
-// the part of h_prev's gradient that goes past the matrix products, as dc is that of c_prev's; gradient(column) is one
+// the part of h_prev's gradient that goes past the matrix products, as dstate(s) is that of before(s), which is a state
+// of one vector: h_prev, c_prev (whose dstate is dc) or a further one that carries; gradient(column) is one
 // that an earlier stage of the step has made; vector(k) is the cell's k-th vector of H weights; and extra(j) is, in
 // stage 0, the gradient that the j-th vector among the rows of products other than h_prev's gets from the step after:
 // products that read c_prev or slots_prev, in their order. candidate(v) and recurrent(v) are dropout: of the candidate,
@@ -35,7 +37,8 @@
 // Facts, all static constexpr:
 //     kGates             the gates, all of which see the input
 //     kRecurrentGates    the blocks of weight_hh and bias_hh: all gates, or the first of those that users stack
-//     kStates, state(s)  1: h; 2: h and c; 3: h, c and the vectors of slots_prev that a product reads
+//     kStates, state(s)  1: h; 2: h and c; 3: h, c and the vectors of slots_prev that a product reads; or h, c and
+//                        others that carry, which no product reads
 //     kSlots, kColumns, kPhases
 //     kProducts, product(i)
 //     kMatrices, matrix(m)   matrices of recurrent weights, weight_hh first
@@ -58,6 +61,7 @@
 
 namespace {
 
+using fusedrnn::Empty;
 using fusedrnn::From;
 using fusedrnn::Matrix;
 using fusedrnn::Product;

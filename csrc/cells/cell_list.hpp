@@ -27,6 +27,8 @@
   X(lstm_matrix_peephole_o, LstmMatrixPeepholesO)                                  \
   X(fgr_lstm, LstmGateRecurrence)                                                  \
   X(depth_gated_lstm, DepthGatedLstm)                                              \
+  X(slstm, SLstm<false>)                                                           \
+  X(slstm_exp, SLstm<true>)                                                        \
   X(layer_norm_lstm, LayerNormLstm)                                                \
   X(layer_norm_gru, LayerNormGru)                                                  \
   X(gru_reset_after, GruResetAfter<false>)                                         \

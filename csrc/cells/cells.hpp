@@ -8,3 +8,4 @@
 #include "lstm.hpp"
 #include "lstm_products.hpp"
 #include "rnn.hpp"
+#include "slstm.hpp"

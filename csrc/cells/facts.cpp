@@ -82,14 +82,17 @@ constexpr bool split_gates_have_one_product(const CellFacts& f) {
   return true;
 }
 
-// State 2 lies in slots, some product reads it, and its whole gradient goes through that product.
-constexpr bool third_state_is_an_operand(const CellFacts& f) {
-  if (f.states < 3) return true;
-  bool is_read = false;
-  for (int i = 0; i < f.products; ++i) {
-    is_read = is_read || (f.product[i].depth > 0 && state_of(f.product[i].from) == 2);
+// A state after c carries, and no product reads it; or it is state 2, which lies in slots, and its whole gradient goes
+// through the product that reads it.
+constexpr bool further_states_carry_or_are_operands(const CellFacts& f) {
+  for (int s = 2; s < f.states; ++s) {
+    bool is_read = false;
+    for (int i = 0; i < f.products; ++i) {
+      is_read = is_read || (f.product[i].depth > 0 && state_of(f.product[i].from) == s);
+    }
+    if (is_read == f.state[s].carries || (is_read && !f.scratch_slots)) return false;
   }
-  return f.scratch_slots && is_read && !f.state[2].carries;
+  return true;
 }
 
 // An operand in slots lies within them; one that is a state is a whole one.
@@ -105,7 +108,7 @@ constexpr bool operands_exist(const CellFacts& f) {
   }
   for (int k = 0; k < f.vectors; ++k) {
     const VectorGradient& v = f.vector[k];
-    if (v.from == From::x || state_of(v.from) >= f.states || state_of(v.from) == 2) return false;
+    if (v.from == From::x || state_of(v.from) >= f.states || state_of(v.from) >= 2) return false;
     if (v.from == From::slots && !is_within(v.slot, 1, f.slots)) return false;
     if (v.from == From::below && !f.below) return false;
   }
@@ -119,12 +122,15 @@ constexpr bool is_state_slot(const CellFacts& f, int slot) {
   return false;
 }
 
-// h has a history of its own; all other states lie in slots.
+// h has a history of its own. All other states lie in slots, but for one that carries and that nothing but the next
+// step reads.
 constexpr bool states_have_their_places(const CellFacts& f) {
   if (f.state[0].slot != -1 || f.state[0].units != 1) return false;
   for (int s = 1; s < f.states; ++s) {
-    if (f.state[s].units < 1 || !is_within(f.state[s].slot, f.state[s].units, f.slots)) return false;
-    if (s == 1 && f.state[s].units != 1) return false;  // at.c_prev and at.dc see one vector
+    const State& state = f.state[s];
+    if (state.units < 1 || ((s == 1 || state.carries) && state.units != 1)) return false;  // at.before sees one vector
+    const bool may_lack_slots = s > 1 && state.carries;
+    if (!(may_lack_slots && state.slot == -1) && !is_within(state.slot, state.units, f.slots)) return false;
   }
   return true;
 }
@@ -244,8 +250,8 @@ constexpr bool gradients_have_one_term(const CellFacts& f) {
   return one;
 }
 
-// Inference keeps only some slots. It must keep the slots that a later phase's product or the next step reads; at.set_c
-// keeps c.
+// Inference keeps only some slots. It must keep the slots that a later phase's product or the next step reads;
+// at.set_state keeps states that carry.
 constexpr bool is_read_later(const CellFacts& f, int slot) {
   bool found = is_state_slot(f, slot);
   for (int i = 0; i < f.products; ++i) {
@@ -258,8 +264,9 @@ template <class Cell>
 constexpr bool carries_its_operands() {
   constexpr CellFacts f = facts<Cell>();
   for (int slot = 0; slot < f.slots; ++slot) {
-    const bool is_c = f.states > 1 && slot == f.state[1].slot;
-    if (is_read_later(f, slot) && !is_c && !Cell::carried(slot)) return false;
+    bool is_set = false;
+    for (int s = 1; s < f.states; ++s) is_set = is_set || (f.state[s].carries && slot == f.state[s].slot);
+    if (is_read_later(f, slot) && !is_set && !Cell::carried(slot)) return false;
   }
   return true;
 }
@@ -288,7 +295,7 @@ static_assert(all_cells(each_phase_has_a_product));
 static_assert(all_cells(last_products_cover_their_phase));
 static_assert(all_cells(products_read_what_backward_expects));
 static_assert(all_cells(split_gates_have_one_product));
-static_assert(all_cells(third_state_is_an_operand));
+static_assert(all_cells(further_states_carry_or_are_operands));
 static_assert(all_cells(operands_exist));
 static_assert(all_cells(states_have_their_places));
 static_assert(all_cells(columns_exist));

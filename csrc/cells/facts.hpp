@@ -18,7 +18,7 @@ constexpr int kMaxPhases = 3;
 constexpr int kMaxProducts = 3;
 constexpr int kMaxMatrices = 3;
 constexpr int kMaxDepth = 3;
-constexpr int kMaxStates = 3;
+constexpr int kMaxStates = 4;
 constexpr int kMaxSlots = 16;
 constexpr int kMaxColumns = 24;
 constexpr int kMaxVectors = 18;
@@ -30,12 +30,17 @@ constexpr int kMaxRounds = 3;
 enum class From : int { x, h_prev, c_prev, slots_prev, slots, below, one };
 constexpr const char* kFromNames[] = {"x", "h_prev", "c_prev", "slots_prev", "slots", "below", "one"};
 
+// What each element of a state is in a row that nothing has come to: where it begins if the caller gives no state.
+enum class Empty : int { zero, minus_infinity };
+
 // A state of the cell, which a step takes from the one before.
 struct State {
   const char* name;  // for users: h, c, gates
   int units;         // its length in vectors of H elements
-  int slot;          // its first slot; -1 for h, which has a history of its own
-  bool carries;      // part of its gradient goes past the products: pointwise steps keep it (at.direct, at.dc)
+  int slot;          // its first slot; -1 for h, which has a history of its own, and for a state without a history:
+                     // there is only the last of its values, which backward does not read
+  bool carries;      // part of its gradient goes past the products: pointwise steps keep it (at.direct, at.dstate)
+  Empty empty = Empty::zero;
 };
 
 // A recurrent matrix product of a step. Products are listed by phase.
@@ -101,12 +106,19 @@ constexpr std::int64_t product_units(const CellFacts& f, int index, std::int64_t
   return index == f.projection ? proj : hidden;
 }
 
-// Rows of one block of a matrix, and columns of the matrix. weight_hh multiplies h.
+// Whether the recurrence may be cut into heads (heads.hpp): weight_hh is the only matrix, and nothing else of a step
+// leaves a head.
+constexpr bool takes_heads(const CellFacts& f) {
+  return f.matrices == 1 && f.projection < 0 && !f.clocked && !f.reduces;
+}
+
+// Rows of one block of a matrix, and columns of the matrix. weight_hh multiplies h, of one head.
 constexpr std::int64_t block_rows(const CellFacts& f, int matrix, std::int64_t hidden, std::int64_t proj) {
   return f.projection >= 0 && f.product[f.projection].matrix == matrix ? proj : hidden;
 }
-constexpr std::int64_t matrix_columns(const CellFacts& f, int matrix, std::int64_t hidden, std::int64_t proj) {
-  return f.matrix[matrix].depth * (matrix == 0 ? proj : hidden);
+constexpr std::int64_t matrix_columns(const CellFacts& f, int matrix, std::int64_t hidden, std::int64_t proj,
+                                      std::int64_t heads = 1) {
+  return f.matrix[matrix].depth * (matrix == 0 ? proj / heads : hidden);
 }
 
 // Which block of H rows of its matrix the j-th gate of a product takes.

@@ -29,6 +29,7 @@ struct Backward {
   const Worker& worker;
   const CellFacts& f;
   const BackwardSteps<C> steps;
+  const Heads heads;
   const int64_t row_count, row_stride;
   const BackwardShared<C> shared;
   const States<C> states;
@@ -41,6 +42,7 @@ struct Backward {
   C* sums = nullptr;
   const C** from = nullptr;
   C** to = nullptr;
+  C* gathered = nullptr;  // with heads: of each row, the gradients that a head's product reads
 
   Backward(const Problem<C>& problem, const PackedWeights<F>& packed, const Gradients<C>& gradients, const Worker& mine,
            const CellFacts& facts, const BackwardSteps<C>& cell_steps)
@@ -50,10 +52,11 @@ struct Backward {
         worker(mine),
         f(facts),
         steps(cell_steps),
+        heads(problem.hidden, problem.heads, V::width),
         row_count(mine.row1 - mine.row0),
         row_stride(most(tiles_of_worker(mine).size(), h_tiles_of(mine).size()) * V::width),
         shared(problem, facts, mine),
-        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false, problem.drop.c},
+        states{problem, facts, shared.empty, problem.h, problem.h_stride, problem.slots, false, problem.drop.c},
         masks(problem, mine) {}
 
   static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -69,12 +72,12 @@ struct Backward {
     r.gradients = shared.at(t, row);
     r.source = ends_at(p, t, row) ? r.gradients : shared.at(time_after(p, t), row);
     for (int s = 0; s < f.states; ++s) {
-      r.before[s] = states.before(s, origin, row);
+      if (states.has_history(s)) r.before[s] = states.before(s, origin, row);
       r.carried[s] = g.dstate0[s] + row * states.size(s);
     }
     if (f.below) {
       r.dc_given = g.dc ? g.dc + here * H : nullptr;
-      r.below = p.below ? p.below + here * H : states.zeros;
+      r.below = p.below ? p.below + here * H : states.empty.zeros;
       r.dbelow = g.dbelow ? g.dbelow + here * H : nullptr;
     }
     return r;
@@ -97,9 +100,9 @@ struct Backward {
     for (int i = 0; i < f.products; ++i) last = f.product[i].phase == (stage ? f.phases - stage : 0) ? i : last;
     return last;
   }
-  int64_t depth_of(int product) const {
+  int64_t depth_of(int product) const {  // of a head
     const fusedrnn::Product& of = f.product[product];
-    return of.depth > 0 ? of.gates * fusedrnn::product_units(f, product, p.hidden, p.proj) : 0;
+    return of.depth > 0 ? of.gates * heads.share(fusedrnn::product_units(f, product, p.hidden, p.proj)) : 0;
   }
 
   // One product for the vector `part` of its operand. In rows that are `ending`, which are in the last step of an
@@ -110,9 +113,10 @@ struct Backward {
     StageProduct<F> s{};
     s.weights = weights.hh_t[product][part];
     s.depth = ending ? 0 : depth_of(product);
-    s.units = fusedrnn::operand_size(of.from, 1, p.hidden, p.proj);
-    s.source_offset = of.column * p.hidden;
+    s.units = heads.share(fusedrnn::operand_size(of.from, 1, p.hidden, p.proj));
+    s.source_offset = heads.count == 1 ? of.column * p.hidden : 0;
     s.first_stage = stage == 0;
+    s.from_source = s.first_stage || heads.count > 1;
     s.pointwise = extra == kMain ? steps.pointwise[stage] : nullptr;
     s.extra = extra;
     s.add_carried = stage == 0 && (ending || carries(0));
@@ -136,6 +140,41 @@ struct Backward {
     } while (k0 < depth);
   }
 
+  // A row's part of `gathered`, a line longer than needed: see BackwardShared.
+  int64_t gathered_size() const { return f.gates * heads.units + kCacheLine / static_cast<int64_t>(sizeof(C)); }
+  // The gradients of a head's units in the columns of a product, which the columns of all units lie between.
+  const C* gather(int64_t row, const C* gradients, int product, int64_t head) const {
+    C* const target = gathered + row * gathered_size();
+    for (int64_t gate = 0; gate < f.product[product].gates; ++gate) {
+      const C* const column = gradients + (f.product[product].column + gate) * p.hidden + head * heads.units;
+      std::memcpy(target + gate * heads.units, column, static_cast<std::size_t>(heads.units) * sizeof(C));
+    }
+    return target;
+  }
+
+  // The main product of a stage, head after head.
+  void run_main_product(BackwardStep<C> step, Span span, Span tiles, int stage, bool ending, bool backwards) {
+    const int main = main_product(stage);
+    StageProduct<F> product = stage_product(stage, main, kMain, 0, ending);
+    if (heads.count == 1) return run_product(step, span, tiles, product, backwards);
+    for (int64_t r = span.first; r < span.last; ++r) from[r] = stage == 0 ? rows[r].source : rows[r].gradients;
+    int64_t here = 0;  // the head at which rows and products are
+    const auto move_to = [&](int64_t head) {
+      for (int64_t r = span.first; r < span.last; ++r) rows[r].move(f, (head - here) * heads.units);
+      step.move(heads, head - here);
+      product.weights = from_tile(product.weights, (head - here) * heads.tiles);
+      here = head;
+    };
+    for_each_head(heads, tiles, backwards, [&](int64_t head, Span some) {
+      move_to(head);
+      for (int64_t r = span.first; r < span.last && product.depth > 0; ++r) {
+        rows[r].source = gather(r, from[r], main, head);
+      }
+      run_product(step, span, some, product, backwards);
+    });
+    move_to(0);
+  }
+
   // Stage 0 of some rows, all of them `ending` or none.
   void run_first_stage(const BackwardStep<C>& step, Span span, bool ending, bool backwards) {
     int extra = 0;
@@ -145,8 +184,8 @@ struct Backward {
         run_product(step, span, tiles_of_worker(worker), stage_product(0, i, extra++, part, ending), backwards);
       }
     }
-    const BackwardStep<C> of_h = step.of_h(p, worker);
-    run_product(of_h, span, h_tiles_of(worker), stage_product(0, main_product(0), kMain, 0, ending), backwards);
+    const BackwardStep<C> of_h = heads.count == 1 ? step.of_h(p, worker) : step;
+    run_main_product(of_h, span, h_tiles_of(worker), 0, ending, backwards);
   }
 
   // Lists the rows that are active at time t, rows that are `ending` first; returns the number of all, and sets
@@ -171,10 +210,15 @@ struct Backward {
   // [row][tile of this worker][lane].
   template <class Run>
   void for_units(int64_t n, Span tiles, int64_t units, Run&& run) const {
+    const int64_t each = heads.share(units);
     for (int64_t row = 0; row < n; ++row) {
-      for (int64_t tile = tiles.first; tile < tiles.last; ++tile) {
-        run(rows[row], tile * V::width, lanes_of<V>(tile, units), row * row_stride + (tile - tiles.first) * V::width);
-      }
+      for_each_head(heads, tiles, false, [&](int64_t head, Span some) {
+        const int64_t before = heads.count == 1 ? 0 : head * heads.tiles;
+        for (int64_t tile = some.first; tile < some.last; ++tile) {
+          run(rows[row], head * each + tile * V::width, lanes_of<V>(tile, each),
+              row * row_stride + (before + tile - tiles.first) * V::width);
+        }
+      });
     }
   }
   // Zoneout parts the gradient of c in that of the step, which is carried on to its pointwise functions, and in that of
@@ -212,7 +256,7 @@ struct Backward {
     if (p.resets && step_index + 1 < p.seq_len) end_episodes(time_after(p, t));
     int64_t ending = 0;
     const int64_t n = gather_rows(t, ending);
-    BackwardStep<C> step(p, weights, worker, rows, p.hidden);
+    BackwardStep<C> step(p, weights, worker, rows, heads.units);
     step.extras = extras;
     step.extra_stride = row_count * row_stride;
     step.row_stride = row_stride;
@@ -228,8 +272,7 @@ struct Backward {
         steps.reduce[stage](step, n);
         meet(worker.steps);  // others may still be reading what this one is about to overwrite
       }
-      const StageProduct<F> product = stage_product(stage, main_product(stage), kMain, 0, false);
-      run_product(step, {0, n}, tiles_of_worker(worker), product, backwards);
+      run_main_product(step, {0, n}, tiles_of_worker(worker), stage, false, backwards);
       meet(worker.steps);
     }
     if (masks.active.zoneout_c) join_c(n);
@@ -242,18 +285,23 @@ struct Backward {
   void state_gradient(int product, int part, Time&& time) {
     const int state = state_of(f.product[product].from);
     assert(state >= 0 && state < f.states && f.states <= kMaxStates);
-    int64_t n = 0;
-    for (int64_t row = worker.row0; row < worker.row1; ++row) {
-      const int64_t t = time(row);
-      if (t < 0) continue;
-      from[n] = shared.at(t, row);
-      if (p.drop.recurrent) factors[n] = p.drop.recurrent + row * p.proj;
-      to[n++] = g.dstate0[state] + row * states.size(state) + part * p.hidden;
-    }
-    CarryOp<F> op(weights.hh_t[product][part], depth_of(product), from, f.product[product].column * p.hidden, to,
-                  state == 0 ? p.proj : p.hidden, carries(state));
-    if (state == 0 && p.drop.recurrent) op.factors = factors;
-    sweep(op, {0, n}, state == 0 ? h_tiles_of(worker) : tiles_of_worker(worker));
+    const bool one = heads.count == 1;
+    const Span tiles = state == 0 ? h_tiles_of(worker) : tiles_of_worker(worker);
+    for_each_head(heads, tiles, false, [&](int64_t head, Span some) {
+      int64_t n = 0;
+      for (int64_t row = worker.row0; row < worker.row1; ++row) {
+        const int64_t t = time(row);
+        if (t < 0) continue;
+        from[n] = one ? shared.at(t, row) : gather(n, shared.at(t, row), product, head);
+        if (p.drop.recurrent) factors[n] = p.drop.recurrent + row * p.proj + head * heads.units;
+        to[n++] = g.dstate0[state] + row * states.size(state) + part * p.hidden + head * heads.units;
+      }
+      CarryOp<F> op(from_tile(weights.hh_t[product][part], head * heads.tiles), depth_of(product), from,
+                    one ? f.product[product].column * p.hidden : 0, to, heads.share(state == 0 ? p.proj : p.hidden),
+                    carries(state));
+      if (state == 0 && p.drop.recurrent) op.factors = factors;
+      sweep(op, {0, n}, some);
+    });
   }
 
   // The same for all states; time(row) is negative for the other rows.
@@ -317,19 +365,20 @@ struct Backward {
     partial = arena.take<C>(row_count * row_stride);
     sums = arena.take<C>(f.reduces ? row_count * kMaxSums : 0);
     extras = arena.take<C>(extra_count() * row_count * row_stride);
+    gathered = arena.take<C>(heads.count == 1 ? 0 : row_count * gathered_size());
   }
 
   // The gradients of the last states, as they come in.
   void begin() const {
     assert(f.states <= kMaxStates);
-    copy_or_zero(g.dstate0[0], g.dstate_n[0], 1, p.proj, worker, h_units_of<V>(p, worker));
+    copy_or_fill(g.dstate0[0], g.dstate_n[0], 1, p.proj, worker, h_units_of<V>(p, worker));
     for (int s = 1; s < f.states; ++s) {
-      copy_or_zero(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
+      copy_or_fill(g.dstate0[s], g.dstate_n[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
     }
     const C* const zeros = nullptr;
-    if (g.dreset[0]) copy_or_zero(g.dreset[0], zeros, 1, p.proj, worker, h_units_of<V>(p, worker));
+    if (g.dreset[0]) copy_or_fill(g.dreset[0], zeros, 1, p.proj, worker, h_units_of<V>(p, worker));
     for (int s = 1; s < f.states; ++s) {
-      if (g.dreset[s]) copy_or_zero(g.dreset[s], zeros, f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
+      if (g.dreset[s]) copy_or_fill(g.dreset[s], zeros, f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
     }
   }
 

@@ -9,7 +9,8 @@
 
 namespace {
 
-// Where one active row finds its operands at one step of backward; pointers are to unit 0.
+// Where one active row finds its operands at one step of backward; pointers are to unit 0, or to the first unit of a
+// head.
 template <class C>
 struct BackwardRow {
   const C* dy;        // null: zeros
@@ -17,15 +18,35 @@ struct BackwardRow {
   const C* below;
   C* dbelow;                    // or null
   const C* h;                   // after the step
-  const C* before[kMaxStates];  // the states before it
+  const C* before[kMaxStates];  // the states before it; null for one without a history
   C* carried[kMaxStates];       // rows of dstate0: gradients of states, carried from the step after
   const C* slots;
-  C* gradients;     // of the step's pre-activations, by column
-  const C* source;  // those of the step after; not read in a row's last step
+  C* gradients;  // of the step's pre-activations, by column
+  // Those of the step after; with heads, what the head's product reads, brought together. Not read in a row's last
+  // step.
+  const C* source;
   MaskRow<C> masks;
+
+  // Points to the unit that comes so many after this one; what `source` points to stays.
+  void move(const CellFacts& f, int64_t units) {
+    if (dy) dy += units;
+    h += units;
+    for (int s = 0; s < f.states; ++s) {
+      if (before[s]) before[s] += units;
+      carried[s] += units;
+    }
+    slots += units;
+    gradients += units;
+    masks.move(units);
+    if (!f.below) return;
+    below += units;
+    if (dc_given) dc_given += units;
+    if (dbelow) dbelow += units;
+  }
 };
 
-// One step of one worker, as pointwise functions see it. `extras` is [extra][row][tile of this worker][lane].
+// One step of one worker, as pointwise functions see it: the units of one head, and their tiles. `extras` is
+// [extra][row][tile of this worker][lane].
 template <class C>
 struct BackwardStep {
   const BackwardRow<C>* rows;
@@ -57,6 +78,11 @@ struct BackwardStep {
         sums(nullptr),
         masks(p) {}
 
+  // Goes on to the head that comes so many after this one, as its rows must.
+  void move(const Heads& heads, int64_t by) {
+    tile0 -= by * heads.tiles;
+    if (vectors) vectors += by * heads.units;
+  }
   // The same rows, for the units of h.
   BackwardStep of_h(const Problem<C>& p, const Worker& worker) const {
     BackwardStep step = *this;
@@ -104,24 +130,22 @@ struct BackwardAt : TilesOfRows<C, BackwardRow<C>, N> {
       return Tile::load(step.extra_at(j, this->places[i].row, this->places[i].tile));
     });
   }
-  RNN_INLINE V dc() const {
-    return this->load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
+  RNN_INLINE V dstate(int s) const {
+    return this->load([&](const Row& row) RNN_INLINE_LAMBDA { return row.carried[s]; });
   }
-  RNN_INLINE void set_dc(const V& v) const {
-    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[1]; });
+  RNN_INLINE void set_dstate(int s, const V& v) const {
+    this->store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.carried[s]; });
   }
+  RNN_INLINE V dc() const { return dstate(1); }
+  RNN_INLINE void set_dc(const V& v) const { set_dstate(1, v); }
   RNN_INLINE V dc_given() const {
     return this->load_if([](const Row& row) RNN_INLINE_LAMBDA { return row.dc_given; });
   }
   RNN_INLINE void set_dbelow(const V& v) const {
     this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.dbelow; });
   }
-  RNN_INLINE V direct() const {
-    return this->load([](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
-  }
-  RNN_INLINE void set_direct(const V& v) const {
-    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.carried[0]; });
-  }
+  RNN_INLINE V direct() const { return dstate(0); }
+  RNN_INLINE void set_direct(const V& v) const { set_dstate(0, v); }
   RNN_INLINE V candidate(const V& v) const {
     if (!step.masks.candidate) return v;
     return this->dropped(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.masks.candidate; });
@@ -168,6 +192,7 @@ struct StageProduct {
   int64_t units;                   // of the operand, whose gradient the sums are
   int64_t source_offset;           // where the gradients begin among the columns
   bool first_stage;                // the gradients belong to the step after
+  bool from_source;                // rows have them in `source`, else in `gradients`
   BackwardPointwise<C> pointwise;  // of the main product; else null,
   int extra;                       // and this is the number of the extra
   bool add_carried;                // sums of h's gradient begin with dy; if this is set, with the carried gradient too
@@ -213,7 +238,7 @@ struct StageOp {
   }
   RNN_INLINE const C* const* sources(int64_t row) const {
     const BackwardRow<C>& at = step.rows[row];
-    return product.first_stage ? &at.source : &at.gradients;
+    return product.from_source ? &at.source : &at.gradients;
   }
   RNN_INLINE V initial(const BackwardRow<C>& row, int64_t tile) const {
     const auto lanes = lanes_of<V>(tile, product.units);
@@ -251,7 +276,9 @@ struct StageOp {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const BackwardRow<C>& at = step.rows[row];
       if (is_dh() && at.dy) __builtin_prefetch(at.dy + tile * V::width);
-      if (facts.states > 1) __builtin_prefetch(at.before[1] + tile * V::width);
+      for (int s = 1; s < facts.states; ++s) {
+        if (at.before[s]) __builtin_prefetch(at.before[s] + tile * V::width);
+      }
       for (int k = 0; k < facts.slots; ++k) __builtin_prefetch(at.slots + k * step.hidden + tile * V::width);
       for (int k = 0; k < facts.columns; ++k) prefetch_write(at.gradients + k * step.hidden + tile * V::width);
     });

@@ -40,7 +40,7 @@ struct WeightGradientOp {
 
   WeightGradientOp(const C* panel, int64_t k_count, const C* d_columns, C* to_row, int64_t row_width,
                    int64_t row_stride, bool adds)
-      : weights{{panel, k_count * V::width}, nullptr, 0},
+      : weights{{panel, k_count * V::width}, nullptr, 0, 0},
         depth(k_count),
         d(d_columns),
         to(to_row),
@@ -84,6 +84,7 @@ struct Batched {
   const Worker& worker;
   const CellFacts& f;
   const GradientPlan& plan;
+  const Heads heads;
   const BackwardShared<C> shared;
   const States<C> states;
   const int64_t longest;                            // the most pairs of a stretch
@@ -93,7 +94,7 @@ struct Batched {
   Pair* pairs = nullptr;                            // the pairs of a stretch
   C* columns = nullptr;                             // gradients of a stretch, [k][kStrip]
   const C** operands[fusedrnn::kMaxOperands] = {};  // a stretch's rows of each operand,
-  C* panels[fusedrnn::kMaxOperands] = {};           // and, of the operands of matrices, [tile][k][lane]
+  C* panels[fusedrnn::kMaxOperands] = {};           // and, of the operands of matrices, [head][tile][k][lane]
 
   Batched(const Problem<C>& problem, const PackedWeights<F>& packed, const Gradients<C>& gradients, const Worker& mine,
           const CellFacts& facts, const GradientPlan& gradient_plan)
@@ -103,8 +104,9 @@ struct Batched {
         worker(mine),
         f(facts),
         plan(gradient_plan),
+        heads(problem.hidden, problem.heads, V::width),
         shared(problem, facts, mine),
-        states{problem, facts, shared.zeros, problem.h, problem.h_stride, problem.slots, false, problem.drop.c},
+        states{problem, facts, shared.empty, problem.h, problem.h_stride, problem.slots, false, problem.drop.c},
         longest(longest_stretch(problem, facts)) {}
 
   static int64_t longest_stretch(const Problem<C>& p, const CellFacts& f) {
@@ -122,12 +124,17 @@ struct Batched {
     for (int i = 0; i < plan.operands; ++i) {
       operands[i] = arena.take<const C*>(longest);
       const bool packed = plan.operand[i].of_matrix;
-      panels[i] = arena.take<C>(packed ? tiles_of<V>(width_of(plan.operand[i])) * longest * V::width : 0);
+      panels[i] = arena.take<C>(packed ? heads_of(plan.operand[i]).all_tiles() * longest * V::width : 0);
     }
   }
 
   int64_t width_of(const Operand& operand) const {
     return operand.from == From::x ? p.input : fusedrnn::operand_size(operand.from, operand.depth, p.hidden, p.proj);
+  }
+
+  // Those of an operand of a matrix: a product with x has all of it.
+  Heads heads_of(const Operand& operand) const {
+    return {width_of(operand), operand.from == From::x ? 1 : heads.count, V::width};
   }
 
   static Cursor start_of(const Range& range) { return {range.last - 1, 0}; }
@@ -198,9 +205,10 @@ struct Batched {
     }
   }
 
-  // panel[tile][k] = rows[k][tile], zeros past `width`, or what dropout by these factors leaves of it. A few tiles at a
-  // time, so that rows are read in runs.
-  void pack_panel(C* panel, const C* const* rows, const C* const* dropped_by, int64_t count, int64_t width) {
+  // panel[tile][k] = rows[k][tile] from this element on, zeros past `width`, or what dropout by these factors leaves of
+  // it. A few tiles at a time, so that rows are read in runs.
+  void pack_panel(C* panel, const C* const* rows, const C* const* dropped_by, int64_t first, int64_t count,
+                  int64_t width) {
     assert(count <= kStretch);
     constexpr int64_t kRun = 8;
     const int64_t tiles = tiles_of<V>(width);
@@ -209,9 +217,9 @@ struct Batched {
       for (int64_t k = 0; k < count; ++k) {
         for (int64_t tile = tile0; tile < tile1; ++tile) {
           const auto lanes = lanes_of<V>(tile, width);
-          V v = V::load(rows[k] + tile * V::width, lanes);
+          V v = V::load(rows[k] + first + tile * V::width, lanes);
           if (dropped_by) {
-            const V factor = V::load(dropped_by[k] + tile * V::width, lanes);
+            const V factor = V::load(dropped_by[k] + first + tile * V::width, lanes);
             v = if_positive(factor, v * factor);
           }
           v.store(panel + (tile * count + k) * V::width);
@@ -235,11 +243,23 @@ struct Batched {
     }
   }
 
-  // Adds the columns' products with an operand to their rows of a weight gradient, `stride` apart.
+  // Adds the columns' products with an operand to their rows of a weight gradient, `stride` apart. The columns begin
+  // with this one.
   void add_products(C* dweight, const C* panel, int64_t first_row, int64_t n, int64_t count, int64_t width,
-                    int64_t stride, bool add) {
-    const WeightGradientOp<C> op(panel, count, columns, dweight + first_row * stride, width, stride, add);
+                    int64_t stride, bool add, int64_t column = 0) {
+    const WeightGradientOp<C> op(panel, count, columns + column, dweight + first_row * stride, width, stride, add);
     sweep(op, {0, n}, {0, tiles_of<V>(width)});
+  }
+  // The same of weight_hh, where a row has the columns of its own head.
+  void add_products_of_heads(C* dweight, const C* panel, const GradientTerm& term, int64_t first, int64_t n,
+                             int64_t count, bool add) {
+    for (int64_t unit = first; unit < first + n;) {
+      const int64_t head = unit / heads.units, end = (head + 1) * heads.units;
+      const int64_t some = (end < first + n ? end : first + n) - unit;
+      add_products(dweight, panel + head * heads.tiles * count * V::width, term.block * p.hidden + unit, some, count,
+                   heads.units, heads.units, add, unit - first);
+      unit += some;
+    }
   }
 
   // A sum in the order of the micro-kernel: add(sum, k) over k < count.
@@ -287,6 +307,9 @@ struct Batched {
         return add_products(g.dweight_ih, panels[term.operand], row, n, count, p.input, p.input, add);
       case Of::matrix: {
         if (!g.dmatrix[term.index]) return;
+        if (heads.count > 1) {
+          return add_products_of_heads(g.dmatrix[term.index], panels[term.operand], term, first, n, count, add);
+        }
         const int64_t width = width_of(plan.operand[term.operand]);
         return add_products(g.dmatrix[term.index], panels[term.operand], row, n, count, width, width, add);
       }
@@ -318,7 +341,7 @@ struct Batched {
   const C* operand_at(const Operand& operand, int64_t t, int64_t row) const {
     if (operand.from == From::x) return p.x + place_of(p, t, row) * p.input;
     if (operand.from == From::slots) return states.slots_at(t, row) + operand.slot * p.hidden;
-    if (operand.from == From::below) return p.below ? p.below + place_of(p, t, row) * p.hidden : states.zeros;
+    if (operand.from == From::below) return p.below ? p.below + place_of(p, t, row) * p.hidden : states.empty.zeros;
     return states.before(state_of(operand.from), states.origin(t, row), row);
   }
 
@@ -331,7 +354,11 @@ struct Batched {
                          : operand.from == From::h_prev ? p.drop.recurrent
                                                         : nullptr;
     for (int64_t k = 0; all && k < count; ++k) factors[k] = all + pairs[k].row * width_of(operand) + offset;
-    pack_panel(panels[i], operands[i], all ? factors : nullptr, count, width_of(operand) - offset);
+    const Heads of = heads_of(operand);
+    for (int64_t head = 0; head < of.count; ++head) {
+      C* const panel = panels[i] + head * of.tiles * count * V::width;
+      pack_panel(panel, operands[i], all ? factors : nullptr, head * of.units, count, of.units - offset);
+    }
   }
 
   // The units whose gradients a column holds.

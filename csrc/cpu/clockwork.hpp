@@ -122,7 +122,7 @@ struct ClockworkForward {
   static void keep_units(const ForwardRow<C>& row, Span units) {
     if (units.size() <= 0) return;
     const std::size_t bytes = static_cast<std::size_t>(units.size()) * sizeof(C);
-    std::memcpy(row.h + units.first, row.before[0] + units.first, bytes);
+    std::memcpy(row.after[0] + units.first, row.before[0] + units.first, bytes);
     if (row.h_kept) std::memcpy(row.h_kept + units.first, row.before[0] + units.first, bytes);
   }
 

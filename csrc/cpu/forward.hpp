@@ -24,6 +24,7 @@ struct Forward {
   const CellFacts& f;
   const ForwardSteps<C> steps;
   const bool train, has_slots;
+  const Heads heads;
   const int64_t row_count, chunk;
   // A tile's part of the chunk lies together: rows a power of two apart would push each other out of L1.
   const int64_t pre_stride;
@@ -46,12 +47,13 @@ struct Forward {
         steps(cell_steps),
         train(problem.slots != nullptr),
         has_slots(train || facts.scratch_slots),
+        heads(problem.hidden, problem.heads, V::width),
         row_count(mine.row1 - mine.row0),
         chunk(chunk_steps(problem, facts, mine)),
         pre_stride(chunk * row_count * facts.gates * V::width),
         states{problem,
                facts,
-               reinterpret_cast<const C*>(mine.shared),
+               EmptyStates<C>(Arena(mine.shared), facts, problem.hidden),
                train ? problem.h : problem.y,
                train ? problem.h_stride : problem.y_stride,
                problem.slots,
@@ -67,10 +69,10 @@ struct Forward {
     return fitting < 1 ? 1 : fitting < p.seq_len ? fitting : p.seq_len;
   }
 
-  // Scratch shared by all workers: zeros; and, in inference, the slots of two steps if a later phase or step reads
-  // slots, so that a step overwrites none that other workers still read.
+  // Scratch shared by all workers: empty states; and, in inference, the slots of two steps if a later phase or step
+  // reads slots, so that a step overwrites none that other workers still read.
   void shared_layout(Arena& arena) {
-    arena.take<C>(f.longest_state * p.hidden);
+    states.empty = EmptyStates<C>(arena, f, p.hidden);
     if (!train && f.scratch_slots) {
       states.slots = arena.take<C>(2 * p.batch * f.slots * p.hidden);
       if (p.drop.has(fusedrnn::kZoneoutC)) states.zoned_c = arena.take<C>(2 * p.batch * p.hidden);
@@ -124,7 +126,10 @@ struct Forward {
     }
   }
 
-  // The worker's units of a state that is updated in place, at the begin of an episode.
+  // A state other than h that has no slots is updated in place.
+  bool in_place(int s) const { return s > 0 && (!has_slots || f.state[s].slot < 0); }
+
+  // The worker's units of a state that is updated in place, where an episode begins.
   void begin_anew(int s, int64_t row) const {
     const Span units = units_of<V>(p, worker);
     const int64_t size = states.size(s);
@@ -135,25 +140,26 @@ struct Forward {
     }
   }
 
-  // Where the states of a row lie. Without slots, a state other than h is updated in place.
   void find_states(ForwardRow<C>& r, int64_t t, int64_t row) const {
     const auto origin = states.origin(t, row);
-    r.before[0] = states.before(0, origin, row);
-    r.h = p.y + place_of(p, t, row) * p.y_stride;
+    r.after[0] = p.y + place_of(p, t, row) * p.y_stride;
     r.h_kept = train && p.h != p.y ? p.h + place_of(p, t, row) * p.h_stride : nullptr;
     if (has_slots) r.slots = states.slots_at(t, row);
-    for (int s = 1; s < f.states; ++s) {
-      r.before[s] = has_slots ? states.before(s, origin, row) : p.state_n[s] + row * states.size(s);
-      if (origin.anew && !has_slots) begin_anew(s, row);
+    for (int s = 0; s < f.states; ++s) {
+      if (in_place(s)) {
+        r.before[s] = r.after[s] = p.state_n[s] + row * states.size(s);
+        if (origin.anew) begin_anew(s, row);
+        continue;
+      }
+      r.before[s] = states.before(s, origin, row);
+      if (s > 0) r.after[s] = r.slots + f.state[s].slot * p.hidden;
     }
-    if (f.states > 1) find_c(r, t, row);
+    if (f.states > 1 && p.drop.has(fusedrnn::kZoneoutC)) find_zoned_c(r, t, row);
   }
-  void find_c(ForwardRow<C>& r, int64_t t, int64_t row) const {
-    C* const in_slots = has_slots ? r.slots + f.state[1].slot * p.hidden : nullptr;
-    C* const in_place = has_slots ? nullptr : p.state_n[1] + row * p.hidden;
-    const bool zoneout = p.drop.has(fusedrnn::kZoneoutC);
-    r.c = has_slots || zoneout ? in_slots : in_place;
-    if (zoneout) r.c_zoned = has_slots ? states.zoned_c + states.kept_at(t, row) * p.hidden : in_place;
+  // With zoneout, c before that is kept beside c after it, if slots are.
+  void find_zoned_c(ForwardRow<C>& r, int64_t t, int64_t row) const {
+    r.c_zoned = has_slots ? states.zoned_c + states.kept_at(t, row) * p.hidden : r.after[1];
+    if (!has_slots) r.after[1] = nullptr;
   }
 
   // The masks of the n-th row of a step, and h_prev as products take it.
@@ -179,19 +185,32 @@ struct Forward {
       find_states(r, t, row);
       find_masks(r, n++, t, row);
       if (f.below) {
-        r.below = p.below ? p.below + place_of(p, t, row) * p.hidden : states.zeros;
+        r.below = p.below ? p.below + place_of(p, t, row) * p.hidden : states.empty.zeros;
         r.c_of_step = p.c ? p.c + place_of(p, t, row) * p.hidden : nullptr;
       }
     }
     return n;
   }
 
+  // Moves the first n rows, and what runs on them, by so many heads.
+  template <class Ops>
+  void move_heads(int64_t by, int64_t n, ForwardStep<C>& step, Ops& ops) const {
+    if (by == 0) return;
+    for (int64_t r = 0; r < n; ++r) rows[r].move(f, has_slots, by * heads.units);
+    step.move(heads, by);
+    for (auto& op : ops) {
+      if (op) op->move(heads, by);
+    }
+  }
+
   // The steps whose projection lies in `pre`, from the one at time_of(p, first) on.
   void run_steps(int64_t first, int64_t last) {
     ForwardStep<C> step = step_at(pre);
+    step.units = heads.units;
     const ForwardStep<C> projected = step.of_h(p, worker);
     std::optional<AccumulateOp<F>> others[fusedrnn::kMaxProducts];  // products that are not their phase's last
     std::optional<PhaseOp<F>> lasts[fusedrnn::kMaxPhases];
+    assert(heads.count == 1 || takes_heads(f));  // with heads, a product is its phase's last
     assert(f.products <= fusedrnn::kMaxProducts && f.phases <= fusedrnn::kMaxPhases);
     for (int i = 0; i < f.products; ++i) {
       const int phase = f.product[i].phase;
@@ -211,17 +230,25 @@ struct Forward {
         for (int i = 0; i + 1 < f.products; ++i) {
           if (others[i] && f.product[i].phase == phase) sweep(*others[i], {0, n}, tiles, backwards);
         }
-        sweep(*lasts[phase], {0, n}, f.projection >= 0 && phase == last_phase ? h_tiles : tiles, backwards);
+        int64_t here = 0;  // the head at which rows and products are
+        for_each_head(heads, f.projection >= 0 && phase == last_phase ? h_tiles : tiles, backwards,
+                      [&](int64_t head, Span some) {
+                        move_heads(head - here, n, step, lasts);
+                        here = head;
+                        sweep(*lasts[phase], {0, n}, some, backwards);
+                      });
+        move_heads(-here, n, step, lasts);
         meet(worker.steps);
       }
       step.pre += size;
     }
   }
 
-  // The states of this worker's units after the last step of each row. Without slots, only h has to be copied.
+  // The states of this worker's units after the last step of each row, but for states that are there already.
   void last_states() const {
     assert(f.states <= kMaxStates);
-    for (int s = 0; s < (has_slots ? f.states : 1); ++s) {
+    for (int s = 0; s < f.states; ++s) {
+      if (in_place(s)) continue;
       const Span units = s == 0 ? h_units_of<V>(p, worker) : units_of<V>(p, worker);
       if (!p.state_n[s] || units.size() <= 0) continue;
       const int64_t vector = s == 0 ? p.proj : p.hidden;
@@ -239,8 +266,10 @@ struct Forward {
     lay_out(*this, worker);
     shared_layout(shared);
     assert(f.states <= kMaxStates);
-    for (int s = 1; s < f.states && !has_slots && range.first == 0; ++s) {
-      copy_or_zero(p.state_n[s], p.state0[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker));
+    for (int s = 1; s < f.states && range.first == 0; ++s) {
+      if (!in_place(s)) continue;
+      copy_or_fill(p.state_n[s], p.state0[s], f.state[s].units, p.hidden, worker, units_of<V>(p, worker),
+                   static_cast<C>(value_of(f.state[s].empty)));
     }
     for (int64_t first = range.first; first < range.last; first += chunk) {
       const int64_t last = first + chunk < range.last ? first + chunk : range.last;

@@ -9,19 +9,34 @@
 
 namespace {
 
-// Where one active row finds its operands at one time step; pointers are to unit 0.
+// Where one active row finds its operands at one time step; pointers are to unit 0, or to the first unit of a head.
 template <class C>
 struct ForwardRow {
   const C* before[kMaxStates];  // the states before the step
   const C* h_in;                // h before it, as products take it
-  C* h;                         // after it, in y
+  C* after[kMaxStates];         // and after it; h in y; c, with zoneout before that, or null
+  C* c_zoned;                   // with zoneout: c after that
   C* h_kept;                    // a second place for h, in the reserve, or null
-  C* c;                         // after it, of cells that have one; with zoneout before that, or null
-  C* c_zoned;                   // with zoneout: after that
   C* c_of_step;                 // a second place for c, or null
   const C* below;
   C* slots;
   MaskRow<C> masks;
+
+  // Points to the unit that comes so many after this one.
+  void move(const CellFacts& f, bool has_slots, int64_t units) {
+    for (int s = 0; s < f.states; ++s) {
+      before[s] += units;
+      if (after[s]) after[s] += units;
+    }
+    h_in += units;
+    if (c_zoned) c_zoned += units;
+    masks.move(units);
+    if (h_kept) h_kept += units;
+    if (has_slots) slots += units;
+    if (!f.below) return;
+    below += units;
+    if (c_of_step) c_of_step += units;
+  }
 
   // Where in a row the pointer to a product's operand is.
   static std::size_t place_of(From from) {
@@ -31,7 +46,8 @@ struct ForwardRow {
   }
 };
 
-// One step of one worker, as pointwise functions see it. `pre` is [tile of this worker][row][gate][lane].
+// One step of one worker, as pointwise functions see it: the units of one head, and their tiles. `pre` is [tile of this
+// worker][row][gate][lane].
 template <class C>
 struct ForwardStep {
   const ForwardRow<C>* rows;
@@ -63,6 +79,11 @@ struct ForwardStep {
         z_h(static_cast<C>(p.drop.options.p[fusedrnn::kZoneoutH])),
         z_c(static_cast<C>(p.drop.options.p[fusedrnn::kZoneoutC])) {}
 
+  // Goes on to the head that comes so many after this one, as its rows must.
+  void move(const Heads& heads, int64_t by) {
+    tile0 -= by * heads.tiles;
+    if (vectors) vectors += by * heads.units;
+  }
   // The same rows, for the units of h.
   ForwardStep of_h(const Problem<C>& p, const Worker& worker) const {
     ForwardStep step = *this;
@@ -118,15 +139,18 @@ struct ForwardAt : TilesOfRows<C, ForwardRow<C>, N> {
       this->store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
     }
   }
+  RNN_INLINE void set_state(int s, const V& v) const {
+    this->store(v, [&](const Row& row) RNN_INLINE_LAMBDA { return row.after[s]; });
+  }
   RNN_INLINE void set_c(const V& v) const {
     if (step.masks.zoneout_c) return set_zoned_c(v);
-    this->store(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c; });
+    set_state(1, v);
     if (Cell::kBelow) this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c_of_step; });
   }
   RNN_INLINE void set_h(const V& v) const {
     const auto keep = [](const Row& row) RNN_INLINE_LAMBDA { return row.masks.keep_h; };
     const V h = step.masks.zoneout_h ? zoned(v, this->h_prev(), keep, step.z_h) : v;
-    this->store(h, [](const Row& row) RNN_INLINE_LAMBDA { return row.h; });
+    set_state(0, h);
     if (kTrain) this->store_if(h, [](const Row& row) RNN_INLINE_LAMBDA { return row.h_kept; });
   }
   RNN_INLINE V candidate(const V& v) const {
@@ -151,7 +175,7 @@ struct ForwardAt : TilesOfRows<C, ForwardRow<C>, N> {
     if constexpr (Cell::kStates > 1) {
       const auto keep = [](const Row& row) RNN_INLINE_LAMBDA { return row.masks.keep_c; };
       const V c = zoned(v, this->c_prev(), keep, step.z_c);
-      this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.c; });
+      this->store_if(v, [](const Row& row) RNN_INLINE_LAMBDA { return row.after[1]; });
       this->store(c, [](const Row& row) RNN_INLINE_LAMBDA { return row.c_zoned; });
       if (Cell::kBelow) this->store_if(c, [](const Row& row) RNN_INLINE_LAMBDA { return row.c_of_step; });
     }
@@ -240,9 +264,9 @@ struct ProjectJoinedOp {
     int64_t tile, lane, count;  // in sums
     int64_t to_tile, to;        // in `pre`: the tile, and the element of a row of it
   };
-  // There is a run for each tile of sums, and one more for each tile that a gate has in `pre`.
-  static constexpr int64_t kMostRuns =
-      fusedrnn::kMostJoined / V::width + 1 + fusedrnn::kMostJoined / V::width + kMaxGates;
+  // There is a run for each tile of sums, and one more for each tile that a gate has in `pre`, where each unit may be a
+  // head.
+  static constexpr int64_t kMostRuns = fusedrnn::kMostJoined / V::width + 1 + fusedrnn::kMostJoined;
   WeightMatrix<Storage, Compute> weights;
   int64_t depth;
   const C* const* x;
@@ -254,14 +278,18 @@ struct ProjectJoinedOp {
   ProjectJoinedOp(const Problem<C>& p, const PackedWeights<F>& packed, const CellFacts& f, const ForwardStep<C>& at,
                   Span tiles, const C* const* x_rows)
       : weights(packed.ih), depth(p.input), x(x_rows), start{packed.bias_joined, V::width}, step(at) {
+    const Heads heads(p.hidden, p.heads, V::width);
+    const int64_t last = heads.unit_of(tiles.last);
     for (int64_t gate = 0; gate < f.gates; ++gate) {
       const int64_t first = f.user_gate[gate] * p.hidden;
-      for (int64_t unit = tiles.first * V::width; unit < p.hidden && unit < tiles.last * V::width;) {
-        const int64_t lane = (first + unit) % V::width, to = unit % V::width;
+      for (int64_t unit = heads.unit_of(tiles.first); unit < last;) {
+        const int64_t head = unit / heads.units, of_head = unit % heads.units;
+        const int64_t lane = (first + unit) % V::width, to = of_head % V::width;
         int64_t count = V::width - (lane > to ? lane : to);
-        if (p.hidden - unit < count) count = p.hidden - unit;
+        if (heads.units - of_head < count) count = heads.units - of_head;
         assert(run_count < kMostRuns);
-        runs[run_count++] = {(first + unit) / V::width, lane, count, unit / V::width, gate * V::width + to};
+        const int64_t tile = head * heads.tiles + of_head / V::width;
+        runs[run_count++] = {(first + unit) / V::width, lane, count, tile, gate * V::width + to};
         unit += count;
       }
     }
@@ -307,7 +335,7 @@ struct RecurrentProduct {
     assert(index >= 0 && index < fusedrnn::kMaxProducts);
     const fusedrnn::Product& product = f.product[index];
     weights = packed.hh[index];
-    depth = fusedrnn::operand_size(product.from, product.depth, p.hidden, p.proj);
+    depth = fusedrnn::operand_size(product.from, product.depth, p.hidden, p.proj) / p.heads;
     gates = product.gates;
     first_gate = product.first_gate;
     source_offset = product.from == From::slots ? product.slot * p.hidden : 0;
@@ -315,6 +343,11 @@ struct RecurrentProduct {
     bool is_split = false;
     for (int64_t g = 0; adds && g < gates; ++g) is_split = is_split || f.split[first_gate + g];
     if (is_split) start = {packed.bias_rec + first_gate * V::width, s.gates * V::width};
+  }
+  // Goes on to the head that comes so many after this one.
+  void move(const Heads& heads, int64_t by) {
+    weights = from_tile(weights, by * heads.tiles);
+    start = start.of(by * heads.tiles);
   }
   // Leaves out the units before this one, which the units of a clock do not see.
   void begin_at(int64_t unit) {
@@ -364,8 +397,8 @@ struct PhaseOp : RecurrentProduct<F> {
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const ForwardRow<C>& at = this->step.rows[row];
       if (this->adds) this->fetch_pre(row, tile);
-      prefetch_write(at.h + tile * Vec<C>::width);
-      if (this->facts.states > 1) __builtin_prefetch(at.before[1] + tile * Vec<C>::width);
+      prefetch_write(at.after[0] + tile * Vec<C>::width);
+      for (int s = 1; s < this->facts.states; ++s) __builtin_prefetch(at.before[s] + tile * Vec<C>::width);
     });
   }
   RNN_INLINE void end(const Area& area, const C* sums) const {

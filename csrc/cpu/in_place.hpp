@@ -43,7 +43,9 @@ struct InPlaceSweep {
   void multiply(const Area& area, const RowMatrix<C>& one, std::int64_t gate, const PackedPart& part, int log) {
     const std::int64_t count = part.k1 - part.k0, width = area.tiles * line;
     assert(count * (part.tile1 - part.tile0) * V::width <= kPartSize);
-    pack_part(packed, one, {part.tile0, part.tile1, op.weights.k + part.k0, op.weights.k + part.k1});
+    const PackedPart of_matrix{op.weights.tile + part.tile0, op.weights.tile + part.tile1, op.weights.k + part.k0,
+                               op.weights.k + part.k1};
+    pack_part(packed, one, of_matrix);
     C* const at = sums + (part.tile0 - area.tile) * line + gate * V::width;
     Part<S, C> kernel{};
     kernel.weights = {packed, count * V::width};

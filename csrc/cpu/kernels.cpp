@@ -176,6 +176,16 @@ void map_tanh(const C* x, C* y, int64_t n) {
   map(x, y, n, [](Vec<C> v) { return tanh(v); });
 }
 
+template <class C>
+void map_exp_nonpositive(const C* x, C* y, int64_t n) {
+  map(x, y, n, [](Vec<C> v) { return exp_nonpositive(v); });
+}
+
+template <class C>
+void map_log_sigmoid(const C* x, C* y, int64_t n) {
+  map(x, y, n, [](Vec<C> v) { return log_sigmoid(v).value; });
+}
+
 template <class F>
 constexpr FormatKernels<F> format_kernels() {
   return {Vec<typename F::Compute>::width,
@@ -188,7 +198,7 @@ constexpr FormatKernels<F> format_kernels() {
 
 template <class C>
 constexpr ComputeKernels<C> compute_kernels() {
-  return {{map_sigmoid<C>, map_tanh<C>}, {probe_fma<C>, probe_read<C>}};
+  return {{map_sigmoid<C>, map_tanh<C>, map_exp_nonpositive<C>, map_log_sigmoid<C>}, {probe_fma<C>, probe_read<C>}};
 }
 
 }  // namespace

@@ -40,6 +40,13 @@ template <class C>
 struct MaskRow {
   const C *keep_h = nullptr, *keep_c = nullptr;        // 1 where the old value stays, else 0
   const C *candidate = nullptr, *recurrent = nullptr;  // factors
+
+  // Points to the unit that comes so many after this one.
+  void move(int64_t units) {
+    for (const C** at : {&keep_h, &keep_c, &candidate, &recurrent}) {
+      if (*at) *at += units;
+    }
+  }
 };
 
 // The masks of the rows of one step, in training: [row][unit of the worker].

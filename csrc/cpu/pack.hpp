@@ -3,6 +3,7 @@
 // little more than a copy.
 #pragma once
 
+#include "../heads.hpp"
 #include "lanes.hpp"
 
 namespace {
@@ -65,8 +66,9 @@ template <class S, class C>
 void pack_interleaved(S* to, const RowMatrix<C>& m, const PackedPart& part) {
   using V = Vec<C>;
   const int64_t count = part.k1 - part.k0, line = m.blocks * V::width;
+  const Heads heads(m.units, m.heads, V::width);
   for (int64_t tile = part.tile0; tile < part.tile1; ++tile) {
-    const int64_t unit0 = tile * V::width, used = m.units - unit0 < V::width ? m.units - unit0 : V::width;
+    const int64_t unit0 = heads.unit_of(tile), used = heads.unit_of(tile + 1) - unit0;
     S* const tile_to = to + (tile - part.tile0) * count * line;
     for (int64_t k = 0; k < count; k += V::width) {
       const int64_t some = count - k < V::width ? count - k : V::width;
@@ -78,17 +80,17 @@ void pack_interleaved(S* to, const RowMatrix<C>& m, const PackedPart& part) {
   }
 }
 
-// A part of a transposed matrix, to [tile - tile0][k - k0][lane].
+// A part of a transposed matrix, all of its tiles of this head, to [tile - tile0][k - k0][lane].
 template <class S, class C>
-void pack_transposed(S* to, const RowMatrix<C>& m, const PackedPart& part) {
+void pack_head_transposed(S* to, const RowMatrix<C>& m, int64_t head, const PackedPart& part) {
   using V = Vec<C>;
   constexpr int64_t kRows = 16;
-  const int64_t count = part.k1 - part.k0;
+  const int64_t count = part.k1 - part.k0, units = m.units / m.heads;
   for (int64_t k = part.k0; k < part.k1;) {
-    const int64_t block = k / m.units, unit = k % m.units;
-    int64_t rows = m.units - unit < kRows ? m.units - unit : kRows;
+    const int64_t block = k / units, unit = k % units;
+    int64_t rows = units - unit < kRows ? units - unit : kRows;
     if (part.k1 - k < rows) rows = part.k1 - k;
-    const C* const first = m.from + (m.block[block] * m.units + unit) * m.stride;
+    const C* const first = m.from + (m.block[block] * m.units + head * units + unit) * m.stride;
     for (int64_t tile = part.tile0; tile < part.tile1; ++tile) {
       const auto lanes = lanes_of<V>(tile, m.width);
       const C* row = first + tile * V::width;
@@ -98,6 +100,18 @@ void pack_transposed(S* to, const RowMatrix<C>& m, const PackedPart& part) {
       }
     }
     k += rows;
+  }
+}
+
+template <class S, class C>
+void pack_transposed(S* to, const RowMatrix<C>& m, const PackedPart& part) {
+  using V = Vec<C>;
+  const int64_t tiles = tiles_of<V>(m.width), line = (part.k1 - part.k0) * V::width;
+  for (int64_t head = part.tile0 / tiles; head * tiles < part.tile1; ++head) {
+    const int64_t start = head * tiles;
+    const int64_t tile0 = part.tile0 > start ? part.tile0 - start : 0;
+    const int64_t tile1 = part.tile1 - start < tiles ? part.tile1 - start : tiles;
+    pack_head_transposed(to + (start + tile0 - part.tile0) * line, m, head, {tile0, tile1, part.k0, part.k1});
   }
 }
 

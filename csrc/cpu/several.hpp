@@ -168,12 +168,11 @@ struct TilesOfRows {
     const V factor = load(array);
     return if_positive(factor, v * factor);
   }
-  RNN_INLINE V h_prev() const {
-    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.before[0]; });
+  RNN_INLINE V before(int s) const {
+    return load([&](const Row& row) RNN_INLINE_LAMBDA { return row.before[s]; });
   }
-  RNN_INLINE V c_prev() const {
-    return load([](const Row& row) RNN_INLINE_LAMBDA { return row.before[1]; });
-  }
+  RNN_INLINE V h_prev() const { return before(0); }
+  RNN_INLINE V c_prev() const { return before(1); }
   RNN_INLINE V below() const {
     return load([](const Row& row) RNN_INLINE_LAMBDA { return row.below; });
   }

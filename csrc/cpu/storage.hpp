@@ -32,7 +32,13 @@ RNN_INLINE PackedMatrix<S> moved(const PackedMatrix<S>& from, std::int64_t tile,
 // The matrix without the first `k` of its depth, each of which has `line` elements in a tile.
 template <class S, class C>
 RNN_INLINE WeightMatrix<S, C> without(const WeightMatrix<S, C>& from, std::int64_t k, std::int64_t line) {
-  return {from.rows ? from.packed : moved(from.packed, 0, k * line), from.rows, from.k + k};
+  return {from.rows ? from.packed : moved(from.packed, 0, k * line), from.rows, from.k + k, from.tile};
+}
+
+// The matrix from this tile on, which may be less than 0: back to one before.
+template <class S, class C>
+RNN_INLINE WeightMatrix<S, C> from_tile(const WeightMatrix<S, C>& from, std::int64_t tile) {
+  return {from.rows ? from.packed : moved(from.packed, tile, 0), from.rows, from.k, from.tile + tile};
 }
 
 // Reads a few tiles for a micro-kernel: gives the vector of this tile, gate and k, whose elements lie at `from`.

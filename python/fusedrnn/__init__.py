@@ -25,6 +25,7 @@ from .cells.layer_norm import *
 from .cells.lstm import *
 from .cells.results import *
 from .cells.rnn import *
+from .cells.slstm import *
 from .config import (
     available_isas,
     get_num_threads,

@@ -1,10 +1,11 @@
 """The four calls of every cell on every backend: inference, forward, backward, one step.
 
 Common to all: float32 or float64, the dtype of the weights; strided inputs are accepted, and copied if they must be;
-inputs are never modified; ``h0``, ``c0`` default to zeros. ``lengths (B,)``, a sequence or array of integers, makes
-row ``b`` stop after ``lengths[b]`` steps: ``y`` is zero past them, ``h_n`` is the state after the last of them (the
-initial state for a length of 0), and steps past them have no part in any gradient. ``reverse=True`` runs from each
-row's last step to its first.
+inputs are never modified; initial states default to *empty* ones, which are zeros, but for a state of which the
+function says something else. ``lengths (B,)``, a sequence or array of integers, makes row ``b`` stop after
+``lengths[b]`` steps: ``y`` is zero past them, ``h_n`` is the state after the last of them (the initial state for a
+length of 0), and steps past them have no part in any gradient. ``reverse=True`` runs from each row's last step to its
+first.
 
 ``resets (T, B)``, bool, says where a row's new *episode* begins: neither state nor gradient passes between step ``t -
 1`` and a step ``t`` with ``resets[t, b]``, as if the row were cut there, and the parts were rows of their own. The
@@ -147,9 +148,11 @@ def forward(
 
 def _source(w: Weights, x: Any, seed: Any, masks: Any) -> Source:
     """Where the masks of a call come from; those of the caller are checked, and copied."""
-    source, shape = source_of(w.regularisation, seed, masks), getattr(x, "shape", ())
+    source = source_of(w.regularisation, seed, masks)
+    shape: tuple[int, ...] = getattr(x, "shape", ())
     if isinstance(source, dict) and len(shape) == 3:  # the backend refuses other x
-        sizes = Sizes(w.input_size, w.hidden_size, w.proj_size, *shape[:2])
+        T, B, _ = shape
+        sizes = Sizes(w.input_size, w.hidden_size, w.proj_size, T, B, w.num_heads)
         return copied(w._spec, w.regularisation, sizes, source)
     return source
 
@@ -185,6 +188,6 @@ def step(
         return loaded.step(x, states, (out,), inputs)[0]
     if out is not None and not (isinstance(out, tuple) and len(out) == len(states)):
         names = ", ".join(state.name for state in spec.states)
-        count = {2: "two", 3: "three"}[len(states)]
+        count = {2: "two", 3: "three", 4: "four"}[len(states)]
         raise TypeError(f"out: expected a tuple ({names}) of {count} arrays, got {type(out).__name__}")
     return loaded.step(x, states, out or (None,) * len(states), inputs)

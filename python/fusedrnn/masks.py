@@ -65,7 +65,10 @@ def _lack(spec: CellSpec[Any, Any], name: str) -> str | None:
     """What the cell would need for an option, if it lacks it."""
     state = ZONEOUT.get(name)
     if state is not None:
-        return None if any(s.name == state for s in spec.states) else f"state {state}"
+        found = next((s for s in spec.states if s.name == state), None)
+        if found is None:
+            return f"state {state}"
+        return None if found.alone else f"state {state} that can stay while others change"
     if name == "candidate_dropout":
         return None if spec.candidate else "candidate"
     if name in ("recurrent_dropout", "weight_dropout"):
@@ -148,6 +151,7 @@ class Sizes(NamedTuple):
     proj_size: int
     seq_len: int
     batch_size: int
+    num_heads: int = 1
 
 
 def shape_of(spec: CellSpec[Any, Any], name: str, sizes: Sizes) -> tuple[str, tuple[int, ...]]:
@@ -156,7 +160,8 @@ def shape_of(spec: CellSpec[Any, Any], name: str, sizes: Sizes) -> tuple[str, tu
     if not axes:
         matrix = spec.recurrence
         assert matrix is not None
-        return matrix.symbols, matrix.shape(sizes.input_size, sizes.hidden_size, sizes.proj_size)
+        shape = matrix.shape(sizes.input_size, sizes.hidden_size, sizes.proj_size, sizes.num_heads)
+        return matrix.symbols_of(sizes.num_heads), shape
     axes = tuple(spec.states[0].size if axis == "h" else axis for axis in axes)
     return f"({', '.join(axes)})", tuple(getattr(sizes, axis) for axis in axes)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .aliases import Array, Maybe
 from .backends import Loaded, load
-from .cells.spec import CellSpec
+from .cells.spec import HEADS, CellSpec
 from .layers.arguments import whole
 from .layers.numbers import seed_in_range
 from .masks import NAMES, Mask, Sizes, of_seed, probabilities
@@ -95,7 +95,7 @@ class Weights:
         for spec in specs:
             CLASSES[spec.family] = cls.__name__
             cls._names += tuple(name for name in spec.names if name not in cls._names)
-        options = {name for spec in specs for name in (*spec.options, *spec.values)}
+        options = {name for spec in specs for name in (*spec.options, *spec.own_values)}
         for kind, names in ((_Array, cls._names), (_Option, options)):
             for name in names:
                 attribute = kind()
@@ -118,12 +118,14 @@ class Weights:
             raise TypeError(f"spec: expected a CellSpec, got {type(spec).__name__}")
         if not isinstance(arguments, dict):
             raise TypeError(f"arguments: expected a dict, got {type(arguments).__name__}")
-        for name in spec.values:
+        for name in spec.own_values:
             if name not in arguments:
                 raise TypeError(f"{name}: expected a value among the arguments, got none")
         given = arguments.get("regularisation")
         self._spec = spec
-        self._values = {name: arguments[name] for name in spec.values} if spec.values else {}
+        if HEADS in arguments:
+            arguments = arguments | {HEADS: spec.heads(arguments[HEADS])}
+        self._values = spec.given_values(arguments) if spec.values else {}
         if given:
             self._values |= probabilities(type(self).__name__, spec, given)
         self._loaded = backend(spec, arguments, self._values)
@@ -168,6 +170,11 @@ class Weights:
         return self._loaded.proj_size
 
     @property
+    def num_heads(self) -> int:
+        """The heads of a block-diagonal recurrence: a unit sees h of its own head."""
+        return int(self._values.get(HEADS, 1))
+
+    @property
     def dtype(self) -> Any:
         return self._loaded.dtype
 
@@ -203,7 +210,7 @@ class Weights:
         """
         steps, rows = (whole(name, n, 0, MOST) for name, n in (("seq_len", seq_len), ("batch_size", batch_size)))
         place = whole("layer", layer, 0, MOST), whole("direction", direction, 0, 1)
-        sizes = Sizes(self.input_size, self.hidden_size, self.proj_size, steps, rows)
+        sizes = Sizes(self.input_size, self.hidden_size, self.proj_size, steps, rows, self.num_heads)
         return of_seed(self._spec, self.regularisation, sizes, seed_in_range("seed", seed), *place)
 
     def on(self, backend: Callable[..., Loaded]) -> Weights:

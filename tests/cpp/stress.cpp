@@ -47,6 +47,7 @@ using std::int64_t;
 
 struct Sizes {
   int64_t T, B, I, H;
+  int64_t heads = 1;
 };
 
 template <class T>
@@ -199,7 +200,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
     if (reverse) g.dstate_n[s] = state0[s].data();  // any numbers; else zeros
   }
   for (int m = 0; m < f.matrices; ++m) {
-    dmatrix[m] = unwritten<T>(f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P));
+    dmatrix[m] = unwritten<T>(f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P, n.heads));
     g.dmatrix[m] = dmatrix[m].data();
   }
   place(g);
@@ -234,10 +235,10 @@ std::unique_ptr<Weights<F>> make_weights(CellId cell, const Sizes& n) {
   WeightArrays<T> arrays{w_ih.data(),    {},     b.data(),      b.data(),
                          vectors.data(), T(0.1), clocks.data(), static_cast<int>(clocks.size())};
   for (int m = 0; m < f.matrices; ++m) {
-    matrix[m] = random<T>(rng, f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P));
+    matrix[m] = random<T>(rng, f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P, n.heads));
     arrays.matrix[m] = matrix[m].data();
   }
-  return std::make_unique<Weights<F>>(WeightView<T>{cell, n.I, n.H, P, arrays});
+  return std::make_unique<Weights<F>>(WeightView<T>{cell, n.I, n.H, P, n.heads, arrays, {}});
 }
 
 // All outputs of layers above each other, in one direction or both, with dropout between them.
@@ -285,7 +286,7 @@ Array<T> run_stack(const std::vector<std::unique_ptr<Weights<F>>>& weights, cons
       if (f.recurrent_gates > 0) run.g.dbias_hh = make(f.recurrent_gates * H);
       run.g.dvectors = make(f.vectors * H);
       for (int m = 0; m < f.matrices; ++m) {
-        run.g.dmatrix[m] = make(f.matrix[m].blocks * block_rows(f, m, H, P) * matrix_columns(f, m, H, P));
+        run.g.dmatrix[m] = make(f.matrix[m].blocks * block_rows(f, m, H, P) * matrix_columns(f, m, H, P, n.heads));
       }
     }
     below = layer.dropped ? layer.dropped : y;
@@ -367,7 +368,7 @@ int check_stack(CellId cell, const Sizes& n) {
     std::vector<std::unique_ptr<Weights<F>>> weights;
     const int64_t P = facts_of(cell).projection < 0 ? n.H : (n.H + 1) / 2;
     for (int i = 0; i < (directions == 1 ? 5 : 4); ++i) {
-      weights.push_back(make_weights<F>(cell, {n.T, n.B, i < directions ? n.I : directions * P, n.H}));
+      weights.push_back(make_weights<F>(cell, {n.T, n.B, i < directions ? n.I : directions * P, n.H, n.heads}));
     }
     const double p = 0.5;
     set_isa(available_isas().front());
@@ -423,6 +424,18 @@ void callers(CellId cell, const Sizes& n) {
   for (std::thread& t : threads) t.join();
 }
 
+// Heads of few units and of many, some in parts that have whole heads, and some in parts that share one.
+int check_heads(CellId cell) {
+  int runs = 0;
+  for (const Sizes& n : {Sizes{4, 5, 7, 20, 4}, Sizes{6, 13, 20, 66, 2}, Sizes{3, 2, 2, 3, 3}, Sizes{5, 70, 70, 51, 3},
+                         Sizes{60, 9, 3, 32, 2}, Sizes{2, 3000, 2, 34, 2}}) {
+    runs += check<Float32>(cell, n);
+    if (n.T < 5) runs += check<Float64>(cell, n);
+  }
+  runs += check_stack<Float32>(cell, {9, 3, 5, 36, 3});
+  return runs + check_ways<Float32>(cell, {5, 9, 40, 100, 2}) + check_ways<Float32>(cell, {140, 4, 3, 18, 2});
+}
+
 // The threads of an OpenMP runtime, which may be fewer than were asked for; several callers at once.
 template <class F>
 int check_openmp(CellId cell, const Sizes& n) {
@@ -456,7 +469,9 @@ void check_sizes(CellId cell) {
   const bool small = sizes_fit(f, 1024, 1024) && call_fits(f, 1024, 1024, 1000, 1000) && call_fits(f, 1, 1, 0, 0);
   const bool large = sizes_fit(f, kHuge, 1) || sizes_fit(f, 1, kHuge) || call_fits(f, 64, 64, kHuge, 1) ||
                      call_fits(f, 64, 64, 0, kHuge) || call_fits(f, 64, 64, kHuge >> 30, kHuge >> 30);
-  if (small && !large) return;
+  const bool heads =
+      call_fits(f, 1024, 1024, 1000, 1000, 8) && !sizes_fit(f, kHuge, 1, 2) && !sizes_fit(f, 1, 1, kHuge);
+  if (small && !large && heads) return;
   std::printf("%s: sizes that fit are refused, or sizes that do not are accepted\n", f.name);
   std::exit(1);
 }
@@ -499,6 +514,7 @@ int main() {
     if (i % 8 == 0) runs += check_openmp<Float32>(cell, {9, 5, 5, 36});
     for (const Sizes& n : {Sizes{5, 9, 40, 100}, Sizes{3, 4, 70, 33}, Sizes{140, 4, 3, 17}})
       runs += check_ways<Float32>(cell, n);
+    if (takes_heads(facts_of(cell))) runs += check_heads(cell);
   }
   check_allocations();
   std::printf("%d cells, %d of them distinct\n", kCells, distinct);

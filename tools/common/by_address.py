@@ -45,6 +45,7 @@ class ByAddress:
             layer.num_directions,
             options.get("epsilon", 0.0),
             periods,
+            w.num_heads,
         )
         self.parameters = tuple(w._loaded.array(name) for w in runs for name in w.spec.names)
 

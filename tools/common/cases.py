@@ -3,8 +3,8 @@ reference's is in agreement.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 import fusedrnn
 from fusedrnn.cells.families import SPECS
+from fusedrnn.cells.spec import CellSpec
 from fusedrnn.masks import NAMES
 
 Array = npt.NDArray[Any]
@@ -41,9 +42,15 @@ class Cell:
     below: bool = False  # the cell reads c of the layer below, and gives c of every step: see `side_by_side`
     clocked: bool = False  # units take part in some steps only: see `clockwork`
     projects: bool = False  # h is a product of a matrix, weight_hr, and has fewer units
+    heads: int = 1  # of a block-diagonal recurrence
 
     def __str__(self) -> str:
         return self.name
+
+    @property
+    def native(self) -> str:
+        """The cell's name in the native list: heads are an option of weights."""
+        return self.name.removesuffix("_heads")
 
     def functions(self, module: ModuleType = fusedrnn) -> tuple[Any, Any, Any, Any]:
         functions: tuple[Any, Any, Any, Any] = tuple(
@@ -55,7 +62,8 @@ class Cell:
         """Those of all weights, by their names."""
         g, r = self.gates * hidden_size, (self.recurrent_gates or self.gates) * hidden_size
         proj_size = self.proj_size(hidden_size)
-        common = {"weight_ih": (g, input_size), "weight_hh": (r, proj_size), "bias_ih": (g,), "bias_hh": (r,)}
+        seen = proj_size // self.heads
+        common = {"weight_ih": (g, input_size), "weight_hh": (r, seen), "bias_ih": (g,), "bias_hh": (r,)}
         if self.projects:
             common["weight_hr"] = (proj_size, hidden_size)
         extras = {name: shape and tuple(n * hidden_size for n in shape) for name, shape in self.extras}
@@ -66,8 +74,8 @@ class Cell:
         return {"start": step} if self.clocked else {}
 
     def hidden_size(self, H: int) -> int:
-        """That of a shape: a projection makes fewer units of at least two."""
-        return max(H, 2) if self.projects else H
+        """That of a shape: a projection makes fewer units of at least two; heads have as many units each."""
+        return max(H, 2) if self.projects else -(-H // self.heads) * self.heads
 
     def proj_size(self, hidden_size: int) -> int:
         """The units of h and y."""
@@ -75,7 +83,13 @@ class Cell:
 
     def state_sizes(self, hidden_size: int) -> tuple[int, ...]:
         """How many elements of a row each state has."""
-        return (self.proj_size(hidden_size), hidden_size, 3 * hidden_size)[: self.states]
+        return tuple(s.length(hidden_size, self.proj_size(hidden_size)) for s in SPECS[self.native].states)
+
+
+def possible(spec: CellSpec[Any, Any], states: Iterable[Any]) -> list[Any]:
+    """The states; but n, by which h is divided, is at least 1 as in all runs from the empty state, so that a step does
+    not magnify what it is given."""
+    return [1 + abs(a) if s.name == "n" else a for s, a in zip(spec.states, states, strict=True)]
 
 
 class SideBySideGradients(NamedTuple):
@@ -156,6 +170,11 @@ def lstm(name: str, gates: str, peepholes: str = "", **options: Any) -> Cell:
     return Cell(name, "lstm", len(gates), 2, weights, len(gates) + 1, extras=extras, **options)
 
 
+def with_heads(cell: Cell, heads: int) -> Cell:
+    """The same cell with heads, whose units, of most shapes, fill no vectors."""
+    return replace(cell, name=f"{cell.name}_heads", heads=heads, weights=partial(cell.weights, num_heads=heads))
+
+
 def matrix_peepholes(suffix: str, peepholes: str) -> Cell:
     extras = tuple((f"peephole_{gate}", (1, 1)) for gate in peepholes)
     # One of each kind must be given: which matrices there are is what makes the cell.
@@ -215,6 +234,8 @@ CELLS = [
         extras=(("weight_gates", (3, 3)), *PEEPHOLES),
         required=("weight_ih", "weight_hh", "weight_gates"),
     ),
+    Cell("slstm", "slstm", 4, 4, fusedrnn.SLSTMWeights, 6),
+    Cell("slstm_exp", "slstm", 4, 4, partial(fusedrnn.SLSTMWeights, forget_gate="exp"), 5),
     Cell(
         "layer_norm_lstm",
         "layer_norm_lstm",
@@ -262,6 +283,9 @@ CELLS = [
         required=("weight_ih", "weight_hh", "weight_hr"),
         projects=True,
     ),
+    with_heads(lstm("lstm_peephole", "ifgo", "ifo"), 3),
+    *(with_heads(cell, 3) for cell in PLAIN_CELLS if cell.op == "gru"),
+    with_heads(Cell("slstm", "slstm", 4, 4, fusedrnn.SLSTMWeights, 6), 3),
 ]
 DTYPES = ["float32", "float64"]
 
@@ -277,10 +301,14 @@ DISTINCT_NAMES = (
     "lstm_coupled_peephole",
     "lstm_matrix_peephole",
     "fgr_lstm",
+    "slstm",
     "layer_norm_lstm",
     "layer_norm_gru",
     "depth_gated_lstm",
     "lstm_projected",
+    "lstm_peephole_heads",
+    "gru_reset_after_heads",
+    "gru_reset_before_heads",
 )
 DISTINCT = [next(c for c in CELLS if c.name == name) for name in DISTINCT_NAMES]
 
@@ -393,9 +421,9 @@ class Problem:
 
 def options_of(cell: Cell, p: float) -> dict[str, float]:
     """All options of regularisation that the cell has."""
-    spec = SPECS[cell.name]
+    spec = SPECS[cell.native]
     lacking = {
-        "zoneout_c": all(s.name != "c" for s in spec.states),
+        "zoneout_c": not any(s.name == "c" and s.alone for s in spec.states),
         "candidate_dropout": spec.candidate is None,
         "recurrent_dropout": spec.recurrence is None,
         "weight_dropout": spec.recurrence is None,
@@ -434,12 +462,13 @@ def make_problem(
         kwargs["lengths"] = rng.integers(0, T + 1, B)
     H = cell.hidden_size(H)
     w = make_weights(cell, I, H, dtype, rng)
-    states = [normal(B, size) for size in cell.state_sizes(H)]
+    states = possible(SPECS[cell.native], [normal(B, size) for size in cell.state_sizes(H)])
     dstates = [normal(B, size) for size in cell.state_sizes(H)]
     P = cell.proj_size(H)
     x, dy = (normal(T, B, I + H), normal(T, B, 2 * H)) if cell.below else (normal(T, B, I), normal(T, B, P))
     problem = Problem(cell, w, x, states, kwargs, dy, dstates)
     if resets:
         kwargs["resets"] = rng.random((T, B)) < 0.3
-        problem.reset_states = [normal(*((B,) if i == 0 else ()), n) for i, n in enumerate(cell.state_sizes(H))]
+        before = [normal(*((B,) if i == 0 else ()), n) for i, n in enumerate(cell.state_sizes(H))]
+        problem.reset_states = possible(SPECS[cell.native], before)
     return problem

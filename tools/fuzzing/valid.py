@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import fusedrnn
-from cases import Array, given
+from cases import Array, given, possible
 from fusedrnn import _core
 from stacks import STACKED, Composed, by_name, make_layer
 
@@ -190,7 +190,7 @@ def check_layers(case: Case, rng: Rng) -> None:
     T, B = (int(rng.integers(0, most)) for most in (20, 8))
     x = rng.standard_normal((T, B, sizes[0])).astype(case.dtype)
     runs, widths = sizes[2] * layer.num_directions, case.cell.state_sizes(sizes[1])
-    states = [rng.standard_normal((runs, B, n)).astype(case.dtype) for n in widths]
+    states = possible(layer.spec, [rng.standard_normal((runs, B, n)).astype(case.dtype) for n in widths])
     kwargs: dict[str, Any] = {} if rng.random() < 0.5 else {"lengths": rng.integers(0, T + 1, B)}
     with settings(draw_settings(rng)):
         out, tape = layer.forward(x, tuple(states) if len(states) > 1 else states[0], **kwargs)

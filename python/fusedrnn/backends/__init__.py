@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .. import _core
-from ..cells.spec import CellSpec
+from ..cells.spec import HEADS, CellSpec
 from ..masks import NAMES
 from .arrays import library_of
 
-States = tuple[Any, ...]  # in the spec's order; None for zeros
+States = tuple[Any, ...]  # in the spec's order; None for empty ones
 
 
 class Loaded(Protocol):
@@ -58,7 +58,7 @@ def native_cell(spec: CellSpec[Any, Any]) -> _core.Cell:
     known, cell = _native_cells.get(spec.cell, (None, None))
     if cell is None or known is not spec:
         parameters = [(p.name, p.role, p.gates, p.depth, p.required, p.symbols) for p in spec.parameters]
-        states = [(s.name, s.units, s.symbols) for s in spec.states]
+        states = [(s.name, s.units, s.symbols, s.empty) for s in spec.states]
         further = spec.below is not None, spec.numbered is not None
         cell = _core.make_cell(spec.cell, parameters, len(spec.gates), states, *further)
         _native_cells[spec.cell] = spec, cell
@@ -72,6 +72,8 @@ def load(
     library = library_of(arrays.get("weight_ih"))
     if library is None:
         return _core.make_weights(native_cell(spec), arrays, values, format)
+    if (num_heads := values.get(HEADS, 1)) != 1:
+        raise NotImplementedError(f"{HEADS}={num_heads} does not run on CUDA: it runs on NumPy arrays")
     from .cuda import CudaWeights  # loaded with the first CUDA array
 
     for name in NAMES:

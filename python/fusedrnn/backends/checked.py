@@ -19,7 +19,12 @@ class CheckedWeights:
     """Copies of a cell's parameters, which are arrays of one library, device and dtype."""
 
     def __init__(
-        self, library: Library, spec: CellSpec[Any, Any], arrays: Mapping[str, Any], dtypes: tuple[str, ...]
+        self,
+        library: Library,
+        spec: CellSpec[Any, Any],
+        arrays: Mapping[str, Any],
+        dtypes: tuple[str, ...],
+        num_heads: int = 1,
     ) -> None:
         self.library, self.spec = library, spec
         first = spec.parameters[0]
@@ -35,6 +40,7 @@ class CheckedWeights:
         self.hidden_size = rows // first.gates
         if rows == 0 or rows % first.gates or self.input_size == 0:
             raise ValueError(_core.wrong_size(first.name, first.symbols, tuple(given.shape)))
+        self.num_heads = spec.heads(num_heads, self.hidden_size)
         self.proj_size = self._read_proj(arrays)
         with library.current(self.device):
             self.arrays = {p.name: self._copied(p, arrays.get(p.name)) for p in spec.parameters}
@@ -42,8 +48,8 @@ class CheckedWeights:
     def _copied(self, p: Parameter, a: Any) -> Any:
         if a is None and not p.required:
             return None
-        shape = p.shape(self.input_size, self.hidden_size, self.proj_size)
-        return self.library.copy(self.checked(p.name, p.symbols, shape, a))
+        shape = p.shape(self.input_size, self.hidden_size, self.proj_size, self.num_heads)
+        return self.library.copy(self.checked(p.name, p.symbols_of(self.num_heads), shape, a))
 
     def _read_proj(self, arrays: Mapping[str, Any]) -> int:
         """The units of h: those of the matrix that projects, or hidden_size."""

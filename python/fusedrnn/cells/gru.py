@@ -9,7 +9,7 @@ from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import Gradients, Output
-from .spec import CellSpec, affine
+from .spec import HEADS, CellSpec, affine
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -27,6 +27,7 @@ RESET_AFTER = CellSpec(
     "rzn",
     cell="gru_reset_after",
     options={"reset_after": True, "z_weighs": "h_prev"},
+    values=(HEADS,),
     candidate="n",
 )
 
@@ -48,10 +49,11 @@ class GRUWeights(Weights, specs=SPECS):
             ``n = tanh(W_n x + U_n (r * h) + b_n)`` (Cho et al. 2014), where b_n is the sum of the two biases.
         z_weighs: the operand of z: "h_prev" for ``h = (1 - z) * n + z * h_prev`` (PyTorch, cuDNN, Cho et al. 2014),
             "n" for ``h = (1 - z) * h_prev + z * n`` (Chung et al. 2014, and many papers since).
+        num_heads: as for `LSTMWeights`.
 
     Raises:
-        ValueError: shapes do not fit; an unknown z_weighs.
-        TypeError: not arrays, or another dtype; reset_after is no bool.
+        ValueError: shapes do not fit; an unknown z_weighs; num_heads that does not divide hidden_size.
+        TypeError: not arrays, or another dtype; reset_after is no bool; num_heads is no integer.
     """
 
     reset_after: bool
@@ -66,6 +68,7 @@ class GRUWeights(Weights, specs=SPECS):
         *,
         reset_after: bool = True,
         z_weighs: str = "h_prev",
+        num_heads: int = 1,
         **regularisation: Unpack[Regularisation],
     ) -> None:
         if not isinstance(reset_after, bool):
@@ -80,6 +83,7 @@ class GRU(Layer, weights=GRUWeights):
     Args:
         reset_after: whether r acts after the product (PyTorch, cuDNN) or before it (Cho et al. 2014).
         z_weighs: the operand of z, "h_prev" or "n".
+        num_heads: see `LSTMWeights`.
     """
 
 

@@ -11,7 +11,7 @@ from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
 from .results import LSTMOutput
-from .spec import C, CellSpec, H, Parameter, StateSpec, affine, vectors
+from .spec import HEADS, C, CellSpec, H, Parameter, StateSpec, affine, vectors
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -57,6 +57,7 @@ PLAIN = CellSpec(
     "ifgo",
     (H, C),
     options={"variant": "plain"},
+    values=(HEADS,),
     layer_options={"variant": "plain", "peepholes": None},
     candidate="g",
 )
@@ -83,6 +84,7 @@ WITH_MATRICES = [  # the matrices that are given choose the cell; a layer has al
     PLAIN.variant(
         cell,
         parameters=PLAIN.parameters + tuple(Parameter(p, "matrix") for p in peepholes),
+        values=(),
         layer_options={**PLAIN.options, "peepholes": "full"} if len(peepholes) == len(PEEPHOLES) else None,
     )
     for cell, peepholes in {
@@ -94,6 +96,7 @@ WITH_MATRICES = [  # the matrices that are given choose the cell; a layer has al
 PROJECTED = PLAIN.variant(
     "lstm_projected",
     layer_options=PLAIN.layer_options,
+    values=(),
     parameters=(
         *(p._replace(columns="proj_size") if p.name == "weight_hh" else p for p in PLAIN.parameters),
         Parameter("weight_hr", "matrix", required=True, rows="proj_size"),
@@ -113,7 +116,7 @@ class LSTMWeights(Weights, specs=SPECS):
     Args:
         weight_ih: ``(G*hidden_size, input_size)``, float32 or float64.
         weight_hh: ``(G*hidden_size, hidden_size)``, of the same dtype, like all others; with `weight_hr`,
-            ``(4*hidden_size, proj_size)``.
+            ``(4*hidden_size, proj_size)``; with heads, ``(G*hidden_size, hidden_size/num_heads)``.
         bias_ih: ``(G*hidden_size,)`` or None for zeros.
         bias_hh: ``(G*hidden_size,)`` or None for zeros.
         variant: the cell, as in "LSTM: A Search Space Odyssey" (Greff et al. 2015, section 3; peepholes are separate):
@@ -132,11 +135,14 @@ class LSTMWeights(Weights, specs=SPECS):
         weight_hr: ``(proj_size, hidden_size)`` with ``proj_size < hidden_size``, or None: a projection (Sak et al.
             2014, section 2.1, without the non-recurrent one), ``h = weight_hr @ (o * tanh(c))``, so that y and the
             state h have proj_size units. For the plain variant without peepholes.
+        num_heads: a divisor of hidden_size: the recurrence is block-diagonal. Head k has units ``k*hidden_size/
+            num_heads`` to ``(k+1)*hidden_size/num_heads - 1`` of each gate, which see h_prev of their own head alone: a
+            row of weight_hh has the columns of its head. For cells without a projection or full-matrix peepholes.
 
     Raises:
         ValueError: shapes do not fit; an unknown variant; a peephole of a gate that the variant lacks; a projection of
-            another variant or with peepholes.
-        TypeError: not arrays, or another dtype.
+            another variant or with peepholes; num_heads that does not divide hidden_size, or of a cell without heads.
+        TypeError: not arrays, or another dtype; num_heads is no integer.
     """
 
     variant: str
@@ -157,6 +163,7 @@ class LSTMWeights(Weights, specs=SPECS):
         peephole_f: Maybe = None,
         peephole_o: Maybe = None,
         weight_hr: Maybe = None,
+        num_heads: int = 1,
         **regularisation: Unpack[Regularisation],
     ) -> None:
         one_of("variant", variant, VARIANTS)
@@ -196,6 +203,7 @@ class LSTM(Layer, weights=LSTMWeights):
         variant: "plain", or a variant of "LSTM: A Search Space Odyssey": see `LSTMWeights`.
         peepholes: None; "diagonal" for those of all gates of the variant; "full" for full matrices, of the plain
             variant.
+        num_heads: see `LSTMWeights`; for cells without a projection or full peepholes.
         proj_size: see `Layer`; for the plain variant without peepholes.
     """
 

@@ -16,6 +16,7 @@ Gradients = TypeVar("Gradients", covariant=True)
 
 Role = Literal["weight_ih", "matrix", "bias_ih", "bias_hh", "vector"]
 Size = Literal["hidden_size", "proj_size"]  # H, or P: the units of h in a cell that projects
+HEADS = "num_heads"  # a value of cells whose recurrence may be block-diagonal: see CellSpec.heads
 
 
 def _multiple(n: int, symbol: str = "hidden_size") -> str:
@@ -43,17 +44,24 @@ class Parameter(NamedTuple):
     @property
     def symbols(self) -> str:
         """Its shape, in words."""
+        return self.symbols_of(1)
+
+    def symbols_of(self, num_heads: int) -> str:
+        """Its shape where there are so many heads, in words."""
         rows = _multiple(self.gates, self.rows)
         if self.role == "weight_ih":
             return f"({rows}, input_size)"
-        return f"({rows}, {_multiple(self.depth, self.columns)})" if self.role == "matrix" else f"({rows},)"
+        each = "" if num_heads == 1 else f"/{HEADS}"
+        return f"({rows}, {_multiple(self.depth, self.columns)}{each})" if self.role == "matrix" else f"({rows},)"
 
-    def shape(self, input_size: int, hidden_size: int, proj_size: int | None = None) -> tuple[int, ...]:
+    def shape(
+        self, input_size: int, hidden_size: int, proj_size: int | None = None, num_heads: int = 1
+    ) -> tuple[int, ...]:
         sizes = {"hidden_size": hidden_size, "proj_size": proj_size or hidden_size}
         rows = self.gates * sizes[self.rows]
         if self.role == "weight_ih":
             return rows, input_size
-        return (rows, self.depth * sizes[self.columns]) if self.role == "matrix" else (rows,)
+        return (rows, self.depth * sizes[self.columns] // num_heads) if self.role == "matrix" else (rows,)
 
 
 def affine(gates: int, recurrent_gates: int | None = None) -> tuple[Parameter, ...]:
@@ -78,6 +86,8 @@ class StateSpec(NamedTuple):
     name: str
     units: int = 1
     size: Size = "hidden_size"
+    empty: float = 0.0  # what each element is where a row begins and None stands for the state: 0 or -inf
+    alone: bool = True  # whether zoneout may keep it while the other states change
 
     @property
     def symbols(self) -> str:
@@ -108,7 +118,9 @@ class CellSpec(Generic[Output, Gradients]):
     options: Mapping[str, Any] = field(
         default_factory=dict, hash=False
     )  # the arguments of the weights that choose this cell
-    values: tuple[str, ...] = ()  # the names of further arguments of the weights, which belong to each object
+    # The names of further arguments of the weights, which belong to each object. With `HEADS` among them, the matrix,
+    # which must be the only one, may be block-diagonal.
+    values: tuple[str, ...] = ()
     below: str | None = None  # a further input (T, B, H): a state of the layer below
     above: str | None = None  # the state of every step, (T, B, H), which is a further output
     names: tuple[str, ...] = field(init=False)  # of the parameters
@@ -147,6 +159,28 @@ class CellSpec(Generic[Output, Gradients]):
     def projection(self) -> Parameter | None:
         """The matrix that makes h, of proj_size units, of hidden_size units."""
         return next((p for p in self.parameters if p.rows == "proj_size"), None)
+
+    @property
+    def own_values(self) -> tuple[str, ...]:
+        """The values that weights alone can check."""
+        return tuple(name for name in self.values if name != HEADS)
+
+    def heads(self, num_heads: Any, hidden_size: int | None = None) -> int:
+        """The number of heads, checked: of units that see h of their own head alone. Raises ValueError for one that
+        the cell, or the hidden size, does not allow; TypeError if it is no integer."""
+        if isinstance(num_heads, bool) or not hasattr(num_heads, "__index__"):
+            raise TypeError(f"{HEADS}: expected int, got {type(num_heads).__name__}")
+        count = num_heads.__index__()
+        if count != 1 and HEADS not in self.values:
+            raise ValueError(f"{HEADS}: expected 1, as cell {self.cell!r} has no heads, got {count}")
+        if not 1 <= count < 2**63 or (hidden_size is not None and hidden_size % count):
+            size = "" if hidden_size is None else f" = {hidden_size}"
+            raise ValueError(f"{HEADS}: expected a divisor of hidden_size{size}, got {count}")
+        return int(count)
+
+    def given_values(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The values among the arguments. One head is none of them: it is what a cell without heads has."""
+        return {name: arguments[name] for name in self.values if name != HEADS or arguments.get(name, 1) != 1}
 
     @property
     def further_inputs(self) -> tuple[str, ...]:

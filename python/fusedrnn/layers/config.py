@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .. import _core
-from ..cells.spec import CellSpec, Parameter
+from ..cells.spec import HEADS, CellSpec, Parameter
 from ..masks import NAMES, probabilities
 from .arguments import dtype_of, flag, whole
 from .options import Options
@@ -40,6 +40,10 @@ class Config:
         return self.num_directions * (self.proj_size or self.hidden_size)
 
     @property
+    def num_heads(self) -> int:
+        return int(self.options.get(HEADS, 1))
+
+    @property
     def places(self) -> list[tuple[int, int]]:
         """Layers and directions, in the order of states."""
         return [(layer, d) for layer in range(self.num_layers) for d in range(self.num_directions)]
@@ -50,7 +54,8 @@ class Config:
         return [p for p in self.spec.parameters if self.bias or not p.is_bias]
 
     def shape(self, p: Parameter, layer: int) -> tuple[int, ...]:
-        return p.shape(self.output_size if layer else self.input_size, self.hidden_size, self.proj_size or None)
+        input_size = self.output_size if layer else self.input_size
+        return p.shape(input_size, self.hidden_size, self.proj_size or None, self.num_heads)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -83,6 +88,8 @@ def config_of(
     complete = family.complete(layer, options)
     regularisation = {name: complete.pop(name) for name in NAMES}
     spec = family.choose(complete, P)
+    if HEADS in complete:
+        complete[HEADS] = spec.heads(complete[HEADS], H)
     return Config(
         whole("input_size", input_size, 1, MOST_UNITS),
         H,

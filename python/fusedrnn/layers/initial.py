@@ -47,7 +47,7 @@ class Initial:
         spec, config, shape = self.spec, self.config, self.config.shape(p, layer)
         row, place = spec.parameters.index(p), {"layer": layer, "direction": direction}
         if self.orthogonal and p is spec.recurrence:
-            return _orthogonal(shape, seed, row, place)
+            return _orthogonal(shape, config.num_heads, seed, row, place)
         value = _uniform(p, shape, config.hidden_size, seed, row, place)
         if spec.mask is not None and p is spec.recurrence:
             value = value * spec.mask(config.hidden_size, config.options)
@@ -68,9 +68,15 @@ def _uniform(
     return numbers if parameter.initial == "unit" else (2 * numbers - 1) / math.sqrt(hidden_size)
 
 
-def _orthogonal(shape: tuple[int, ...], seed: int, row: int, place: dict[str, int]) -> Array:
-    """A matrix with orthonormal columns, uniformly distributed (Saxe et al. 2014): Q of the QR decomposition of normal
-    numbers, with signs that make the diagonal of R positive (Mezzadri 2007)."""
-    q, r = np.linalg.qr(normal(words(seed, INITIAL, 2 * math.prod(shape), row=row, **place)).reshape(shape))
-    result: Array = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
-    return result
+def _orthogonal(shape: tuple[int, ...], heads: int, seed: int, row: int, place: dict[str, int]) -> Array:
+    """A matrix whose columns, in the rows of each head, are orthonormal, uniformly distributed (Saxe et al. 2014): Q of
+    the QR decomposition of normal numbers, with signs that make the diagonal of R positive (Mezzadri 2007)."""
+    rows, columns = shape
+    numbers = normal(words(seed, INITIAL, 2 * math.prod(shape), row=row, **place))
+    result = np.empty((heads, rows // heads, columns))
+    for head, values in enumerate(numbers.reshape(result.shape)):
+        q, r = np.linalg.qr(values)
+        result[head] = q * np.where(np.diagonal(r) < 0, -1.0, 1.0)
+    if heads == 1:
+        return result.reshape(shape)
+    return result.reshape(heads, -1, columns, columns).swapaxes(0, 1).reshape(shape)  # gates first

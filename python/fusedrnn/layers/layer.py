@@ -173,9 +173,9 @@ class Layer:
 
     def _check_values(self) -> None:
         """Has options that belong to weights checked by them, which also know their types."""
-        if self.spec.values:
+        if self.spec.own_values:
             made = self._made_weights(0, 0)._values
-            values = {name: made[name] for name in self.spec.values}
+            values = {name: made[name] for name in self.spec.own_values}
             self._config = replace(self._config, options=self.options | values)
 
     def _set_up(self, arrays: dict[str, Array]) -> None:
@@ -304,7 +304,8 @@ class Layer:
         Args:
             x: ``(T, B, I)``; ``(B, T, I)`` with `batch_first`; ``(T, I)`` for one row; or a `Packed` of I units.
             state: the initial state, h0, or a tuple ``(h0, c0)`` where the cell has several states, each ``(num_layers
-                * num_directions, B, H)``, or without B for one row. None, also in place of one, for zeros.
+                * num_directions, B, H)``, or without B for one row. None, also in place of one, for the
+                empty state: zeros, but for a state of which the cell says something else.
             lengths: ``(B,)`` integers in 0..T, or None for T: how many steps each row has. Steps past them are not
                 read.
             resets: bools, as x without its last dimension (of a `Packed` x: of its data), or None: where a row's new

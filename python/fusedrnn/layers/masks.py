@@ -24,7 +24,8 @@ def options_of(config: Config, dropout: float) -> dict[str, float]:
 
 def _sizes(config: Config, layer: int, seq_len: int, batch_size: int) -> Sizes:
     input_size = config.output_size if layer else config.input_size
-    return Sizes(input_size, config.hidden_size, config.proj_size or config.hidden_size, seq_len, batch_size)
+    h = config.proj_size or config.hidden_size
+    return Sizes(input_size, config.hidden_size, h, seq_len, batch_size, config.num_heads)
 
 
 def of_seed(config: Config, dropout: float, seq_len: int, batch_size: int, seed: int) -> dict[str, Mask]:

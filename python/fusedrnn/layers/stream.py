@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 class Stream:
     """A layer that runs step by step. Its weights are those of the layer at the time when it was made, packed once; its
-    state begins with zeros. T steps give the bits of one call over T steps.
+    state begins empty: zeros, but for a state of which the cell says something else. T steps give the bits of one call
+    over T steps.
 
     Made by `Layer.stream`. A stream runs one step at a time: a call during another raises RuntimeError.
     """
@@ -62,8 +63,8 @@ class Stream:
     @property
     def state(self) -> Any:
         """The state after the last step, as the layer's calls take it: an array ``(num_layers, B, H)``, or a tuple of
-        arrays where the cell has several states. A copy; setting it copies. None sets zeros, also in place of one
-        array. The steps that clocks have counted are no part of it."""
+        arrays where the cell has several states. A copy; setting it copies. None sets the empty state, also in place
+        of one array. The steps that clocks have counted are no part of it."""
         states = self._native.states()
         return states[0] if len(states) == 1 else states
 
@@ -73,8 +74,8 @@ class Stream:
         self._native.set_states(form.take_state(self._layer.spec, "state", state))
 
     def reset(self, rows: Any = None) -> None:
-        """Sets the state to zeros, and clocks to their start, of all rows, or of these: integers, or a bool array with
-        an element for each row.
+        """Makes the state empty, and sets clocks to their start, of all rows, or of these: integers, or a bool array
+        with an element for each row.
 
         Raises:
             ValueError: a row that the stream does not have. TypeError: no integers.

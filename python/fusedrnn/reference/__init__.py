@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ..cells.layer_norm import *
     from ..cells.lstm import *
     from ..cells.rnn import *
+    from ..cells.slstm import *
 
 
 _signature = functools.cache(inspect.signature)

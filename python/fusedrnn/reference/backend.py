@@ -19,7 +19,7 @@ from ..aliases import Array
 from ..backends.arrays import NumPy
 from ..backends.checked import Arguments, CheckedWeights
 from ..cells.families import SPECS
-from ..cells.spec import CellSpec
+from ..cells.spec import HEADS, CellSpec
 from ..masks import NAMES, Sizes, Source, of_seed
 from .regularised import Regularised
 
@@ -50,7 +50,7 @@ class ReferenceWeights(CheckedWeights):
     def __init__(
         self, spec: CellSpec[Any, Any], arrays: Mapping[str, Any], values: Mapping[str, Any], format: str | None = None
     ) -> None:
-        super().__init__(NumPy(np), spec, arrays, ("float32", "float64"))
+        super().__init__(NumPy(np), spec, arrays, ("float32", "float64"), values.get(HEADS, 1))
         for a in self.arrays.values():
             if a is not None:
                 a.flags.writeable = False
@@ -66,7 +66,7 @@ class ReferenceWeights(CheckedWeights):
 
     def _regularised(self, call: Arguments, source: Source) -> Regularised:
         if isinstance(source, int):
-            sizes = Sizes(self.input_size, self.hidden_size, self.proj_size, call.T, call.B)
+            sizes = Sizes(self.input_size, self.hidden_size, self.proj_size, call.T, call.B, self.num_heads)
             source = of_seed(self.spec, self.regularisation, sizes, source)
         return Regularised(self.equations, self.spec, self.w, self.regularisation, source)
 
@@ -77,7 +77,7 @@ class ReferenceWeights(CheckedWeights):
         call = Arguments(self, x, states, lengths, reverse, inputs, form)
         equations = self._regularised(call, inputs.get("masks"))
         spec, T, B = self.spec, call.T, call.B
-        now = self._copies(B, call.states)
+        now = self._copies(B, call.states, [s.empty for s in spec.states])
         ends = np.full(B, T) if call.lengths is None else call.lengths
         anew, reset = self._begins_anew(call, ends), self._before_episodes(call)
         sequences = self._sequences(call, ends, anew)
@@ -105,7 +105,7 @@ class ReferenceWeights(CheckedWeights):
         dy = self.sequence("dy", spec.states[0], T, B, dy)
         if dabove is not None:
             dabove = self.sequence(f"d{spec.above}", self.above, T, B, dabove)
-        d = self._copies(B, self.states("d{}_n", B, dstates))
+        d = self._copies(B, self.states("d{}_n", B, dstates), [0.0] * len(spec.states))
         dreset = [np.zeros_like(a) for a in d]
         dx = np.zeros(call.x.shape, self.dtype)
         dbelow = None if call.below is None else np.zeros(call.below.shape, self.dtype)
@@ -153,11 +153,11 @@ class ReferenceWeights(CheckedWeights):
     def _index(self, state: str | None) -> int:
         return [s.name for s in self.spec.states].index(str(state))
 
-    def _copies(self, batch_size: int, states: list[Any]) -> list[Array]:
-        """Copies of states, or zeros."""
+    def _copies(self, batch_size: int, states: list[Any], otherwise: list[float]) -> list[Array]:
+        """Copies of states or their gradients, filled with the last argument's numbers where there are none."""
         return [
-            np.zeros((batch_size, self.length_of(s)), self.dtype) if given is None else np.array(given)
-            for s, given in zip(self.spec.states, states, strict=True)
+            np.full((batch_size, self.length_of(s)), empty, self.dtype) if given is None else np.array(given)
+            for s, given, empty in zip(self.spec.states, states, otherwise, strict=True)
         ]
 
     @staticmethod
@@ -176,7 +176,7 @@ class ReferenceWeights(CheckedWeights):
         """``(B, units)`` each: the states before episodes."""
         shapes = [(call.B, self.length_of(s)) for s in self.spec.states]
         given = [None if a is None else np.broadcast_to(a, n) for a, n in zip(call.reset_state, shapes, strict=True)]
-        return self._copies(call.B, given)
+        return self._copies(call.B, given, [s.empty for s in self.spec.states])
 
     def _sequences(self, call: Arguments, ends: Any, anew: Any) -> list[Any]:
         """The further sequences that a step reads: the layer below, and the numbers of each row's steps, in the order

@@ -68,6 +68,34 @@ def concatenate(parts: list[Array], axis: int) -> Array:
     return library(parts[0]).concatenate(parts, axis)  # type: ignore[no-any-return]
 
 
+def blocks(U: Array, h: Array) -> tuple[Array, Array]:
+    """U (G*H, H/n) as (G, n, H/n, H/n), and h (B, H) as (B, n, H/n): gates, heads, and the units of a head. Each head
+    has a block of each gate."""
+    size = U.shape[1]
+    n = h.shape[1] // size
+    return U.reshape(-1, n, size, size), h.reshape(-1, n, size)
+
+
+def recurrent(U: Array, h: Array) -> Array:
+    """``h U^T``, where a row of U has the columns of its own head: of all units, if there is one head."""
+    if U.shape[1] == h.shape[1]:
+        return h @ U.T
+    block, of_head = blocks(U, h)
+    product = library(h).einsum("gnuk,bnk->bgnu", block, of_head)
+    return product.reshape(len(h), U.shape[0])  # type: ignore[no-any-return]
+
+
+def recurrent_backward(U: Array, h: Array, d: Array) -> tuple[Array, Array]:
+    """Gradients of U and of h, from that of `recurrent`, d (B, G*H)."""
+    if U.shape[1] == h.shape[1]:
+        return d.T @ h, d @ U
+    block, of_head = blocks(U, h)
+    of_gates = d.reshape(len(h), *block.shape[:3])
+    dU = np.einsum("bgnu,bnk->gnuk", of_gates, of_head).reshape(U.shape)
+    dh = np.einsum("bgnu,gnuk->bnk", of_gates, block).reshape(h.shape)
+    return dU, dh
+
+
 def bias(b: Array | None) -> Any:
     """b, or zero if there is none."""
     return 0 if b is None else b

@@ -6,6 +6,8 @@ reset_after    n = tanh(W_n x + b_Wn + r * (U_n h_prev + b_Un))       PyTorch, c
 else           n = tanh(W_n x + b_Wn + U_n (r * h_prev) + b_Un)       Cho et al.
 h = (1 - z) * n + z * h_prev                                          z_weighs="h_prev"
 h = (1 - z) * h_prev + z * n                                          z_weighs="n"
+
+With heads, each U is block-diagonal: see `common.recurrent`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import KEEP, Arrays, Drops, States, sigmoid, split, tanh
+from .common import KEEP, Arrays, Drops, States, recurrent, recurrent_backward, sigmoid, split, tanh
 
 
 def _bias(b: Array | None, hidden_size: int) -> list[Any]:
@@ -30,14 +32,14 @@ def step(w: Any, x: Array, states: States, drop: Drops = KEEP) -> tuple[States, 
     b_Wr, b_Wz, b_Wn = _bias(w.bias_ih, w.hidden_size)
     b_Ur, b_Uz, b_Un = _bias(w.bias_hh, w.hidden_size)
 
-    r = sigmoid(x @ W_r.T + b_Wr + h_in @ U_r.T + b_Ur)
-    z = sigmoid(x @ W_z.T + b_Wz + h_in @ U_z.T + b_Uz)
+    r = sigmoid(x @ W_r.T + b_Wr + recurrent(U_r, h_in) + b_Ur)
+    z = sigmoid(x @ W_z.T + b_Wz + recurrent(U_z, h_in) + b_Uz)
     if w.reset_after:
-        q = h_in @ U_n.T + b_Un
+        q = recurrent(U_n, h_in) + b_Un
         n = tanh(x @ W_n.T + b_Wn + r * q)
     else:
         q = r * h_in
-        n = tanh(x @ W_n.T + b_Wn + q @ U_n.T + b_Un)
+        n = tanh(x @ W_n.T + b_Wn + recurrent(U_n, q) + b_Un)
     m = drop.candidate(n)
     h = (1 - z) * m + z * h_prev if w.z_weighs == "h_prev" else (1 - z) * h_prev + z * m
     return (h,), {"x": x, "h_prev": h_prev, "h_in": h_in, "r": r, "z": z, "n": n, "q": q}
@@ -56,20 +58,22 @@ def step_backward(w: Any, saved: Arrays, dstates: States, drop: Drops = KEEP) ->
         dn, dz, dh_blend = drop.candidate(dh * z), dh * (m - h_prev), dh * (1 - z)
     da_n = dn * (1 - n**2)
     da_z = dz * z * (1 - z)
+    dq: Array
     if w.reset_after:
         dr, dq = da_n * q, da_n * r
-        dh_in, dU_n, db_Un = dq @ U_n, dq.T @ h_in, dq.sum(axis=0)
+        (dU_n, dh_in), db_Un = recurrent_backward(U_n, h_in, dq), dq.sum(axis=0)
     else:
-        dq = da_n @ U_n
+        dU_n, dq = recurrent_backward(U_n, q, da_n)
         dr = dq * h_in
-        dh_in, dU_n, db_Un = dq * r, da_n.T @ q, da_n.sum(axis=0)
+        dh_in, db_Un = dq * r, da_n.sum(axis=0)
     da_r = dr * r * (1 - r)
-    dh_prev = dh_blend + drop.recurrent(dh_in + da_r @ U_r + da_z @ U_z)
+    (dU_r, dh_r), (dU_z, dh_z) = recurrent_backward(U_r, h_in, da_r), recurrent_backward(U_z, h_in, da_z)
+    dh_prev = dh_blend + drop.recurrent(dh_in + dh_r + dh_z)
 
     da = np.concatenate([da_r, da_z, da_n], axis=1)
     dweights = {
         "weight_ih": da.T @ x,
-        "weight_hh": np.concatenate([da_r.T @ h_in, da_z.T @ h_in, dU_n]),
+        "weight_hh": np.concatenate([dU_r, dU_z, dU_n]),
         "bias_ih": da.sum(axis=0),
         "bias_hh": np.concatenate([da_r.sum(axis=0), da_z.sum(axis=0), db_Un]),
     }

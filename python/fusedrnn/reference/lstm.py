@@ -10,7 +10,7 @@ Forward, with a the pre-activations::
 Variants (Greff et al. 2015) leave a gate out, which then counts as 1, or a tanh, or take 1 - f for i ("coupled").
 Peepholes add to pre-activations, before the sigmoid: p_i * c_prev to a_i, p_f * c_prev to a_f, p_o * c to a_o (Gers &
 Schmidhuber 2000), or the same as products with full matrices. A projection (Sak et al. 2014) makes h of o * tanh(c) by
-a product with W_hr.
+a product with W_hr. With heads, U is block-diagonal: see `common.recurrent`.
 
 Backward is the chain rule, read from the bottom up; dh and dc come from the loss and from the step after. The
 derivative of sigmoid is s * (1 - s), that of tanh is 1 - t^2.
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import KEEP, Arrays, Drops, States, bias, library, sigmoid, split, tanh
+from .common import KEEP, Arrays, Drops, States, bias, library, recurrent, recurrent_backward, sigmoid, split, tanh
 
 
 def peep(p: Array | None, c: Array) -> Any:
@@ -43,7 +43,7 @@ def peep_backward(p: Array | None, c: Array, da: Array) -> tuple[Any, Any]:
 def step(w: Any, x: Array, states: States, drop: Drops = KEEP) -> tuple[States, Arrays]:
     """One step: x (B, I), states h, c (B, H). Returns the new states and the saved arrays."""
     h_prev, c_prev = drop.recurrent(states[0]), states[1]
-    pre = x @ w.weight_ih.T + bias(w.bias_ih) + h_prev @ w.weight_hh.T + bias(w.bias_hh)
+    pre = x @ w.weight_ih.T + bias(w.bias_ih) + recurrent(w.weight_hh, h_prev) + bias(w.bias_hh)
     a = dict(zip(w.gates, split(pre, len(w.gates), axis=1), strict=True))
     one = library(c_prev).ones_like(c_prev)
 
@@ -83,9 +83,10 @@ def step_backward(w: Any, saved: Arrays, dstates: States, drop: Drops = KEEP) ->
     dc_prev = dc * f + dc_peep_i + dc_peep_f
 
     dpre = np.concatenate([da[gate] for gate in w.gates], axis=1)
+    dw_hh, dh_prev = recurrent_backward(w.weight_hh, saved["h_prev"], dpre)
     dweights = {
         "weight_ih": dpre.T @ saved["x"],
-        "weight_hh": dpre.T @ saved["h_prev"],
+        "weight_hh": dw_hh,
         "bias_ih": dpre.sum(axis=0),
         "bias_hh": dpre.sum(axis=0),
         "peephole_i": dp_i,
@@ -93,4 +94,4 @@ def step_backward(w: Any, saved: Arrays, dstates: States, drop: Drops = KEEP) ->
         "peephole_o": dp_o,
         "weight_hr": dw_hr,
     }
-    return dpre @ w.weight_ih, (drop.recurrent(dpre @ w.weight_hh), dc_prev), dweights
+    return dpre @ w.weight_ih, (drop.recurrent(dh_prev), dc_prev), dweights

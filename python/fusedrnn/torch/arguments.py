@@ -74,7 +74,9 @@ def resets_of(value: Any, shape: tuple[Any, ...], turned: bool) -> Tensor | None
     return (t.t() if turned else t).clone(memory_format=torch.contiguous_format)
 
 
-def states_with_resets(states: Any, before: Any, units: list[int], lead: Any, batched: bool, like: Tensor) -> Any:
+def states_with_resets(
+    states: Any, before: Any, units: list[int], empty: list[float], lead: Any, batched: bool, like: Tensor
+) -> Any:
     """First states, and after them those before episodes: each ``(*lead, units)`` or, for all rows, without the batch,
     which is the last of `lead`. Raises ValueError or TypeError for others."""
     if before is None:
@@ -91,7 +93,11 @@ def states_with_resets(states: Any, before: Any, units: list[int], lead: Any, ba
                 f"reset_state: expected {(*lead, n)} or {of_all} of {like.dtype}, got {tuple(s.shape)} of {s.dtype}"
             )
         whole.append(s if s.shape == (*lead, n) else s.unsqueeze(-2).expand(*lead, n))
-    return [*(states or [like.new_zeros((*lead, n)) for n in units]), *whole]
+    return [*(states or empty_states(units, empty, lead, like)), *whole]
+
+
+def empty_states(units: list[int], empty: list[float], lead: Any, like: Tensor) -> list[Tensor]:
+    return [like.new_full((*lead, n), value) for n, value in zip(units, empty, strict=True)]
 
 
 def signature_of(cls: Any, build: Any) -> inspect.Signature:

@@ -23,8 +23,9 @@ def run(
     layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float = 0.0
 ) -> list[Tensor]:
     """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of
-    `Layout`, and as many before episodes, or none for zeros."""
-    operator = operator_of(layout.cell, x) if steps.resets is steps.regularised is None else None
+    `Layout`, and as many before episodes, or none for empty ones."""
+    plain = steps.resets is steps.regularised is None and layout.num_heads == 1
+    operator = operator_of(layout.cell, x) if plain else None
     traced = torch.compiler.is_compiling() or private.are_transforms_active()
     if operator is None or (traced and steps.lengths is not None and steps.batch_sizes is None):
         # What is traced cannot see how rows are packed, which the operator needs for lengths.
@@ -33,14 +34,15 @@ def run(
 
 
 def _first_states(layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe]) -> list[Tensor]:
-    """The first states, with zeros for those that are None."""
+    """The first states, with empty ones for those that are None."""
     return _whole_states(layout, steps, x, states[: len(layout.units)])
 
 
 def _whole_states(layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe]) -> list[Tensor]:
     given = list(states) or [None] * len(layout.units)
     sizes = [(layout.runs, steps.batch_size, units) for units in layout.units]
-    return [x.new_zeros(size) if s is None else s for s, size in zip(given, sizes, strict=True)]
+    every = zip(given, sizes, layout.spec.states, strict=True)
+    return [x.new_full(size, state.empty) if s is None else s for s, size, state in every]
 
 
 def _by_operator(
@@ -138,7 +140,8 @@ def _regularised(
 
 @private.disabled_in_compiler
 def _masks(layout: Layout, options: dict[str, float], T: int, B: int, seed: int, *place: int) -> dict[str, Tensor]:
-    sizes = Sizes(layout.input_size, layout.hidden_size, layout.proj_size or layout.hidden_size, T, B)
+    h = layout.proj_size or layout.hidden_size
+    sizes = Sizes(layout.input_size, layout.hidden_size, h, T, B, layout.num_heads)
     masks = of_seed(layout.spec, options, sizes, seed, *place)
     return {name: torch.from_numpy(mask.copy()) for name, mask in masks.items()}
 

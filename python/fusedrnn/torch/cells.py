@@ -10,7 +10,7 @@ from torch import nn
 from ..layers.config import config_of
 from ..masks import ZONEOUT
 from . import by_torch, drop_ins, private, routing
-from .arguments import are_tensors, require_dtype, resets_of, start_of, states_of, states_with_resets
+from .arguments import are_tensors, empty_states, require_dtype, resets_of, start_of, states_of, states_with_resets
 from .module import Recurrent, proxy_in
 from .plan import Layout, Steps
 from .tensors import PLAIN
@@ -80,7 +80,7 @@ class Cell(Recurrent):
 
         Args:
             input: ``(B, I)``, or ``(I,)`` for one row.
-            hx: the state, a tensor; or a tuple of them where the cell has several; None for zeros.
+            hx: the state, a tensor; or a tuple of them where the cell has several; None for an empty one.
             start: for cells with clocks, the number of the step: an int, or ``(B,)`` integers.
             resets: ``(B,)`` bools, or one bool for one row: where a new episode begins, before this step.
             reset_state: the state before an episode, as `hx`, or without B for all rows; None for zeros.
@@ -111,13 +111,13 @@ class Cell(Recurrent):
         states = states_of(hx, len(layout.units))
         if hx is None and reset_state is None:
             return hx, start
-        zeros = [input.new_zeros((*lead, n)) for n in layout.units]
-        every = states_with_resets(states, reset_state, layout.units, lead, bool(lead), input)
-        first = every[: len(zeros)]
-        if not are_tensors(list(first), len(zeros)):
+        empty = empty_states(layout.units, layout.empty, lead, input)
+        every = states_with_resets(states, reset_state, layout.units, layout.empty, lead, bool(lead), input)
+        first = every[: len(empty)]
+        if not are_tensors(list(first), len(empty)):
             return hx, start  # which is refused as any other
         begins = begins.unsqueeze(-1).to(input.device)
-        found = [torch.where(begins, b, s) for b, s in zip(every[len(zeros) :] or zeros, first, strict=True)]
+        found = [torch.where(begins, b, s) for b, s in zip(every[len(empty) :] or empty, first, strict=True)]
         return (tuple(found) if len(found) > 1 else found[0]), start
 
     def _eager(self, input: Any, hx: Any, start: Any) -> Any:

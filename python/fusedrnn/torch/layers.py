@@ -104,7 +104,7 @@ class Layers(TracedLayers):
 
         Args:
             input: ``(T, B, I)``, ``(B, T, I)`` with `batch_first`, ``(T, I)``, or a PackedSequence.
-            hx: the first state, a tensor; or a tuple of them where the cell has several; None for zeros.
+            hx: the first state, a tensor; or a tuple of them where the cell has several; None for an empty one.
             lengths: of padded rows: ``(B,)`` integers in 0..T. Steps past them are not read; outputs there are zero,
                 and the last states are those of each row's last step.
             start: for cells with clocks, the number of the first step: an int, or ``(B,)`` integers.
@@ -140,7 +140,9 @@ class Layers(TracedLayers):
         if isinstance(steps, str):
             return self._other(steps, input, hx, rows)
         if rows.reset_state is not None:
-            states = states_with_resets(states, rows.reset_state, plan.units, steps.lead, packed or x.dim() == 3, x)
+            states = states_with_resets(
+                states, rows.reset_state, plan.units, plan.layout.empty, steps.lead, packed or x.dim() == 3, x
+            )
         if packed and input.sorted_indices is not None:
             states = [s.index_select(1, input.sorted_indices) for s in states]
         turned = not packed and self.batch_first and x.dim() == 3
@@ -268,7 +270,7 @@ class Layers(TracedLayers):
             steps.regularised = self._regularised()
         if rows.reset_state is not None:
             lead = (layout.runs,) if unbatched else (layout.runs, steps.batch_size)
-            states = states_with_resets(states, rows.reset_state, layout.units, lead, not unbatched, x)
+            states = states_with_resets(states, rows.reset_state, layout.units, layout.empty, lead, not unbatched, x)
         given = [s.unsqueeze(1) for s in states] if unbatched else list(states)
         if packed and input.sorted_indices is not None:
             given = [s.index_select(1, input.sorted_indices) for s in given]

@@ -103,7 +103,8 @@ class Recurrent(nn.Module):
     def _set_values(self, layout: Layout) -> None:
         """Has the options that belong to weights checked by them."""
         spec = layout.spec
-        if not spec.values:
+        self.cell_values = text_of(spec.given_values(self.cell_options))
+        if not spec.own_values:
             return
         shapes = layout.shapes()[: len(layout.parameters)]
         arrays = {name: np.zeros(s, "f4") for name, s in zip(layout.names_of_run, shapes, strict=True)}

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import _core
 from ..backends import native_cell
 from ..cells.families import SPECS
-from ..cells.spec import CellSpec, Parameter
+from ..cells.spec import HEADS, CellSpec, Parameter
 from ..layers.config import name_of
 from . import private
 from .tensors import BITS
@@ -68,6 +68,15 @@ class Layout:
         return [s.length(self.hidden_size, self.proj_size or self.hidden_size) for s in self.spec.states]
 
     @property
+    def empty(self) -> list[float]:
+        """What stands in each state that is not given."""
+        return [s.empty for s in self.spec.states]
+
+    @property
+    def num_heads(self) -> int:
+        return int(dict(values_of(self.values)).get(HEADS, 1))
+
+    @property
     def places(self) -> list[tuple[int, int]]:
         return [(layer, d) for layer in range(self.num_layers) for d in range(self.directions)]
 
@@ -87,9 +96,9 @@ class Layout:
 
     def shapes(self) -> list[tuple[int, ...]]:
         """Of the parameters of `names`."""
-        below = self.width
+        below, num_heads = self.width, self.num_heads
         return [
-            p.shape(below if layer else self.input_size, self.hidden_size, self.proj_size or None)
+            p.shape(below if layer else self.input_size, self.hidden_size, self.proj_size or None, num_heads)
             for layer, _ in self.places
             for p in self.parameters
         ]
@@ -133,6 +142,7 @@ class Plan:
             layout.directions,
             values.get("epsilon", 0.0),
             list(values.get("periods", ())),
+            layout.num_heads,
         )
         self.width, self.units, self.runs = layout.width, layout.units, layout.runs
         self.bits = BITS[dtype]

@@ -16,7 +16,7 @@ from .operator import operator_of
 from .plan import DTYPES, Layout
 
 Output = Any  # of a call: the outputs and the last state
-Operators = tuple[list[str], list[tuple[str, tuple[int, ...]]], list[int], bool]
+Operators = tuple[list[str], list[tuple[str, tuple[int, ...]]], list[int], list[float], bool]
 
 
 class Rows(NamedTuple):
@@ -58,10 +58,11 @@ class TracedLayers(Recurrent):
 
     def _operators(self, each: bool) -> Operators:
         """The name of the operator of all layers, or those of each layer; names and shapes of the parameters; the units
-        of states; whether the cell numbers its steps. No operators where there are none for this module."""
+        of states, and what stands in empty ones; whether the cell numbers its steps. No operators where there are none
+        for this module."""
         layout = self._layout()
         if layout is None:
-            return [], [], [], False
+            return [], [], [], [], False
         sizes = (layout.input_size, layout.hidden_size, layout.proj_size, layout.num_layers, layout.directions)
         found: Operators = _operators_of(each, layout.cell, *sizes, layout.bias, layout.values)
         return found
@@ -69,7 +70,8 @@ class TracedLayers(Recurrent):
     def _by_our_operator(self, input: Any, hx: Any, rows: Rows) -> Output | None:
         """By an operator that is traced as one call; None where it does not take the arguments."""
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
-        operators, expected, units, numbered = self._operators(each=True) if dropout else self._operators(each=False)
+        found = self._operators(each=True) if dropout else self._operators(each=False)
+        operators, expected, units, empty, numbered = found
         x, states = input, states_of(hx, len(units))
         parameters = [getattr(self, name) for name, _ in expected]
         if not operators or x.dim() not in (2, 3) or not (hx is None or are_tensors(states, len(units))):
@@ -78,7 +80,7 @@ class TracedLayers(Recurrent):
         turned = self.batch_first and not unbatched
         B = 1 if unbatched else x.shape[0] if turned else x.shape[1]
         lead = (self.num_layers * D,) if unbatched else (self.num_layers * D, B)
-        states = states_with_resets(states, rows.reset_state, units, lead, not unbatched, x)
+        states = states_with_resets(states, rows.reset_state, units, empty, lead, not unbatched, x)
         if unbatched:
             x, states = x.unsqueeze(1), [s.unsqueeze(1) for s in states]
         elif turned:
@@ -126,7 +128,13 @@ class TracedLayers(Recurrent):
 def _operators_of(each: bool, *fields: Any) -> Operators:
     layout = Layout(*fields)
     if private.below_autograd is None or (each and layout.spec.below):
-        return [], [], [], False
+        return [], [], [], [], False
     layouts = [layout.layer(n) for n in range(layout.num_layers)] if each else [layout]
     parameters = list(zip(layout.names(), layout.shapes(), strict=True))
-    return [operator_of(of).name for of in layouts], parameters, layout.units, layout.spec.numbered is not None
+    return (
+        [operator_of(of).name for of in layouts],
+        parameters,
+        layout.units,
+        layout.empty,
+        layout.spec.numbered is not None,
+    )
