@@ -34,7 +34,30 @@ def nothing(*sizes: int) -> dict[str, Any]:
     return {}
 
 
-OPTIONS: Options = {"resets": ({}, resets), "resets, with reset_state": ({}, learned_resets)}
+REGULARISATION = {
+    "zoneout_h": 0.1,
+    "zoneout_c": 0.1,
+    "input_dropout": 0.2,
+    "recurrent_dropout": 0.2,
+    "candidate_dropout": 0.2,
+    "weight_dropout": 0.5,
+}
+OPTIONS: Options = {
+    "resets": ({}, resets),
+    "resets, with reset_state": ({}, learned_resets),
+    **{f"{name}={p}": ({name: p}, nothing) for name, p in REGULARISATION.items()},
+    **{f"num_heads={n}": ({"num_heads": n}, nothing) for n in (2, 4, 8)},
+}
+GRID = [
+    (1, 1, 32, 32),
+    (100, 1, 64, 64),
+    (100, 1, 256, 256),
+    (100, 1, 512, 512),
+    (100, 16, 256, 256),
+    (100, 64, 128, 128),
+    (100, 64, 512, 512),
+    (25, 128, 1024, 1024),
+]
 
 
 def calls(op: str, size: tuple[int, ...], mode: str, options: dict[str, Any], given: dict[str, Any]) -> Any:
@@ -73,14 +96,39 @@ def measure(op: str, rounds: int, budget: float, size: tuple[int, ...] = SIZE) -
     """Ratios by option and mode."""
     T, B, _, H = size
     states = len(getattr(fusedrnn, op)(1, 1).spec.states)
-    found: dict[str, dict[str, float]] = {name: {} for name in OPTIONS}
+    found: dict[str, dict[str, float]] = {name: {} for name, (layer, _) in OPTIONS.items() if has(op, layer)}
     for mode in ("infer", "train"):
         plain = calls(op, size, mode, {}, {})
-        with_options = [calls(op, size, mode, layer, call(T, B, H, states)) for layer, call in OPTIONS.values()]
+        with_options = [calls(op, size, mode, OPTIONS[n][0], OPTIONS[n][1](T, B, H, states)) for n in found]
         without, *times = medians([plain, *with_options], rounds, budget)
-        for name, t in zip(OPTIONS, times, strict=True):
+        for name, t in zip(found, times, strict=True):
             found[name][mode] = t / without
     return found
+
+
+def has(op: str, options: dict[str, Any]) -> bool:
+    try:
+        getattr(fusedrnn, op)(1, 8, **options)
+    except ValueError:  # such as zoneout_c of a cell without c
+        return False
+    return True
+
+
+def compare(one: str, other: str, rounds: int, budget: float, console: Console) -> list[dict[str, Any]]:
+    """The time of one cell over that of another, at the sizes of the grid."""
+    table = Table(title=f"Time of {one} over that of {other}, float32")
+    for heading in ("T,B,I,H", "infer", "train"):
+        table.add_column(heading, justify="left" if heading == "T,B,I,H" else "right")
+    results = []
+    for size in GRID:
+        ratios = []
+        for mode in ("infer", "train"):
+            mine, its = medians([calls(op, size, mode, {}, {}) for op in (one, other)], rounds, budget)
+            ratios.append(mine / its)
+        results.append({"size": size, "infer": ratios[0], "train": ratios[1]})
+        table.add_row(",".join(map(str, size)), *(f"{r:.2f}" for r in ratios))
+    console.print(table)
+    return results
 
 
 def report(ops: list[str], rounds: int, console: Console, budget: float = 0.1) -> dict[str, Any]:
@@ -89,9 +137,10 @@ def report(ops: list[str], rounds: int, console: Console, budget: float = 0.1) -
     for heading in ("option", *(f"{op} {mode}" for op in ops for mode in ("infer", "train"))):
         table.add_column(heading, justify="left" if heading == "option" else "right")
     for name in OPTIONS:
-        table.add_row(name, *(f"{results[op][name][mode]:.3f}" for op in ops for mode in ("infer", "train")))
+        found = [results[op].get(name, {}).get(mode) for op in ops for mode in ("infer", "train")]
+        table.add_row(name, *("-" if r is None else f"{r:.3f}" for r in found))
     console.print(table)
-    return results
+    return results | {"SLSTM over LSTM": compare("SLSTM", "LSTM", max(1, rounds // 3), budget, console)}
 
 
 if __name__ == "__main__":

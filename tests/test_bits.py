@@ -23,8 +23,8 @@ SHAPES = [*BITS_SHAPES, (3, 40, 30, 64), (20, 3, 8, 200), (9, 33, 12, 20), (3, 9
 cells_and_shapes = pytest.mark.parametrize(("cell", "shape"), grid(SHAPES, BITS_SHAPES[1:3]), ids=str)
 variants = pytest.mark.parametrize(
     "variant",
-    [{}, {"lengths": True}, {"reverse": True}, {"resets": True, "lengths": True}],
-    ids=["", "lengths", "reverse", "resets lengths"],
+    [{}, {"lengths": True, "reverse": True}, {"lengths": True, "resets": True}],
+    ids=["", "lengths reverse", "lengths resets"],
 )
 
 # Schedules and threads: all on the best ISA, the last of each on the others.

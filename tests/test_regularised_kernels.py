@@ -17,8 +17,8 @@ from cases import CELLS, DTYPES, Array, Cell, Problem, Shape, grid, make_problem
 from fusedrnn import _core
 
 P = 0.3
-SHAPES = [(1, 1, 1, 1), (2, 5, 33, 17), (7, 13, 7, 33), (50, 2, 5, 40), (6, 70, 20, 24), (3, 0, 4, 5), (0, 3, 4, 5)]
-SOME = [(2, 5, 33, 17), (7, 13, 7, 33)]
+SHAPES = [(1, 1, 1, 1), (2, 5, 33, 17), (7, 13, 7, 33), (6, 70, 20, 24), (3, 0, 4, 5)]
+SOME = [(7, 13, 7, 33)]
 DISTINCT = [
     "lstm",
     "gru_reset_after",
@@ -41,8 +41,8 @@ DISTINCT = [
 CHOSEN = [c for c in CELLS if c.name in DISTINCT]
 variants = pytest.mark.parametrize(
     "variant",
-    [{}, {"lengths": True}, {"reverse": True, "lengths": True}, {"resets": True, "reverse": True}, {"resets": True}],
-    ids=["", "lengths", "reverse lengths", "resets reverse", "resets"],
+    [{}, {"reverse": True, "lengths": True}, {"resets": True, "reverse": True}],
+    ids=["", "reverse lengths", "resets reverse"],
 )
 
 
