@@ -89,7 +89,7 @@ def test_inference(cell: Cell, shape: Shape, dtype: str, variant: dict[str, bool
 
 
 @pytest.mark.parametrize("cell", CHOSEN, ids=str)
-@pytest.mark.parametrize("shape", [(4, 9, 17, 40), (9, 33, 12, 20), (300, 3, 8, 40)], ids=str)
+@pytest.mark.parametrize("shape", [(4, 9, 17, 40), (9, 33, 12, 20), (90, 3, 8, 40)], ids=str)
 @pytest.mark.parametrize("variant", [{}, {"resets": True, "lengths": True}], ids=["", "resets lengths"])
 def test_the_same_bits(cell: Cell, shape: Shape, variant: dict[str, bool], rng: np.random.Generator) -> None:
     """From masks and from the seed that makes them, and of expectations; under each schedule."""
@@ -213,17 +213,17 @@ def test_layers_are_cells_above_each_other(
 @pytest.mark.parametrize("bidirectional", [False, True], ids=["one direction", "both"])
 def test_layers_replay(name: str, options: dict[str, Any], bidirectional: bool, rng: np.random.Generator) -> None:
     layer = layer_of(name, options, bidirectional=bidirectional, dropout=0.4, dtype="float32")
-    x = rng.standard_normal((20, 5, 4)).astype("float32")
+    x = rng.standard_normal((6, 5, 4)).astype("float32")
     results = []
     tape: Any = None
-    for schedule in ("auto", "one", "units", "rows", "wave"):
+    for schedule in ("one", "units", "wave"):
         if bidirectional and schedule == "wave":
             continue
         _core.set_schedule(schedule)
-        for source in ({"seed": 9}, {"masks": layer.masks(20, 5, 9)}):
+        for source in ({"seed": 9}, {"masks": layer.masks(6, 5, 9)}):
             out, tape = layer.forward(x, **source)
             assert tape.seed == source.get("seed")
-            assert all((tape.masks[n] == m).all() for n, m in layer.masks(20, 5, 9).items())
+            assert all((tape.masks[n] == m).all() for n, m in layer.masks(6, 5, 9).items())
             results.append(flat(out) | flat(layer.backward(tape, np.ones_like(out.y))))
     for other in results[1:]:
         for key, a in other.items():
