@@ -92,14 +92,15 @@ struct DroppedWeights {
   }
   // Drops elements of an array like weight_hh: of its gradient too.
   void apply(const Regularisation<C>& drop, C* to) const {
-    std::vector<C> factors(static_cast<std::size_t>(columns()));
+    const int64_t all = rows(), n = columns();
+    std::vector<C> row_factors(static_cast<std::size_t>(n));
+    C* const factors = row_factors.data();
     const C scale = static_cast<C>(drop.options.scale(kWeightDropout));
-    for (int64_t row = 0; row < rows(); ++row, to += columns()) {
-      read_mask(drop.options, drop.source, kWeightDropout, 0, row, rows(), columns(), 0, columns(), C(0), scale,
-                factors.data());
-      for (int64_t k = 0; k < columns(); ++k) {
-        const C factor = factors[static_cast<std::size_t>(k)];
-        to[k] = factor > C(0) ? to[k] * factor : C(0);
+    for (int64_t row = 0; row < all; ++row, to += n) {
+      read_mask(drop.options, drop.source, kWeightDropout, 0, row, all, n, 0, n, C(0), scale, factors);
+      for (int64_t k = 0; k < n; ++k) {
+        const C choice[2] = {C(0), to[k] * factors[k]};  // a branch on random numbers would be mispredicted
+        to[k] = choice[factors[k] > C(0)];
       }
     }
   }
