@@ -428,13 +428,12 @@ void callers(CellId cell, const Sizes& n) {
 // Heads of few units and of many, some in parts that have whole heads, and some in parts that share one.
 int check_heads(CellId cell) {
   int runs = 0;
-  for (const Sizes& n : {Sizes{4, 5, 7, 20, 4}, Sizes{6, 13, 20, 66, 2}, Sizes{3, 2, 2, 3, 3}, Sizes{5, 70, 70, 51, 3},
-                         Sizes{60, 9, 3, 32, 2}, Sizes{2, 3000, 2, 34, 2}}) {
+  for (const Sizes& n : {Sizes{4, 5, 7, 20, 4}, Sizes{6, 13, 20, 66, 2}, Sizes{3, 2, 2, 3, 3}}) {
     runs += check<Float32>(cell, n);
     if (n.T < 5) runs += check<Float64>(cell, n);
   }
   runs += check_stack<Float32>(cell, {9, 3, 5, 36, 3});
-  return runs + check_ways<Float32>(cell, {5, 9, 40, 100, 2}) + check_ways<Float32>(cell, {140, 4, 3, 18, 2});
+  return runs + check_ways<Float32>(cell, {5, 9, 40, 100, 2});
 }
 
 // The threads of an OpenMP runtime, which may be fewer than were asked for; several callers at once.
