@@ -45,7 +45,9 @@ class MaskArguments {
     const py::object array = item_or_none(masks_, key.ptr());
     require_array(name.c_str(), array);
     if (!has_dtype(array, py::detail::npy_api::NPY_BOOL_)) fail_dtype(name.c_str(), "bool", array);
-    if (dims_of(array) != dims) throw py::value_error(name + ": expected the shape of its mask, got another one");
+    if (dims_of(array) != dims) {
+      throw py::value_error(name + ": expected shape " + shape_text(dims) + ", got " + shape_text(dims_of(array)));
+    }
     arrays_.push_back(contiguous<std::uint8_t>(array));
     return arrays_.back().data;
   }

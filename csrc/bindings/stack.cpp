@@ -312,7 +312,7 @@ PyMethodDef kMethods[] = {
     fast_definition("forward", fast_method<PyStack, forward_method, 9>,
                     "forward(x: ndarray, state: tuple, lengths: Sequence[int] | None, start: Sequence[int] | None, "
                     "batch_sizes: Sequence[int] | None, resets: ndarray | None, reset_state: tuple | None, dropout: "
-                    "float, seed: int) -> tuple"),
+                    "float, masks: int | dict) -> tuple"),
     fast_definition("backward", fast_method<PyStack, backward_method, 3>,
                     "backward(kept: tuple, dy: ndarray | None, dstate: tuple) -> tuple"),
 };

@@ -10,10 +10,10 @@ first.
 ``resets (T, B)``, bool, says where a row's new *episode* begins: neither state nor gradient passes between step ``t -
 1`` and a step ``t`` with ``resets[t, b]``, as if the row were cut there, and the parts were rows of their own. The
 state before the first step of an episode, in the order in which steps run, is ``reset_state``: h, or a tuple (h, c),
-each ``(B, H)``, or ``(H,)`` for all rows; None for zeros. So forward in time it replaces the state before step ``t``
-(at ``t = 0`` that is h0), and with `reverse` the state before step ``t - 1``. Clocks start anew. Values past a row's
-length are not looked at. ``dreset_h``, ``dreset_c`` are its gradients, each of its shape; None if it was not given. One
-step takes ``resets (B,)``.
+each ``(B, H)``, or ``(H,)`` for all rows; None for empty ones. So forward in time it replaces the state before step
+``t`` (at ``t = 0`` that is h0), and with `reverse` the state before step ``t - 1``. Clocks start anew. Values past a
+row's length are not looked at. ``dreset_h``, ``dreset_c`` are its gradients, each of its shape; None if it was not
+given. One step takes ``resets (B,)``.
 
 With weights that were made from CUDA arrays, all other arrays are CUDA arrays of the same library, device and dtype
 (float32, bfloat16 or float16), and so are the results; see `fusedrnn.cuda`.

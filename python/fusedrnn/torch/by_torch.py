@@ -175,7 +175,7 @@ def _walk(
     ys: list[Any] = [None] * T
     cs: list[Any] = [None] * T
     anew = None if before is None else _begins_anew(steps, reverse)
-    number = _first_numbers(steps, reverse) if spec.numbered else None
+    number = _first_numbers(steps) if spec.numbered else None
     for t in reversed(range(T)) if reverse else range(T):
         further = [] if zeros is None else [zeros if below is None else below[t]]
         if before is not None and anew is not None:
@@ -197,7 +197,7 @@ def _walk(
     return torch.stack(ys), now, torch.stack(cs) if above is not None else None
 
 
-def _first_numbers(steps: Steps, reverse: bool) -> Tensor:
+def _first_numbers(steps: Steps) -> Tensor:
     """Of each row's first step."""
     zeros = torch.zeros(steps.batch_size, dtype=torch.int64, device="cpu")
     return zeros if steps.start is None else steps.start

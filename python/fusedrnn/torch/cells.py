@@ -92,7 +92,7 @@ class Cell(Recurrent):
             What torch.nn's cells raise, for what they do not take. ValueError: start, resets or reset_state that do not
             fit.
         """
-        if resets is not None:
+        if resets is not None or reset_state is not None:
             hx, start = self._after_resets(input, hx, start, resets, reset_state)
         if self.regularisation and (self.training or any(name in ZONEOUT for name in self.regularisation)):
             return self._other(routing.REGULARISED, input, hx, start)
@@ -104,7 +104,8 @@ class Cell(Recurrent):
         """The state and the number of the step of rows some of which begin anew."""
         layout, lead = self._checked_layout(), tuple(input.shape[:-1])
         begins = resets_of(resets, lead, False)
-        assert begins is not None
+        if begins is None:
+            begins = torch.zeros(lead, dtype=torch.bool, device="cpu")
         if start is not None:
             B = lead[0] if lead else 1
             start = torch.where(begins.reshape(B), 0, start_of(start, B, layout.spec.numbered is not None))
