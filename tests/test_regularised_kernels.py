@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from agreement import assert_agrees, assert_same_bits, named, run_everywhere
+from agreement import assert_agrees, assert_close, assert_same_bits, roundings, run_everywhere
 from cases import (
     CELLS,
     DISTINCT,
@@ -68,9 +68,7 @@ def test_inference(cell: Cell, shape: Shape, dtype: str, variant: dict[str, bool
     got = infer(problem.x, problem.w, *problem.states, **problem.kwargs)
     exact = problem.as_float64()
     want = cell.functions(fusedrnn.reference)[0](exact.x, exact.w, *exact.states, **exact.kwargs)
-    tolerance = 1e-12 if dtype == "float64" else 1e-4
-    for (name, a), (_, b) in zip(named(got), named(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance, err_msg=name)
+    assert_close(got, want, dtype, roundings(problem, gradients=False), given=problem.states)
     if variant:
         return
     now: Any = problem.states

@@ -253,8 +253,7 @@ struct StageOp {
   // The gradient of h, whose products took what dropout left of it.
   RNN_INLINE V of_operand(const BackwardRow<C>& row, int64_t tile, V sum) const {
     if (!is_dh() || !step.masks.recurrent) return sum;
-    const V factor = V::load(row.masks.recurrent + tile * V::width, lanes_of<V>(tile, product.units));
-    return if_positive(factor, sum * factor);
+    return left_by(V::load(row.masks.recurrent + tile * V::width, lanes_of<V>(tile, product.units)), sum);
   }
   // Parts the gradient of a state in that of the step and, where zoneout has kept the old value, that of the old value,
   // which is added to what is `kept`, or begins it.

@@ -218,10 +218,7 @@ struct Batched {
         for (int64_t tile = tile0; tile < tile1; ++tile) {
           const auto lanes = lanes_of<V>(tile, width);
           V v = V::load(rows[k] + first + tile * V::width, lanes);
-          if (dropped_by) {
-            const V factor = V::load(dropped_by[k] + first + tile * V::width, lanes);
-            v = if_positive(factor, v * factor);
-          }
+          if (dropped_by) v = left_by(V::load(dropped_by[k] + first + tile * V::width, lanes), v);
           v.store(panel + (tile * count + k) * V::width);
         }
       }

@@ -41,10 +41,7 @@ struct CarryOp {
       const auto lanes = lanes_of<V>(tile, units);
       const int64_t unit = tile * V::width;
       V sum = V::load(sums);
-      if (factors) {
-        const V factor = V::load(factors[row] + unit, lanes);
-        sum = if_positive(factor, sum * factor);
-      }
+      if (factors) sum = left_by(V::load(factors[row] + unit, lanes), sum);
       const V all = add ? V::load(to[row] + unit, lanes) + sum : sum;
       if (first <= unit) {
         all.store(to[row] + unit, lanes);

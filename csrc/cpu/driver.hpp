@@ -23,6 +23,12 @@ using fusedrnn::PackedWeights;
 using fusedrnn::Range;
 using fusedrnn::Worker;
 
+// What dropout by a factor leaves of v: 0 where the factor is 0, whatever v is.
+template <class V>
+RNN_INLINE V left_by(V factor, V v) {
+  return if_positive(factor, v * factor);
+}
+
 // A worker's own scratch, laid out by the driver.
 template <class Driver>
 void lay_out(Driver& driver, const Worker& worker) {

@@ -15,8 +15,7 @@ void drop_units(const C* from, const C* factors, C* to, int64_t units, bool add 
   for (int64_t tile = 0; tile < tiles_of<V>(units); ++tile) {
     const auto lanes = lanes_of<V>(tile, units);
     const int64_t unit = tile * V::width;
-    const V factor = V::load(factors + unit, lanes);
-    const V dropped = if_positive(factor, V::load(from + unit, lanes) * factor);
+    const V dropped = left_by(V::load(factors + unit, lanes), V::load(from + unit, lanes));
     (add ? V::load(to + unit, lanes) + dropped : dropped).store(to + unit, lanes);
   }
 }

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "driver.hpp"
 #include "lanes.hpp"
 #include "reduce.hpp"
 #include "sweep.hpp"
@@ -165,8 +166,7 @@ struct TilesOfRows {
   // Dropout by the factors of an array.
   template <class Array>
   RNN_INLINE V dropped(const V& v, Array&& array) const {
-    const V factor = load(array);
-    return if_positive(factor, v * factor);
+    return left_by(load(array), v);
   }
   RNN_INLINE V before(int s) const {
     return load([&](const Row& row) RNN_INLINE_LAMBDA { return row.before[s]; });
