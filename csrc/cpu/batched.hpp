@@ -336,10 +336,10 @@ struct Batched {
 
   // Where an operand lay in forward.
   const C* operand_at(const Operand& operand, int64_t t, int64_t row) const {
+    if (const int state = state_of(operand.from); state >= 0) return states.before(state, states.origin(t, row), row);
     if (operand.from == From::x) return p.x + place_of(p, t, row) * p.input;
     if (operand.from == From::slots) return states.slots_at(t, row) + operand.slot * p.hidden;
-    if (operand.from == From::below) return p.below ? p.below + place_of(p, t, row) * p.hidden : states.empty.zeros;
-    return states.before(state_of(operand.from), states.origin(t, row), row);
+    return p.below ? p.below + place_of(p, t, row) * p.hidden : states.empty.zeros;
   }
 
   // Rows of the i-th operand of the pairs that `pairs` lists, from this element on.
