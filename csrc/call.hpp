@@ -100,7 +100,7 @@ std::size_t place_call(const StackShape& s, Stack<F>& stack, const CallArrays<C>
       p.y_stride = highest ? call.y_stride : s.width();
       p.c = f.below && !highest ? arena.take<C>(rows * s.hidden) : nullptr;
       p.below = f.below && l > 0 ? stack.layers[static_cast<std::size_t>(l) - 1].direction[d].p.c : nullptr;
-      if (layer.direction[d].weights) p.drop.options = layer.direction[d].weights->view().options;
+      if (layer.direction[d].is_given()) p.drop.options = layer.direction[d].where().options;
       p.drop.source.layer = l;
       p.drop.source.direction = d;
       if (train) take_reserve(arena, p, f, !highest);

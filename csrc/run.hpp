@@ -43,6 +43,7 @@ struct Direction {
   Problem<C> p;
   Gradients<C> g;  // of backward
 
+  bool is_given() const { return weights || view; }
   const WeightView<C>& where() const { return weights ? weights->view() : *view; }
 };
 

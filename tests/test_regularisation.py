@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fusedrnn
-from agreement import DIFFERENCE_TOLERANCE, STEP, named
+from agreement import DIFFERENCE_TOLERANCE, STEP, assert_arrays_close, assert_close, named, roundings
 from cases import CELLS, DISTINCT, SMALL_SHAPES, Array, Cell, Problem, make_problem, options_of, regularised, remade
 from fusedrnn.cells.families import SPECS
 
@@ -102,10 +102,9 @@ def without(problem: Problem, module: ModuleType, **replaced: Any) -> Any:
     return problem.cell.functions(module)[1](x, w, *problem.states, **kwargs)[0]
 
 
-def assert_same(got: Any, want: Any) -> None:
+def assert_same(problem: Problem, got: Any, want: Any) -> None:
     """But for rounding: factors of 1 / (1 - p) are multiplied elsewhere."""
-    for (name, a), (_, b) in zip(named(got), named(want), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12, err_msg=name)
+    assert_close(got, want, "float64", roundings(problem, gradients=False), given=problem.states)
 
 
 def dropped(a: Array, mask: Array) -> Array:
@@ -119,7 +118,7 @@ def test_dropout_of_the_input(cell: Cell, kind: str, module: ModuleType, rng: np
     problem = problem_of(cell, {"input_dropout": P}, rng, kind)
     x, mask = problem.x.copy(), problem.kwargs["masks"]["input_dropout"]
     x[..., : mask.shape[1]] = dropped(x[..., : mask.shape[1]], mask)
-    assert_same(problem.run(module)[0], without(problem, module, x=x))
+    assert_same(problem, problem.run(module)[0], without(problem, module, x=x))
 
 
 @modules
@@ -135,7 +134,7 @@ def test_dropout_of_h(cell: Cell, kind: str, module: ModuleType, rng: np.random.
     size = weight_hh.shape[1]  # of a head, whose columns the rows of its units have
     of_units = np.repeat(mask.reshape(-1, size), size, axis=0)
     columns = dropped(weight_hh, np.resize(of_units, weight_hh.shape))
-    assert_same(problem.run(module)[0], without(problem, module, weight_hh=columns))
+    assert_same(problem, problem.run(module)[0], without(problem, module, weight_hh=columns))
 
 
 @modules
@@ -145,7 +144,7 @@ def test_dropout_of_weights(cell: Cell, kind: str, module: ModuleType, rng: np.r
     problem = problem_of(cell, {"weight_dropout": P}, rng, kind)
     weight_hh = dropped(problem.w.weight_hh, problem.kwargs["masks"]["weight_dropout"])
     out, gradients = problem.run(module)
-    assert_same(out, without(problem, module, weight_hh=weight_hh))
+    assert_same(problem, out, without(problem, module, weight_hh=weight_hh))
     assert not gradients.dweight_hh[problem.kwargs["masks"]["weight_dropout"]].any()
 
 
@@ -159,18 +158,20 @@ def test_dropout_of_the_candidate(rng: np.random.Generator) -> None:
     for cell in (lstm, gru):
         problem = problem_of(cell, {"candidate_dropout": P}, rng)
         w, masks, h, c = problem.w, problem.kwargs["masks"], problem.states[0], problem.states[-1]
-        out = problem.run(fusedrnn.reference)[0]
-        for t, x in enumerate(problem.x):
+        ys = []
+        for x in problem.x:
             a = np.split(x @ w.weight_ih.T + w.bias_ih, cell.gates, axis=1)
             u = np.split(h @ w.weight_hh.T + w.bias_hh, cell.gates, axis=1)
             if cell is lstm:
                 i, f, o = (sigmoid(a[k] + u[k]) for k in (0, 1, 3))
-                c = f * c + i * dropped(np.tanh(a[2] + u[2]), masks["candidate_dropout"][t])
+                c = f * c + i * dropped(np.tanh(a[2] + u[2]), masks["candidate_dropout"][len(ys)])
                 h = o * np.tanh(c)
             else:
                 r, z = (sigmoid(a[k] + u[k]) for k in (0, 1))
-                h = (1 - z) * dropped(np.tanh(a[2] + r * u[2]), masks["candidate_dropout"][t]) + z * h
-            np.testing.assert_allclose(out.y[t], h, rtol=1e-12, atol=1e-12)
+                h = (1 - z) * dropped(np.tanh(a[2] + r * u[2]), masks["candidate_dropout"][len(ys)]) + z * h
+            ys.append(h)
+        got, n = problem.run(fusedrnn.reference)[0].y, roundings(problem, gradients=False)
+        assert_arrays_close({"y": got}, {"y": np.stack(ys)}, "float64", n, given=problem.states)
 
 
 @modules
@@ -197,6 +198,7 @@ def test_zoneout_keeps_old_values(cell: Cell, kind: str, module: ModuleType, rng
     plain = remade(cell, problem.w, replaced=dict.fromkeys(options, 0.0))
     step, now = cell.functions(module)[3], [s.copy() for s in problem.states]
     out, count = problem.run(module)[0], [0] * B
+    y = np.zeros((T, B, now[0].shape[1]))
     for n in range(T):
         for row in range(B):
             if n >= lengths[row]:
@@ -213,9 +215,12 @@ def test_zoneout_keeps_old_values(cell: Cell, kind: str, module: ModuleType, rng
             for i, (old, value) in enumerate(zip(before, new if cell.states > 1 else (new,), strict=True)):
                 mask = problem.kwargs["masks"].get(names_of(cell, "zoneout_{}")[i])
                 now[i][row] = value if mask is None else np.where(mask[t, row], old, value)
-            np.testing.assert_allclose(out.y[t, row, : now[0].shape[1]], now[0][row], rtol=1e-12, atol=1e-12)
-    for name, a, b in zip(names_of(cell), out[1:], now, strict=False):
-        np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12, err_msg=name)
+            y[t, row] = now[0][row]
+    names = ["y", *names_of(cell, "{}_n")]
+    of_cell = [out.y[..., : y.shape[2]], *out[1:]]
+    got, want = dict(zip(names, of_cell, strict=False)), dict(zip(names, [y, *now], strict=True))
+    given = [*problem.states, *anew]
+    assert_arrays_close(got, want, "float64", roundings(problem, gradients=False), given=given)
 
 
 # Inference.
@@ -244,8 +249,11 @@ def test_inference_is_the_expectation(cell: Cell, module: ModuleType, rng: np.ra
     w = remade(cell, problem.w, replaced=options)
     got = infer(problem.x, w, *problem.states)
     new = step(problem.x[0], w, *problem.states)
-    for i, (s, want) in enumerate(zip(got[1 : 1 + cell.states], expected, strict=True)):
-        np.testing.assert_allclose(s, want, rtol=1e-12, atol=1e-12)
+    names = names_of(cell, "{}_n")
+    ends = dict(zip(names, got[1 : 1 + cell.states], strict=True)), dict(zip(names, expected, strict=True))
+    # A sum over all masks rounds once for each.
+    assert_arrays_close(*ends, "float64", roundings(problem, gradients=False) + 2**n, given=problem.states)
+    for i, s in enumerate(got[1 : 1 + cell.states]):
         np.testing.assert_array_equal(new[i] if cell.states > 1 else new, s)
 
 

@@ -39,6 +39,7 @@ struct PyRunner {
   std::string format;
   double epsilon;
   std::vector<Clock> clocks;
+  Probabilities options;  // of regularisation
 
   const CellFacts& facts() const { return cell->facts(); }
   int64_t size_of(const Parameter& p, int layer) const {
@@ -237,7 +238,7 @@ struct Call {
     for (std::size_t run = 0; run < runs; ++run) {
       const int layer = static_cast<int>(run) / s.directions;
       WeightView<C>& view = views[run];
-      view = {s.cell, s.input_of(layer), s.hidden, s.proj, s.heads, {}};
+      view = {s.cell, s.input_of(layer), s.hidden, s.proj, s.heads, {}, r.options};
       view.arrays.epsilon = static_cast<C>(r.epsilon);
       view.arrays.clocks = r.clocks.data();
       view.arrays.clock_count = static_cast<int>(r.clocks.size());
@@ -277,6 +278,15 @@ void read_outputs(const PyRunner& r, Call<F>& call, PyObject* y, PyObject* strid
   for (std::size_t i = 0; i < states; ++i) call.arrays.state_n[i] = given.at<C>(i);
 }
 
+// The dropout between layers, and the seed of all masks.
+template <class F>
+void read_drops(Call<F>& call, PyObject* dropout, PyObject* seed) {
+  call.stack.dropout = dropout_of(dropout, seed);
+  for (Layer<F>& layer : call.stack.layers) {
+    for (Direction<F>& direction : layer.direction) direction.p.drop.source.seed = call.stack.dropout.seed;
+  }
+}
+
 template <class F>
 void read_threads(Call<F>& call, PyObject* threads) {
   const int64_t n = number(threads);
@@ -311,7 +321,7 @@ py::object forward(const PyRunner& r, F, FastArguments a) {
   refuse_packed(a);
   Call<F> call(r, a);
   read_outputs(r, call, a[kCommon], a[kCommon + 1], a[kCommon + 2]);
-  call.stack.dropout = dropout_of(a[kCommon + 4], a[kCommon + 5]);
+  read_drops(call, a[kCommon + 4], a[kCommon + 5]);
   read_threads(call, a[kCommon + 6]);
   place_call(r.shape, call.stack, call.arrays, true, address<char>(a[kCommon + 3]));
   without_gil([&] { run_forward(call.stack); });
@@ -360,7 +370,7 @@ py::object backward(const PyRunner& r, F, FastArguments a) {
   using C = typename F::Compute;
   refuse_packed(a);
   Call<F> call(r, a);
-  call.stack.dropout = dropout_of(a[kCommon + 1], a[kCommon + 2]);
+  read_drops(call, a[kCommon + 1], a[kCommon + 2]);
   call.arrays.y_stride = r.shape.width();
   place_call(r.shape, call.stack, call.arrays, true, address<char>(a[kCommon]));
   GradientArrays<C> g{};
@@ -398,6 +408,11 @@ py::object reserve_bytes(const PyRunner& r, F, FastArguments a) {
   call.y_stride = s.width();
   Stack<F> stack{std::vector<Layer<F>>(static_cast<std::size_t>(s.layers)), s.directions, {}, true};
   stack.dropout.p = read_bool("dropout", a[4]) ? 1 : 0;
+  WeightView<C> view{};  // for what it drops
+  view.options = r.options;
+  for (Layer<F>& layer : stack.layers) {
+    for (Direction<F>& direction : layer.direction) direction.view = &view;
+  }
   return py::int_(place_call(s, stack, call, true, nullptr));
 }
 
@@ -435,7 +450,7 @@ PyMethodDef kMethods[] = {
 
 PyRunner make_runner(std::shared_ptr<PyCell> cell, const std::string& format, int64_t input, int64_t hidden,
                      int64_t proj, int layers, int directions, double epsilon, const std::vector<int64_t>& periods,
-                     int64_t heads) {
+                     int64_t heads, const py::dict& options) {
   const CellFacts& f = cell->facts();
   constexpr int64_t kMost = int64_t{1} << 40;
   require_positive("input_size", input, kMost);
@@ -462,7 +477,8 @@ PyRunner make_runner(std::shared_ptr<PyCell> cell, const std::string& format, in
              {id, layers, directions, input, hidden, proj, heads},
              format,
              epsilon,
-             clocks_of(periods, hidden)};
+             clocks_of(periods, hidden),
+             options_of(options)};
   if (!sizes_fit(f, hidden, std::max(input, r.shape.width()), heads))
     throw py::value_error(too_large("sizes", {hidden, input}));
   return r;
@@ -476,7 +492,7 @@ void register_runners(py::module_& m) {
   for (PyMethodDef& definition : kMethods) add_method(runner, definition);
   m.def("make_runner", &make_runner, py::arg("cell"), py::arg("format"), py::arg("input_size"), py::arg("hidden_size"),
         py::arg("proj_size"), py::arg("num_layers"), py::arg("directions"), py::arg("epsilon"), py::arg("periods"),
-        py::arg("num_heads") = 1);
+        py::arg("num_heads") = 1, py::arg("options") = py::dict());
 }
 
 }  // namespace fusedrnn

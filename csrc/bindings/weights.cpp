@@ -186,17 +186,6 @@ PyMethodDef kMakeWeights =
     fast_definition("make_weights", fast_function<make_weights_function, 4>,
                     "make_weights(cell: Cell, arrays: dict, values: dict, format: str | None) -> Weights");
 
-// The options of regularisation among the values.
-Probabilities options_of(const py::dict& values) {
-  Probabilities options;
-  for (int m = 0; m < kMasks; ++m) {
-    double& p = options.p[m];
-    p = value_or(values, kMaskNames[m], 0.0);
-    if (!(p >= 0 && p <= 1)) throw py::value_error(std::string(kMaskNames[m]) + ": expected a number in 0..1");
-  }
-  return options;
-}
-
 // The units of h of a cell that projects, from the matrix that projects.
 int64_t read_proj(const PyWeights& w, const py::dict& arrays) {
   const CellFacts& f = w.facts();
@@ -216,6 +205,16 @@ int64_t read_proj(const PyWeights& w, const py::dict& arrays) {
 }
 
 }  // namespace
+
+Probabilities options_of(const py::dict& values) {
+  Probabilities options;
+  for (int m = 0; m < kMasks; ++m) {
+    double& p = options.p[m];
+    p = value_or(values, kMaskNames[m], 0.0);
+    if (!(p >= 0 && p <= 1)) throw py::value_error(std::string(kMaskNames[m]) + ": expected a number in 0..1");
+  }
+  return options;
+}
 
 std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, const py::dict& arrays,
                                         const py::dict& values, const std::optional<std::string>& format) {

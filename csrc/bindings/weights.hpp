@@ -57,6 +57,9 @@ struct PyWeights {
   }
 };
 
+// The options of regularisation among the values. Throws for numbers outside of 0..1.
+Probabilities options_of(const py::dict& values);
+
 // `arrays` are the parameters by name, among others that are ignored; `values` are the cell's further options, epsilon,
 // periods or num_heads; without a format, it is the dtype of the arrays. Copies everything.
 std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, const py::dict& arrays,

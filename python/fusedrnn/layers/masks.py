@@ -36,13 +36,21 @@ def of_seed(config: Config, dropout: float, seq_len: int, batch_size: int, seed:
         made = masks.of_seed(config.spec, config.regularisation, sizes, seed, layer, d)
         found.update({name_of(name, layer, d): mask for name, mask in made.items()})
     for layer in range(config.num_layers - 1) if dropout else ():
-        mask = found[name_of("dropout", layer, 0)] = np.zeros((seq_len, batch_size, config.output_size), bool)
-        for d, part in enumerate(np.split(mask, config.num_directions, axis=2)):
-            place = part.shape[2], layer, d
-            for t in range(seq_len):
-                part[t] = masks.drawn(seed, BETWEEN, dropout, t, batch_size, *place, bits=BITS)
+        sizes_of_y = seq_len, batch_size, config.output_size
+        mask = found[name_of("dropout", layer, 0)] = between(seed, dropout, layer, config.num_directions, *sizes_of_y)
         mask.flags.writeable = False
     return found
+
+
+def between(
+    seed: int, dropout: float, layer: int, num_directions: int, seq_len: int, batch_size: int, width: int
+) -> Mask:
+    """The mask of the outputs of a layer, ``(seq_len, batch_size, width)``."""
+    mask = np.zeros((seq_len, batch_size, width), bool)
+    for d, part in enumerate(np.split(mask, num_directions, axis=2)):
+        for t in range(seq_len):
+            part[t] = masks.drawn(seed, BETWEEN, dropout, t, batch_size, part.shape[2], layer, d, bits=BITS)
+    return mask
 
 
 def copied(config: Config, dropout: float, seq_len: int, batch_size: int, given: Mapping[str, Any]) -> dict[str, Mask]:

@@ -10,12 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cells.families import SPECS
-from ..masks import Sizes, of_seed
+from ..layers.masks import between as masks_between
+from ..masks import Sizes, of_seed, scale_of
 from ..reference import EQUATIONS
 from ..reference.regularised import Regularised
 from . import private
 from .drop_ins import PackedSequence, operator_of, pack_padded_sequence, pad_packed_sequence
-from .plan import Layout, Steps, values_of
+from .plan import NONE, Layout, Steps, values_of
 from .tensors import Maybe
 
 
@@ -23,8 +24,9 @@ def run(
     layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float = 0.0
 ) -> list[Tensor]:
     """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of
-    `Layout`, and as many before episodes, or none for empty ones."""
-    plain = steps.resets is steps.regularised is None and layout.num_heads == 1
+    `Layout`, and as many before episodes, or none for empty ones. `dropout` between layers is PyTorch's own, other
+    than that of the steps, whose masks follow from their seed."""
+    plain = steps.resets is None and layout.drops == NONE and layout.num_heads == 1
     operator = operator_of(layout.cell, x) if plain else None
     traced = torch.compiler.is_compiling() or private.are_transforms_active()
     if operator is None or (traced and steps.lengths is not None and steps.batch_sizes is None):
@@ -91,14 +93,14 @@ def _by_equations(
             run = number * layout.directions + d
             w = _weights(layout, parameters[run * each : (run + 1) * each])
             of_run = [s[run] for s in first], None if before is None else [s[run] for s in before]
-            equations = None if steps.regularised is None else _regularised(layout, w, steps, number, d, x.device)
+            equations = None if layout.drops == NONE else _regularised(layout, w, steps, number, d, x.device)
             y, ends, below[d] = _walk(layout, w, equations, steps, x, *of_run, below[d], d == 1)
             ys.append(y)
             for of_state, end in zip(last, ends, strict=True):
                 of_state.append(end)
         x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
-        if dropout and number + 1 < layout.num_layers:
-            x = F.dropout(x, dropout, True)
+        if number + 1 < layout.num_layers:
+            x = _dropped(layout, steps, x, number) if steps.dropout else F.dropout(x, dropout, dropout > 0)
     return [x, *map(torch.stack, last)]
 
 
@@ -130,10 +132,9 @@ def _regularised(
     layout: Layout, w: Any, steps: Steps, number: int, direction: int, device: torch.device
 ) -> Regularised:
     """The equations of a run under its masks, or their expectation."""
-    assert steps.regularised is not None
-    (options, seed), masks = steps.regularised, None
-    if seed is not None:
-        found = _masks(layout.layer(number), options, steps.seq_len, steps.batch_size, seed, number, direction)
+    options, masks = dict(values_of(layout.drops)), None
+    if steps.seed is not None:
+        found = _masks(layout.layer(number), options, steps.seq_len, steps.batch_size, steps.seed, number, direction)
         masks = {name: mask.to(device) for name, mask in found.items()}
     return Regularised(EQUATIONS[layout.spec.family], layout.spec, w, options, masks)
 
@@ -144,6 +145,19 @@ def _masks(layout: Layout, options: dict[str, float], T: int, B: int, seed: int,
     sizes = Sizes(layout.input_size, layout.hidden_size, h, T, B, layout.num_heads)
     masks = of_seed(layout.spec, options, sizes, seed, *place)
     return {name: torch.from_numpy(mask.copy()) for name, mask in masks.items()}
+
+
+def _dropped(layout: Layout, steps: Steps, x: Tensor, number: int) -> Tensor:
+    """The outputs of a layer, after the dropout of the steps."""
+    mask = _mask_between(steps, number, layout.directions, x.shape[-1]).to(x.device)
+    return torch.where(mask, torch.zeros_like(x), x * scale_of(steps.dropout))
+
+
+@private.disabled_in_compiler
+def _mask_between(steps: Steps, number: int, directions: int, width: int) -> Tensor:
+    assert steps.seed is not None
+    sizes = steps.seq_len, steps.batch_size, width
+    return torch.from_numpy(masks_between(steps.seed, steps.dropout, number, directions, *sizes))
 
 
 def _begins_anew(steps: Steps, reverse: bool) -> Tensor:
@@ -213,6 +227,6 @@ def _padded(
     if steps.resets is not None:
         resets = pad_packed_sequence(PackedSequence(steps.resets, steps.batch_sizes))[0]
     padded = Steps(steps.seq_len, steps.batch_size, steps.lead, lengths, steps.start, resets=resets)
-    padded.regularised = steps.regularised
+    padded.seed, padded.dropout = steps.seed, steps.dropout
     y, *last = _by_equations(layout, padded, x, states, parameters, dropout)
     return [pack_padded_sequence(y, lengths).data, *last]

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from ..layers.config import config_of
-from ..masks import ZONEOUT
 from . import by_torch, drop_ins, private, routing
 from .arguments import are_tensors, empty_states, require_dtype, resets_of, start_of, states_of, states_with_resets
 from .module import Recurrent, proxy_in
@@ -65,7 +64,8 @@ class Cell(Recurrent):
         sizes = (self.input_size, self.hidden_size, proj_size, 1, 1)
         # PyTorch's cells take the biases that they have, whatever `bias` says.
         biases = {self._has(name) for name in ("bias_ih", "bias_hh")} if self._torch_has_it else {bool(self.bias)}
-        return Layout(cell, *sizes, biases.pop(), self.cell_values) if len(biases) == 1 else None
+        about = self.cell_values, self._drops[self.training]
+        return Layout(cell, *sizes, biases.pop(), *about) if len(biases) == 1 else None
 
     def _has(self, name: str) -> bool:
         return getattr(self, name, None) is not None
@@ -94,8 +94,6 @@ class Cell(Recurrent):
         """
         if resets is not None or reset_state is not None:
             hx, start = self._after_resets(input, hx, start, resets, reset_state)
-        if self.regularisation and (self.training or any(name in ZONEOUT for name in self.regularisation)):
-            return self._other(routing.REGULARISED, input, hx, start)
         if torch.compiler.is_compiling():
             return self._by_torch(input, hx, start)
         return self._eager(input, hx, start)
@@ -145,7 +143,10 @@ class Cell(Recurrent):
             return self._other(route, input, hx, start)
         if start is not None:
             start = start_of(start, B, plan.spec.numbered is not None)
-        new = self._native(plan, Steps(1, B, lead, None, start, True), every, found)
+        steps = Steps(1, B, lead, None, start, True)
+        if plan.drops:
+            self._regularise(steps)
+        new = self._native(plan, steps, every, found)
         return new[0] if len(new) == 1 else tuple(new)
 
     def _other(self, route: str, input: Any, hx: Any, start: Any) -> Any:
@@ -180,7 +181,7 @@ class Cell(Recurrent):
         B = lead[0] if lead else 1
         steps = Steps(1, B, lead, None, start_of(start, B, layout.spec.numbered is not None), True)
         if self.regularisation:
-            steps.regularised = self._regularised()
+            self._regularise(steps)
         x, whole = steps.whole(input, list(states), 1)
         new = steps.as_given(by_torch.run(layout, steps, x, whole, self._parameters_of(self._names(layout))), input)
         return tuple(new) if len(new) > 1 else new[0]

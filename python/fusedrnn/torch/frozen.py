@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from .. import _core
 from ..backends import native_cell
 from .module import Recurrent
-from .plan import DTYPES, Plan, values_of
+from .plan import DTYPES, Plan, plan_of, values_of
 from .tensors import PLAIN, read
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -30,7 +31,8 @@ class Frozen:
     def __init__(self, plan: Plan, parameters: Sequence[Tensor], names: Sequence[str]) -> None:
         self.plan, self.names = plan, names
         self.seen = [Seen(p, p.data_ptr(), p._version) for p in parameters]
-        layout, values = plan.layout, dict(values_of(plan.layout.values))
+        layout = plan.layout
+        values = dict(values_of(layout.values)) | dict(values_of(layout.drops))
         each = len(parameters) // plan.runs
         every = dict.fromkeys(p.name for p in plan.spec.parameters)
         packed = []
@@ -75,7 +77,8 @@ def freeze(model: Model) -> Model:
         parameters = [module._parameters.get(name) for name in names]
         if any(type(p) not in PLAIN for p in parameters) or not parameters:
             continue
-        plan, _ = module._own(parameters[0].dtype)
+        assert layout is not None
+        plan = plan_of(replace(layout, drops=module._drops[False]), parameters[0].dtype)
         takes = plan is not None and read(parameters, plan.shapes, plan.bits) is not None
         if plan is not None and takes and not any(p.is_inference() for p in parameters):
             module._keeper().frozen = Frozen(plan, parameters, names)

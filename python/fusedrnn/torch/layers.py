@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.config import config_of
-from ..masks import ZONEOUT
 from . import by_torch, drop_ins, private, routing
 from .arguments import are_tensors, require_dtype, resets_of, start_of, states_of, states_with_resets
 from .drop_ins import PackedSequence
@@ -81,7 +80,7 @@ class Layers(TracedLayers):
         if cell is None:
             return None
         sizes = (self.input_size, self.hidden_size, self.proj_size, self.num_layers, 1 + bool(self.bidirectional))
-        layout = Layout(cell, *sizes, bool(self.bias), self.cell_values)
+        layout = Layout(cell, *sizes, bool(self.bias), self.cell_values, self._drops[self.training])
         # An attribute that was set after construction does not change which parameters there are.
         return layout if layout.names() == self._flat_weights_names else None
 
@@ -122,8 +121,6 @@ class Layers(TracedLayers):
             that do not fit. TypeError: lengths or start that are no integers, resets that are no bools.
         """
         rows = Rows(lengths, start, resets, reset_state)
-        if self.regularisation and (self.training or any(name in ZONEOUT for name in self.regularisation)):
-            return self._other(routing.REGULARISED, input, hx, rows)
         return self._compiled(input, hx, rows) if torch.compiler.is_compiling() else self._eager(input, hx, rows)
 
     def _eager(self, input: Any, hx: Any, rows: Rows) -> Output:
@@ -151,13 +148,25 @@ class Layers(TracedLayers):
         route, every, found = self._prepared(plan, names, x, states, steps.lead)
         if route is not None:
             return self._other(route, input, hx, rows)
-        if self.dropout and self.training and plan.layout.num_layers > 1:
+        if plan.drops:
+            self._regularise(steps)
+        if self.dropout and steps.seed is None and self.training and plan.layout.num_layers > 1:
             outputs = self._with_dropout(plan, steps, every)
         else:
             outputs = self._native(plan, steps, every, found)
         if turned:
             outputs[0].transpose_(0, 1)  # in place, so that y is no view: some changes of views are refused
         return self._given_back(input if packed else None, outputs)
+
+    def _dropout_between(self) -> float:
+        """The dropout between layers in this call."""
+        return self.dropout if self.training and self.num_layers > 1 else 0.0
+
+    def _regularise(self, steps: Steps) -> None:
+        """With the dropout between layers, whose masks have the same seed."""
+        super()._regularise(steps)
+        if steps.seed is not None:
+            steps.dropout = self._dropout_between()
 
     def _steps(self, plan: Plan, input: Any, x: Tensor, packed: bool, states: Any, rows: Rows) -> Steps | str:
         """The rows of a call; or why the kernels cannot take it."""
@@ -267,14 +276,14 @@ class Layers(TracedLayers):
             lengths, start, resets = rows.read(B, T, unbatched, self.batch_first, layout.spec.numbered is not None)
             steps = Steps(T, B, (layout.runs, B), lengths, start, resets=resets)
         if self.regularisation:
-            steps.regularised = self._regularised()
+            self._regularise(steps)
         if rows.reset_state is not None:
             lead = (layout.runs,) if unbatched else (layout.runs, steps.batch_size)
             states = states_with_resets(states, rows.reset_state, layout.units, layout.empty, lead, not unbatched, x)
         given = [s.unsqueeze(1) for s in states] if unbatched else list(states)
         if packed and input.sorted_indices is not None:
             given = [s.index_select(1, input.sorted_indices) for s in given]
-        dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
+        dropout = self._dropout_between() if steps.seed is None else 0.0
         outputs = by_torch.run(layout, steps, x, given, self._parameters_of(layout.names()), dropout)
         if unbatched:
             outputs = [s.squeeze(1) for s in outputs]

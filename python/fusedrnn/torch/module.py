@@ -21,7 +21,7 @@ from ..masks import ZONEOUT
 from . import drop_ins, native, routing
 from .arguments import signature_of
 from .autograd import Setting, apply_layers
-from .plan import DTYPES, NONE, Layout, Plan, Regularised, Steps, plan_of, text_of
+from .plan import DTYPES, NONE, Layout, Plan, Steps, plan_of, text_of
 from .tensors import read
 
 # Entries of a module's __dict__ that belong to it alone, and to this process: ours, and what Module.compile makes.
@@ -59,6 +59,7 @@ class Recurrent(nn.Module):
     cell_options: dict[str, Any] = {}  # noqa: RUF012  # none for the modules that torch.nn has too
     cell_values = NONE  # of the options that belong to weights
     regularisation: dict[str, float] = {}  # noqa: RUF012  # the probabilities that are not 0; those of torch.nn have none
+    _drops: tuple[str, str] = NONE, NONE  # what a call regularises: in inference, and in training
 
     @property
     def _torch_has_it(self) -> bool:
@@ -90,6 +91,7 @@ class Recurrent(nn.Module):
         own = {name: given.pop(name) for name in list(given) if name in self._own_options()}
         if self._torch is not None and all(self._options.defaults[name] == value for name, value in own.items()):
             return None
+        own |= {name: given.pop(name) for name in list(given) if name in self._options.defaults}
         if unknown := [name for name in given if name not in inspect.signature(type(self)._build).parameters]:
             raise TypeError(f"{type(self).__name__}: unexpected argument {unknown[0]!r}")
         return self._options.complete(type(self).__name__, own)
@@ -116,14 +118,13 @@ class Recurrent(nn.Module):
     def _set_regularisation(self, options: dict[str, float]) -> None:
         if options:
             self.regularisation, self.cell_options = options, self.cell_options | options
+            zoneout = {name: p for name, p in options.items() if name in ZONEOUT}
+            self._drops = text_of(zoneout), text_of(options)
 
-    def _regularised(self) -> Regularised | None:
-        """What a call drops, which no kernel of modules does: in training all, else the expectation of zoneout. The
-        seed of the masks comes from PyTorch's generator."""
+    def _regularise(self, steps: Steps) -> None:
+        """In training, gives the call the seed of its masks, which comes from PyTorch's generator."""
         if self.training:
-            return Regularised(self.regularisation, int(torch.randint(2**63 - 1, (), device="cpu")))
-        zoneout = {name: p for name, p in self.regularisation.items() if name in ZONEOUT}
-        return Regularised(zoneout, None) if zoneout else None
+            steps.seed = int(new_seed())
 
     def _chosen(self, proj_size: int) -> str:
         """The cell that the options choose."""
@@ -229,6 +230,14 @@ class Recurrent(nn.Module):
     ) -> tuple[str | None, list[Any], Any]:
         """The way that tensors need (None for the kernels); x, states and parameters as kernels take them; and what
         `tensors.read` found."""
+        route, every, found = self._plain(plan, names, x, states, lead)
+        if plan.drops and found is not None and found[0] and not self.training and torch.is_grad_enabled():
+            return routing.EXPECTED, every, found
+        return route, every, found
+
+    def _plain(
+        self, plan: Plan, names: Sequence[str], x: Tensor, states: Sequence[Any], lead: tuple[int, ...]
+    ) -> tuple[str | None, list[Any], Any]:
         own = self._parameters
         parameters = [own.get(name) for name in names]
         every = [x, *states, *parameters]
@@ -262,6 +271,8 @@ class Recurrent(nn.Module):
         if found[0] and torch.is_grad_enabled():
             states = len(every) - 1 - len(plan.shapes)
             return apply_layers(Setting(plan, steps, states, every[0].shape, found[1]), *every)  # type: ignore[no-any-return]
+        if steps.seed is not None:
+            return native.forward(plan, steps, every[0], found[1])[0]
         return native.infer(plan, steps, every[0], found[1], packed)
 
     def _check_frozen(self) -> None:
@@ -291,6 +302,11 @@ class Recurrent(nn.Module):
         twin: nn.Module = theirs.__new__(theirs)
         twin.__dict__.update({name: value for name, value in self.__dict__.items() if name not in _KEPT})
         return twin
+
+
+def new_seed() -> Tensor:
+    """Of the masks of a call, from PyTorch's generator."""
+    return torch.randint(2**63 - 1, (), device="cpu")
 
 
 def proxy_in(*arguments: Any) -> Any:

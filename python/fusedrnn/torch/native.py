@@ -58,11 +58,11 @@ def forward(plan: Plan, steps: Steps, x: Tensor, at: Addresses, elements: int = 
     """The outputs of `infer`, and the reserve for `backward`; of so many elements, if they are given."""
     outputs, places = _outputs(plan, steps, x)
     common = _common(plan, steps, at)
-    needed = -(-plan.runner.reserve_bytes(*common[:4], False) // plan.itemsize)
+    needed = -(-plan.runner.reserve_bytes(*common[:4], steps.dropout > 0) // plan.itemsize)
     if elements and needed > elements:
         raise RuntimeError(f"reserve: expected at most {elements} elements, got {needed}")
     reserve = x.new_empty(elements or needed)
-    plan.runner.forward(*common, *places, reserve.data_ptr(), 0.0, 0, _threads())
+    plan.runner.forward(*common, *places, reserve.data_ptr(), steps.dropout, steps.seed or 0, _threads())
     return outputs, reserve
 
 
@@ -109,8 +109,8 @@ def backward(
     plan.runner.backward(
         *_common(plan, steps, at[1:]),
         at[0],
-        0.0,
-        0,
+        steps.dropout,
+        steps.seed or 0,
         0 if steps.of_cell else seeds[1][0],
         stride,
         seeds[1] if steps.of_cell else seeds[1][1:],

@@ -19,26 +19,29 @@ from .autograd import Setting, gradients_by_torch
 from .plan import DTYPES, NONE, Layout, Plan, Steps, plan_of
 from .tensors import read
 
+ABOUT = "lengths", "start", "resets", "seed"  # arguments about a call's rows and masks
 _library = torch.library.Library("fusedrnn", "FRAGMENT")
 
 
 def name_of(layout: Layout) -> str:
     sizes = (layout.input_size, layout.hidden_size, layout.proj_size, layout.num_layers, layout.directions)
     text = "_".join([layout.cell, *map(str, sizes), "bias" if layout.bias else "plain"])
-    return f"{text}_{hashlib.sha256(layout.values.encode()).hexdigest()[:16]}" if layout.values != NONE else text
+    options = "".join(of for of in (layout.values, layout.drops) if of != NONE)
+    return f"{text}_{hashlib.sha256(options.encode()).hexdigest()[:16]}" if options else text
 
 
 class Operator:
-    """The operators of a layout: forward, and backward. Arguments are x, lengths, start, resets, the first
-    states and those before episodes, the parameters."""
+    """The operators of a layout: forward, and backward. Arguments are x; lengths, start, resets, and the seed of masks
+    (what is *about* a call); the first states and those before episodes; the parameters; and the dropout between
+    layers, which has the seed too."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout, self.name = layout, name_of(layout)
         self.states = 2 * len(layout.units)  # first ones, and those before episodes
         self.parameters = layout.names()
-        inputs = ["Tensor x", "Tensor? lengths", "Tensor? start", "Tensor? resets"]
+        inputs = ["Tensor x", *(f"Tensor? {name}" for name in ABOUT)]
         inputs += [f"Tensor? {form.format(s.name)}" for form in ("{}0", "reset_{}") for s in layout.spec.states]
-        inputs += [f"Tensor {name}" for name in self.parameters]
+        inputs += [*(f"Tensor {name}" for name in self.parameters), "float dropout"]
         outputs = 2 + len(layout.units)
         self._define(self.name, [*inputs, "bool keep"], outputs, self._forward, self._forward_fake, self._autograd)
         more = ["Tensor reserve", "Tensor? dy", *(f"Tensor? d{s.name}_n" for s in layout.spec.states), "bool[] wanted"]
@@ -73,29 +76,26 @@ class Operator:
             )
         return plan
 
-    def _steps(self, x: Tensor, lengths: Tensor | None, start: Tensor | None, resets: Tensor | None) -> Steps:
-        rows = [None if t is None else t.contiguous() for t in (lengths, start)]
-        for t in rows:
-            if t is not None and (
-                t.dtype is not torch.int64 or t.shape != (x.shape[1],) or t.device.type not in ("cpu", "meta")
-            ):
-                raise ValueError(
-                    f"fusedrnn::{self.name}: expected lengths and start as ({x.shape[1]},) int64 on the CPU, "
-                    f"got {tuple(t.shape)} {t.dtype} on {t.device}"
-                )
-        lengths, start = rows
-        if resets is not None:
-            if (
-                resets.dtype is not torch.bool
-                or resets.shape != x.shape[:2]
-                or resets.device.type not in ("cpu", "meta")
-            ):
-                raise ValueError(
-                    f"fusedrnn::{self.name}: expected resets as {tuple(x.shape[:2])} bool on the CPU, "
-                    f"got {tuple(resets.shape)} {resets.dtype} on {resets.device}"
-                )
-            resets = resets.contiguous()
-        return Steps(x.shape[0], x.shape[1], (self.layout.runs, x.shape[1]), lengths, start, resets=resets)
+    def _steps(self, x: Tensor, about: Sequence[Tensor | None], dropout: float) -> Steps:
+        rows, pairs = (x.shape[1],), x.shape[:2]
+        shapes = ((rows, torch.int64), (rows, torch.int64), (pairs, torch.bool), ((), torch.int64))
+        every = zip(ABOUT, about, shapes, strict=True)
+        lengths, start, resets, seed = [self._checked(name, t, *wanted) for name, t, wanted in every]
+        steps = Steps(x.shape[0], x.shape[1], (self.layout.runs, x.shape[1]), lengths, start, resets=resets)
+        if seed is not None:
+            steps.seed, steps.dropout = int(seed), dropout
+        return steps
+
+    def _checked(self, name: str, t: Tensor | None, shape: Any, dtype: torch.dtype) -> Tensor | None:
+        """A tensor about a call, contiguous."""
+        if t is None:
+            return None
+        if t.shape != shape or t.dtype is not dtype or t.device.type not in ("cpu", "meta"):
+            raise ValueError(
+                f"fusedrnn::{self.name}: expected {name} as {tuple(shape)} {dtype} on the CPU, "
+                f"got {tuple(t.shape)} {t.dtype} on {t.device}"
+            )
+        return t.contiguous()
 
     def _parts(self, tensors: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         """States, of which the first are given or none, and with them those before episodes or none; and parameters;
@@ -105,10 +105,10 @@ class Operator:
 
     # The kernels.
 
-    def _forward(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
-        *tensors, keep = rest
+    def _forward(self, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        about, (*tensors, dropout, keep) = rest[: len(ABOUT)], rest[len(ABOUT) :]
         routing.count(routing.OPERATOR)
-        plan, steps, x = self._plan(x), self._steps(x, lengths, start, resets), x.contiguous()
+        plan, steps, x = self._plan(x), self._steps(x, about, dropout), x.contiguous()
         states, parameters = self._parts(tensors)
         every = (x, *states, *parameters)
         found = read(every, plan.shapes_of(x.shape, steps.lead, len(states)), plan.bits)
@@ -117,28 +117,29 @@ class Operator:
             raise ValueError(
                 f"fusedrnn::{self.name}: expected plain tensors of the layers' sizes on the CPU, got {sizes}"
             )
-        if not keep:
+        if not keep and steps.seed is None:
             return *native.infer(plan, steps, x, found[1]), x.new_empty(0)
         elements = plan.most_reserve_elements(steps.seq_len * steps.batch_size)
         outputs, reserve = native.forward(plan, steps, x, found[1], elements)
-        return *outputs, reserve
+        return *outputs, reserve if keep else x.new_empty(0)
 
-    def _forward_fake(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
-        plan, steps = self._plan(x), self._steps(x, lengths, start, resets)
+    def _forward_fake(self, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        lengths, start, resets, _ = rest[: len(ABOUT)]  # a fake seed has no value
+        plan, steps = self._plan(x), self._steps(x, (lengths, start, resets, None), 0.0)
         rows = steps.seq_len * steps.batch_size
         elements = plan.most_reserve_elements(rows) if rest[-1] else 0
         y = x.new_empty((steps.seq_len, steps.batch_size, plan.width))
         return y, *(x.new_empty((*steps.lead, units)) for units in plan.units), x.new_empty(elements)
 
-    def _backward(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
-        *tensors, wanted = rest
+    def _backward(self, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        about, (*tensors, wanted) = rest[: len(ABOUT)], rest[len(ABOUT) :]
         count = self.states + len(self.parameters)
         states, parameters = self._parts(tensors[:count])
-        reserve, *grads = tensors[count:]
+        dropout, reserve, *grads = tensors[count:]
         places = [wanted[0], *wanted[1 : 1 + len(states)], *wanted[1 + self.states :]]
         plan, steps, every = (
             self._plan(x),
-            self._steps(x, lengths, start, resets),
+            self._steps(x, about, dropout),
             (x.contiguous(), *states, *parameters),
         )
         outputs = [(*x.shape[:2], plan.width), *((*steps.lead, units) for units in plan.units)]
@@ -154,36 +155,36 @@ class Operator:
         found[1 + len(states) : 1 + len(states)] = [None] * (self.states - len(states))
         return tuple(x.new_empty(0) if d is None else d for d in found)
 
-    def _backward_fake(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
-        of = [x, *rest[: self.states + len(self.parameters)]]
+    def _backward_fake(self, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+        of = [x, *rest[len(ABOUT) : len(ABOUT) + self.states + len(self.parameters)]]
         return tuple(
             t.new_empty(t.shape) if w and t is not None else x.new_empty(0) for t, w in zip(of, rest[-1], strict=True)
         )
 
     def _autograd(self, *arguments: Any) -> tuple[Tensor, ...]:
-        *tensors, _ = arguments
-        if private.is_forward_ad() or private.are_transforms_active():
-            return self._decomposed(*tensors)
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-            outputs: tuple[Tensor, ...] = _Traced.apply(self, *tensors)
+        *tensors, dropout, _ = arguments
+        wanted = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        expected = wanted and self.layout.drops != NONE and tensors[len(ABOUT)] is None  # for which there is no kernel
+        if private.is_forward_ad() or private.are_transforms_active() or expected:
+            return self._decomposed(dropout, *tensors)
+        if wanted:
+            outputs: tuple[Tensor, ...] = _Traced.apply(self, dropout, *tensors)
             return outputs
         with private.below_autograd():
             return self.forward(*arguments)  # type: ignore[no-any-return]
 
-    def _decomposed(self, x: Tensor, lengths: Any, start: Any, resets: Any, *rest: Any) -> tuple[Tensor, ...]:
+    def _decomposed(self, dropout: float, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         """By PyTorch's operators, which know transforms and tangents."""
-        tensors = [x, *(t for t in rest if t is not None)]
-        setting = Setting(
-            self._plan(x), self._steps(x, lengths, start, resets), len(tensors) - 1 - len(self.parameters), x.shape
-        )
+        tensors = [x, *(t for t in rest[len(ABOUT) :] if t is not None)]
+        steps = self._steps(x, rest[: len(ABOUT)], dropout)
+        setting = Setting(self._plan(x), steps, len(tensors) - 1 - len(self.parameters), x.shape)
         return *setting.run(tensors), x.new_empty(0)
 
-    def _flops(
-        self, x: Any, lengths: Any, start: Any, resets: Any, *rest: Any, out_shape: Any = None, **kwargs: Any
-    ) -> int:
+    def _flops(self, x: Any, *rest: Any, out_shape: Any = None, **kwargs: Any) -> int:
         """Of forward, as PyTorch's counter asks for them, by shapes: a multiplication and an addition for each row and
         each element of a matrix."""
-        parameters = rest[self.states : self.states + len(self.parameters)]
+        first = len(ABOUT) + self.states
+        parameters = rest[first : first + len(self.parameters)]
         return int(2 * x[0] * x[1] * sum(p[0] * p[1] for p in parameters if len(p) == 2))
 
     def _flops_of_backward(self, *shapes: Any, **kwargs: Any) -> int:
@@ -192,10 +193,10 @@ class Operator:
 
 class _Traced(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, operator: Operator, *tensors: Any) -> Any:
+    def forward(ctx: Any, operator: Operator, dropout: float, *tensors: Any) -> Any:
         with private.below_autograd():
-            outputs = operator.forward(*tensors, True)
-        ctx.operator = operator
+            outputs = operator.forward(*tensors, dropout, True)
+        ctx.operator, ctx.dropout = operator, dropout
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(outputs[-1])
         ctx.save_for_backward(outputs[-1], *tensors)
@@ -203,18 +204,18 @@ class _Traced(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        operator, grads = ctx.operator, grads[:-1]
+        operator, dropout, grads = ctx.operator, ctx.dropout, grads[:-1]
         reserve, *tensors = ctx.saved_tensors
-        x, lengths, start, resets, *rest = tensors
-        wanted = [ctx.needs_input_grad[1], *ctx.needs_input_grad[5:]]
+        x, about, rest = tensors[0], tensors[1 : 1 + len(ABOUT)], tensors[1 + len(ABOUT) :]
+        wanted = [ctx.needs_input_grad[2], *ctx.needs_input_grad[3 + len(ABOUT) :]]
         if not torch.compiler.is_compiling() and (
             torch.is_grad_enabled() or private.are_batched(grads) or private.is_forward_ad()
         ):
-            found = _by_torch(operator, x, (lengths, start, resets), rest, wanted, grads)
+            found = _by_torch(operator, x, (about, dropout), rest, wanted, grads)
         else:
-            found = operator.backward(*tensors, reserve, *grads, wanted)
+            found = operator.backward(*tensors, dropout, reserve, *grads, wanted)
         dx, *others = (d if w else None for d, w in zip(found, wanted, strict=True))
-        return None, dx, None, None, None, *others
+        return None, None, dx, *[None] * len(ABOUT), *others
 
 
 def _by_torch(

@@ -6,7 +6,7 @@ import ast
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class Layout:
     directions: int
     bias: bool
     values: str = NONE  # of the options that belong to weights, as `text_of` writes them
+    drops: str = NONE  # the probabilities of regularisation that are not 0, written alike
 
     @property
     def spec(self) -> CellSpec[Any, Any]:
@@ -106,7 +107,7 @@ class Layout:
     def layer(self, number: int) -> Layout:
         """One layer alone."""
         input_size = self.width if number else self.input_size
-        fields = (self.hidden_size, self.proj_size, 1, self.directions, self.bias, self.values)
+        fields = (self.hidden_size, self.proj_size, 1, self.directions, self.bias, self.values, self.drops)
         return Layout(self.cell, input_size, *fields)
 
 
@@ -143,7 +144,9 @@ class Plan:
             values.get("epsilon", 0.0),
             list(values.get("periods", ())),
             layout.num_heads,
+            dict(values_of(layout.drops)),
         )
+        self.drops = layout.drops != NONE
         self.width, self.units, self.runs = layout.width, layout.units, layout.runs
         self.bits = BITS[dtype]
         self.itemsize = self.bits // 8
@@ -190,7 +193,7 @@ class Plan:
     @functools.cached_property
     def reserve_bytes_per_row(self) -> int:
         """A reserve is a number of arrays, each of which has as many elements for each row of each step."""
-        return self.runner.reserve_bytes(64, 1, 0, 0, False) // 64
+        return self.runner.reserve_bytes(64, 1, 0, 0, self.drops) // 64
 
     def most_reserve_elements(self, rows: Any) -> Any:
         """At least the elements of a reserve of this many rows of all steps, which may be a symbol; each of the arrays
@@ -209,28 +212,22 @@ def plan_of(layout: Layout, dtype: torch.dtype) -> Plan | None:
         return None
 
 
-class Regularised(NamedTuple):
-    """What the cells of a call drop: probabilities that are not 0, by name; and the seed of the masks, or None for
-    inference."""
-
-    options: dict[str, float]
-    seed: int | None
-
-
 class Steps:
     """The rows of a call: padded or packed, with their lengths, the numbers of their first steps, and where their
-    episodes begin. `lead` are the sizes of a state as the caller has it, but for its units: (L*D, B), or (B,) of a
-    cell, each without B for one row."""
+    episodes begin; and how it is regularised: the seed of all masks, or None for expectations, and the dropout between
+    layers whose masks have that seed. `lead` are the sizes of a state as the caller has it, but for its units:
+    (L*D, B), or (B,) of a cell, each without B for one row."""
 
     __slots__ = (
         "batch_size",
         "batch_sizes",
+        "dropout",
         "lead",
         "lengths",
         "of_cell",
         "offsets",
-        "regularised",
         "resets",
+        "seed",
         "seq_len",
         "start",
     )
@@ -248,7 +245,8 @@ class Steps:
         self.seq_len, self.batch_size, self.lead, self.of_cell = seq_len, batch_size, lead, of_cell
         self.lengths, self.start = lengths, start  # (B,), int64
         self.resets = resets  # (T, B) bool, or of packed rows
-        self.regularised: Regularised | None = None
+        self.seed: int | None = None
+        self.dropout = 0.0
         self.batch_sizes: Tensor | None = None  # of packed rows
         self.offsets: Tensor | None = None
 

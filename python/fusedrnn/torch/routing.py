@@ -107,7 +107,7 @@ def of_state() -> str | None:
 
 
 TRACED = "torch.jit.trace"
-REGULARISED = "zoneout or dropout inside of cells"
+EXPECTED = "gradients of the expectation of zoneout (a module in evaluation)"
 EMPTY = "an empty input"
 META = "tensors without numbers (meta)"
 WRONG = "arguments that do not fit"

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from . import private
 from .arguments import are_tensors, lengths_of, resets_of, start_of, states_of, states_with_resets
 from .drop_ins import PackedSequence
-from .module import Recurrent
+from .module import Recurrent, new_seed
 from .operator import operator_of
-from .plan import DTYPES, Layout
+from .plan import DTYPES, NONE, Layout
 
 Output = Any  # of a call: the outputs and the last state
 Operators = tuple[list[str], list[tuple[str, tuple[int, ...]]], list[int], list[float], bool]
@@ -64,13 +64,14 @@ class TracedLayers(Recurrent):
         if layout is None:
             return [], [], [], [], False
         sizes = (layout.input_size, layout.hidden_size, layout.proj_size, layout.num_layers, layout.directions)
-        found: Operators = _operators_of(each, layout.cell, *sizes, layout.bias, layout.values)
+        found: Operators = _operators_of(each, layout.cell, *sizes, layout.bias, layout.values, layout.drops)
         return found
 
     def _by_our_operator(self, input: Any, hx: Any, rows: Rows) -> Output | None:
         """By an operator that is traced as one call; None where it does not take the arguments."""
         dropout = self.dropout if self.training and self.num_layers > 1 else 0.0
-        found = self._operators(each=True) if dropout else self._operators(each=False)
+        seeded = self._drops[1] != NONE and self.training
+        found = self._operators(each=True) if dropout and not seeded else self._operators(each=False)
         operators, expected, units, empty, numbered = found
         x, states = input, states_of(hx, len(units))
         parameters = [getattr(self, name) for name, _ in expected]
@@ -95,14 +96,18 @@ class TracedLayers(Recurrent):
             return None
         if any(t.shape != size for t, size in zip(tensors, sizes, strict=True)):
             return None
-        about = rows.read(B, x.shape[0], unbatched, self.batch_first, numbered)
+        wanted = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *tensors))
+        if wanted and self._drops[0] != NONE and not self.training:
+            return None  # as there is no kernel for it
+        about = *rows.read(B, x.shape[0], unbatched, self.batch_first, numbered), new_seed() if seeded else None
         lasts = []
         for n, operator in enumerate(operators):
             first: Any = [*states, *[None] * (2 * len(units) - len(states))]
             if len(operators) > 1:
                 first = [None if s is None else s[n * D : (n + 1) * D] for s in first]
             call = getattr(torch.ops.fusedrnn, operator).default
-            x, *last = call(x, *about, *first, *parameters[n * each : (n + 1) * each], False)
+            of_call = parameters[n * each : (n + 1) * each]
+            x, *last = call(x, *about, *first, *of_call, dropout if seeded else 0.0, False)
             lasts.append(last[:-1])
             if n + 1 < len(operators):
                 x = F.dropout(x, dropout, True)
