@@ -158,7 +158,7 @@ def test_dropout_of_the_candidate(rng: np.random.Generator) -> None:
     for cell in (lstm, gru):
         problem = problem_of(cell, {"candidate_dropout": P}, rng)
         w, masks, h, c = problem.w, problem.kwargs["masks"], problem.states[0], problem.states[-1]
-        ys = []
+        ys: list[Array] = []
         for x in problem.x:
             a = np.split(x @ w.weight_ih.T + w.bias_ih, cell.gates, axis=1)
             u = np.split(h @ w.weight_hh.T + w.bias_hh, cell.gates, axis=1)

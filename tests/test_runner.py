@@ -9,7 +9,7 @@ import pytest
 
 import fusedrnn
 from by_address import ByAddress
-from cases import DISTINCT, Array, Cell, possible
+from cases import DISTINCT, Array, Cell, options_of, possible
 from fusedrnn import _core
 from stacks import STACKED, make_layer
 
@@ -188,6 +188,27 @@ def test_packed_weights_that_are_not_the_runners() -> None:
     del kept
 
 
+@pytest.mark.parametrize("cell", FEW, ids=str)
+@directions
+def test_regularised_calls_have_the_bits_of_layers(cell: Cell, bidirectional: bool, rng: np.random.Generator) -> None:
+    """Masks of all kinds follow from the seed of the call. A reserve keeps c after zoneout."""
+    options = options_of(cell, 0.3)
+    layer = make_layer(cell, I, H, 2, bidirectional=bidirectional, rng=1, dropout=0.4, **options)
+    p, calls = Problem(layer, rng, lengths=[7, 0, 3, 5]), ByAddress(layer)
+    want = p.of_layer(seed=2**63 + 5)
+    out, tape = calls.forward(p.x, p.states, p.lengths, p.start, 0.4, 2**63 + 5)
+    assert_bits(out, want["out"])
+    g = calls.backward(tape, p.dy, p.dlast)
+    assert_bits([g["dx"], *g["dfirst"]], [want["dx"], *want["dfirst"]])
+    assert_bits(in_order_of_parameters(layer, g["dparameters"]), want["dparameters"])
+    state = tuple(p.states) if len(p.states) > 1 else p.states[0]
+    start = {} if p.start is None else {"start": p.start}
+    assert_bits(calls.infer(p.x, p.states, p.lengths, p.start), list(layer(p.x, state, lengths=p.lengths, **start)))
+    plain = ByAddress(make_layer(cell, I, H, 2, bidirectional=bidirectional, rng=1))
+    sizes = [of.runner.reserve_bytes(T, B, 0, 0, True) for of in (calls, plain)]
+    assert (sizes[0] > sizes[1]) == ("zoneout_c" in options)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_threads_of_a_call(threads: int, rng: np.random.Generator) -> None:
     layer = fusedrnn.LSTM(40, 300, 2, rng=1)
@@ -282,6 +303,7 @@ def test_runners_that_cannot_be() -> None:
     for change in (
         {"format": "int3"}, {"input_size": 0}, {"hidden_size": 1 << 41}, {"proj_size": H - 1}, {"num_layers": 0},
         {"directions": 3}, {"periods": [1]}, {"hidden_size": 1 << 39, "proj_size": 1 << 39, "input_size": 1 << 39},
+        {"options": {"zoneout_h": 1.5}},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"expected|needs more bytes"):
             _core.make_runner(cell, **(good | change))
