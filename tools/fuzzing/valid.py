@@ -17,31 +17,12 @@ from stacks import STACKED, Composed, by_name, make_layer
 
 from .drawn import Calls, Case, Inputs, Settings, arranged, draw_case, draw_settings, log_uniform, row_of, settings
 from .follow import Log, shape_of
-from .layouts import Arranger, Laid, Rng, bits, guarded_output, with_special_values
+from .layouts import Arranger, Laid, Rng, guarded_output, with_special_values
 from .memory import Watch, growth
+from .promises import Wrong, require_same
+from .regularised import check_regularised
 
 LEAK_CHECK_EVERY = 50  # calls
-
-
-class Wrong(Exception):
-    """A promise that is not kept."""
-
-
-def require_same(got: list[Any], want: list[Any], context: str) -> None:
-    """The same bits, but for the bits of NaN, which are not promised."""
-    for n, (a, b) in enumerate(zip(got, want, strict=True)):
-        if (a is None) != (b is None):
-            raise Wrong(f"{context}: result {n} is None in one of them")
-        if a is None:
-            continue
-        if (a.shape, a.dtype) != (b.shape, b.dtype):
-            raise Wrong(f"{context}: result {n} has shape {a.shape} {a.dtype} and {b.shape} {b.dtype}")
-        ours, theirs = (np.ascontiguousarray(v).view(bits(v)) for v in (a, b))
-        different = (ours != theirs) & ~(np.isnan(a) & np.isnan(b))
-        if different.any():
-            where = tuple(int(k) for k in np.argwhere(different)[0])
-            count = np.count_nonzero(different)
-            raise Wrong(f"{context}: result {n} differs in {count} of {a.size} elements, as {where}: {a[where]!r}")
 
 
 def everything(calls: Calls, i: Inputs) -> tuple[list[Any], list[Any]]:
@@ -266,6 +247,7 @@ def checks_of(case: Case, rng: Rng, with_leaks: bool) -> Iterator[Callable[[], N
     yield lambda: check_integers(case, rng)
     yield lambda: check_activations(case, rng)
     yield lambda: check_layers(case, rng)
+    yield lambda: check_regularised(case, rng)
     if results is not None:
         out, gradients = results
         yield lambda: check_row(case, out, gradients, rng)
