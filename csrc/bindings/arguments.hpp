@@ -112,10 +112,9 @@ Input<T> read_state(const PyWeights& w, int s, Name StateNames::* name, int64_t 
   return read_input<T>((names.*name).c_str(), names.symbols.c_str(), {batch, w.state_size(s)}, h, true);
 }
 
-// The states of episodes of a function's call.
+// The states of episodes of a function's call, which are given.
 template <class T>
 ResetStates<T> read_reset_states(const PyWeights& w, int64_t batch, py::handle given) {
-  if (given.is_none()) return {};
   std::vector<std::string> symbols;
   for (const StateNames& state : w.cell->states) symbols.push_back(state.symbols);
   return {w, given, symbols, 1, batch, true};
@@ -166,7 +165,7 @@ struct SequenceArguments {
         read_input<T>(names().c_below.c_str(), kSequenceSymbols, {n.seq_len, n.batch, n.hidden}, further.below, true);
     if (!further.start.is_none()) start = read_start(further.start, n.batch);
     if (!further.resets.is_none()) resets = read_resets(kResetSymbols, {n.seq_len, n.batch}, further.resets);
-    reset_states = read_reset_states<T>(w, n.batch, further.reset_state);
+    if (!further.reset_state.is_none()) reset_states = read_reset_states<T>(w, n.batch, further.reset_state);
     masks = further.masks;
     x = contiguous<T>(x_array);
   }

@@ -226,7 +226,8 @@ py::tuple step(const PyWeights& w, const Weights<F>& weights, py::handle x, cons
   std::vector<std::uint8_t> resets;
   if (!further.resets.is_none()) resets = read_resets(kBatchSymbols, {batch}, further.resets);
   p.resets = resets.empty() ? nullptr : resets.data();
-  const ResetStates<T> reset_states = read_reset_states<T>(w, batch, further.reset_state);
+  ResetStates<T> reset_states;
+  if (!further.reset_state.is_none()) reset_states = read_reset_states<T>(w, batch, further.reset_state);
   Input<T> in[kMaxStates];
   for (int s = 0; s < w.facts().states; ++s) {
     in[s] = read_state<T>(w, s, &StateNames::now, batch, states[static_cast<std::size_t>(s)]);

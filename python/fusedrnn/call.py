@@ -117,7 +117,8 @@ def infer(
     reset_state: ResetState = None,
     **inputs: Any,
 ) -> Output:
-    inputs = _with_resets(spec, inputs, resets, reset_state)
+    if resets is not None or reset_state is not None:
+        inputs = _with_resets(spec, inputs, resets, reset_state)
     loaded = _loaded(spec, w)
     result: Output = _named(spec.output, loaded.infer(x, states, lengths, reverse, inputs))
     return result
@@ -136,7 +137,8 @@ def forward(
     masks: Masks = None,
     **inputs: Any,
 ) -> tuple[Output, Reserve]:
-    inputs = _with_resets(spec, inputs, resets, reset_state)
+    if resets is not None or reset_state is not None:
+        inputs = _with_resets(spec, inputs, resets, reset_state)
     loaded = _loaded(spec, w)
     given = w._values or seed is not None or masks is not None
     source = _source(w, x, seed, masks) if given else None

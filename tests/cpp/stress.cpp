@@ -75,10 +75,21 @@ void same(const Array<T>& a, const Array<T>& b, const char* what, CellId cell) {
   std::exit(1);
 }
 
-// How a call is made: on weights where they lie; on packed sequences; on lengths that fall.
+// How a call is made: on weights where they lie; on packed sequences; on lengths that fall; with episodes.
 struct Way {
-  bool lent = false, packed = false, falling = false;
+  bool lent = false, packed = false, falling = false, resets = false;
 };
+
+// The options that a cell has.
+Probabilities all_options(const CellFacts& f) {
+  Probabilities options;
+  options.p[kZoneoutH] = options.p[kInputDropout] = 0.3;
+  if (f.gates > 1) options.p[kCandidateDropout] = 0.3;
+  if (f.matrices > 0 && f.recurrent_gates > 0) options.p[kRecurrentDropout] = options.p[kWeightDropout] = 0.3;
+  const bool alone = f.state[f.states - 1].empty == Empty::zero;  // c means nothing without n and m
+  if (f.states > 1 && alone) options.p[kZoneoutC] = 0.3;
+  return options;
+}
 
 // The live rows of a padded batch whose lengths fall.
 struct LiveRows {
@@ -138,7 +149,10 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
     dc = live.of(dc, n.H);
   }
   auto y = unwritten<T>(places * P);
-  Array<T> state0[kMaxStates], state_n[kMaxStates], dstate0[kMaxStates];
+  Array<T> state0[kMaxStates], state_n[kMaxStates], dstate0[kMaxStates], reset_state[kMaxStates], dreset[kMaxStates];
+  std::vector<std::uint8_t> resets;
+  for (int64_t at = 0; at < n.T * n.B; ++at) resets.push_back(rng() % 4 == 0);
+  if (way.packed) resets = live.of(resets, 1);
   Problem<T> p{};
   p.seq_len = n.T;
   p.batch = n.B;
@@ -158,7 +172,13 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
     dstate0[s] = unwritten<T>(size);
     if (!reverse) p.state0[s] = state0[s].data();  // else zeros
     p.state_n[s] = state_n[s].data();
+    if (!way.resets) continue;
+    reset_state[s] = random<T>(rng, size);
+    dreset[s] = unwritten<T>(size);
+    p.reset_state[s] = reset_state[s].data();
   }
+  if (way.resets) p.resets = resets.data();
+  p.drop.source.seed = 5;
   const WeightView<T> view = w.view();
   Stack<F> stack{std::vector<Layer<F>>(1), 1, {}, false};
   const auto place = [&](const Gradients<T>& g) {
@@ -175,7 +195,9 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
 
   const int64_t h_stride = P + 3;
   auto slots = unwritten<T>(places * f.slots * n.H + 1), h = unwritten<T>(places * h_stride);
+  auto c_zoned = unwritten<T>(places * n.H);
   p.slots = slots.data();
+  if (w.view().options.has(kZoneoutC)) p.drop.c = c_zoned.data();
   p.h = h.data();
   p.h_stride = h_stride;
   place({});
@@ -198,6 +220,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
   if (f.below) g.dc = dc.data(), g.dbelow = dbelow.data();
   for (int s = 0; s < f.states; ++s) {
     g.dstate0[s] = dstate0[s].data();
+    if (way.resets) g.dreset[s] = dreset[s].data();
     if (reverse) g.dstate_n[s] = state0[s].data();  // any numbers; else zeros
   }
   for (int m = 0; m < f.matrices; ++m) {
@@ -213,6 +236,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
   if (f.below) append_rows(c, n.H), append_rows(dbelow, n.H);
   for (const auto& a : dmatrix) append(a);
   for (const auto& a : dstate0) append(a);
+  for (const auto& a : dreset) append(a);
   for (const T v : all) {
     if (std::isnan(v)) {
       std::printf("%s (%s): an output was not written, or is NaN\n", f.name, current_isa().kernels->isa);
@@ -223,7 +247,7 @@ Array<T> run(CellId cell, const Sizes& n, const Weights<F>& w, bool reverse, boo
 }
 
 template <class F, class T = typename F::Compute>
-std::unique_ptr<Weights<F>> make_weights(CellId cell, const Sizes& n) {
+std::unique_ptr<Weights<F>> make_weights(CellId cell, const Sizes& n, const Probabilities& options = {}) {
   std::mt19937 rng(2);
   const CellFacts& f = facts_of(cell);
   const int64_t P = f.projection < 0 ? n.H : (n.H + 1) / 2;
@@ -239,7 +263,7 @@ std::unique_ptr<Weights<F>> make_weights(CellId cell, const Sizes& n) {
     matrix[m] = random<T>(rng, f.matrix[m].blocks * block_rows(f, m, n.H, P) * matrix_columns(f, m, n.H, P, n.heads));
     arrays.matrix[m] = matrix[m].data();
   }
-  return std::make_unique<Weights<F>>(WeightView<T>{cell, n.I, n.H, P, n.heads, arrays, {}});
+  return std::make_unique<Weights<F>>(WeightView<T>{cell, n.I, n.H, P, n.heads, arrays, options});
 }
 
 // All outputs of layers above each other, in one direction or both, with dropout between them.
@@ -357,6 +381,26 @@ int check_ways(CellId cell, const Sizes& n) {
     }
   }
   set_in_place("auto");
+  return runs;
+}
+
+// Episodes and options of regularisation, of which backward finds the same masks.
+template <class F>
+int check_masks(CellId cell, const Sizes& n) {
+  int runs = 0;
+  const auto made = make_weights<F>(cell, n, all_options(facts_of(cell)));
+  for (const bool reverse : {false, true}) {
+    set_isa(available_isas().back());
+    set_schedule("one");
+    const auto want = run(cell, n, *made, reverse, true, {false, false, true, true});
+    set_isa(available_isas().front());
+    for (const std::string schedule : {"rows", "units", "2x2"}) {
+      set_schedule(schedule);
+      same(run(cell, n, *made, reverse, true, {reverse, false, true, true}), want, "a mask or an episode", cell);
+      same(run(cell, n, *made, reverse, true, {true, true, true, true}), want, "packing masked sequences", cell);
+      runs += 2;
+    }
+  }
   return runs;
 }
 
@@ -514,7 +558,9 @@ int main() {
     if (i % 8 == 0) runs += check_openmp<Float32>(cell, {9, 5, 5, 36});
     for (const Sizes& n : {Sizes{5, 9, 40, 100}, Sizes{3, 4, 70, 33}, Sizes{140, 4, 3, 17}})
       runs += check_ways<Float32>(cell, n);
-    if (takes_heads(facts_of(cell))) runs += check_heads(cell);
+    for (const Sizes& n : {Sizes{6, 13, 20, 33}, Sizes{60, 5, 3, 16}, Sizes{3, 70, 9, 48}})
+      runs += n.T == 3 ? check_masks<Float64>(cell, n) : check_masks<Float32>(cell, n);
+    if (takes_heads(facts_of(cell))) runs += check_heads(cell) + check_masks<Float32>(cell, {6, 13, 20, 66, 2});
   }
   check_allocations();
   std::printf("%d cells, %d of them distinct\n", kCells, distinct);
