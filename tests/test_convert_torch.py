@@ -273,6 +273,7 @@ def test_without_torch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     assert_same_parameters(convert.from_torch(layer.state_dict()), layer)
     (tmp_path / "a.pt").write_bytes(b"")
-    for call in (lambda: convert.to_torch(layer), lambda: convert.from_torch(tmp_path / "a.pt")):
+    calls: list[Any] = [lambda: convert.to_torch(layer), lambda: convert.from_torch(tmp_path / "a.pt")]
+    for call in calls:
         with pytest.raises(ImportError, match=r"this conversion needs torch: pip install 'fusedrnn\[torch\]'"):
             call()

@@ -57,7 +57,8 @@ def from_keras(source: Any, name: str | None = None, **options: Any) -> Any:
             activations, where they are not Keras's defaults; the same for all such layers.
 
     Returns:
-        A layer, if the source is a recurrent layer, or a name is given; otherwise a dict of layers by name, even of one.
+        A layer, if the source is a recurrent layer, or a name is given; otherwise a dict of layers by name, even of
+        one.
 
     Raises:
         ValueError: no recurrent layer; no such name; what no layer has: another `merge_mode`, activations, cuDNN's

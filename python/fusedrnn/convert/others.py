@@ -207,7 +207,9 @@ def from_tf1(
         raise ValueError(f"kernel: expected more than {units} rows, those of h, got shape {np.shape(kernel)}")
     parameters |= {"weight_ih": both[:, :-units], "weight_hh": both[:, -units:]}
     diagonals = {"peephole_i": w_i_diag, "peephole_f": w_f_diag, "peephole_o": w_o_diag}
-    given = {name: as_array(name, a, 1) for name, a in diagonals.items() if a is not None}
+    given = {name: as_array(f"w_{name[-1]}_diag", a, 1) for name, a in diagonals.items() if a is not None}
+    if len(given) not in (0, len(diagonals)):
+        raise ValueError(f"w_i_diag, w_f_diag, w_o_diag: expected all or none, got {len(given)}")
     options: dict[str, Any] = {"peepholes": "diagonal"} if given else {}
     return layer_of(FOUR_GATES, [parameters | given], **options)  # type: ignore[no-any-return]
 

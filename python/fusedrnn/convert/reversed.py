@@ -28,16 +28,20 @@ class Reversed:
         return out._replace(y=self._turned(out.y, lengths))
 
     def _turned(self, x: Any, lengths: Any) -> Any:
-        """The steps of each row, up to its length, in reverse order."""
-        if not isinstance(x, np.ndarray) or x.ndim not in (2, 3):
-            return x  # which the layer refuses
+        """The steps of each row, up to its length, in reverse order. What the layer refuses stays as it is."""
+        if not isinstance(x, np.ndarray):
+            raise TypeError(f"x: expected a numpy.ndarray, got {type(x).__name__}")
+        if x.ndim not in (2, 3):
+            return x
         batch_first = self.layer.batch_first and x.ndim == 3
         steps = x.swapaxes(0, 1) if batch_first else x
         if lengths is None or x.ndim == 2:
             turned = steps[::-1]
         else:
-            t, ends = np.arange(len(steps))[:, None], np.asarray(lengths)[None]
-            turned = np.take_along_axis(steps, np.where(t < ends, ends - 1 - t, t)[..., None], 0)
+            t, ends = np.arange(len(steps))[:, None], np.asarray(lengths)
+            if ends.shape != steps.shape[1:2] or ends.dtype.kind not in "iu" or (ends > len(steps)).any():
+                return x
+            turned = np.take_along_axis(steps, np.where(t < ends, ends.astype(int) - 1 - t, t)[..., None], 0)
         return np.ascontiguousarray(turned.swapaxes(0, 1) if batch_first else turned)
 
     def __repr__(self) -> str:
