@@ -386,13 +386,26 @@ def test_refusals(make: Any, text: str) -> None:
         convert.from_keras(layer)
 
 
-def test_cudnn_is_refused(rng: np.random.Generator, tmp_path: Path) -> None:
-    entry = {"class_name": "CuDNNLSTM", "config": {"name": "a", "units": 3}}
-    write_keras_2(tmp_path / "a.h5", [entry], {"a": arrays_2(rng, "LSTM")})
-    with pytest.raises(
-        ValueError, match="a: CuDNNLSTM: expected another layer: its weights are in the layout of cuDNN"
-    ):
-        convert.from_keras(tmp_path / "a.h5")
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_layers_of_cudnn(kind: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    """Keras 2's CuDNNLSTM and CuDNNGRU gave the bytes of each gate's matrix to cuDNN, which reads them as (H, .), and
+    both of its biases one after the other; a GRU of cuDNN resets after the product."""
+    kernel, recurrent, _ = arrays_2(rng, kind)
+    G = {"LSTM": 4, "GRU": 3}[kind]
+    bias = normal(rng, 2 * 3 * G)
+    entry = {"class_name": f"CuDNN{kind}", "config": {"name": "a", "units": 3}}
+    write_keras_2(tmp_path / "a.h5", [entry], {"a": [kernel, recurrent, bias]})
+    write_keras_2(tmp_path / "b.h5", [], {"a": [kernel, recurrent, bias]}, config=False)
+    got = convert.from_keras(tmp_path / "a.h5", "a")
+    assert_same_parameters(convert.from_keras(tmp_path / "b.h5", "a"), got)
+    order = {"LSTM": [0, 1, 2, 3], "GRU": [1, 0, 2]}[kind]
+    w, r = ([np.hsplit(a, G)[g].tobytes() for g in order] for a in (kernel, recurrent))
+    assert got.parameters["weight_ih_l0"].tobytes() == b"".join(w)
+    assert got.parameters["weight_hh_l0"].tobytes() == b"".join(r)
+    for name, b in zip(("bias_ih_l0", "bias_hh_l0"), np.split(bias, 2), strict=True):
+        assert np.array_equal(got.parameters[name], b.reshape(G, 3)[order].ravel())
+    if kind == "GRU":
+        assert got.options["reset_after"]
 
 
 def test_other_sources(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from .tables import (
     KERAS,
     KERAS_BOTH,
     KERAS_CELLS,
-    KERAS_REFUSED,
     KERAS_RNN,
     KERAS_STACK,
     ONE_GATE,
@@ -41,11 +40,12 @@ class Found(NamedTuple):
 
 
 def from_keras(source: Any, name: str | None = None, **options: Any) -> Any:
-    """Layers from Keras 3, and from Keras 2 (tf.keras): LSTM, GRU, SimpleRNN, `RNN` of their cells and of stacks of
-    cells of one kind and size, and Bidirectional ones with ``merge_mode="concat"``. Each becomes a layer of its own,
-    with `batch_first`; stacked cells one of that depth. Kernels are transposed, gates permuted; a single bias becomes
-    `bias_ih`, beside a `bias_hh` of zeros. A layer with `go_backwards` becomes a `Reversed`. What Keras drops in
-    training is left out, and masks and `return_sequences` are the caller's: ``lengths=``, ``out.y`` or ``out.h_n``.
+    """Layers from Keras 3, and from Keras 2 (tf.keras): LSTM, GRU, SimpleRNN, Keras 2's CuDNNLSTM, CuDNNGRU, `RNN` of
+    cells of these and of stacks of cells of one kind and size, and Bidirectional ones with ``merge_mode="concat"``.
+    Each becomes a layer of its own, with `batch_first`; stacked cells one of that depth. Kernels are transposed, gates
+    permuted; a single bias becomes `bias_ih`, beside a `bias_hh` of zeros. A layer with `go_backwards` becomes a
+    `Reversed`. What Keras drops in training is left out; masks and `return_sequences` are the caller's: ``lengths=``,
+    ``out.y`` or ``out.h_n``.
 
     Args:
         source: a layer or a model, of Keras or tf.keras; or the path of a file, which h5py reads: ``.keras``, a whole
@@ -61,8 +61,8 @@ def from_keras(source: Any, name: str | None = None, **options: Any) -> Any:
         one.
 
     Raises:
-        ValueError: no recurrent layer; no such name; what no layer has: another `merge_mode`, activations, cuDNN's
-            layers, cells of different kinds in one stack; a file of another kind. TypeError: another source; options
+        ValueError: no recurrent layer; no such name; what no layer has: another `merge_mode`, other activations, cells
+            of different kinds or sizes in one stack; a file of another kind. TypeError: another source; options
             beside a model, which says all by itself. ImportError: no h5py. OSError: the file cannot be read.
     """
     of_path = isinstance(source, (str, os.PathLike))
@@ -86,7 +86,7 @@ def from_keras(source: Any, name: str | None = None, **options: Any) -> Any:
 
 def is_recurrent(class_name: str, config: Mapping[str, Any]) -> bool:
     """Whether it is a recurrent layer, as far as the configuration tells; of cells that have a kind here."""
-    if class_name in KERAS or class_name in KERAS_REFUSED:
+    if class_name in KERAS:
         return True
     if class_name == KERAS_BOTH:
         return is_recurrent(*entry_of(config["layer"]))
@@ -106,7 +106,7 @@ def entry_of(serialised: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
 def _in_model(path: str, layer: Any) -> Iterator[tuple[str, Found]]:
     """The recurrent layers of a model, of models and layers in it, and of their wrappers."""
     class_name = type(layer).__name__
-    if class_name in (KERAS_RNN, KERAS_BOTH, *KERAS, *KERAS_REFUSED) and is_recurrent(class_name, layer.get_config()):
+    if class_name in (KERAS_RNN, KERAS_BOTH, *KERAS) and is_recurrent(class_name, layer.get_config()):
         package = type(layer).__module__.split(".")[0]
         version = getattr(sys.modules.get(package), "__version__", "")
         yield path or layer.name, Found(class_name, layer.get_config(), layer.get_weights, version)
@@ -120,8 +120,6 @@ def _in_model(path: str, layer: Any) -> Iterator[tuple[str, Found]]:
 
 def layer_of_found(found: Found, options: Mapping[str, Any]) -> Layer | Reversed:
     """The layer of a recurrent layer of Keras."""
-    if found.class_name in KERAS_REFUSED:
-        raise ValueError(f"{found.class_name}: expected another layer: {KERAS_REFUSED[found.class_name]}")
     config, both = found.config, found.class_name == KERAS_BOTH
     if both and config.get("merge_mode") != "concat":
         raise ValueError(
@@ -142,7 +140,7 @@ def layer_of_found(found: Found, options: Mapping[str, Any]) -> Layer | Reversed
     places = [weights[i : i + count] for i in range(0, len(weights), count)]
     chosen_by = _activations(kind, cell, found.version)
     if kind is THREE_GATES:  # the first versions of Keras 2 had no reset_after, and reset before the product
-        chosen_by["reset_after"] = bool(cell.get("reset_after", False))
+        chosen_by["reset_after"] = bool(cell.get("reset_after", of_cudnn(places[0])))
     if both and depth > 1:
         raise ValueError("layer: expected one cell in each direction, as layers here join directions, got a stack")
     converted = [_parameters(kind, *place) for place in places]
@@ -184,10 +182,24 @@ def _activations(kind: Kind, cell: Mapping[str, Any], version: str) -> dict[str,
     return options_of(kind, [gates, activation, activation][: 1 + kind.states])
 
 
+def of_cudnn(weights: Sequence[Array]) -> bool:
+    """Whether weights are those of Keras 2's layers of cuDNN, which have two biases in one row."""
+    return len(weights) == 3 and weights[2].shape == (2 * weights[1].shape[1],)
+
+
 def _parameters(kind: Kind, kernel: Array, recurrent: Array, bias: Array | None = None) -> dict[str, Array]:
-    """Those of a cell here. A bias of two rows has those of the input and of the recurrence."""
+    """Those of a cell here. A bias of two rows has those of the input and of the recurrence. In the kernels of cuDNN's
+    layers each gate has the numbers of its ``(H, .)`` matrix, row by row, under the shape ``(., H)``."""
     order = kind.orders["Keras"], kind.gates
-    arrays = {"weight_ih": reorder(kernel, *order, axis=1).T, "weight_hh": reorder(recurrent, *order, axis=1).T}
+    kernels = {"weight_ih": kernel, "weight_hh": recurrent}
+    if bias is not None and of_cudnn((kernel, recurrent, bias)):
+        G, H = len(kind.gates), len(recurrent)
+        kernels = {
+            name: np.concatenate([np.reshape(gate, (H, -1)).T for gate in np.split(a, G, 1)], 1)
+            for name, a in kernels.items()
+        }
+        bias = bias.reshape(2, -1)
+    arrays = {name: reorder(a, *order, axis=1, name=name).T for name, a in kernels.items()}
     if bias is not None:
         b_ih, b_hh = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
         arrays |= {"bias_ih": reorder(b_ih, *order), "bias_hh": reorder(b_hh, *order)}

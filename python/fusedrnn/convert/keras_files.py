@@ -15,7 +15,7 @@ import numpy as np
 
 from ..aliases import Array
 from .build import need
-from .keras import Found, entry_of, is_recurrent
+from .keras import Found, entry_of, is_recurrent, of_cudnn
 from .tables import BY_GATES, KERAS_BOTH, KERAS_CELLS, KERAS_RNN, KERAS_STACK, THREE_GATES
 
 INSIDE = ("layers", "_layer_checkpoint_dependencies")  # the group of a model's layers, since Keras 3 and before
@@ -217,7 +217,7 @@ def _guessed(cells: list[list[Array]], both: bool) -> Found:
     bias = cells[0][2] if len(cells[0]) == 3 else None
     config = {"units": len(cells[0][1]), "use_bias": bias is not None}
     if kind is THREE_GATES:
-        config["reset_after"] = bias is None or bias.ndim == 2
+        config["reset_after"] = bias is None or bias.ndim == 2 or of_cudnn(cells[0])
     entries = [{"class_name": keras_cell, "config": config}] * (len(cells) // (1 + both))
     of_layer = {"cell": {"class_name": KERAS_STACK, "config": {"cells": entries}}}
     found: tuple[str, Mapping[str, Any]] = KERAS_RNN, of_layer

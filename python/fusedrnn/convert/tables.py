@@ -46,14 +46,9 @@ PEEPHOLES = {"ONNX": "iof", "oneDNN": "ifo"}  # the order of the three vectors
 COUPLED = {"variant": "coupled"}
 COUPLED_GATES, COUPLED_ONNX = "fgo", "fo_g"  # the rows of ONNX's f are not used
 
-KERAS = {kind.keras: kind for kind in KINDS.values()}
+KERAS = {kind.keras: kind for kind in KINDS.values()} | {f"CuDNN{name}": KINDS[name] for name in ("LSTM", "GRU")}
 KERAS_CELLS = {f"{kind.keras}Cell": kind for kind in KINDS.values()}
 KERAS_RNN, KERAS_STACK, KERAS_BOTH = "RNN", "StackedRNNCells", "Bidirectional"
-KERAS_REFUSED = {
-    f"CuDNN{name}": "its weights are in the layout of cuDNN, which Keras's own loader turns into that of "
-    f"{name}: load the model by Keras 2 and save it again"
-    for name in ("LSTM", "GRU")
-}
 
 ONNX_INPUTS = ("X", "W", "R", "B", "sequence_lens", "initial_h", "initial_c", "P")  # of its operators
 ONNX_QUANTIZED = "DynamicQuantizeLSTM"  # of com.microsoft: W and R are transposed, and follow scales and zero points
