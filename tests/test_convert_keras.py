@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +87,9 @@ def test_layers(kind: str, wrapper: str, case: int, rng: np.random.Generator) ->
     built(theirs, width, rng)
     layer = convert.from_keras(theirs)
     assert isinstance(layer, convert.Reversed) == (wrapper == "backwards")
+    if wrapper in ("layer", "bidirectional"):
+        options = {name: value for name, value in layer.options.items() if name in ("reset_after", "nonlinearity")}
+        assert_same_parameters(convert.from_keras(theirs.get_weights(), **options), layer)
     x = rng.standard_normal((3, 4, width)).astype("float32")
     want = outputs_of(theirs, x)
     assert_same_y(layer, want[:, ::-1] if wrapper == "backwards" else want, x)
@@ -191,6 +196,26 @@ def test_groups_without_names(tmp_path: Path, rng: np.random.Generator) -> None:
         file.visititems(lambda _, group: group.attrs.pop("name", None) and None)
     assert list(convert.from_keras(path)) == ["lstm", "lstm_1"]
     assert_same_parameters(convert.from_keras(path, "lstm_1"), convert.from_keras(model.get_layer("b")))
+
+
+def test_groups_of_keras_2(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Keras 2.12 and later: another list of layers, which has each layer twice, so that numbers are left out."""
+    names = ["a", "b", "c"]
+    layers = [L.LSTM(3, return_sequences=True, name=name) for name in names]
+    model = randomise(keras.Sequential([keras.Input((None, 3)), *layers]), rng)
+    model.save(tmp_path / "a.keras")
+    with zipfile.ZipFile(tmp_path / "a.keras") as file:
+        parts = {name: file.read(name) for name in file.namelist()}
+    with h5py.File(tmp_path / "weights", "w") as new, h5py.File(io.BytesIO(parts["model.weights.h5"])) as old:
+        for i, name in enumerate(("lstm", "lstm_1", "lstm_2")):
+            old.copy(f"layers/{name}", new, f"_layer_checkpoint_dependencies/lstm{f'_{2 * i}' if i else ''}")
+    parts["model.weights.h5"] = (tmp_path / "weights").read_bytes()
+    with zipfile.ZipFile(tmp_path / "b.keras", "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+    found = convert.from_keras(tmp_path / "b.keras")
+    for name, layer in zip(names, layers, strict=True):
+        assert_same_parameters(found[name], convert.from_keras(layer))
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -409,10 +434,14 @@ def test_layers_of_cudnn(kind: str, rng: np.random.Generator, tmp_path: Path) ->
 
 
 def test_other_sources(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="source: expected a layer or a model of Keras, or a path, got int"):
+    with pytest.raises(
+        TypeError, match="source: expected a layer or a model of Keras, its weights, or a path, got int"
+    ):
         convert.from_keras(3)
     with pytest.raises(TypeError, match="reset_after: expected none beside a model, which has its own"):
         convert.from_keras(built(L.GRU(3), 2, np.random.default_rng(0)), reset_after=True)
+    with pytest.raises(ValueError, match=r"source: expected the arrays of a recurrent layer, as get_weights\(\) gives"):
+        convert.from_keras([np.zeros((3, 4), "float32")])
     (tmp_path / "a.h5").write_bytes(b"no file of Keras")
     with pytest.raises(ValueError, match=r"path: expected a file of Keras, .keras, .h5 or .weights.h5, got 'a.h5'"):
         convert.from_keras(tmp_path / "a.h5")

@@ -48,8 +48,8 @@ def from_keras(source: Any, name: str | None = None, **options: Any) -> Any:
     ``out.y`` or ``out.h_n``.
 
     Args:
-        source: a layer or a model, of Keras or tf.keras; or the path of a file, which h5py reads: ``.keras``, a whole
-            model's ``.h5``, or one of weights alone, ``.weights.h5``.
+        source: a layer or a model, of Keras or tf.keras; a layer's `get_weights()`; or the path of a file, which h5py
+            reads: ``.keras``, a whole model's ``.h5``, or one of weights alone, ``.weights.h5``.
         name: of one layer. A layer of a model in the model is named ``"inner/layer"``. Weights alone have the names of
             their layers too, or, as Keras wrote them before, those of groups, such as ``"lstm_1"``.
         options: what weights alone do not say, nor the configuration of a layer of the user's, with recurrent layers
@@ -57,8 +57,8 @@ def from_keras(source: Any, name: str | None = None, **options: Any) -> Any:
             activations, where they are not Keras's defaults; the same for all such layers.
 
     Returns:
-        A layer, if the source is a recurrent layer, or a name is given; otherwise a dict of layers by name, even of
-        one.
+        A layer, if the source is a recurrent layer, or its weights, or a name is given; otherwise a dict of layers by
+        name, even of one.
 
     Raises:
         ValueError: no recurrent layer; no such name; what no layer has: another `merge_mode`, other activations, cells
@@ -72,14 +72,25 @@ def from_keras(source: Any, name: str | None = None, **options: Any) -> Any:
         found = layers_in_file(file_of(source, "from_keras"))
     elif callable(getattr(source, "get_config", None)) and callable(getattr(source, "get_weights", None)):
         found = dict(_in_model("", source))
+    elif isinstance(source, (list, tuple)):
+        from .keras_files import of_arrays
+
+        alone = of_arrays([as_array("source", a) for a in source])
+        if alone is None:
+            raise ValueError(
+                "source: expected the arrays of a recurrent layer, as get_weights() gives them, got others"
+            )
+        return layer_of_found(alone, options)
     else:
-        raise TypeError(f"source: expected a layer or a model of Keras, or a path, got {type(source).__name__}")
+        raise TypeError(
+            f"source: expected a layer or a model of Keras, its weights, or a path, got {type(source).__name__}"
+        )
     if options and found and all(layer.complete for layer in found.values()):
         raise TypeError(f"{next(iter(options))}: expected none beside a model, which has its own")
     makers: Makers = {
         each: partial(layer_of_found, layer, {} if layer.complete else options) for each, layer in found.items()
     }
-    if not of_path and name is None and [*makers] == [source.name]:
+    if not of_path and name is None and not hasattr(source, "layers") and [*makers] == [source.name]:
         return makers[source.name]()
     return chosen(makers, name, "a layer, model or file of Keras")
 

@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,11 @@ def _of_keras_3(
         )
     elif "layers" in config:
         inside = next((name for name in INSIDE if f"{group}/{name}".strip("/") in file), INSIDE[0])
-        for each, their_group in zip(config["layers"], _group_names(config["layers"]), strict=True):
+        for each, their_group in zip(
+            config["layers"],
+            _group_names(config["layers"], _members(file, f"{group}/{inside}".strip("/"))),
+            strict=True,
+        ):
             name = each["config"].get("name", each.get("name", "")) if isinstance(each["config"], Mapping) else ""
             yield from _of_keras_3(
                 f"{path}/{name}" if path else name, f"{group}/{inside}/{their_group}".strip("/"), each, file, version
@@ -83,14 +87,26 @@ def _of_keras_3(
         yield from _of_weights(path, file[group] if group else file)
 
 
-def _group_names(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """The groups of the members of a list: their classes in lower case, numbered where there are several."""
-    used: dict[str, int] = {}
-    for entry in entries:
-        name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", entry_of(entry)[0]))
-        name = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
-        used[name] = used.get(name, -1) + 1
-        yield f"{name}_{used[name]}" if used[name] else name
+def _group_names(entries: Sequence[Mapping[str, Any]], groups: Iterable[str]) -> list[str]:
+    """The groups of the members of a list: their classes in lower case, with numbers where there are several. Keras 2
+    left some of the numbers out, so that the order of the groups counts if there are as many as members of a class."""
+    classes = [_snake(entry_of(entry)[0]) for entry in entries]
+    named: dict[str, list[str]] = {}
+    for name in set(classes):
+        found = sorted((g for g in groups if re.fullmatch(rf"{name}(_\d+)?", g)), key=_number)
+        count = classes.count(name)
+        named[name] = found if len(found) == count else [f"{name}_{i}" if i else name for i in range(count)]
+    return [named[name].pop(0) for name in classes]
+
+
+def _snake(name: str) -> str:
+    """As Keras has it."""
+    name = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", name))
+    return re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+
+
+def _members(file: Any, group: str) -> list[str]:
+    return list(file[group]) if group in file else []
 
 
 def _read_group(file: Any, group: str, class_name: str, config: Mapping[str, Any]) -> list[Array]:
@@ -101,7 +117,9 @@ def _read_group(file: Any, group: str, class_name: str, config: Mapping[str, Any
         return [a for each, entry in zip(groups, both, strict=True) for a in _read_group(file, each, *entry)]
     cells = [f"{group}/cell"]
     if class_name == KERAS_RNN and entry_of(config["cell"])[0] == KERAS_STACK:
-        cells = [f"{group}/cell/cells/{name}" for name in _group_names(config["cell"]["config"]["cells"])]
+        inside = f"{group}/cell/cells"
+        entries = config["cell"]["config"]["cells"]
+        cells = [f"{inside}/{name}" for name in _group_names(entries, _members(file, inside))]
     return [a for cell in cells for a in _read_vars(file, cell)]
 
 
@@ -201,13 +219,18 @@ def _of_legacy_weights(file: Any) -> Iterator[tuple[str, Found]]:
     """Of Keras 2: the groups whose weights are those of a cell, or of two of the same shapes."""
     for name in _legacy_names(file, "layer_names"):
         paths = _legacy_names(file[name], "weight_names")
-        if not any("recurrent_kernel" in path for path in paths):
-            continue
-        weights = _read_legacy(file, name, "")
-        count = 3 if len(weights) % 3 == 0 and any("bias" in path for path in paths) else 2
-        cells = [weights[i : i + count] for i in range(0, len(weights), count)]
-        if len(cells) <= 2 and all(_is_cell(cell) for cell in cells):
-            yield name, _guessed(cells, len(cells) == 2)
+        if any("recurrent_kernel" in path for path in paths) and (found := of_arrays(_read_legacy(file, name, ""))):
+            yield name, found
+
+
+CELLS = {2: (2, 1), 3: (3, 1), 4: (2, 2), 6: (3, 2)}  # the arrays of a cell, and the directions, by all arrays
+
+
+def of_arrays(weights: Sequence[Array]) -> Found | None:
+    """The layer with such weights, in one direction or in both; None if there is none."""
+    count, directions = CELLS.get(len(weights), (0, 0))
+    cells = [list(weights[i * count : (i + 1) * count]) for i in range(directions)]
+    return _guessed(cells, directions == 2) if cells and all(map(_is_cell, cells)) else None
 
 
 def _guessed(cells: list[list[Array]], both: bool) -> Found:
