@@ -21,6 +21,7 @@ from conversions import (
     run_layer,
 )
 from fusedrnn import convert
+from fusedrnn.convert import activations, tables
 
 onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402  # where there is one
@@ -427,6 +428,18 @@ def test_activations(
     assert options.items() <= inner.options.items()
     if inner is layer:
         assert_same_parameters(convert.from_onnx(convert.to_onnx(layer), "l0"), layer)
+
+
+@pytest.mark.parametrize(("kind", "attributes", "options"), HARD_GATES)
+def test_options_of_activations(kind: str, attributes: dict[str, Any], options: dict[str, Any]) -> None:
+    """What a layer is given, and back."""
+    of_kind, lists = tables.KINDS[kind], [attributes.get(f"activation{s}") for s in ("s", "_alpha", "_beta")]
+    found = activations.from_onnx_lists(of_kind, 1, *lists)
+    assert options.items() <= activations.options_of(of_kind, found).items()
+    for directions in (1, 2):
+        back = activations.to_onnx_attributes(found, directions)
+        again = [back.get(f"activation{s}") for s in ("s", "_alpha", "_beta")]
+        assert activations.from_onnx_lists(of_kind, directions, *again) == found
 
 
 def test_default_activations_by_name(rng: np.random.Generator) -> None:
