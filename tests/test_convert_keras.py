@@ -286,6 +286,12 @@ def test_files_of_keras_2(kind: str, rng: np.random.Generator, tmp_path: Path) -
         assert_same_parameters(convert.from_keras(tmp_path / "a.weights.h5", name), found[name])
 
 
+def test_time_major_of_keras_2(rng: np.random.Generator, tmp_path: Path) -> None:
+    for flag in (False, True):
+        write_keras_2(tmp_path / "a.h5", [entry_2("LSTM", "a", time_major=flag)], {"a": arrays_2(rng, "LSTM")})
+        assert convert.from_keras(tmp_path / "a.h5", "a").batch_first != flag
+
+
 def test_the_two_biases_of_a_gru_of_keras_2(rng: np.random.Generator, tmp_path: Path) -> None:
     write_keras_2(tmp_path / "a.h5", [entry_2("GRU", "a", reset_after=True)], {"a": arrays_2(rng, "GRU", 2)})
     layer = convert.from_keras(tmp_path / "a.h5", "a")
@@ -379,6 +385,10 @@ REFUSED: list[tuple[Any, str]] = [
         "directions, and combine their outputs",
     ),
     (
+        lambda: L.Bidirectional(L.LSTM(3, go_backwards=True), backward_layer=L.LSTM(3)),
+        "go_backwards: expected False in a bidirectional layer, as the first direction here runs forwards, got True",
+    ),
+    (
         lambda: L.LSTM(3, activation="gelu"),
         "activation: expected one of sigmoid, tanh, relu, softsign, linear, hard_sigmoid, as no cell has others, "
         "got 'gelu'",
@@ -446,7 +456,7 @@ def test_other_sources(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"path: expected a file of Keras, .keras, .h5 or .weights.h5, got 'a.h5'"):
         convert.from_keras(tmp_path / "a.h5")
     np.savez(tmp_path / "a.npz", a=np.zeros(1))
-    with pytest.raises(ValueError, match=r"path: expected a .keras file with config.json and model.weights.h5, got 'a"):
+    with pytest.raises(ValueError, match=r"path: expected a .keras file, got 'a.npz' without config.json"):
         convert.from_keras(tmp_path / "a.npz")
     (tmp_path / "a.onnx").write_bytes(b"")
     with pytest.raises(ValueError, match=r"path: expected a file for from_keras, got 'a.onnx': use from_onnx"):

@@ -94,6 +94,8 @@ def chosen(found: Makers, name: str | None, source: str) -> Any:
     for each, make in found.items():
         try:
             layers[each] = make()
-        except (ValueError, TypeError) as e:
-            raise type(e)(f"{each}: {e}") from e
+        except TypeError as e:
+            raise TypeError(f"{each}: {e}") from e
+        except ValueError as e:
+            raise ValueError(f"{each}: {e}") from e
     return layers

@@ -138,6 +138,10 @@ def layer_of_found(found: Found, options: Mapping[str, Any]) -> Layer | Reversed
             f"got {config.get('merge_mode')!r}: convert the layers of both directions, and combine their outputs"
         )
     class_name, of_layer = entry_of(config["layer"]) if both else (found.class_name, config)
+    if both and of_layer.get("go_backwards"):
+        raise ValueError(
+            "go_backwards: expected False in a bidirectional layer, as the first direction here runs forwards, got True"
+        )
     cells = _cells_of(class_name, of_layer)
     if both and config.get("backward_layer"):
         backward = _cells_of(*entry_of(config["backward_layer"]))
@@ -155,7 +159,8 @@ def layer_of_found(found: Found, options: Mapping[str, Any]) -> Layer | Reversed
     if both and depth > 1:
         raise ValueError("layer: expected one cell in each direction, as layers here join directions, got a stack")
     converted = [_parameters(kind, *place) for place in places]
-    layer = layer_of(kind, converted, bidirectional=both, batch_first=True, **(chosen_by | dict(options)))
+    batch_first = not of_layer.get("time_major", False)  # an option of Keras 2
+    layer = layer_of(kind, converted, bidirectional=both, batch_first=batch_first, **(chosen_by | dict(options)))
     return Reversed(layer) if of_layer.get("go_backwards") and not both else layer
 
 
@@ -238,15 +243,16 @@ def to_keras(layer: Layer) -> Any:
         },
     )
     keras = need("keras", "keras")
-    activation, *others = reversed([to_keras_name(a) for a in activations_of(kind, layer)])
-    arguments: dict[str, Any] = {"activation": activation, "use_bias": layer.bias, "dtype": str(layer.dtype)}
+    gates, *others = [to_keras_name(a) for a in activations_of(kind, layer)]
+    arguments: dict[str, Any] = {
+        "activation": (others or [gates])[0],
+        "use_bias": layer.bias,
+        "dtype": str(layer.dtype),
+    }
     if others:
-        arguments["recurrent_activation"] = others[-1]
-        if kind.states == 2 and others[0] != activation:
-            raise ValueError(
-                "output_activation: expected that of the candidate, as Keras has one for both, "
-                f"got {activation!r} and {others[0]!r}"
-            )
+        arguments["recurrent_activation"] = gates
+    if len(set(others)) > 1:
+        raise ValueError(f"output_activation: expected that of the candidate, as Keras has one for both, got {others}")
     if "reset_after" in layer.options:
         arguments["reset_after"] = layer.options["reset_after"]
     made = []

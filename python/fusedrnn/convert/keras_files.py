@@ -18,6 +18,7 @@ from .build import need
 from .keras import Found, entry_of, is_recurrent, of_cudnn
 from .tables import BY_GATES, KERAS_BOTH, KERAS_CELLS, KERAS_RNN, KERAS_STACK, THREE_GATES
 
+PARTS = {"config.json", "metadata.json", "model.weights.h5"}  # of a .keras file
 INSIDE = ("layers", "_layer_checkpoint_dependencies")  # the group of a model's layers, since Keras 3 and before
 
 
@@ -26,10 +27,8 @@ def layers_in_file(path: Path) -> dict[str, Found]:
     h5py = need("h5py", "keras")
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
-            if not {"config.json", "model.weights.h5"} <= set(file.namelist()):
-                raise ValueError(
-                    f"path: expected a .keras file with config.json and model.weights.h5, got {path.name!r}"
-                )
+            if missing := PARTS - set(file.namelist()):
+                raise ValueError(f"path: expected a .keras file, got {path.name!r} without {min(missing)}")
             model = json.loads(file.read("config.json"))
             version = json.loads(file.read("metadata.json")).get("keras_version", "")
             weights = h5py.File(io.BytesIO(file.read("model.weights.h5")), "r")

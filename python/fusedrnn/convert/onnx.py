@@ -150,7 +150,7 @@ def _constants(scope: Scope, inputs: Mapping[str, str], quantized: bool) -> dict
         if (a := scope.value(value)) is None:
             raise ValueError(f"{name}: expected a constant, got {value!r}, which is computed of inputs of the model")
         if quantized and ndim == 3:
-            a = _dequantised(a, *(scope.value(inputs[f"{name}_{of}"]) for of in ("scale", "zero_point")))
+            a = _dequantised(a, *(scope.value(inputs.get(f"{name}_{of}", "")) for of in ("scale", "zero_point")))
         found[name] = as_array(name, a, ndim)
     if missing := {"W", "R"} - found.keys():
         raise ValueError(f"{min(missing)}: expected a constant, got none")
