@@ -389,6 +389,10 @@ REFUSED: list[tuple[Any, str]] = [
         "go_backwards: expected False in a bidirectional layer, as the first direction here runs forwards, got True",
     ),
     (
+        lambda: L.Bidirectional(L.RNN([L.LSTMCell(3), L.LSTMCell(3)])),
+        "layer: expected one cell in each direction, as layers here join directions, got a stack",
+    ),
+    (
         lambda: L.LSTM(3, activation="gelu"),
         "activation: expected one of sigmoid, tanh, relu, softsign, linear, hard_sigmoid, as no cell has others, "
         "got 'gelu'",

@@ -131,22 +131,11 @@ def _in_model(path: str, layer: Any) -> Iterator[tuple[str, Found]]:
 
 def layer_of_found(found: Found, options: Mapping[str, Any]) -> Layer | Reversed:
     """The layer of a recurrent layer of Keras."""
-    config, both = found.config, found.class_name == KERAS_BOTH
-    if both and config.get("merge_mode") != "concat":
-        raise ValueError(
-            "merge_mode: expected 'concat', as directions lie side by side here, "
-            f"got {config.get('merge_mode')!r}: convert the layers of both directions, and combine their outputs"
-        )
-    class_name, of_layer = entry_of(config["layer"]) if both else (found.class_name, config)
-    if both and of_layer.get("go_backwards"):
-        raise ValueError(
-            "go_backwards: expected False in a bidirectional layer, as the first direction here runs forwards, got True"
-        )
+    both = found.class_name == KERAS_BOTH
+    class_name, of_layer = entry_of(found.config["layer"]) if both else (found.class_name, found.config)
     cells = _cells_of(class_name, of_layer)
-    if both and config.get("backward_layer"):
-        backward = _cells_of(*entry_of(config["backward_layer"]))
-        if [_essence(*cell) for cell in backward] != [_essence(*cell) for cell in cells]:
-            raise ValueError("backward_layer: expected the cell of the forward layer, as layers have, got another one")
+    if both:
+        _check_directions(found.config, of_layer, cells)
     (kind, cell), depth, directions = cells[0], len(cells), 1 + both
     weights = [as_array("weights", a) for a in found.weights()]
     count = 2 + bool(cell.get("use_bias", True))
@@ -156,12 +145,31 @@ def layer_of_found(found: Found, options: Mapping[str, Any]) -> Layer | Reversed
     chosen_by = _activations(kind, cell, found.version)
     if kind is THREE_GATES:  # the first versions of Keras 2 had no reset_after, and reset before the product
         chosen_by["reset_after"] = bool(cell.get("reset_after", of_cudnn(places[0])))
-    if both and depth > 1:
-        raise ValueError("layer: expected one cell in each direction, as layers here join directions, got a stack")
     converted = [_parameters(kind, *place) for place in places]
     batch_first = not of_layer.get("time_major", False)  # an option of Keras 2
     layer = layer_of(kind, converted, bidirectional=both, batch_first=batch_first, **(chosen_by | dict(options)))
     return Reversed(layer) if of_layer.get("go_backwards") and not both else layer
+
+
+def _check_directions(
+    config: Mapping[str, Any], forward: Mapping[str, Any], cells: Sequence[tuple[Kind, Mapping[str, Any]]]
+) -> None:
+    """Raises ValueError for both directions as no layer has them; `cells` are those of the forward layer."""
+    if config.get("merge_mode") != "concat":
+        raise ValueError(
+            "merge_mode: expected 'concat', as directions lie side by side here, "
+            f"got {config.get('merge_mode')!r}: convert the layers of both directions, and combine their outputs"
+        )
+    if forward.get("go_backwards"):
+        raise ValueError(
+            "go_backwards: expected False in a bidirectional layer, as the first direction here runs forwards, got True"
+        )
+    if len(cells) > 1:
+        raise ValueError("layer: expected one cell in each direction, as layers here join directions, got a stack")
+    if config.get("backward_layer"):
+        backward = _cells_of(*entry_of(config["backward_layer"]))
+        if [_essence(*cell) for cell in backward] != [_essence(*cell) for cell in cells]:
+            raise ValueError("backward_layer: expected the cell of the forward layer, as layers have, got another one")
 
 
 def _cells_of(class_name: str, config: Mapping[str, Any]) -> list[tuple[Kind, Mapping[str, Any]]]:

@@ -97,11 +97,8 @@ def _read(onnx: Any, path: Path) -> Any:
 
 
 def _of_node(onnx: Any, node: Any, scope: Scope) -> Layer | Reversed:
-    kind, attributes = (
-        ONNX_OPERATORS[node.op_type],
-        {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute},
-    )
-    quantized = node.op_type == ONNX_QUANTIZED
+    kind, quantized = ONNX_OPERATORS[node.op_type], node.op_type == ONNX_QUANTIZED
+    attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
     inputs = dict(zip(QUANTIZED_INPUTS if quantized else _inputs(kind), node.input, strict=False))
     if "clip" in attributes:
         raise ValueError(f"clip: expected none, as no cell here clips what activations read, got {attributes['clip']}")
@@ -110,8 +107,7 @@ def _of_node(onnx: Any, node: Any, scope: Scope) -> Layer | Reversed:
     direction = _text(attributes.get("direction", "forward"))
     if direction not in ("forward", "reverse", "bidirectional") or directions != 1 + (direction == "bidirectional"):
         raise ValueError(f"direction: expected one that fits {directions} in W, got {direction!r}")
-    lists = (attributes.get(f"activation{name}") for name in ("s", "_alpha", "_beta"))
-    names, alpha, beta = lists
+    names, alpha, beta = (attributes.get(f"activation{name}") for name in ("s", "_alpha", "_beta"))
     activations = from_onnx_lists(kind, directions, [_text(n) for n in names or ()], alpha, beta)
     coupled = bool(kind is FOUR_GATES and attributes.get("input_forget", 0))
     if coupled and not (activations[0] == "sigmoid" or (activations[0][0] == HARD and activations[0][2] == 0.5)):
