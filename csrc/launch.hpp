@@ -329,6 +329,7 @@ class Launch {
     p.proj = weights.proj;
     p.heads = weights.heads;
     if (p.batch == 0) p.seq_len = 0;  // no row has steps
+    p.activations = weights.activations;
     set_drop(p, weights.options);
     if (drops_weights(from)) {
       dropped_.push_back(std::make_unique<DroppedWeights<C>>(weights, p.drop));

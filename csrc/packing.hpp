@@ -31,6 +31,7 @@ struct WeightView {
   std::int64_t heads;  // 1 for cells that do not take them
   WeightArrays<C> arrays;
   Probabilities options = {};  // of regularisation
+  Activations activations = {};
 };
 
 // Whether the input's weights are packed with their gates joined: where H is so small that vectors of one gate's units

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "activation.hpp"
 #include "cells/facts.hpp"
 #include "format.hpp"
 #include "regularisation.hpp"
@@ -99,6 +100,7 @@ struct Problem {
   C* y;                              // (T, B, P): written by forward (zeros past a row's length), not read by backward
   std::int64_t y_stride;             // elements from row to row of y: at least P
   C* state_n[kMaxStates];            // as state0, written by forward; h's may be null, others may be the running state
+  Activations activations;           // those of the weights
   Regularisation<C> drop;            // its source is the caller's, its options those of the weights
   // The reserve, of which drop.c is part: written by forward in training, read by backward; both null in inference.
   C* slots;               // (T, B, S, H)

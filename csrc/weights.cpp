@@ -35,8 +35,8 @@ std::vector<Clock> clocks_of(const std::vector<int64_t>& periods, int64_t hidden
 
 template <class F>
 Weights<F>::Weights(const WeightView<Compute>& from) : view_(from) {
-  const auto [cell, input, hidden, proj, heads, arrays, options] = from;
-  (void)options;
+  const auto [cell, input, hidden, proj, heads, arrays, options, activations] = from;
+  (void)options, (void)activations;
   const CellFacts& f = facts_of(cell);
   assert(sizes_fit(f, hidden, input, heads) && proj >= 1 && hidden % heads == 0 && (heads == 1 || takes_heads(f)));
   assert(f.projection < 0 ? proj == hidden : proj <= hidden);

@@ -40,6 +40,7 @@ struct PyRunner {
   double epsilon;
   std::vector<Clock> clocks;
   Probabilities options;  // of regularisation
+  Activations activations;
 
   const CellFacts& facts() const { return cell->facts(); }
   int64_t size_of(const Parameter& p, int layer) const {
@@ -238,7 +239,7 @@ struct Call {
     for (std::size_t run = 0; run < runs; ++run) {
       const int layer = static_cast<int>(run) / s.directions;
       WeightView<C>& view = views[run];
-      view = {s.cell, s.input_of(layer), s.hidden, s.proj, s.heads, {}, r.options};
+      view = {s.cell, s.input_of(layer), s.hidden, s.proj, s.heads, {}, r.options, r.activations};
       view.arrays.epsilon = static_cast<C>(r.epsilon);
       view.arrays.clocks = r.clocks.data();
       view.arrays.clock_count = static_cast<int>(r.clocks.size());
@@ -478,7 +479,8 @@ PyRunner make_runner(std::shared_ptr<PyCell> cell, const std::string& format, in
              format,
              epsilon,
              clocks_of(periods, hidden),
-             options_of(options)};
+             options_of(options),
+             activations_of(f, options)};
   if (!sizes_fit(f, hidden, std::max(input, r.shape.width()), heads))
     throw py::value_error(too_large("sizes", {hidden, input}));
   return r;

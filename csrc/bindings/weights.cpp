@@ -137,7 +137,7 @@ void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
   check_unseen(clocks, w.hidden, all.matrix[0]);
   all.clocks = clocks.data();
   all.clock_count = static_cast<int>(clocks.size());
-  const WeightView<T> view{w.cell->id, w.input, w.hidden, w.proj, w.heads, all, w.options};
+  const WeightView<T> view{w.cell->id, w.input, w.hidden, w.proj, w.heads, all, w.options, w.activations};
   w.weights = std::make_unique<Weights<F>>(view);
 }
 
@@ -204,7 +204,39 @@ int64_t read_proj(const PyWeights& w, const py::dict& arrays) {
   return proj;
 }
 
+ChosenActivation chosen_of(const char* place, const py::object& value) {
+  const bool with_numbers = PyTuple_Check(value.ptr()) && py::len(value) == 3;
+  const py::object name = with_numbers ? py::object(py::reinterpret_borrow<py::tuple>(value)[0]) : value;
+  ChosenActivation chosen;
+  for (int kind = 1; py::isinstance<py::str>(name) && kind < static_cast<int>(std::size(kActivationNames)); ++kind) {
+    if (name.cast<std::string>() == kActivationNames[kind]) chosen.kind = static_cast<Activation>(kind);
+  }
+  if (chosen.kind == Activation::own || with_numbers != (chosen.kind == Activation::hard_sigmoid)) {
+    throw py::value_error(std::string(place) + ": expected the name of an activation, or one with alpha and beta");
+  }
+  if (with_numbers) {
+    const auto numbers = py::reinterpret_borrow<py::tuple>(value);
+    chosen.alpha = numbers[1].cast<double>();
+    chosen.beta = numbers[2].cast<double>();
+  }
+  return chosen;
+}
+
 }  // namespace
+
+Activations activations_of(const CellFacts& f, const py::dict& values) {
+  Activations all;
+  ChosenActivation* const places[] = {&all.gate, &all.candidate, &all.output};
+  for (std::size_t i = 0; !values.empty() && i < std::size(places); ++i) {
+    if (values.contains(kActivationPlaces[i])) {
+      *places[i] = chosen_of(kActivationPlaces[i], values[kActivationPlaces[i]]);
+    }
+  }
+  if (all.any() && !f.activates) {
+    throw py::value_error(std::string("activations: expected those of cell '") + f.name + "', got others");
+  }
+  return all;
+}
 
 Probabilities options_of(const py::dict& values) {
   Probabilities options;
@@ -224,6 +256,7 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
   w->periods = value_or(values, "periods", std::vector<int64_t>());
   w->heads = value_or(values, "num_heads", int64_t{1});
   w->options = options_of(values);
+  w->activations = activations_of(w->facts(), values);
   const Parameter& first = w->cell->parameters.at(0);
   const py::object weight_ih = item_or_none(arrays, first.name.object);
   require_array(first.name.c_str(), weight_ih);

@@ -28,6 +28,7 @@ struct PyWeights {
   std::vector<bool> given;            // of each parameter
   std::vector<std::int64_t> periods;  // of cells with clocks
   Probabilities options;              // of regularisation
+  Activations activations;
   AnyWeights weights;
 
   const CellFacts& facts() const { return cell->facts(); }
@@ -59,6 +60,10 @@ struct PyWeights {
 
 // The options of regularisation among the values. Throws for numbers outside of 0..1.
 Probabilities options_of(const py::dict& values);
+
+// The activations among the values: each a name, or a tuple of a name, alpha and beta. Throws for others, and where the
+// cell does not let users choose.
+Activations activations_of(const CellFacts& f, const py::dict& values);
 
 // `arrays` are the parameters by name, among others that are ignored; `values` are the cell's further options, epsilon,
 // periods or num_heads; without a format, it is the dtype of the arrays. Copies everything.

@@ -13,11 +13,11 @@
 //
 // `at` is the place in memory, for as many units as V holds. Forward:
 //     at.h_prev() at.c_prev() at.before(s) at.pre(g) at.slot(k) at.save(k, v) at.set_c(v) at.set_state(s, v)
-//     at.set_h(v) at.vector(k) at.set_pre(g, v) at.candidate(v) at.recurrent(v)
+//     at.set_h(v) at.vector(k) at.set_pre(g, v) at.candidate(v) at.recurrent(v) at.math()
 // and backward:
 //     at.h() at.h_prev() at.c_prev() at.before(s) at.slot(k) at.dc() at.set_dc(v) at.dstate(s) at.set_dstate(s, v)
 //     at.direct() at.set_direct(v) at.grad(column, v) at.gradient(column) at.vector(k) at.extra(j) at.candidate(v)
-//     at.recurrent(v)
+//     at.recurrent(v) at.math()
 // and, for cells with kBelow, at.below() in both, at.dc_given() and at.set_dbelow(v) in backward,
 // where pre(g) is the input's part of gate g, for gates that keep it apart (`split`) or have no product; `direct` is
 // the part of h_prev's gradient that goes past the matrix products, as dstate(s) is that of before(s), which is a state
@@ -26,7 +26,7 @@
 // stage 0, the gradient that the j-th vector among the rows of products other than h_prev's gets from the step after:
 // products that read c_prev or slots_prev, in their order. candidate(v) and recurrent(v) are dropout: of the candidate,
 // and of h_prev as products take it, where a cell itself makes an operand of it; and of their gradients. Products with
-// h_prev, and zoneout, which comes after the step, are the driver's.
+// h_prev, and zoneout, which comes after the step, are the driver's. math() are the activations of a cell with kActivates.
 //
 // A phase or stage may need sums over all units of a row, in up to three rounds; each may use the sums of the rounds
 // before:
@@ -47,6 +47,7 @@
 //     kProjection        the product whose sums are h itself, the last one; it has P rows, and h has P units; -1: none
 //     kBelow             whether the cell reads c of the layer below, a second sequence, and gives c of every step; the
 //                        gradient of that is dc_given
+//     kActivates         whether users may choose its activations (chosen.hpp)
 //     kClocked           whether units take part in some steps only, as the weights' clocks say; for cells with one
 //                        state, one product and no slots
 //     split(g)           gate g's input part and recurrent part stay apart (each with its own bias)
@@ -56,7 +57,7 @@
 //     user_gate(g)       where users stack gate g
 #pragma once
 
-#include "activations.hpp"
+#include "chosen.hpp"
 #include "facts.hpp"
 
 namespace {
@@ -79,7 +80,7 @@ struct OnePhaseCell {
   static constexpr int kColumns = Gates;
   static constexpr int kProducts = 1, kMatrices = 1, kVectors = 0, kInputColumn = 0;
   static constexpr int kProjection = -1;
-  static constexpr bool kBelow = false, kClocked = false;
+  static constexpr bool kBelow = false, kClocked = false, kActivates = false;
   static constexpr Product product(int) { return {0, 0, 0, Gates, From::h_prev, 0, 1, 0}; }
   static constexpr State state(int) { return state_h(false); }
   static constexpr Matrix matrix(int) { return {Gates, 1}; }

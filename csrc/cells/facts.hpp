@@ -79,6 +79,7 @@ struct CellFacts {
   bool reduces;        // some phase needs sums over the units of a row
   bool below;          // the cell also reads c of the layer below, and gives its own c of every step
   bool clocked;        // units keep what they hold in steps between the ticks of their clocks
+  bool activates;      // users may choose its activations
   bool scratch_slots;  // inference needs slots too
   int longest_state;   // in vectors of H elements
   State state[kMaxStates];

@@ -23,6 +23,7 @@ constexpr CellFacts facts() {
   f.vectors = Cell::kVectors;
   f.below = Cell::kBelow;
   f.clocked = Cell::kClocked;
+  f.activates = Cell::kActivates;
   f.input_column = Cell::kInputColumn;
   f.projection = Cell::kProjection;
   f.scratch_slots = Cell::kPhases > 1;

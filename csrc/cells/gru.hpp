@@ -22,8 +22,8 @@ struct BlendGradients {
   template <class At>
   RNN_INLINE BlendGradients(V dh, V zv, V nv, V h, const At& at) {
     const V one(1), rest = one - zv, weight = kZWeighsNew ? zv : rest, m = at.candidate(nv);
-    z = dh * (kZWeighsNew ? m - h : h - m) * (zv * rest);
-    n = at.candidate(dh * weight) * (one - nv * nv);
+    z = dh * (kZWeighsNew ? m - h : h - m) * at.math().gate_slope(zv);
+    n = at.candidate(dh * weight) * at.math().candidate_slope(nv);
     h_prev = dh * (kZWeighsNew ? rest : zv);
   }
 };
@@ -35,6 +35,7 @@ struct GruResetAfter : OnePhaseCell<3, 4> {
   enum Gate { R, Z, N };
   enum Slot { SN, SR, SZ, SQ };  // and columns; q = U_n h_prev + b_Un
   static constexpr int kColumns = 4;
+  static constexpr bool kActivates = true;
   static constexpr State state(int) { return state_h(true); }
   static constexpr bool split(int gate) { return gate == N; }
   static constexpr int kInputColumn = SN;
@@ -43,8 +44,8 @@ struct GruResetAfter : OnePhaseCell<3, 4> {
 
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
-    const V r = sigmoid(a[R]), z = sigmoid(a[Z]), q = a[N];
-    const V n = tanh(fma(r, q, at.pre(N)));
+    const V r = at.math().gate(a[R]), z = at.math().gate(a[Z]), q = a[N];
+    const V n = at.math().candidate(fma(r, q, at.pre(N)));
     at.save(SR, r);
     at.save(SZ, z);
     at.save(SN, n);
@@ -54,11 +55,10 @@ struct GruResetAfter : OnePhaseCell<3, 4> {
 
   template <int Stage, class V, class At>
   static RNN_INLINE void backward(V dh, const At& at) {
-    const V one(1);
     const V r = at.slot(SR), z = at.slot(SZ), n = at.slot(SN), q = at.slot(SQ);
     const BlendGradients<kZWeighsNew, V> d(dh, z, n, at.h_prev(), at);
     at.grad(SN, d.n);
-    at.grad(SR, d.n * q * (r * (one - r)));
+    at.grad(SR, d.n * q * at.math().gate_slope(r));
     at.grad(SZ, d.z);
     at.grad(SQ, d.n * r);
     at.set_direct(d.h_prev);
@@ -70,6 +70,7 @@ template <bool kZWeighsNew>
 struct GruResetBefore : OnePhaseCell<3, 4> {
   enum { R, Z, N, Q };  // gates and slots; q = r * h_prev
   static constexpr int kPhases = 2, kProducts = 2;
+  static constexpr bool kActivates = true;
   static constexpr State state(int) { return state_h(true); }
   static constexpr Product product(int i) {
     return i == 0 ? Product{0, 0, R, 2, From::h_prev, 0, 1, R} : Product{1, 0, N, 1, From::slots, Q, 1, N};
@@ -79,12 +80,12 @@ struct GruResetBefore : OnePhaseCell<3, 4> {
   template <int Phase, class V, class At>
   static RNN_INLINE void forward(const V* a, const At& at) {
     if constexpr (Phase == 0) {
-      const V r = sigmoid(a[R]);
+      const V r = at.math().gate(a[R]);
       at.save(R, r);
-      at.save(Z, sigmoid(a[Z]));
+      at.save(Z, at.math().gate(a[Z]));
       at.save(Q, r * at.recurrent(at.h_prev()));
     } else {
-      const V n = tanh(a[0]);
+      const V n = at.math().candidate(a[0]);
       at.save(N, n);
       at.set_h(blend<kZWeighsNew>(at.slot(Z), at.candidate(n), at.h_prev()));
     }
@@ -98,8 +99,8 @@ struct GruResetBefore : OnePhaseCell<3, 4> {
       at.grad(Z, b.z);
       at.set_direct(b.h_prev);
     } else {  // d = dq
-      const V one(1), r = at.slot(R);
-      at.grad(R, d * at.recurrent(at.h_prev()) * (r * (one - r)));
+      const V r = at.slot(R);
+      at.grad(R, d * at.recurrent(at.h_prev()) * at.math().gate_slope(r));
       at.set_direct(fma(at.recurrent(d), r, at.direct()));
     }
   }

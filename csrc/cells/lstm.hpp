@@ -48,6 +48,7 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
   static constexpr Matrix matrix(int m) { return {m == 1 ? 1 : L::C, 1}; }
   static constexpr bool carried(int k) { return kProjects && k == L::M; }
   static constexpr int kStates = 2, kVectors = L::kPeepholeCount;
+  static constexpr bool kActivates = true;
   static constexpr bool kPeeps = L::has(kPeepholes);
   static constexpr State state(int s) { return s == 0 ? state_h(false) : state_c(L::C); }
   static constexpr VectorGradient vector_gradient(int k) {
@@ -71,20 +72,20 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
 
   template <class V, class At>
   static RNN_INLINE void forward_gates(const V* a, const At& at) {
-    const V new_g = L::has(kNoInputActivation) ? a[L::G] : tanh(a[L::G]), g = at.candidate(new_g);
+    const V new_g = L::has(kNoInputActivation) ? a[L::G] : at.math().candidate(a[L::G]), g = at.candidate(new_g);
     V c = at.c_prev();
     if constexpr (L::kInput) {
-      const V i = sigmoid(peep(a[L::I], L::PI, c, at));
+      const V i = at.math().gate(peep(a[L::I], L::PI, c, at));
       at.save(L::I, i);
       if constexpr (L::kForget) {
-        const V f = sigmoid(peep(a[L::F], L::PF, c, at));
+        const V f = at.math().gate(peep(a[L::F], L::PF, c, at));
         at.save(L::F, f);
         c = fma(f, c, i * g);
       } else {
         c = fma(i, g, c);
       }
     } else if constexpr (L::kForget) {
-      const V f = sigmoid(peep(a[L::F], L::PF, c, at));
+      const V f = at.math().gate(peep(a[L::F], L::PF, c, at));
       at.save(L::F, f);
       c = L::has(kCoupled) ? fma(f, c - g, g) : fma(f, c, g);
     } else {
@@ -92,9 +93,9 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
     }
     at.save(L::G, new_g);
     at.set_c(c);
-    const V squashed = L::has(kNoOutputActivation) ? c : tanh(c);
+    const V squashed = L::has(kNoOutputActivation) ? c : at.math().output(c);
     if constexpr (L::kOutput) {
-      const V o = sigmoid(peep(a[L::O], L::PO, c, at));
+      const V o = at.math().gate(peep(a[L::O], L::PO, c, at));
       at.save(L::O, o);
       give(o * squashed, at);
     } else {
@@ -123,11 +124,11 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
   template <class V, class At>
   static RNN_INLINE void backward_gates(V dm, const At& at) {
     const V one(1), c = at.slot(L::C), new_g = at.slot(L::G), g = at.candidate(new_g), c_prev = at.c_prev();
-    const V squashed = L::has(kNoOutputActivation) ? c : tanh(c);
-    const V dsquashed = L::has(kNoOutputActivation) ? one : one - squashed * squashed;
+    const V squashed = L::has(kNoOutputActivation) ? c : at.math().output(c);
+    const V dsquashed = L::has(kNoOutputActivation) ? one : at.math().output_slope(squashed);
     V dc = at.dc();
     if constexpr (L::kOutput) {
-      const V o = at.slot(L::O), da = dm * squashed * (o * (one - o));
+      const V o = at.slot(L::O), da = dm * squashed * at.math().gate_slope(o);
       dc = fma(dm * o, dsquashed, dc);
       if constexpr (kPeeps) dc = fma(at.vector(L::PO), da, dc);
       at.grad(L::O, da);
@@ -138,19 +139,19 @@ struct Lstm : OnePhaseCell<LstmLayout<kOptions>::C, LstmLayout<kOptions>::C + 1>
     V dg = dc, dc_prev = dc;
     if constexpr (L::kForget) {
       const V f = at.slot(L::F), df = L::has(kCoupled) ? dc * (c_prev - g) : dc * c_prev;
-      const V da = df * (f * (one - f));
+      const V da = df * at.math().gate_slope(f);
       if constexpr (L::has(kCoupled)) dg = dc * (one - f);
       dc_prev = kPeeps ? fma(at.vector(L::PF), da, dc * f) : dc * f;
       at.grad(L::F, da);
     }
     if constexpr (L::kInput) {
-      const V i = at.slot(L::I), da = dc * g * (i * (one - i));
+      const V i = at.slot(L::I), da = dc * g * at.math().gate_slope(i);
       dg = dc * i;
       if constexpr (kPeeps) dc_prev = fma(at.vector(L::PI), da, dc_prev);
       at.grad(L::I, da);
     }
     dg = at.candidate(dg);
-    at.grad(L::G, L::has(kNoInputActivation) ? dg : dg * (one - new_g * new_g));
+    at.grad(L::G, L::has(kNoInputActivation) ? dg : dg * at.math().candidate_slope(new_g));
     at.set_dc(dc_prev);
   }
 };

@@ -58,6 +58,7 @@ struct BackwardStep {
   C epsilon;
   C* sums;  // [row][kMaxSums], for cells that need them
   ActiveMasks masks;
+  const fusedrnn::Activations& activations;
   // With zoneout: the parts of gradients of h and c that are those of h_prev and c_prev, [row][tile of this
   // worker][lane].
   C *kept_h = nullptr, *kept_c = nullptr;
@@ -76,7 +77,8 @@ struct BackwardStep {
         tile0(worker.tile0),
         epsilon(weights.epsilon),
         sums(nullptr),
-        masks(p) {}
+        masks(p),
+        activations(p.activations) {}
 
   // Goes on to the head that comes so many after this one, as its rows must.
   void move(const Heads& heads, int64_t by) {
@@ -105,7 +107,7 @@ template <class C>
 using BackwardReduce = void (*)(const BackwardStep<C>& step, int64_t rows);
 
 // The `at` of cell.hpp, for N tiles.
-template <class C, int N>
+template <class C, int N, class Math>
 struct BackwardAt : TilesOfRows<C, BackwardRow<C>, N> {
   using Tiles = TilesOfRows<C, BackwardRow<C>, N>;
   using typename Tiles::Row;
@@ -115,6 +117,7 @@ struct BackwardAt : TilesOfRows<C, BackwardRow<C>, N> {
 
   RNN_INLINE BackwardAt(const BackwardStep<C>& s, const SomePlaces<N>& some) : Tiles(s.rows, s.units, some), step(s) {}
 
+  RNN_INLINE Math math() const { return Math(step.activations); }
   RNN_INLINE V h() const {
     return this->load([](const Row& row) RNN_INLINE_LAMBDA { return row.h; });
   }
@@ -162,15 +165,15 @@ struct BackwardAt : TilesOfRows<C, BackwardRow<C>, N> {
   }
 };
 
-template <class Cell, class C, int Stage>
+template <class Cell, class C, int Stage, class Math>
 void backward_pointwise(const BackwardStep<C>& step, Span rows, Span tiles, const C* sums) {
   using Tile = Vec<C>;
-  run_side_by_side(rows, tiles, [&](const auto& places, int64_t first) RNN_INLINE_LAMBDA {
+  run_side_by_side<kTilesTogether<Math>>(rows, tiles, [&](const auto& places, int64_t first) RNN_INLINE_LAMBDA {
     constexpr int N = std::tuple_size_v<std::decay_t<decltype(places)>>;
     const C* const sum = sums + first * Tile::width;
     Cell::template backward<Stage>(
         units_made<C, N>([&](int i) RNN_INLINE_LAMBDA { return Tile::load(sum + i * Tile::width); }),
-        BackwardAt<C, N>(step, places));
+        BackwardAt<C, N, Math>(step, places));
   });
 }
 
@@ -178,7 +181,7 @@ template <class Cell, class C, int Stage>
 void backward_reduce(const BackwardStep<C>& step, int64_t rows) {
   for (int64_t row = 0; row < rows; ++row) {
     reduce_row<Cell, C, true, Stage>(step.hidden, step.epsilon, step.sums + row * kMaxSums,
-                                     [&](int64_t tile) { return BackwardAt<C, 1>(step, {{{row, tile}}}); });
+                                     [&](int64_t tile) { return BackwardAt<C, 1, OwnMath>(step, {{{row, tile}}}); });
   }
 }
 

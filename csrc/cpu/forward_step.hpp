@@ -60,6 +60,7 @@ struct ForwardStep {
   C* sums;  // [row][kMaxSums], for cells that need them
   ActiveMasks masks;
   C z_h, z_c;  // the probabilities of zoneout
+  const fusedrnn::Activations& activations;
 
   // All units of the worker, whose rows and `pre` these are.
   template <class F>
@@ -77,7 +78,8 @@ struct ForwardStep {
         sums(row_sums),
         masks(p),
         z_h(static_cast<C>(p.drop.options.p[fusedrnn::kZoneoutH])),
-        z_c(static_cast<C>(p.drop.options.p[fusedrnn::kZoneoutC])) {}
+        z_c(static_cast<C>(p.drop.options.p[fusedrnn::kZoneoutC])),
+        activations(p.activations) {}
 
   // Goes on to the head that comes so many after this one, as its rows must.
   void move(const Heads& heads, int64_t by) {
@@ -107,7 +109,7 @@ template <class C>
 using ForwardReduce = void (*)(const ForwardStep<C>& step, int64_t rows);
 
 // The `at` of cell.hpp, for N tiles.
-template <class Cell, class C, bool kTrain, int N>
+template <class Cell, class C, bool kTrain, int N, class Math>
 struct ForwardAt : TilesOfRows<C, ForwardRow<C>, N> {
   using Tiles = TilesOfRows<C, ForwardRow<C>, N>;
   using typename Tiles::Row;
@@ -120,6 +122,7 @@ struct ForwardAt : TilesOfRows<C, ForwardRow<C>, N> {
     RNN_UNROLL for (int i = 0; i < N; ++i) pre_tile[i] = s.pre_at(some[i].row, some[i].tile);
   }
 
+  RNN_INLINE Math math() const { return Math(step.activations); }
   RNN_INLINE V slot(int k) const {
     return this->load([&](const Row& row) RNN_INLINE_LAMBDA { return row.slots + k * step.hidden; });
   }
@@ -196,14 +199,14 @@ constexpr bool adds_to_pre(int product, int j) {
   return product != Cell::kProjection && !Cell::split(Cell::product(product).first_gate + j);
 }
 
-template <class Cell, class C, int Phase, bool kTrain>
+template <class Cell, class C, int Phase, bool kTrain, class Math>
 void forward_pointwise(const ForwardStep<C>& step, Span rows, Span tiles, const C* sums) {
   using Tile = Vec<C>;
   constexpr int kProduct = last_product<Cell>(Phase), G = Cell::product(kProduct).gates;
   constexpr int kFirst = Cell::product(kProduct).first_gate;
-  run_side_by_side(rows, tiles, [&](const auto& places, int64_t first) RNN_INLINE_LAMBDA {
+  run_side_by_side<kTilesTogether<Math>>(rows, tiles, [&](const auto& places, int64_t first) RNN_INLINE_LAMBDA {
     constexpr int N = std::tuple_size_v<std::decay_t<decltype(places)>>;
-    const ForwardAt<Cell, C, kTrain, N> at(step, places);
+    const ForwardAt<Cell, C, kTrain, N, Math> at(step, places);
     const C* const sum = sums + first * G * Tile::width;
     UnitsOf<C, N> a[G];
     RNN_UNROLL for (int g = 0; g < G; ++g) {
@@ -218,7 +221,7 @@ template <class Cell, class C, int Phase>
 void forward_reduce(const ForwardStep<C>& step, int64_t rows) {
   for (int64_t row = 0; row < rows; ++row) {
     reduce_row<Cell, C, false, Phase>(step.hidden, step.epsilon, step.sums + row * kMaxSums, [&](int64_t tile) {
-      return ForwardAt<Cell, C, false, 1>(step, {{{row, tile}}});
+      return ForwardAt<Cell, C, false, 1, OwnMath>(step, {{{row, tile}}});
     });
   }
 }

@@ -31,27 +31,28 @@ struct Pointwise {
   BackwardReduce<C> backward_sums[kMaxPhases];
 };
 
-template <class Cell, class C, int Index>
+template <class Cell, class C, class Math, int Index>
 constexpr void add_phase(Pointwise<C>& steps) {
   if constexpr (Index < Cell::kPhases) {
-    steps.infer[Index] = forward_pointwise<Cell, C, Index, false>;
-    steps.train[Index] = forward_pointwise<Cell, C, Index, true>;
-    steps.backward[Index] = backward_pointwise<Cell, C, Index>;
+    steps.infer[Index] = forward_pointwise<Cell, C, Index, false, Math>;
+    steps.train[Index] = forward_pointwise<Cell, C, Index, true, Math>;
+    steps.backward[Index] = backward_pointwise<Cell, C, Index, Math>;
     if constexpr (Cell::sums(false, Index, 0) > 0) steps.forward_sums[Index] = forward_reduce<Cell, C, Index>;
     if constexpr (Cell::sums(true, Index, 0) > 0) steps.backward_sums[Index] = backward_reduce<Cell, C, Index>;
-    add_phase<Cell, C, Index + 1>(steps);
+    add_phase<Cell, C, Math, Index + 1>(steps);
   }
 }
 
-template <class Cell, class C>
+// Those of cells without a choice of activations are not there for ChosenMath.
+template <class Cell, class C, class Math>
 constexpr Pointwise<C> pointwise() {
   Pointwise<C> steps{};
-  add_phase<Cell, C, 0>(steps);
+  if constexpr (!Math::kChosen || Cell::kActivates) add_phase<Cell, C, Math, 0>(steps);
   return steps;
 }
 
-#define RNN_POINTWISE(name, Cell) pointwise<Cell, C>(),
-template <class C>
+#define RNN_POINTWISE(name, Cell) pointwise<Cell, C, Math>(),
+template <class C, class Math>
 constexpr Pointwise<C> kPointwise[] = {RNN_CELLS(RNN_POINTWISE)};
 #undef RNN_POINTWISE
 
@@ -70,7 +71,8 @@ struct Given {
         weights(packed),
         worker(mine),
         facts(facts_of(problem.cell)),
-        steps(kPointwise<C>[static_cast<int>(problem.cell)]) {}
+        steps((problem.activations.any() ? kPointwise<C, ChosenMath> : kPointwise<C, OwnMath>)[static_cast<int>(
+            problem.cell)]) {}
 
   Forward<F> forward() const {
     return {p, weights, worker, facts, {p.slots ? steps.train : steps.infer, steps.forward_sums}};

@@ -99,9 +99,13 @@ struct Place {
 template <int N>
 using SomePlaces = std::array<Place, N>;
 
-// run(places, first) for all tiles of rows, row after row, as their sums lie: kSideBySide of them at a time, wherever
-// there are as many, else one; `first` of them came before.
-template <class Run>
+// The tiles of a pointwise step. Where each activation is a choice, there is one, so that kernels stay small.
+template <class Math>
+constexpr int kTilesTogether = Math::kChosen ? 1 : kSideBySide;
+
+// run(places, first) for all tiles of rows, row after row, as their sums lie: kTiles of them at a time, wherever there
+// are as many, else one; `first` of them came before.
+template <int kTiles, class Run>
 RNN_INLINE void run_side_by_side(Span rows, Span tiles, Run&& run) {
   Place next{rows.first, tiles.first};
   const auto take = [&](auto places) RNN_INLINE_LAMBDA {
@@ -113,8 +117,8 @@ RNN_INLINE void run_side_by_side(Span rows, Span tiles, Run&& run) {
   };
   const std::int64_t count = rows.size() * tiles.size();
   std::int64_t first = 0;
-  for (; count - first >= kSideBySide; first += kSideBySide) run(take(SomePlaces<kSideBySide>()), first);
-  if constexpr (kSideBySide > 1) {
+  for (; count - first >= kTiles; first += kTiles) run(take(SomePlaces<kTiles>()), first);
+  if constexpr (kTiles > 1) {
     for (; first < count; ++first) run(take(SomePlaces<1>()), first);
   }
 }

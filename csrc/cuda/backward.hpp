@@ -53,6 +53,7 @@ struct Backward : ThreadBlock<Format, kTiles> {
     RNN_DEVICE Scalar h() const { return Scalar(widen(in.h)); }
     RNN_DEVICE Scalar candidate(Scalar v) const { return v; }  // there is no dropout here
     RNN_DEVICE Scalar recurrent(Scalar v) const { return v; }
+    RNN_DEVICE OwnMath math() const { return {}; }
     RNN_DEVICE Scalar h_prev() const {
       static_assert(Cell::kStates == 1, "h_prev has been loaded");
       return Scalar(widen(in.h_prev));

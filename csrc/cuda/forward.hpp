@@ -52,6 +52,7 @@ struct Forward : ThreadBlock<Format, kTiles> {
     RNN_DEVICE Scalar h_prev() const { return Scalar(block.kept(0, e)); }
     RNN_DEVICE Scalar candidate(Scalar v) const { return v; }  // there is no dropout here
     RNN_DEVICE Scalar recurrent(Scalar v) const { return v; }
+    RNN_DEVICE OwnMath math() const { return {}; }
     RNN_DEVICE Scalar c_prev() const { return Scalar(block.kept(1, e)); }
     RNN_DEVICE Scalar vector(int k) const { return block.weight(k, e); }
     RNN_DEVICE Scalar slot(int k) const { return Scalar(widen(in.slot[k])); }

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .aliases import Array, Maybe
 from .backends import Loaded, load
-from .cells.spec import HEADS, CellSpec
+from .cells.spec import DEFAULTS, HEADS, CellSpec
 from .layers.arguments import whole
 from .layers.numbers import seed_in_range
 from .masks import NAMES, Mask, Sizes, of_seed, probabilities
@@ -36,6 +36,13 @@ class _Option(_Array):
 
     def __get__(self, w: Weights | None, owner: type) -> Any:
         return self if w is None else w._options[self.name]
+
+
+class _Value(_Array):
+    """A value that has a default, read by its name."""
+
+    def __get__(self, w: Weights | None, owner: type) -> Any:
+        return self if w is None else w._values.get(self.name, DEFAULTS[self.name])
 
 
 class _Probability(_Array):
@@ -96,7 +103,8 @@ class Weights:
             CLASSES[spec.family] = cls.__name__
             cls._names += tuple(name for name in spec.names if name not in cls._names)
         options = {name for spec in specs for name in (*spec.options, *spec.own_values)}
-        for kind, names in ((_Array, cls._names), (_Option, options)):
+        values = {name for spec in specs for name in spec.values if name in DEFAULTS and name != HEADS}
+        for kind, names in ((_Array, cls._names), (_Option, options), (_Value, values)):
             for name in names:
                 attribute = kind()
                 attribute.__set_name__(cls, name)
@@ -123,8 +131,7 @@ class Weights:
                 raise TypeError(f"{name}: expected a value among the arguments, got none")
         given = arguments.get("regularisation")
         self._spec = spec
-        if HEADS in arguments:
-            arguments = arguments | {HEADS: spec.heads(arguments[HEADS])}
+        arguments = arguments | spec.checked_values(arguments)
         self._values = spec.given_values(arguments) if spec.values else {}
         if given:
             self._values |= probabilities(type(self).__name__, spec, given)

@@ -46,7 +46,7 @@ class ByAddress:
             options.get("epsilon", 0.0),
             periods,
             w.num_heads,
-            layer._config.regularisation,
+            dict(options),
         )
         self.parameters = tuple(w._loaded.array(name) for w in runs for name in w.spec.names)
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 import fusedrnn
+from fusedrnn.cells.activations import OWN
 from fusedrnn.cells.families import SPECS
 from fusedrnn.cells.spec import CellSpec
 from fusedrnn.masks import NAMES
@@ -49,8 +50,8 @@ class Cell:
 
     @property
     def native(self) -> str:
-        """The cell's name in the native list: heads are an option of weights."""
-        return self.name.removesuffix("_heads")
+        """The cell's name in the native list: heads and activations are values of weights."""
+        return self.name.removesuffix("_heads").removesuffix("_activations")
 
     def functions(self, module: ModuleType = fusedrnn) -> tuple[Any, Any, Any, Any]:
         functions: tuple[Any, Any, Any, Any] = tuple(
@@ -175,6 +176,11 @@ def with_heads(cell: Cell, heads: int) -> Cell:
     return replace(cell, name=f"{cell.name}_heads", heads=heads, weights=partial(cell.weights, num_heads=heads))
 
 
+def with_activations(cell: Cell, **activations: Any) -> Cell:
+    """The same cell with other activations, which magnify nothing either."""
+    return replace(cell, name=f"{cell.name}_activations", weights=partial(cell.weights, **activations))
+
+
 def matrix_peepholes(suffix: str, peepholes: str) -> Cell:
     extras = tuple((f"peephole_{gate}", (1, 1)) for gate in peepholes)
     # One of each kind must be given: which matrices there are is what makes the cell.
@@ -286,6 +292,17 @@ CELLS = [
     with_heads(lstm("lstm_peephole", "ifgo", "ifo"), 3),
     *(with_heads(cell, 3) for cell in PLAIN_CELLS if cell.op == "gru"),
     with_heads(Cell("slstm", "slstm", 4, 4, fusedrnn.SLSTMWeights, 6), 3),
+    with_activations(
+        lstm("lstm_peephole", "ifgo", "ifo"),
+        gate_activation="hard_sigmoid",
+        candidate_activation="softsign",
+        output_activation="softsign",
+    ),
+    with_activations(
+        PLAIN_CELLS[2],  # reset-before: all that Keras 2 had at first
+        gate_activation=("hard_sigmoid", 1 / 6, 0.5),
+        candidate_activation="softsign",
+    ),
 ]
 DTYPES = ["float32", "float64"]
 
@@ -362,9 +379,11 @@ def given(w: Any) -> dict[str, Array]:
 def remade(
     cell: Cell, w: Any, change: Callable[[Array], Array] = np.array, replaced: Mapping[str, Any] | None = None
 ) -> Any:
-    """The same weights, each array changed, or replaced; `replaced` may have options of regularisation too."""
+    """The same weights, each array changed, or replaced; `replaced` may have options of regularisation and activations
+    too."""
     arrays = {name: change(a) for name, a in given(w).items()}
-    return cell.weights(**(arrays | w.regularisation | dict(replaced or {})))
+    chosen = {name: w._values[name] for name in OWN if name in w._values}
+    return cell.weights(**(arrays | chosen | w.regularisation | dict(replaced or {})))
 
 
 @dataclass

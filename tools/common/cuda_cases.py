@@ -17,7 +17,7 @@ ROUNDOFF = {"float32": 2.0**-24, "tf32": 2.0**-11, "bfloat16": 2.0**-8, "float16
 KNOWN = [
     c
     for c in CELLS
-    if c.op in ("rnn", "lstm", "gru", "indrnn") and "matrix" not in c.name and not c.projects and c.heads == 1
+    if c.op in ("rnn", "lstm", "gru", "indrnn") and "matrix" not in c.name and not c.projects and c.native == c.name
 ]
 ONE_OF_EACH = [
     c for c in KNOWN if c.name in ("rnn_tanh", "lstm", "lstm_coupled_peephole", "gru_reset_after", "gru_reset_before")

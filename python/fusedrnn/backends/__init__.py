@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .. import _core
-from ..cells.spec import HEADS, CellSpec
+from ..cells.spec import DEFAULTS, CellSpec
 from ..masks import NAMES
 from .arrays import library_of
 
@@ -72,8 +72,9 @@ def load(
     library = library_of(arrays.get("weight_ih"))
     if library is None:
         return _core.make_weights(native_cell(spec), arrays, values, format)
-    if (num_heads := values.get(HEADS, 1)) != 1:
-        raise NotImplementedError(f"{HEADS}={num_heads} does not run on CUDA: it runs on NumPy arrays")
+    for name in DEFAULTS:
+        if name in values:
+            raise NotImplementedError(f"{name}={values[name]!r} does not run on CUDA: it runs on NumPy arrays")
     from .cuda import CudaWeights  # loaded with the first CUDA array
 
     for name in NAMES:

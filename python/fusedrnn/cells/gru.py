@@ -8,6 +8,7 @@ from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
+from .activations import OWN, Activation
 from .results import Gradients, Output
 from .spec import HEADS, CellSpec, affine
 
@@ -27,7 +28,7 @@ RESET_AFTER = CellSpec(
     "rzn",
     cell="gru_reset_after",
     options={"reset_after": True, "z_weighs": "h_prev"},
-    values=(HEADS,),
+    values=(HEADS, *(place for place in OWN if place != "output_activation")),
     candidate="n",
 )
 
@@ -50,14 +51,20 @@ class GRUWeights(Weights, specs=SPECS):
         z_weighs: the operand of z: "h_prev" for ``h = (1 - z) * n + z * h_prev`` (PyTorch, cuDNN, Cho et al. 2014),
             "n" for ``h = (1 - z) * h_prev + z * n`` (Chung et al. 2014, and many papers since).
         num_heads: as for `LSTMWeights`.
+        gate_activation, candidate_activation: the functions in place of sigmoid in the gates r and z, and of tanh in n:
+            as for `LSTMWeights`.
 
     Raises:
-        ValueError: shapes do not fit; an unknown z_weighs; num_heads that does not divide hidden_size.
-        TypeError: not arrays, or another dtype; reset_after is no bool; num_heads is no integer.
+        ValueError: shapes do not fit; an unknown z_weighs; num_heads that does not divide hidden_size; an unknown
+            activation.
+        TypeError: not arrays, or another dtype; reset_after is no bool; num_heads is no integer; an activation is no
+            name.
     """
 
     reset_after: bool
     z_weighs: str
+    gate_activation: Activation
+    candidate_activation: Activation
 
     def __init__(
         self,
@@ -69,6 +76,8 @@ class GRUWeights(Weights, specs=SPECS):
         reset_after: bool = True,
         z_weighs: str = "h_prev",
         num_heads: int = 1,
+        gate_activation: Activation = "sigmoid",
+        candidate_activation: Activation = "tanh",
         **regularisation: Unpack[Regularisation],
     ) -> None:
         if not isinstance(reset_after, bool):
@@ -84,6 +93,7 @@ class GRU(Layer, weights=GRUWeights):
         reset_after: whether r acts after the product (PyTorch, cuDNN) or before it (Cho et al. 2014).
         z_weighs: the operand of z, "h_prev" or "n".
         num_heads: see `LSTMWeights`.
+        gate_activation, candidate_activation: see `GRUWeights`.
     """
 
 

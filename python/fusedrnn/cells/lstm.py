@@ -10,6 +10,7 @@ from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
+from .activations import OWN, Activation
 from .results import LSTMOutput
 from .spec import HEADS, C, CellSpec, H, Parameter, StateSpec, affine, vectors
 
@@ -48,6 +49,7 @@ VARIANTS = {
     "no_output_activation": "ifgo",
     "coupled": "fgo",
 }  # and their gates
+WITHOUT = {"no_input_activation": "candidate_activation", "no_output_activation": "output_activation"}
 PEEPHOLES = {"peephole_i": "i", "peephole_f": "f", "peephole_o": "o"}  # and the gates that they belong to
 PLAIN = CellSpec(
     "lstm",
@@ -57,7 +59,7 @@ PLAIN = CellSpec(
     "ifgo",
     (H, C),
     options={"variant": "plain"},
-    values=(HEADS,),
+    values=(HEADS, *OWN),
     layer_options={"variant": "plain", "peepholes": None},
     candidate="g",
 )
@@ -67,6 +69,7 @@ BY_VARIANT = {"plain": PLAIN} | {
         parameters=affine(len(gates)),
         gates=gates,
         options={"variant": name},
+        values=tuple(value for value in PLAIN.values if value != WITHOUT.get(name)),
         layer_options={"variant": name, "peepholes": None},
     )
     for name, gates in VARIANTS.items()
@@ -96,7 +99,7 @@ WITH_MATRICES = [  # the matrices that are given choose the cell; a layer has al
 PROJECTED = PLAIN.variant(
     "lstm_projected",
     layer_options=PLAIN.layer_options,
-    values=(),
+    values=tuple(OWN),
     parameters=(
         *(p._replace(columns="proj_size") if p.name == "weight_hh" else p for p in PLAIN.parameters),
         Parameter("weight_hr", "matrix", required=True, rows="proj_size"),
@@ -138,11 +141,17 @@ class LSTMWeights(Weights, specs=SPECS):
         num_heads: a divisor of hidden_size: the recurrence is block-diagonal. Head k has units ``k*hidden_size/
             num_heads`` to ``(k+1)*hidden_size/num_heads - 1`` of each gate, which see h_prev of their own head alone: a
             row of weight_hh has the columns of its head. For cells without a projection or full-matrix peepholes.
+        gate_activation, candidate_activation, output_activation: the functions in place of sigmoid in the gates i, f
+            and o, of tanh in g, and of tanh in ``h = o * tanh(c)``, for trained models that need them: "sigmoid",
+            "tanh", "hard_sigmoid" (``clip(0.2*x + 0.5, 0, 1)``, as Keras 2 has it; with other numbers a tuple
+            ``("hard_sigmoid", alpha, beta)``), "relu", "softsign" (``x / (1 + |x|)``) or "linear". For cells without
+            full-matrix peepholes, and of a variant that leaves an activation out, not that one.
 
     Raises:
         ValueError: shapes do not fit; an unknown variant; a peephole of a gate that the variant lacks; a projection of
-            another variant or with peepholes; num_heads that does not divide hidden_size, or of a cell without heads.
-        TypeError: not arrays, or another dtype; num_heads is no integer.
+            another variant or with peepholes; num_heads that does not divide hidden_size, or of a cell without heads;
+            an unknown activation, or one that the cell does not have.
+        TypeError: not arrays, or another dtype; num_heads is no integer; an activation is no name.
     """
 
     variant: str
@@ -150,6 +159,9 @@ class LSTMWeights(Weights, specs=SPECS):
     peephole_f: Maybe
     peephole_o: Maybe
     weight_hr: Maybe
+    gate_activation: Activation
+    candidate_activation: Activation
+    output_activation: Activation
 
     def __init__(
         self,
@@ -164,6 +176,9 @@ class LSTMWeights(Weights, specs=SPECS):
         peephole_o: Maybe = None,
         weight_hr: Maybe = None,
         num_heads: int = 1,
+        gate_activation: Activation = "sigmoid",
+        candidate_activation: Activation = "tanh",
+        output_activation: Activation = "tanh",
         **regularisation: Unpack[Regularisation],
     ) -> None:
         one_of("variant", variant, VARIANTS)
@@ -204,6 +219,7 @@ class LSTM(Layer, weights=LSTMWeights):
         peepholes: None; "diagonal" for those of all gates of the variant; "full" for full matrices, of the plain
             variant.
         num_heads: see `LSTMWeights`; for cells without a projection or full peepholes.
+        gate_activation, candidate_activation, output_activation: see `LSTMWeights`.
         proj_size: see `Layer`; for the plain variant without peepholes.
     """
 

@@ -11,12 +11,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from .activations import OWN, Activation, checked
+
 Output = TypeVar("Output", covariant=True)
 Gradients = TypeVar("Gradients", covariant=True)
 
 Role = Literal["weight_ih", "matrix", "bias_ih", "bias_hh", "vector"]
 Size = Literal["hidden_size", "proj_size"]  # H, or P: the units of h in a cell that projects
 HEADS = "num_heads"  # a value of cells whose recurrence may be block-diagonal: see CellSpec.heads
+# Values that every cell of a family has as here, if it has no other: weights keep others alone.
+DEFAULTS: Mapping[str, Any] = {HEADS: 1} | OWN
 
 
 def _multiple(n: int, symbol: str = "hidden_size") -> str:
@@ -119,7 +123,7 @@ class CellSpec(Generic[Output, Gradients]):
         default_factory=dict, hash=False
     )  # the arguments of the weights that choose this cell
     # The names of further arguments of the weights, which belong to each object. With `HEADS` among them, the matrix,
-    # which must be the only one, may be block-diagonal.
+    # which must be the only one, may be block-diagonal; activations among them may be chosen.
     values: tuple[str, ...] = ()
     below: str | None = None  # a further input (T, B, H): a state of the layer below
     above: str | None = None  # the state of every step, (T, B, H), which is a further output
@@ -163,7 +167,7 @@ class CellSpec(Generic[Output, Gradients]):
     @property
     def own_values(self) -> tuple[str, ...]:
         """The values that weights alone can check."""
-        return tuple(name for name in self.values if name != HEADS)
+        return tuple(name for name in self.values if name not in DEFAULTS)
 
     def heads(self, num_heads: Any, hidden_size: int | None = None) -> int:
         """The number of heads, checked: of units that see h of their own head alone. Raises ValueError for one that
@@ -178,9 +182,26 @@ class CellSpec(Generic[Output, Gradients]):
             raise ValueError(f"{HEADS}: expected a divisor of hidden_size{size}, got {count}")
         return int(count)
 
+    def activation(self, place: str, value: Any) -> Activation:
+        """The activation of this place, checked. Raises ValueError or TypeError for one that the cell does not have."""
+        activation = checked(place, value)
+        if activation != OWN[place] and place not in self.values:
+            raise ValueError(f"{place}: expected {OWN[place]!r}, as cell {self.cell!r} has no other, got {value!r}")
+        return activation
+
+    def checked_values(self, arguments: Mapping[str, Any], hidden_size: int | None = None) -> dict[str, Any]:
+        """The arguments that have defaults, checked: heads and activations."""
+        found: dict[str, Any] = {name: self.activation(name, arguments[name]) for name in OWN if name in arguments}
+        return found | ({HEADS: self.heads(arguments[HEADS], hidden_size)} if HEADS in arguments else {})
+
     def given_values(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The values among the arguments. One head is none of them: it is what a cell without heads has."""
-        return {name: arguments[name] for name in self.values if name != HEADS or arguments.get(name, 1) != 1}
+        """The values among the arguments, but for those that are the defaults."""
+        missing = object()
+        return {
+            name: arguments[name]
+            for name in self.values
+            if name not in DEFAULTS or arguments.get(name, DEFAULTS[name]) != DEFAULTS.get(name, missing)
+        }
 
     @property
     def further_inputs(self) -> tuple[str, ...]:

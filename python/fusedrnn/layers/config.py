@@ -88,8 +88,7 @@ def config_of(
     complete = family.complete(layer, options)
     regularisation = {name: complete.pop(name) for name in NAMES}
     spec = family.choose(complete, P)
-    if HEADS in complete:
-        complete[HEADS] = spec.heads(complete[HEADS], H)
+    complete |= spec.checked_values(complete, H)
     return Config(
         whole("input_size", input_size, 1, MOST_UNITS),
         H,

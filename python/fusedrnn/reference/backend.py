@@ -19,7 +19,7 @@ from ..aliases import Array
 from ..backends.arrays import NumPy
 from ..backends.checked import Arguments, CheckedWeights
 from ..cells.families import SPECS
-from ..cells.spec import HEADS, CellSpec
+from ..cells.spec import DEFAULTS, HEADS, CellSpec
 from ..masks import NAMES, Sizes, Source, of_seed
 from .regularised import Regularised
 
@@ -56,7 +56,7 @@ class ReferenceWeights(CheckedWeights):
                 a.flags.writeable = False
         self.dtype, self.format = np.dtype(self.dtype), self.dtype
         others = {name: None for s in SPECS.values() if s.family == spec.family for name in s.names}
-        given = {**others, **self.arrays, **spec.options, **values}
+        given = {**others, **DEFAULTS, **self.arrays, **spec.options, **values}
         self.w = SimpleNamespace(**given, gates=spec.gates, hidden_size=self.hidden_size, dtype=self.dtype)
         self.equations = EQUATIONS[spec.family]
         self.regularisation = {name: values[name] for name in NAMES if name in values}

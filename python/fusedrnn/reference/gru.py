@@ -7,7 +7,8 @@ else           n = tanh(W_n x + b_Wn + U_n (r * h_prev) + b_Un)       Cho et al.
 h = (1 - z) * n + z * h_prev                                          z_weighs="h_prev"
 h = (1 - z) * h_prev + z * n                                          z_weighs="n"
 
-With heads, each U is block-diagonal: see `common.recurrent`.
+With heads, each U is block-diagonal: see `common.recurrent`. Other activations may be chosen for the gates r and z, and
+for the candidate n: see `activations`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .common import KEEP, Arrays, Drops, States, recurrent, recurrent_backward, sigmoid, split, tanh
+from .activations import activated, slope
+from .common import KEEP, Arrays, Drops, States, recurrent, recurrent_backward, split
 
 
 def _bias(b: Array | None, hidden_size: int) -> list[Any]:
@@ -32,14 +34,14 @@ def step(w: Any, x: Array, states: States, drop: Drops = KEEP) -> tuple[States, 
     b_Wr, b_Wz, b_Wn = _bias(w.bias_ih, w.hidden_size)
     b_Ur, b_Uz, b_Un = _bias(w.bias_hh, w.hidden_size)
 
-    r = sigmoid(x @ W_r.T + b_Wr + recurrent(U_r, h_in) + b_Ur)
-    z = sigmoid(x @ W_z.T + b_Wz + recurrent(U_z, h_in) + b_Uz)
+    r = activated(w.gate_activation, x @ W_r.T + b_Wr + recurrent(U_r, h_in) + b_Ur)
+    z = activated(w.gate_activation, x @ W_z.T + b_Wz + recurrent(U_z, h_in) + b_Uz)
     if w.reset_after:
         q = recurrent(U_n, h_in) + b_Un
-        n = tanh(x @ W_n.T + b_Wn + r * q)
+        n = activated(w.candidate_activation, x @ W_n.T + b_Wn + r * q)
     else:
         q = r * h_in
-        n = tanh(x @ W_n.T + b_Wn + recurrent(U_n, q) + b_Un)
+        n = activated(w.candidate_activation, x @ W_n.T + b_Wn + recurrent(U_n, q) + b_Un)
     m = drop.candidate(n)
     h = (1 - z) * m + z * h_prev if w.z_weighs == "h_prev" else (1 - z) * h_prev + z * m
     return (h,), {"x": x, "h_prev": h_prev, "h_in": h_in, "r": r, "z": z, "n": n, "q": q}
@@ -56,8 +58,8 @@ def step_backward(w: Any, saved: Arrays, dstates: States, drop: Drops = KEEP) ->
         dn, dz, dh_blend = drop.candidate(dh * (1 - z)), dh * (h_prev - m), dh * z
     else:
         dn, dz, dh_blend = drop.candidate(dh * z), dh * (m - h_prev), dh * (1 - z)
-    da_n = dn * (1 - n**2)
-    da_z = dz * z * (1 - z)
+    da_n = dn * slope(w.candidate_activation, n)
+    da_z = dz * slope(w.gate_activation, z)
     dq: Array
     if w.reset_after:
         dr, dq = da_n * q, da_n * r
@@ -66,7 +68,7 @@ def step_backward(w: Any, saved: Arrays, dstates: States, drop: Drops = KEEP) ->
         dU_n, dq = recurrent_backward(U_n, q, da_n)
         dr = dq * h_in
         dh_in, db_Un = dq * r, da_n.sum(axis=0)
-    da_r = dr * r * (1 - r)
+    da_r = dr * slope(w.gate_activation, r)
     (dU_r, dh_r), (dU_z, dh_z) = recurrent_backward(U_r, h_in, da_r), recurrent_backward(U_z, h_in, da_z)
     dh_prev = dh_blend + drop.recurrent(dh_in + dh_r + dh_z)
 

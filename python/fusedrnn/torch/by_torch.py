@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..cells.families import SPECS
+from ..cells.spec import DEFAULTS
 from ..layers.masks import between as masks_between
 from ..masks import Sizes, of_seed, scale_of
 from ..reference import EQUATIONS
@@ -26,7 +27,7 @@ def run(
     """y and the last states, with graphs of any order. x is ``(T, B, I)``, or packed rows; states are those of
     `Layout`, and as many before episodes, or none for empty ones. `dropout` between layers is PyTorch's own, other
     than that of the steps, whose masks follow from their seed."""
-    plain = steps.resets is None and layout.drops == NONE and layout.num_heads == 1
+    plain = steps.resets is None and layout.drops == layout.values == NONE
     operator = operator_of(layout.cell, x) if plain else None
     traced = torch.compiler.is_compiling() or private.are_transforms_active()
     if operator is None or (traced and steps.lengths is not None and steps.batch_sizes is None):
@@ -122,7 +123,7 @@ def _weights(layout: Layout, parameters: Sequence[Tensor]) -> _Weights:
         mask = torch.as_tensor(spec.mask(layout.hidden_size, values), device=given[name].device)
         given[name] = torch.where(mask, given[name], torch.zeros_like(given[name]))
     return _Weights(
-        **{**dict.fromkeys(names), **given, **spec.options, **values},
+        **{**dict.fromkeys(names), **DEFAULTS, **given, **spec.options, **values},
         gates=spec.gates,
         hidden_size=layout.hidden_size,
     )

@@ -144,7 +144,7 @@ class Plan:
             values.get("epsilon", 0.0),
             list(values.get("periods", ())),
             layout.num_heads,
-            dict(values_of(layout.drops)),
+            values | dict(values_of(layout.drops)),
         )
         self.drops = layout.drops != NONE
         self.width, self.units, self.runs = layout.width, layout.units, layout.runs
