@@ -16,7 +16,6 @@ from conversions import (
     KINDS,
     assert_same_function,
     assert_same_parameters,
-    needs_activations,
     normal,
     random_layer,
     run_layer,
@@ -444,7 +443,6 @@ HARD_GATES: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
 def test_activations(
     kind: str, attributes: dict[str, Any], options: dict[str, Any], direction: str, rng: np.random.Generator
 ) -> None:
-    needs_activations()
     times = 1 + (direction == "bidirectional")
     lists = {name: v * times if isinstance(v, list) else v for name, v in attributes.items()}
     node = Node(rng, kind, direction=direction, **({"input_forget": 0} if kind == "LSTM" else {}) | lists)

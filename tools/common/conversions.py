@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import pytest
 
 import fusedrnn
 from agreement import assert_arrays_close, roundings_of_layers
@@ -52,9 +51,3 @@ def assert_same_parameters(got: Any, want: Any) -> None:
     assert got.config() == want.config()
     for name, a in want.state_dict().items():
         assert got.parameters[name].tobytes() == a.tobytes(), name
-
-
-def needs_activations() -> None:
-    """Skips a test of models whose gates have other activations than sigmoid and tanh, where layers lack them."""
-    if "gate_activation" not in fusedrnn.LSTM._options.defaults:
-        pytest.skip("fusedrnn.LSTM has no gate_activation yet")

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from ..cells.activations import ALPHA, BETA, NAMES, OWN, Activation
+from ..cells.activations import HARD_SIGMOID as HARD
 from .tables import ONE_GATE, ONNX_DEFAULTS, Kind
 
-Activation = str | tuple[str, float, float]  # a name, or ("hard_sigmoid", alpha, beta) for clip(alpha*x + beta, 0, 1)
-
-SAME = ("sigmoid", "tanh", "relu", "softsign", "linear")  # names that Keras has too
-HARD = "hard_sigmoid"
-HARD_DEFAULT = 0.2, 0.5  # of its name alone, as in ONNX
 HARD_OF_KERAS = {"2": (0.2, 0.5), "3": (1 / 6, 0.5)}  # by the first number of the version
 ONNX = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Relu": "relu", "Softsign": "softsign", "HardSigmoid": HARD}
 ONNX_NUMBERS = {  # how many of activation_alpha and activation_beta each takes, of all that ONNX has
@@ -22,8 +21,6 @@ ONNX_NUMBERS = {  # how many of activation_alpha and activation_beta each takes,
     "thresholdedrelu": (1, 0),
     "elu": (1, 0),
 }
-# The options for the activations of gates, of the candidate, and of the output; and their defaults.
-OPTIONS = {"gate_activation": "sigmoid", "candidate_activation": "tanh", "output_activation": "tanh"}
 
 
 def options_of(kind: Kind, activations: Sequence[Activation]) -> dict[str, Any]:
@@ -36,16 +33,15 @@ def options_of(kind: Kind, activations: Sequence[Activation]) -> dict[str, Any]:
                 f"activation: expected 'tanh' or 'relu', as no cell of one gate has another, got {given!r}"
             )
         return {"nonlinearity": given}
-    named = zip(OPTIONS, activations, strict=False)
-    return {option: given for option, given in named if given != OPTIONS[option]}
+    named = zip(OWN, activations, strict=False)
+    return {option: given for option, given in named if given != OWN[option]}
 
 
 def activations_of(kind: Kind, layer: Any) -> list[Activation]:
-    """The reverse of `options_of`; hard_sigmoid with its two numbers."""
+    """The reverse of `options_of`."""
     if kind is ONE_GATE:
         return [layer.options["nonlinearity"]]
-    found = [layer.options.get(option, default) for option, default in OPTIONS.items()]
-    return [(HARD, *HARD_DEFAULT) if a == HARD else a for a in found[: len(ONNX_DEFAULTS[kind.layer])]]
+    return [layer.options[option] for option in OWN if option in layer.options]
 
 
 def from_keras_name(name: Any, version: str) -> Activation:
@@ -60,8 +56,8 @@ def from_keras_name(name: Any, version: str) -> Activation:
                 f"got {version or 'none'}"
             )
         return HARD, *HARD_OF_KERAS[major]
-    if name not in SAME:
-        raise ValueError(f"activation: expected one of {', '.join(SAME)}, {HARD}, as no cell has others, got {name!r}")
+    if name not in NAMES:
+        raise ValueError(f"activation: expected one of {', '.join(NAMES)}, as no cell has others, got {name!r}")
     return str(name)
 
 
@@ -101,15 +97,12 @@ def _from_onnx_name(name: str, alphas: Any, betas: Any) -> Activation:
         raise ValueError(f"activations: expected one of {', '.join(ONNX)}, as no cell has others, got {name!r}")
     if ours != HARD:
         return ours
-    default_alpha, default_beta = HARD_DEFAULT
-    return HARD, _shortest(alpha, default_alpha), _shortest(beta, default_beta)
+    return HARD, _shortest(alpha, ALPHA), _shortest(beta, BETA)
 
 
 def _shortest(number: float | None, default: float) -> float:
     """A float32 number of a file as the shortest decimal that is rounded to it: 0.2 rather than 0.20000000298."""
-    from numpy import float32
-
-    return default if number is None else float(str(float32(number)))
+    return default if number is None else float(str(np.float32(number)))
 
 
 def to_onnx_attributes(activations: Sequence[Activation], directions: int) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..aliases import Array
+from ..cells.activations import OWN
 from ..layers.layer import Layer
-from .activations import OPTIONS, activations_of, from_keras_name, options_of, to_keras_name
+from .activations import activations_of, from_keras_name, options_of, to_keras_name
 from .build import Makers, arrays_of, as_array, chosen, file_of, layer_of, need
 from .reversed import Reversed
 from .tables import (
@@ -247,7 +248,7 @@ def to_keras(layer: Layer) -> Any:
             "nonlinearity": ("tanh", "relu"),
             "reset_after": (True, False),
             "z_weighs": ("h_prev", "n"),
-            **dict.fromkeys(OPTIONS, ()),
+            **dict.fromkeys(OWN, ()),
         },
     )
     keras = need("keras", "keras")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
+from ..cells.activations import OWN
 from ..layers.layer import Layer
-from .activations import OPTIONS
 from .build import arrays_of
 from .tables import COUPLED, COUPLED_GATES, PEEPHOLES, Kind, reorder
 
@@ -21,7 +21,7 @@ ALLOWED = {
     "z_weighs": ("h_prev", "n"),
     "variant": ("plain", *COUPLED.values()),
     "peepholes": (None, "diagonal"),
-    **dict.fromkeys(("input_dropout", "recurrent_dropout", "candidate_dropout", "weight_dropout", *OPTIONS), ()),
+    **dict.fromkeys(("input_dropout", "recurrent_dropout", "candidate_dropout", "weight_dropout", *OWN), ()),
 }
 STATES = ("h", "c")
 
