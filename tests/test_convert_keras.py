@@ -476,6 +476,14 @@ LACKING: list[tuple[Any, str]] = [
         "variant: expected 'plain', as Keras has no other LSTM, got 'coupled'",
     ),
     (
+        lambda: fusedrnn.LSTM(2, 3, gate_activation="hard_sigmoid"),
+        "activation: expected 'hard_sigmoid' with alpha 1/6 and beta 0.5, as Keras 3, got ('hard_sigmoid', 0.2, 0.5)",
+    ),
+    (
+        lambda: fusedrnn.LSTM(2, 3, output_activation="relu"),
+        "output_activation: expected that of the candidate, as Keras has one for both, got ['tanh', 'relu']",
+    ),
+    (
         lambda: fusedrnn.LayerNormLSTM(2, 3),
         "layer: expected one of LSTM, GRU, RNN, as Keras has no other cells, got LayerNormLSTM",
     ),

@@ -362,6 +362,13 @@ def test_what_pytorch_exports(kind: str, tmp_path: Path) -> None:
 # Models of layers.
 
 
+ACTIVATIONS: dict[str, list[Any]] = {
+    "gate_activation": ["sigmoid", "hard_sigmoid", ("hard_sigmoid", 0.25, 0.5)],
+    "candidate_activation": ["softsign", "hard_sigmoid", "relu", "linear"],
+    "output_activation": ["softsign", "sigmoid", "linear"],
+}
+
+
 def exported(rng: np.random.Generator, kind: str, **others: Any) -> Any:
     options: dict[str, Any] = {}
     if kind == "LSTM":
@@ -370,6 +377,9 @@ def exported(rng: np.random.Generator, kind: str, **others: Any) -> Any:
         options = {"reset_after": bool(rng.integers(2)), "z_weighs": str(rng.choice(["h_prev", "n"]))}
     if kind == "RNN":
         options = {"nonlinearity": str(rng.choice(["tanh", "relu"]))}
+    for place, names in ACTIVATIONS.items():
+        if place in getattr(fusedrnn, kind)._options.defaults and rng.integers(2):
+            options[place] = names[rng.integers(len(names))]
     return random_layer(rng, kind, **(options | others))
 
 
@@ -492,8 +502,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (
         "LSTM",
         {"input_forget": 1, "activations": ["Softsign", "Tanh", "Tanh"]},
-        "input_forget: expected gates by Sigmoid, or by HardSigmoid with beta 0.5, as f = 1 - i has to be an "
-        "activation of the negated i here, got 'softsign'",
+        "gate_activation: expected sigmoid, or hard_sigmoid with beta 0.5, of coupled gates, as 1 - i has to be the "
+        "same of the negated i, got 'softsign'",
     ),
 ]
 
@@ -547,6 +557,11 @@ def test_other_sources(tmp_path: Path) -> None:
 
 LACKING: list[tuple[Any, str]] = [
     (lambda: fusedrnn.LSTM(2, 3, proj_size=2), "proj_size: expected 0, as ONNX has no other LSTM, got 2"),
+    (
+        lambda: fusedrnn.LSTM(2, 3, variant="coupled", gate_activation=("hard_sigmoid", 0.2, 0.25)),
+        "gate_activation: expected sigmoid, or hard_sigmoid with beta 0.5, of coupled gates, as 1 - i has to be the "
+        "same of the negated i, got ('hard_sigmoid', 0.2, 0.25)",
+    ),
     (lambda: fusedrnn.GRU(2, 4, num_heads=2), "num_heads: expected 1, as ONNX has no other GRU, got 2"),
     (
         lambda: fusedrnn.LSTM(2, 3, variant="no_forget_gate"),

@@ -147,6 +147,7 @@ MODULES: list[tuple[str, dict[str, Any]]] = [
     ("LSTM", {"num_layers": 2, "bidirectional": True, "proj_size": 2}),
     ("LSTM", {"variant": "coupled", "peepholes": "diagonal"}),
     ("GRU", {"reset_after": False, "num_heads": 2}),
+    ("LSTM", {"gate_activation": ("hard_sigmoid", 0.25, 0.5)}),
     ("RNN", {"nonlinearity": "relu", "zoneout_h": 0.25}),
     ("LayerNormLSTM", {"epsilon": 1e-3}),
     ("LayerNormGRU", {}),
@@ -244,6 +245,10 @@ LACKING: list[tuple[Any, str]] = [
     (
         lambda: fusedrnn.LSTM(2, 3, peepholes="diagonal"),
         "peepholes: expected None, as torch.nn has no other LSTM, got 'diagonal'; fusedrnn.torch.LSTM has it",
+    ),
+    (
+        lambda: fusedrnn.GRU(2, 3, candidate_activation="relu"),
+        "candidate_activation: expected 'tanh', as torch.nn has no other GRU, got 'relu'; fusedrnn.torch.GRU has it",
     ),
     (
         lambda: fusedrnn.LSTM(2, 3, zoneout_c=0.5),

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ..cells.activations import ALPHA, BETA, NAMES, OWN, Activation
-from ..cells.activations import HARD_SIGMOID as HARD
+from ..cells.activations import ALPHA, BETA, HARD_SIGMOID, NAMES, OWN, Activation
 from .tables import ONE_GATE, ONNX_DEFAULTS, Kind
 
 HARD_OF_KERAS = {"2": (0.2, 0.5), "3": (1 / 6, 0.5)}  # by the first number of the version
-ONNX = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Relu": "relu", "Softsign": "softsign", "HardSigmoid": HARD}
+ONNX = {"Sigmoid": "sigmoid", "Tanh": "tanh", "Relu": "relu", "Softsign": "softsign", "HardSigmoid": HARD_SIGMOID}
 ONNX_NUMBERS = {  # how many of activation_alpha and activation_beta each takes, of all that ONNX has
     "hardsigmoid": (1, 1),
     "affine": (1, 1),
@@ -44,18 +43,28 @@ def activations_of(kind: Kind, layer: Any) -> list[Activation]:
     return [layer.options[option] for option in OWN if option in layer.options]
 
 
+def check_coupled(gate: Activation) -> None:
+    """Coupled gates of ONNX are i and ``1 - i``, here f and ``1 - f``. Raises ValueError for an activation of gates
+    that does not turn one into the other: ``1 - f(a) = f(-a)``."""
+    if gate != "sigmoid" and not (gate[0] == HARD_SIGMOID and gate[2] == 0.5):
+        raise ValueError(
+            "gate_activation: expected sigmoid, or hard_sigmoid with beta 0.5, of coupled gates, as 1 - i has to be "
+            f"the same of the negated i, got {gate!r}"
+        )
+
+
 def from_keras_name(name: Any, version: str) -> Activation:
     """Raises ValueError for an activation that no cell has, and for hard_sigmoid of an unknown version of Keras."""
     if isinstance(name, dict):  # as files of Keras 3 have functions
         name = name.get("config")
     name = "linear" if name is None else name
-    if name == HARD:
+    if name == HARD_SIGMOID:
         if (major := version.split(".")[0]) not in HARD_OF_KERAS:
             raise ValueError(
-                f"activation: expected a version of Keras that says what {HARD!r} is (0.2x+0.5 in 2, x/6+0.5 in 3), "
-                f"got {version or 'none'}"
+                f"activation: expected a version of Keras that says what {HARD_SIGMOID!r} is (0.2x+0.5 in 2, x/6+0.5 in "
+                f"3), got {version or 'none'}"
             )
-        return HARD, *HARD_OF_KERAS[major]
+        return HARD_SIGMOID, *HARD_OF_KERAS[major]
     if name not in NAMES:
         raise ValueError(f"activation: expected one of {', '.join(NAMES)}, as no cell has others, got {name!r}")
     return str(name)
@@ -66,8 +75,10 @@ def to_keras_name(activation: Activation) -> str:
     if isinstance(activation, str):
         return activation
     if activation[1:] != HARD_OF_KERAS["3"]:
-        raise ValueError(f"activation: expected {HARD!r} with alpha 1/6 and beta 0.5, as Keras 3, got {activation}")
-    return HARD
+        raise ValueError(
+            f"activation: expected {HARD_SIGMOID!r} with alpha 1/6 and beta 0.5, as Keras 3, got {activation}"
+        )
+    return HARD_SIGMOID
 
 
 def from_onnx_lists(kind: Kind, directions: int, names: Any, alpha: Any, beta: Any) -> list[Activation]:
@@ -95,9 +106,9 @@ def _from_onnx_name(name: str, alphas: Any, betas: Any) -> Activation:
         if name.lower() == "affine" and (alpha, beta) == (1, 0):
             return "linear"
         raise ValueError(f"activations: expected one of {', '.join(ONNX)}, as no cell has others, got {name!r}")
-    if ours != HARD:
+    if ours != HARD_SIGMOID:
         return ours
-    return HARD, _shortest(alpha, ALPHA), _shortest(beta, BETA)
+    return HARD_SIGMOID, _shortest(alpha, ALPHA), _shortest(beta, BETA)
 
 
 def _shortest(number: float | None, default: float) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..aliases import Array
 from ..layers.layer import Layer
-from .activations import HARD, activations_of, from_onnx_lists, options_of, to_onnx_attributes
+from .activations import activations_of, check_coupled, from_onnx_lists, options_of, to_onnx_attributes
 from .build import as_array, chosen, file_of, layer_of, need
 from .onnx_graph import Scope, label
 from .reversed import Reversed
@@ -110,11 +110,8 @@ def _of_node(onnx: Any, node: Any, scope: Scope) -> Layer | Reversed:
     names, alpha, beta = (attributes.get(f"activation{name}") for name in ("s", "_alpha", "_beta"))
     activations = from_onnx_lists(kind, directions, [_text(n) for n in names or ()], alpha, beta)
     coupled = bool(kind is FOUR_GATES and attributes.get("input_forget", 0))
-    if coupled and not (activations[0] == "sigmoid" or (activations[0][0] == HARD and activations[0][2] == 0.5)):
-        raise ValueError(
-            "input_forget: expected gates by Sigmoid, or by HardSigmoid with beta 0.5, as f = 1 - i has to be an "
-            f"activation of the negated i here, got {activations[0]!r}"
-        )
+    if coupled:
+        check_coupled(activations[0])
     options = options_of(kind, activations) | (COUPLED if coupled else {})
     if kind is FOUR_GATES and "P" in arrays:
         options["peepholes"] = "diagonal"
@@ -221,7 +218,10 @@ def to_onnx(layer: Layer, path: Any = None, *, state: bool = False, lengths: boo
     from .onnx_model import ALLOWED, model_of
 
     kind = check_system(layer, "ONNX", ALLOWED)
-    attributes: dict[str, Any] = to_onnx_attributes(activations_of(kind, layer), layer.num_directions)
+    activations = activations_of(kind, layer)
+    if COUPLED.items() <= layer.options.items():
+        check_coupled(activations[0])
+    attributes = to_onnx_attributes(activations, layer.num_directions)
     model = model_of(need("onnx", "onnx"), kind, layer, attributes, state, lengths)
     if path is not None:
         Path(path).write_bytes(model.SerializeToString())
