@@ -186,6 +186,19 @@ def test_layers_and_models_of_the_user(rng: np.random.Generator, tmp_path: Path)
             assert_same_parameters(found[name], layer)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_files_of_short_numbers(dtype: str, rng: np.random.Generator, tmp_path: Path) -> None:
+    pytest.importorskip("ml_dtypes")  # which Keras needs for bfloat16, too
+    model = keras.Sequential([keras.Input((None, 2)), L.GRU(3, dtype=dtype, recurrent_initializer="zeros", name="a")])
+    randomise(model, rng)
+    kernel, recurrent, _ = (np.asarray(w, "float32") for w in model.get_weights())
+    for source in (model, *save_all(model, tmp_path)):
+        layer = convert.from_keras(source, "a")
+        assert layer.dtype == "float32"
+        for name, a in (("weight_ih_l0", kernel), ("weight_hh_l0", recurrent)):
+            assert np.array_equal(layer.parameters[name], a.T[[3, 4, 5, 0, 1, 2, 6, 7, 8]])
+
+
 def test_groups_without_names(tmp_path: Path, rng: np.random.Generator) -> None:
     """The first versions of Keras 3 wrote no names of layers."""
     model = keras.Sequential([keras.Input((None, 2)), L.LSTM(3, return_sequences=True, name="a"), L.LSTM(4, name="b")])
@@ -327,13 +340,18 @@ ACTIVATIONS = [("hard_sigmoid", "tanh"), ("sigmoid", "relu"), ("hard_sigmoid", "
 @pytest.mark.parametrize("activations", ACTIVATIONS)
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
-def test_activations(kind: str, both: bool, activations: tuple[str, str], rng: np.random.Generator) -> None:
+def test_activations(
+    kind: str, both: bool, activations: tuple[str, str], rng: np.random.Generator, tmp_path: Path
+) -> None:
     gates, candidate = activations
     theirs = random_keras(rng, kind, 4, recurrent_activation=gates, activation=candidate)
     theirs = built(L.Bidirectional(theirs) if both else theirs, 3, rng)
     layer = convert.from_keras(theirs)
     x = rng.standard_normal((3, 4, 3)).astype("float32")
     assert_same_y(layer, outputs_of(theirs, x), x)
+    model = keras.Sequential([keras.Input((None, 3)), theirs])
+    for path in save_all(model, tmp_path)[:2]:
+        assert_same_parameters(convert.from_keras(path, theirs.name), layer)
     back = convert.to_keras(layer)
     assert_same_parameters(convert.from_keras(back), layer)
     assert_same_y(layer, outputs_of(back, x), x)

@@ -61,8 +61,8 @@ def from_keras_name(name: Any, version: str) -> Activation:
     if name == HARD_SIGMOID:
         if (major := version.split(".")[0]) not in HARD_OF_KERAS:
             raise ValueError(
-                f"activation: expected a version of Keras that says what {HARD_SIGMOID!r} is (0.2x+0.5 in 2, x/6+0.5 in "
-                f"3), got {version or 'none'}"
+                f"activation: expected a version of Keras that says what {HARD_SIGMOID!r} is (0.2x+0.5 in 2, x/6+0.5 "
+                f"in 3), got {version or 'none'}"
             )
         return HARD_SIGMOID, *HARD_OF_KERAS[major]
     if name not in NAMES:

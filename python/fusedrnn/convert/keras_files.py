@@ -47,9 +47,9 @@ def _text(value: Any) -> str:
 
 
 def _array(dataset: Any) -> Array:
-    """The numbers of a dataset; those of bfloat16 lie there as raw bytes."""
+    """The numbers of a dataset; those of bfloat16 lie there as two raw bytes each."""
     a = np.asarray(dataset[()])
-    if _text(dataset.attrs.get("dtype", "")) == "bfloat16" and a.dtype.kind in "Vu":
+    if a.dtype == "V2":
         return (a.view("u2").astype("u4") << 16).view("f4")
     return a
 
