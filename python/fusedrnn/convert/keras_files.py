@@ -71,15 +71,11 @@ def _of_keras_3(
         )
     elif "layers" in config:
         inside = next((name for name in INSIDE if f"{group}/{name}".strip("/") in file), INSIDE[0])
-        for each, their_group in zip(
-            config["layers"],
-            _group_names(config["layers"], _members(file, f"{group}/{inside}".strip("/"))),
-            strict=True,
-        ):
-            name = each["config"].get("name", each.get("name", "")) if isinstance(each["config"], Mapping) else ""
-            yield from _of_keras_3(
-                f"{path}/{name}" if path else name, f"{group}/{inside}/{their_group}".strip("/"), each, file, version
-            )
+        within = f"{group}/{inside}".strip("/")
+        names = _group_names(config["layers"], _members(file, within))
+        for each, theirs in zip(config["layers"], names, strict=True):
+            name = each["config"].get("name", "") if isinstance(each["config"], Mapping) else ""
+            yield from _of_keras_3(f"{path}/{name}" if path else name, f"{within}/{theirs}", each, file, version)
     elif isinstance(config.get("layer"), Mapping) and "class_name" in config["layer"]:  # a wrapper
         yield from _of_keras_3(path or config["name"], f"{group}/layer", config["layer"], file, version)
     elif not group or group in file:  # a layer of the user's, which may have recurrent layers

@@ -33,8 +33,9 @@ def from_torch(source: Any, name: str | None = None, **arguments: Any) -> Any:
             ``weights_only=True``.
         name: of one layer: of the module within the model, which is the prefix of its parameters.
         arguments: what a state dict does not say, such as ``nonlinearity="relu"``, ``batch_first=True``, `dropout`,
-            ``reset_after=False``; the same for all its layers. A module says all by itself. The kind follows from the
-            number of gates: four an LSTM, three a GRU, one an RNN.
+            ``reset_after=False``; the same for all layers that are converted. A module says all by itself. The kind
+            follows from the number of gates: four an LSTM, three a GRU, one an RNN. Cells that torch.nn lacks have
+            other numbers: give their modules.
 
     Returns:
         A layer, if the source is itself a recurrent module, or the state dict of one, or a name is given; otherwise a
