@@ -99,9 +99,15 @@ struct Place {
 template <int N>
 using SomePlaces = std::array<Place, N>;
 
-// The tiles of a pointwise step. Where each activation is a choice, there is one, so that kernels stay small.
+// The tiles of a pointwise step. There is one where each activation is a choice, so that kernels stay small; and for the
+// thread sanitizer, which takes long to compile two (RNN_ONE_TILE).
+#ifdef RNN_ONE_TILE
+template <class Math>
+constexpr int kTilesTogether = 1;
+#else
 template <class Math>
 constexpr int kTilesTogether = Math::kChosen ? 1 : kSideBySide;
+#endif
 
 // run(places, first) for all tiles of rows, row after row, as their sums lie: kTiles of them at a time, wherever there
 // are as many, else one; `first` of them came before.
