@@ -382,9 +382,7 @@ def test_what_does_not_fit_is_refused(roomy: ctypes.CDLL) -> None:
         fusedrnn.LayerNormGRUWeights(zeros_on(6, 3), zeros_on(6, 2), gain_ih=zeros_on(6), gain_hh=zeros_on(6))
     with pytest.raises(NotImplementedError, match="num_heads=2 does not run on CUDA: it runs on NumPy arrays"):
         fusedrnn.LSTMWeights(zeros_on(8, 3), zeros_on(8, 1), num_heads=2)
-    with pytest.raises(
-        NotImplementedError, match="gate_activation='relu' does not run on CUDA"
-    ):
+    with pytest.raises(NotImplementedError, match="gate_activation='relu' does not run on CUDA"):
         fusedrnn.LSTMWeights(zeros_on(8, 3), zeros_on(8, 2), gate_activation="relu")
     with pytest.raises(ValueError, match=r"x: expected shape \(batch_size, input_size\) = \(4, 3\), got \(4, 5\)"):
         fusedrnn.lstm_cell(zeros_on(4, 5), w)

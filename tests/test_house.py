@@ -25,7 +25,12 @@ from fusedrnn.reference.backend import EQUATIONS, ReferenceWeights
 HOUSE = Path(fusedrnn.__file__).parent
 SOURCES = Path(__file__).parent.parent / "csrc"
 NAMES = {spec.family for spec in SPECS.values()} | set(SPECS)
-TABLES = {HOUSE / "__init__.py", HOUSE / "torch" / "drop_ins.py", HOUSE / "torch" / "modules.py"}  # of public names
+TABLES = {  # of public names
+    HOUSE / "__init__.py",
+    HOUSE / "convert" / "tables.py",
+    HOUSE / "torch" / "drop_ins.py",
+    HOUSE / "torch" / "modules.py",
+}
 TYPES = {"Lstm", "Rnn", "Gru", "Peepholes", "GateRecurrence", "Clockwork", "LayerNorm"}  # parts of C++ names of cells
 DRIVERS = {"ClockworkForward", "ClockworkBackward", "ClockworkBatched"}  # of any cell with clocks
 

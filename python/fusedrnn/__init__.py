@@ -47,7 +47,7 @@ if "threadpoolctl" in _sys.modules:
     _import_module(".threadpools", __name__)  # registers the pool
 
 if _TYPE_CHECKING:
-    from . import reference
+    from . import convert, reference
     from .layers.files import load
 
 __all__ = [
@@ -59,6 +59,7 @@ __all__ = [
     "Weights",
     "__version__",
     "available_isas",
+    "convert",
     "cuda",
     "get_num_threads",
     "get_thread_source",
@@ -75,12 +76,12 @@ __all__ += [name for module in (*_FAMILIES, _results) for name in module.__all__
 
 
 def __getattr__(name: str) -> _Any:
-    if name == "reference":  # which most programs never need
-        return _import_module(".reference", __name__)
+    if name in ("convert", "reference"):  # which most programs never need
+        return _import_module(f".{name}", __name__)
     if name == "load":
         return _import_module(".layers.files", __name__).load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), "load", "reference"})
+    return sorted({*globals(), "convert", "load", "reference"})

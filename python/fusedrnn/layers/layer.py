@@ -85,6 +85,7 @@ class Layer:
     _options: Options  # of the family
     _registered: str  # the name of the class of the family, also in its subclasses
     _config: Config
+    initial_state: Any = None  # of layers from `convert.from_onnx`, where it is a constant
     if TYPE_CHECKING:
         input_size: int
         hidden_size: int
