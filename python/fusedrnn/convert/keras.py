@@ -66,14 +66,7 @@ def from_keras(source: Any, name: str | None = None, **options: Any) -> Any:
             of different kinds or sizes in one stack; a file of another kind. TypeError: another source; options
             beside a model, which says all by itself. ImportError: no h5py. OSError: the file cannot be read.
     """
-    of_path = isinstance(source, (str, os.PathLike))
-    if of_path:
-        from .keras_files import layers_in_file
-
-        found = layers_in_file(file_of(source, "from_keras"))
-    elif callable(getattr(source, "get_config", None)) and callable(getattr(source, "get_weights", None)):
-        found = dict(_in_model("", source))
-    elif isinstance(source, (list, tuple)):
+    if isinstance(source, (list, tuple)):
         from .keras_files import of_arrays
 
         alone = of_arrays([as_array("source", a) for a in source])
@@ -82,18 +75,28 @@ def from_keras(source: Any, name: str | None = None, **options: Any) -> Any:
                 "source: expected the arrays of a recurrent layer, as get_weights() gives them, got others"
             )
         return layer_of_found(alone, options)
+    makers = found_in(source, **options)
+    is_layer = not isinstance(source, (str, os.PathLike)) and not hasattr(source, "layers")
+    if name is None and is_layer and [*makers] == [source.name]:
+        return makers[source.name]()
+    return chosen(makers, name, "a layer, model or file of Keras")
+
+
+def found_in(source: Any, **options: Any) -> Makers:
+    """The layers in a layer, model or path, by name. Raises what `from_keras` does."""
+    if isinstance(source, (str, os.PathLike)):
+        from .keras_files import layers_in_file
+
+        found = layers_in_file(file_of(source, "from_keras"))
+    elif callable(getattr(source, "get_config", None)) and callable(getattr(source, "get_weights", None)):
+        found = dict(_in_model("", source))
     else:
         raise TypeError(
             f"source: expected a layer or a model of Keras, its weights, or a path, got {type(source).__name__}"
         )
     if options and found and all(layer.complete for layer in found.values()):
         raise TypeError(f"{next(iter(options))}: expected none beside a model, which has its own")
-    makers: Makers = {
-        each: partial(layer_of_found, layer, {} if layer.complete else options) for each, layer in found.items()
-    }
-    if not of_path and name is None and not hasattr(source, "layers") and [*makers] == [source.name]:
-        return makers[source.name]()
-    return chosen(makers, name, "a layer, model or file of Keras")
+    return {each: partial(layer_of_found, layer, {} if layer.complete else options) for each, layer in found.items()}
 
 
 def is_recurrent(class_name: str, config: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 from ..aliases import Array
 from ..layers.layer import Layer
 from .activations import activations_of, check_coupled, from_onnx_lists, options_of, to_onnx_attributes
-from .build import as_array, chosen, file_of, layer_of, need
+from .build import Makers, as_array, chosen, file_of, layer_of, need
 from .onnx_graph import Scope, label
 from .reversed import Reversed
 from .tables import (
@@ -62,6 +62,11 @@ def from_onnx(source: Any, name: str | None = None) -> Any:
             each direction; no model of ONNX. TypeError: another source. ImportError: no package `onnx`. OSError: the
             file cannot be read.
     """
+    return chosen(found_in(source), name, "a model of ONNX")
+
+
+def found_in(source: Any) -> Makers:
+    """The layers in a path or model, by name. Raises what `from_onnx` does."""
     onnx = need("onnx", "onnx")
     need("onnx.reference", "onnx")
     if isinstance(source, (str, os.PathLike)):
@@ -80,8 +85,7 @@ def from_onnx(source: Any, name: str | None = None) -> Any:
     names = [
         n if names.count(n) == 1 else path + node.output[0] for n, (path, node, _) in zip(names, every, strict=True)
     ]
-    found = {n: partial(_of_node, onnx, node, scope) for n, (_, node, scope) in zip(names, every, strict=True)}
-    return chosen(found, name, "a model of ONNX")
+    return {n: partial(_of_node, onnx, node, scope) for n, (_, node, scope) in zip(names, every, strict=True)}
 
 
 def _read(onnx: Any, path: Path) -> Any:

@@ -46,6 +46,14 @@ def from_torch(source: Any, name: str | None = None, **arguments: Any) -> Any:
             layer. TypeError: another source; other dtypes; arguments beside a module. ImportError: no PyTorch, or no
             package `safetensors`, for a file that needs it. OSError: the file cannot be read.
     """
+    found = found_in(source, **arguments)
+    if name is None and "" in found and len(found) == 1:
+        return found[""]()
+    return chosen(found, name, "a module, state dict or file of PyTorch")
+
+
+def found_in(source: Any, **arguments: Any) -> Makers:
+    """The layers in a module, state dict or path, by name. Raises what `from_torch` does."""
     if isinstance(source, (str, os.PathLike)):
         source = _read(file_of(source, "from_torch"))
     torch = sys.modules.get("torch")
@@ -54,14 +62,10 @@ def from_torch(source: Any, name: str | None = None, **arguments: Any) -> Any:
     if torch is not None and isinstance(source, torch.nn.Module):
         if arguments:
             raise TypeError(f"{next(iter(arguments))}: expected none beside a module, which has its own")
-        found = _in_module(torch.nn, source)
-    elif isinstance(source, Mapping):
-        found = _in_state_dicts(source, arguments)
-    else:
-        raise TypeError(f"source: expected an nn.Module, a state dict or a path, got {type(source).__name__}")
-    if name is None and "" in found and len(found) == 1:
-        return found[""]()
-    return chosen(found, name, "a module, state dict or file of PyTorch")
+        return _in_module(torch.nn, source)
+    if isinstance(source, Mapping):
+        return _in_state_dicts(source, arguments)
+    raise TypeError(f"source: expected an nn.Module, a state dict or a path, got {type(source).__name__}")
 
 
 def _read(path: Path) -> Any:
