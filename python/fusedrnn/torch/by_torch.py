@@ -100,8 +100,10 @@ def _by_equations(
             for of_state, end in zip(last, ends, strict=True):
                 of_state.append(end)
         x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
-        if number + 1 < layout.num_layers:
-            x = _dropped(layout, steps, x, number) if steps.dropout else F.dropout(x, dropout, dropout > 0)
+        if steps.dropout and number + 1 < layout.num_layers:
+            x = _dropped(layout, steps, x, number)
+        elif dropout and number + 1 < layout.num_layers:
+            x = F.dropout(x, dropout, True)
     return [x, *map(torch.stack, last)]
 
 

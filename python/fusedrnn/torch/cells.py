@@ -139,13 +139,13 @@ class Cell(Recurrent):
         if not B:
             return self._other(routing.EMPTY, input, hx, start)
         route, every, found = self._prepared(plan, names, input, states, lead)
+        steps = Steps(1, B, lead, of_cell=True)
+        if plan.drops and route is None:
+            route = self._regularise(steps, found[0])
         if route is not None:
             return self._other(route, input, hx, start)
         if start is not None:
-            start = start_of(start, B, plan.spec.numbered is not None)
-        steps = Steps(1, B, lead, None, start, True)
-        if plan.drops:
-            self._regularise(steps)
+            steps.start = start_of(start, B, plan.spec.numbered is not None)
         new = self._native(plan, steps, every, found)
         return new[0] if len(new) == 1 else tuple(new)
 

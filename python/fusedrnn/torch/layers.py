@@ -146,10 +146,10 @@ class Layers(TracedLayers):
         if turned:
             x = x.transpose(0, 1)
         route, every, found = self._prepared(plan, names, x, states, steps.lead)
+        if plan.drops and route is None:
+            route = self._regularise(steps, found[0])
         if route is not None:
             return self._other(route, input, hx, rows)
-        if plan.drops:
-            self._regularise(steps)
         if self.dropout and steps.seed is None and self.training and plan.layout.num_layers > 1:
             outputs = self._with_dropout(plan, steps, every)
         else:
@@ -162,11 +162,12 @@ class Layers(TracedLayers):
         """The dropout between layers in this call."""
         return self.dropout if self.training and self.num_layers > 1 else 0.0
 
-    def _regularise(self, steps: Steps) -> None:
+    def _regularise(self, steps: Steps, wanted: bool = False) -> str | None:
         """With the dropout between layers, whose masks have the same seed."""
-        super()._regularise(steps)
+        reason = super()._regularise(steps, wanted)
         if steps.seed is not None:
             steps.dropout = self._dropout_between()
+        return reason
 
     def _steps(self, plan: Plan, input: Any, x: Tensor, packed: bool, states: Any, rows: Rows) -> Steps | str:
         """The rows of a call; or why the kernels cannot take it."""

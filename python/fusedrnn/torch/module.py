@@ -121,10 +121,14 @@ class Recurrent(nn.Module):
             zoneout = {name: p for name, p in options.items() if name in ZONEOUT}
             self._drops = text_of(zoneout), text_of(options)
 
-    def _regularise(self, steps: Steps) -> None:
-        """In training, gives the call the seed of its masks, which comes from PyTorch's generator."""
+    def _regularise(self, steps: Steps, wanted: bool = False) -> str | None:
+        """In training, gives the call the seed of its masks, which comes from PyTorch's generator. In evaluation,
+        returns why there is no kernel if gradients are wanted."""
         if self.training:
             steps.seed = int(new_seed())
+        elif wanted and torch.is_grad_enabled():
+            return routing.EXPECTED
+        return None
 
     def _chosen(self, proj_size: int) -> str:
         """The cell that the options choose."""
@@ -230,14 +234,6 @@ class Recurrent(nn.Module):
     ) -> tuple[str | None, list[Any], Any]:
         """The way that tensors need (None for the kernels); x, states and parameters as kernels take them; and what
         `tensors.read` found."""
-        route, every, found = self._plain(plan, names, x, states, lead)
-        if plan.drops and found is not None and found[0] and not self.training and torch.is_grad_enabled():
-            return routing.EXPECTED, every, found
-        return route, every, found
-
-    def _plain(
-        self, plan: Plan, names: Sequence[str], x: Tensor, states: Sequence[Any], lead: tuple[int, ...]
-    ) -> tuple[str | None, list[Any], Any]:
         own = self._parameters
         parameters = [own.get(name) for name in names]
         every = [x, *states, *parameters]
