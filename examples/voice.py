@@ -95,12 +95,11 @@ def plot(times, path):
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    every = np.concatenate(list(times.values()))
-    bins = np.geomspace(every.min(), every.max(), 100)
+    longest = np.percentile(np.concatenate(list(times.values())), 99.9)
     for name, of_frames in times.items():
-        plt.hist(of_frames, bins, histtype="step", label=name)
-    plt.loglog()
-    plt.xlabel("microseconds a frame")
+        plt.hist(np.minimum(of_frames, longest), np.linspace(0, longest, 100), histtype="step", label=name.strip())
+    plt.yscale("log")
+    plt.xlabel("microseconds a frame (the last bin has all longer ones)")
     plt.ylabel("frames")
     plt.legend()
     plt.savefig(path)
