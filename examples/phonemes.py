@@ -52,7 +52,7 @@ def main():
     same = sum(a == b for a, b in zip(*found.values(), strict=True))
     print(f"the same phonemes of {same} of {COUNT} words")
     for name, of_rounds in seconds.items():
-        print(f"{name}: {1e6 * statistics.median(of_rounds) / COUNT:.0f} microseconds a word (median of {ROUNDS} rounds)")
+        print(f"{name}: {1e6 * statistics.median(of_rounds) / COUNT:.0f} microseconds a word, median of {ROUNDS}")
 
 
 if __name__ == "__main__":

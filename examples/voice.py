@@ -95,11 +95,15 @@ def plot(times, path):
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    longest = np.percentile(np.concatenate(list(times.values())), 99.9)
+    every = np.concatenate(list(times.values()))
+    bins = np.geomspace(every.min(), every.max(), 100)
     for name, of_frames in times.items():
-        plt.hist(np.minimum(of_frames, longest), np.linspace(0, longest, 100), histtype="step", label=name.strip())
-    plt.yscale("log")
-    plt.xlabel("microseconds a frame (the last bin has all longer ones)")
+        plt.hist(of_frames, bins, histtype="step", label=name.strip())
+    plt.loglog()
+    ticks = [digit * 10**power for power in range(6) for digit in (1, 2, 5) if bins[0] < digit * 10**power < bins[-1]]
+    plt.xticks(ticks, ticks)
+    plt.minorticks_off()
+    plt.xlabel("microseconds a frame")
     plt.ylabel("frames")
     plt.legend()
     plt.savefig(path)

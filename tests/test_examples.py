@@ -36,7 +36,10 @@ def test_truncated() -> None:
 
 
 @pytest.mark.parametrize("cell", [c for c in STACKED if not c.clocked], ids=str)
-def test_segments_have_the_bits_of_the_whole(cell: Cell, rng: np.random.Generator) -> None:
+def test_segments_have_the_bits_of_the_whole(
+    cell: Cell, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["truncated.py"])  # not those of pytest
     example = runpy.run_path(str(EXAMPLES / "truncated.py"))
     layer = make_layer(cell, 3, 12, 2, rng=1)
     x = rng.standard_normal((3 * example["SEGMENT"] - 7, 2, 3)).astype("float32")
