@@ -1,6 +1,6 @@
-"""Where in a sound somebody speaks, frame by frame as it arrives, by the model of Silero (MIT licence) that its package
-ships as an ONNX file: ONNX Runtime computes what lies before the LSTM, a stream of fusedrnn the LSTM, NumPy the rest.
-Beside it the whole model runs in ONNX Runtime, on the same frames in turns, each on one thread.
+"""Where in a sound somebody speaks, frame by frame as it arrives, by the model of Silero (MIT licence) that its package,
+here of version 6.2.3, ships as an ONNX file: ONNX Runtime computes what lies before the LSTM, a stream of fusedrnn the
+LSTM, NumPy the rest. Beside it the whole model runs in ONNX Runtime, on the same frames in turns, each on one thread.
 
 pip install '.[onnx]' onnxruntime && pip install --no-deps silero-vad    # its dependencies are not needed
 python examples/voice.py                                                 # two minutes of sound
