@@ -1,6 +1,7 @@
-"""Where in a sound somebody speaks, frame by frame as it arrives, by the model of Silero (MIT licence) that its package,
+"""Where in a sound somebody speaks, frame by frame as it comes, by the model of Silero (MIT licence) that its package,
 here of version 6.2.3, ships as an ONNX file: ONNX Runtime computes what lies before the LSTM, a stream of fusedrnn the
-LSTM, NumPy the rest. Beside it the whole model runs in ONNX Runtime, on the same frames in turns, each on one thread.
+LSTM, NumPy the rest. Beside it ONNX Runtime has the whole model, which has branches (`If`) around its LSTM, and the
+same model in a file without branches: all on the same frames, in turns, on one thread.
 
 pip install '.[onnx]' onnxruntime && pip install --no-deps silero-vad    # its dependencies are not needed
 python examples/voice.py                                                 # two minutes of sound
@@ -20,7 +21,7 @@ import fusedrnn
 from fusedrnn import convert
 
 RATE, FRAME, CONTEXT = 16000, 512, 64  # samples a second, of a frame, and of the frame before that a frame begins with
-FILE = "data/silero_vad_16k_op15.onnx"
+FILE, WITHOUT_IF = "silero_vad_16k_op15.onnx", "silero_vad_16k_sequence.onnx"
 LSTM, BEFORE_LSTM = "/model/decoder/rnn/LSTM", "/model/encoder/3/activation/Relu_output_0"
 
 
@@ -38,20 +39,19 @@ def frames_of(samples):
 
 
 class Whole:
-    """The model in ONNX Runtime: gives the probability of speech in each frame."""
+    """A model in ONNX Runtime: gives the probability of speech in each frame."""
 
-    def __init__(self, model):
-        self.session = session(model)
-        self.state = np.zeros((2, 1, 128), "float32")
+    def __init__(self, model, state, **options):
+        self.session, self.state, self.options = session(model), state, options
 
     def __call__(self, frame):
-        given = {"input": frame, "state": self.state, "sr": np.array(RATE)}
-        probability, self.state = self.session.run(None, given)
+        probability, *state = self.session.run(None, {"input": frame, **self.state, **self.options})
+        self.state = dict(zip(self.state, state, strict=True))
         return probability.item()
 
 
 class Streamed:
-    """The same, with the LSTM in fusedrnn, wherever in the graph it is: here, inside of an `If`."""
+    """The same, with the LSTM in fusedrnn."""
 
     def __init__(self, model):
         extractor = onnx.utils.Extractor(onnx.shape_inference.infer_shapes(model))
@@ -114,18 +114,24 @@ def main():
     parser.add_argument("--seconds", type=int, default=120, help="of sound")
     parser.add_argument("--plot", metavar="FILE", help="a histogram of the times of frames")
     args = parser.parse_args()
-    model = onnx.load(Path(importlib.util.find_spec("silero_vad").origin).parent / FILE)
+    folder = Path(importlib.util.find_spec("silero_vad").origin).parent / "data"
+    model, without_if = onnx.load(folder / FILE), onnx.load(folder / WITHOUT_IF)
     fusedrnn.set_num_threads(1)
-    streamed = Streamed(model)
-    systems = {"all in ONNX Runtime": Whole(model), "LSTM in fusedrnn": streamed}
-    times, found = {name: [] for name in systems}, {name: [] for name in systems}
+    zeros = np.zeros((2, 1, 128), "float32")  # h and c
+    systems = {
+        "ONNX Runtime": Whole(model, {"state": zeros}, sr=np.array(RATE)),
+        "ONNX Runtime without If": Whole(without_if, {"h": zeros[:1], "c": zeros[1:]}),
+        "LSTM in fusedrnn": (streamed := Streamed(model)),
+    }
+    names = list(systems)
+    times, found = {name: [] for name in names}, {name: [] for name in names}
     for i, frame in enumerate(frames_of(sound(args.seconds, np.random.default_rng(0)))):
-        for name in list(systems)[:: 1 if i % 2 else -1]:
+        for name in names[i % 3 :] + names[: i % 3]:
             start = time.perf_counter()
             found[name].append(systems[name](frame))
             times[name].append(1e6 * (time.perf_counter() - start))
-    theirs, ours = map(np.array, found.values())
-    difference = np.abs(theirs - ours).max()
+    probabilities = np.array(list(found.values()))
+    ours, difference = probabilities[-1], np.ptp(probabilities, axis=0).max()
     assert difference < 1e-4, difference
     print(f"speech in {(ours > 0.5).sum()} of {len(ours)} frames; probabilities differ by at most {difference:.1e}")
     times["  of which LSTM and output"] = 1e6 * np.array(streamed.seconds)
