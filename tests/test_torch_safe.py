@@ -105,18 +105,18 @@ def test_operators_check_what_they_are_given() -> None:
     parameters = [p.detach() for p in module.parameters()]
     for lengths in (torch.tensor([3]), torch.tensor([3, 2, 1], dtype=torch.int32), torch.tensor([7, 1, 1])):
         with pytest.raises(ValueError, match="lengths"):
-            operator.forward(x, lengths, *[None] * 4, *parameters, False)
+            operator.forward(x, lengths, *[None] * 5, *parameters, 0.0, False)
     for resets in (torch.zeros(T, B), torch.zeros(B, T, dtype=torch.bool)):
         with pytest.raises(ValueError, match="resets"):
-            operator.forward(x, None, None, resets, None, None, *parameters, False)
-    assert operator.forward(x, torch.tensor([3]).expand(B), *[None] * 4, *parameters, False)[0][3:].eq(0).all()
+            operator.forward(x, None, None, resets, *[None] * 3, *parameters, 0.0, False)
+    assert operator.forward(x, torch.tensor([3]).expand(B), *[None] * 5, *parameters, 0.0, False)[0][3:].eq(0).all()
     with pytest.raises(ValueError, match="plain tensors"):
-        operator.forward(x, *[None] * 5, *parameters[:-1], parameters[-1][:-1], False)
-    y, h, reserve = operator.forward(x, *[None] * 5, *parameters, True)
+        operator.forward(x, *[None] * 6, *parameters[:-1], parameters[-1][:-1], 0.0, False)
+    y, h, reserve = operator.forward(x, *[None] * 6, *parameters, 0.0, True)
     wanted = [True, False, False, *[True] * 4]
     for bad in ([reserve[:16], y, h], [reserve, y[:1], h], [reserve, y, h.double()]):
         with pytest.raises((RuntimeError, ValueError)):
-            operator.backward(x, *[None] * 5, *parameters, *bad, wanted)
+            operator.backward(x, *[None] * 6, *parameters, 0.0, *bad, wanted)
 
 
 def test_packed_sequences_whose_parts_do_not_fit() -> None:
