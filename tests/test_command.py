@@ -78,7 +78,9 @@ def test_inspect(make: Any, lines: list[str], tmp_path: Path, capsys: pytest.Cap
     assert re.search(r"^    weight_ih_l0 \((24|32), 3\) float32$", printed, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("make", "runtime"), [(torch_file, "torch.nn"), (onnx_file, "ONNX Runtime")], ids=str)
+@pytest.mark.parametrize(
+    ("make", "runtime"), [(torch_file, "torch.nn"), (onnx_file, "ONNX Runtime")], ids=["torch", "onnx"]
+)
 def test_bench(make: Any, runtime: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its figures are positive, and both compute the same."""
     if runtime == "ONNX Runtime":
