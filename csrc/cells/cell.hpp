@@ -26,7 +26,7 @@
 // stage 0, the gradient that the j-th vector among the rows of products other than h_prev's gets from the step after:
 // products that read c_prev or slots_prev, in their order. candidate(v) and recurrent(v) are dropout: of the candidate,
 // and of h_prev as products take it, where a cell itself makes an operand of it; and of their gradients. Products with
-// h_prev, and zoneout, which comes after the step, are the driver's. math() are the activations of a cell with kActivates.
+// h_prev, and zoneout, which comes after the step, are the driver's. math() has the activations.
 //
 // A phase or stage may need sums over all units of a row, in up to three rounds; each may use the sums of the rounds
 // before:

@@ -71,8 +71,8 @@ struct Given {
         weights(packed),
         worker(mine),
         facts(facts_of(problem.cell)),
-        steps((problem.activations.any() ? kPointwise<C, ChosenMath> : kPointwise<C, OwnMath>)[static_cast<int>(
-            problem.cell)]) {}
+        steps((problem.activations.any() ? kPointwise<C, ChosenMath>
+                                         : kPointwise<C, OwnMath>)[static_cast<int>(problem.cell)]) {}
 
   Forward<F> forward() const {
     return {p, weights, worker, facts, {p.slots ? steps.train : steps.infer, steps.forward_sums}};

@@ -99,8 +99,8 @@ struct Place {
 template <int N>
 using SomePlaces = std::array<Place, N>;
 
-// The tiles of a pointwise step. There is one where each activation is a choice, so that kernels stay small; and for the
-// thread sanitizer, which takes long to compile two (RNN_ONE_TILE).
+// The tiles of a pointwise step. There is one where each activation is a choice, so that kernels stay small; and for
+// the thread sanitizer, which takes long to compile two (RNN_ONE_TILE).
 #ifdef RNN_ONE_TILE
 template <class Math>
 constexpr int kTilesTogether = 1;
