@@ -139,10 +139,13 @@ py::dict describe_cell(const std::string& name) {
   }
   for (int m = 0; m < f.matrices; ++m) matrices.append(py::make_tuple(f.matrix[m].blocks, f.matrix[m].depth));
   py::dict states, units, empty;
-  for (int s = 0; s < f.states; ++s) {
-    for (const From from : {From::h_prev, From::c_prev, From::slots_prev}) {
-      if (state_of(from) == s) states[kFromNames[static_cast<int>(from)]] = py::make_tuple(s, f.state[s].slot);
+  for (const From from : {From::h_prev, From::c_prev, From::slots_prev}) {
+    const int s = state_of(from);
+    if (s >= 0 && s < f.states) {
+      states[kFromNames[static_cast<int>(from)]] = py::make_tuple(s, f.state[s].slot);
     }
+  }
+  for (int s = 0; s < f.states; ++s) {
     units[f.state[s].name] = f.state[s].units;
     empty[f.state[s].name] = value_of(f.state[s].empty);
   }

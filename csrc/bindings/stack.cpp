@@ -99,6 +99,7 @@ struct StackArguments {
     }
     if (!reset_state.is_none()) {
       std::vector<std::string> symbols;
+      symbols.reserve(static_cast<std::size_t>(w.facts().states));
       for (int i = 0; i < w.facts().states; ++i) symbols.push_back(s.state_symbols(i));
       reset_states = ResetStates<T>(w, reset_state, symbols, s.runs(), n.batch, false);
     }
