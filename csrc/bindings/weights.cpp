@@ -216,8 +216,13 @@ ChosenActivation chosen_of(const char* place, const py::object& value) {
   }
   if (with_numbers) {
     const auto numbers = py::reinterpret_borrow<py::tuple>(value);
-    chosen.alpha = numbers[1].cast<double>();
-    chosen.beta = numbers[2].cast<double>();
+    const auto number = [&](std::size_t i) {
+      const double value = PyFloat_AsDouble(py::object(numbers[i]).ptr());
+      if (PyErr_Occurred()) throw py::error_already_set();
+      return value;
+    };
+    chosen.alpha = number(1);
+    chosen.beta = number(2);
   }
   return chosen;
 }

@@ -130,6 +130,8 @@ class Weights:
             if name not in arguments:
                 raise TypeError(f"{name}: expected a value among the arguments, got none")
         given = arguments.get("regularisation")
+        if given is not None and not isinstance(given, dict):
+            raise TypeError(f"regularisation: expected a dict, got {type(given).__name__}")
         self._spec = spec
         arguments = arguments | spec.checked_values(arguments)
         self._values = spec.given_values(arguments) if spec.values else {}
