@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import fusedrnn
+from agreement import element_bound
 from fusedrnn.__main__ import main
 
 
@@ -94,7 +94,16 @@ def test_bench(make: Any, runtime: str, tmp_path: Path, capsys: pytest.CaptureFi
     ours, theirs, ratio, difference = map(float, line.groups())
     assert min(ours, theirs, ratio) > 0
     # Two rows, five steps: fewer than 1,000 roundings of numbers below 1.
-    assert difference < 4 * np.sqrt(1000) * np.finfo("float32").eps / 2
+    assert difference < element_bound("float32", 1000)
+
+
+def test_bench_of_what_the_runtime_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnxruntime")
+    from fusedrnn import convert
+
+    convert.to_onnx(fusedrnn.GRU(3, 8, dtype="float64"), tmp_path / "model.onnx")
+    assert main(["bench", str(tmp_path / "model.onnx"), "--rounds", "1"]) == 0
+    assert "ONNX Runtime has no such layer by itself: dtype: expected float32" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

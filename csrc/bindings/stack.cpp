@@ -172,17 +172,14 @@ void new_outputs(const PyStack& s, const StackArguments<T>& given, CallArrays<T>
   }
 }
 
-// Tells the layers where their masks come from.
+// Tells the layers where their masks come from, before `place_call` says which layer and direction each is.
 template <class F>
 void set_masks(const PyStack& s, const Sizes& n, MaskArguments& masks, Stack<F>& stack) {
   for (int l = 0; l < s.layers; ++l) {
     const std::string end = "_l" + std::to_string(l);
     Layer<F>& layer = stack.layers[static_cast<std::size_t>(l)];
     for (int d = 0; d < s.directions; ++d) {
-      MaskSource& source = layer.direction[d].p.drop.source;
-      source = masks.of(s.of(l, d), n.seq_len, n.batch, end + (d > 0 ? "_reverse" : ""));
-      source.layer = l;
-      source.direction = d;
+      layer.direction[d].p.drop.source = masks.of(s.of(l, d), n.seq_len, n.batch, end + (d > 0 ? "_reverse" : ""));
     }
     if (stack.dropout.p > 0 && masks.are_arrays() && l + 1 < s.layers) {
       layer.dropout_mask = masks.read("dropout" + end, {n.seq_len, n.batch, s.width()});

@@ -27,9 +27,10 @@ def _layers(path: str) -> tuple[Any, dict[str, Any]]:
     from fusedrnn.convert.files import system_of
 
     system, found = system_of(path), {}
-    for name, make in system.found_in(path).items():
+    for key, make in system.found_in(path).items():
+        name = key or "(the whole file)"
         try:
-            found[name or "(the whole file)"] = make()
+            found[name] = make()
         except (TypeError, ValueError) as e:
             found[name] = e
     if not found:
@@ -69,7 +70,7 @@ def bench(path: str, seq_len: int, batch: int, rounds: int) -> int:
         except ValueError as e:
             print(f"{name}: {system.name} has no such layer by itself: {e}")
             continue
-        steps = (batch, seq_len) if inner.batch_first or system.name == "Keras" else (seq_len, batch)
+        steps = (batch, seq_len) if inner.batch_first else (seq_len, batch)
         x = np.random.default_rng(0).standard_normal((*steps, inner.input_size)).astype(inner.dtype)
         _compare(name, inner, theirs, x, system.name, rounds)
     return 0
@@ -77,10 +78,9 @@ def bench(path: str, seq_len: int, batch: int, rounds: int) -> int:
 
 def _compare(name: str, layer: Layer, theirs: Callable[[Any], Any], x: Any, system: str, rounds: int) -> None:
     def ours(x: Any) -> Any:
-        return layer(x if layer.batch_first or system != "Keras" else x.swapaxes(0, 1)).y
+        return layer(x).y
 
     y, want = ours(x), theirs(x)
-    y = y if y.shape == want.shape else y.swapaxes(0, 1)
     times: list[list[float]] = [[], []]
     for _ in range(rounds):
         for call, of_call in zip((ours, theirs), times, strict=True):

@@ -39,17 +39,10 @@ class _Option(_Array):
 
 
 class _Value(_Array):
-    """A value that has a default, read by its name."""
+    """A value that has a default, read by its name: one of the spec's, or else a probability of regularisation."""
 
     def __get__(self, w: Weights | None, owner: type) -> Any:
-        return self if w is None else w._values.get(self.name, DEFAULTS[self.name])
-
-
-class _Probability(_Array):
-    """An option of regularisation, read by its name."""
-
-    def __get__(self, w: Weights | None, owner: type) -> Any:
-        return self if w is None else w._values.get(self.name, 0.0)
+        return self if w is None else w._values.get(self.name, DEFAULTS.get(self.name, 0.0))
 
 
 class Weights:
@@ -87,8 +80,8 @@ class Weights:
         candidate_dropout: float
         weight_dropout: float
     else:
-        zoneout_h, zoneout_c, input_dropout = _Probability(), _Probability(), _Probability()
-        recurrent_dropout, candidate_dropout, weight_dropout = _Probability(), _Probability(), _Probability()
+        zoneout_h, zoneout_c, input_dropout = _Value(), _Value(), _Value()
+        recurrent_dropout, candidate_dropout, weight_dropout = _Value(), _Value(), _Value()
     _specs: tuple[CellSpec[Any, Any], ...] = ()  # of the family
     _names: tuple[str, ...] = ()  # of the parameters that any cell of the family has
     _initialised = False

@@ -196,11 +196,10 @@ class CellSpec(Generic[Output, Gradients]):
 
     def given_values(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The values among the arguments, but for those that are the defaults."""
-        missing = object()
         return {
             name: arguments[name]
             for name in self.values
-            if name not in DEFAULTS or arguments.get(name, DEFAULTS[name]) != DEFAULTS.get(name, missing)
+            if name not in DEFAULTS or arguments.get(name, DEFAULTS[name]) != DEFAULTS[name]
         }
 
     @property

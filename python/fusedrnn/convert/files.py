@@ -14,7 +14,7 @@ from . import keras, onnx, pytorch
 from .build import Makers, need
 from .tables import SUFFIXES
 
-Call = Callable[[Array], Array]  # from x (T, B, I) to y
+Call = Callable[[Array], Array]  # from x to y, both as the layer has them
 
 
 class System(NamedTuple):
@@ -24,6 +24,8 @@ class System(NamedTuple):
 
 
 def _onnx_runtime(layer: Layer, threads: int) -> Call:
+    if layer.dtype != "float32":
+        raise ValueError(f"dtype: expected float32, as ONNX Runtime has no nodes for others, got {layer.dtype}")
     runtime = need("onnxruntime", "peers")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -51,7 +53,13 @@ def _keras(layer: Layer, threads: int) -> Call:
         need("torch", "torch").set_num_threads(threads)
     model = keras.to_keras(layer)
     backend = need("keras", "keras").ops
-    return lambda x: backend.convert_to_numpy(backend.stop_gradient(model(x)))
+
+    def call(x: Array) -> Array:
+        batch = x if layer.batch_first else x.swapaxes(0, 1)  # Keras has the batch first
+        y: Array = backend.convert_to_numpy(backend.stop_gradient(model(batch)))
+        return y if layer.batch_first else y.swapaxes(0, 1)
+
+    return call
 
 
 SYSTEMS = {
