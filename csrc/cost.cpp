@@ -33,6 +33,13 @@ double CostModel::exchange(double elements, int parts) const {
   return elements * to_double(k_.compute_bytes) / kLine * (1 - 1.0 / parts) * m_.shared_line;
 }
 
+// What neighbours with different rows lose in a step: the line in which the states of one end and those of the other
+// begin.
+double CostModel::borders(const Schedule& s) const {
+  const bool shares_lines = s.row_parts > 1 && z_.hidden * k_.compute_bytes % static_cast<int64_t>(kLine) != 0;
+  return shares_lines ? f_.states * m_.shared_line : 0;
+}
+
 CostModel::Part CostModel::largest(const Schedule& s) const {
   const int64_t tiles = heads_of(k_, z_).all_tiles(), h_tiles = f_.projection < 0 ? tiles : tiles_of(z_.proj);
   return {share(z_.batch, s.row_parts), share(tiles, s.tile_parts), share(h_tiles, s.tile_parts)};
@@ -77,6 +84,17 @@ double CostModel::sweep_heads(int64_t rows, int64_t tiles, int gates, int64_t de
 }
 
 // Sweeps go to and fro, so that the next begins with what a cache still holds of the last one.
+// The same of a product of forward, which joins the gates of a head's short tile where it has all tiles of a head.
+double CostModel::sweep_forward(int64_t rows, int64_t tiles, int gates, int64_t depth, double line) const {
+  const Heads heads = heads_of(k_, z_);
+  const int vectors = joined_vectors(f_, gates, heads.units, depth, k_.lanes);
+  if (vectors == 0 || tiles < heads.tiles || rows * gates <= kChains) {
+    return sweep_heads(rows, tiles, gates, depth, line);
+  }
+  return to_double(tiles) / to_double(heads.tiles) *
+         (sweep(rows, heads.tiles - 1, gates, depth, line) + sweep(rows, 1, vectors, depth, line));
+}
+
 double CostModel::line(double bytes_each, double bytes_of_all, int workers) const {
   if (bytes_each <= kOfL1 * m_.l1_bytes) return 0;
   const double near = std::min(1.0, kOfL2 * m_.l2_bytes / bytes_each);
@@ -107,9 +125,9 @@ double CostModel::forward(const Schedule& s) const {
     bytes += to_double(tiles(i) * f_.product[i].gates * depth(i)) * vector_bytes();
   }
   const double of_line = line(bytes, bytes * s.tile_parts, s.workers());
-  double step = to_double(part.rows) * m_.row;
+  double step = borders(s) + to_double(part.rows) * m_.row;
   for (int i = 0; i < f_.products; ++i) {
-    step += sweep_heads(part.rows, tiles(i), f_.product[i].gates, depth(i), of_line);
+    step += sweep_forward(part.rows, tiles(i), f_.product[i].gates, depth(i), of_line);
   }
   step += to_double(part.rows * part.tiles * f_.gates) * m_.pointwise;
   double phase = m_.step;
@@ -120,12 +138,9 @@ double CostModel::forward(const Schedule& s) const {
 
   const double projected = to_double(part.rows * part.tiles * f_.gates * k_.lanes * k_.compute_bytes);
   const int64_t steps = std::clamp<int64_t>(static_cast<int64_t>(kProjectionBytes / projected), 1, z_.seq_len);
-  const bool joins = joins_gates(f_, z_.hidden, z_.input, z_.heads, k_.lanes);
-  const int64_t vectors = joins ? tiles_of(f_.gates * z_.hidden) : part.tiles * f_.gates;
-  const double input_bytes = to_double(vectors * z_.input) * vector_bytes();
+  const double input_bytes = to_double(part.tiles * f_.gates * z_.input) * vector_bytes();
   const double of_input = line(input_bytes, input_bytes * s.tile_parts, s.workers());
-  const double projection = joins ? sweep(part.rows * steps, vectors, 1, z_.input, of_input)
-                                  : sweep(part.rows * steps, part.tiles, f_.gates, z_.input, of_input);
+  const double projection = sweep_forward(part.rows * steps, part.tiles, f_.gates, z_.input, of_input);
   return to_double(z_.seq_len) * (step + projection / to_double(steps));
 }
 
@@ -142,7 +157,8 @@ double CostModel::steps_of_backward(const Schedule& s) const {
     elements += to_double(depth(i));
   }
   const double of_line = line(bytes, bytes * s.tile_parts, s.workers());
-  double step = to_double(part.rows) * (m_.backward_row + to_double(part.tiles * f_.columns) * m_.backward);
+  double step =
+      borders(s) + to_double(part.rows) * (m_.backward_row + to_double(part.tiles * f_.columns) * m_.backward);
   for (int i = 0; i < f_.products; ++i) {
     step += f_.product[i].depth * sweep_heads(part.rows, tiles(i), 1, depth(i), of_line);
   }

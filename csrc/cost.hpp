@@ -56,10 +56,12 @@ class CostModel {
   double sweep(std::int64_t rows, std::int64_t tiles, int gates, std::int64_t depth, double line) const;
   // The same of tiles of units, head after head.
   double sweep_heads(std::int64_t rows, std::int64_t tiles, int gates, std::int64_t depth, double line) const;
+  double sweep_forward(std::int64_t rows, std::int64_t tiles, int gates, std::int64_t depth, double line) const;
   double line(double bytes_each, double bytes_of_all, int workers) const;
   double meeting(int workers) const;
   // What one of `parts` workers that share rows reads of what the others have written: `elements` of all of them.
   double exchange(double elements, int parts) const;
+  double borders(const Schedule& s) const;
   double steps_of_backward(const Schedule& s) const;
   double products_of_backward(int workers) const;
 

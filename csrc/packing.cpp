@@ -13,8 +13,6 @@ namespace {
 
 using std::int64_t;
 
-int64_t tiles_of(int64_t units, int lanes) { return (units + lanes - 1) / lanes; }
-
 // Blocks of `units` rows each.
 template <class C>
 RowMatrix<C> row_matrix(bool transposed, const C* from, const int* blocks, int count, int64_t units, int64_t width,
@@ -37,7 +35,8 @@ std::size_t Packing<F>::lay_out(const WeightView<C>& w, const FormatKernels<F>& 
   used_ = 0;
   packed_ = {};
   count_ = tasks_ = 0;
-  pre_ = rec_ = joined_ = nullptr;
+  joins_ = 0;
+  pre_ = rec_ = nullptr;
   if (backward)
     lay_out_backward();
   else
@@ -73,15 +72,27 @@ T* Packing<F>::take(int64_t count) {
 }
 
 template <class F>
-auto Packing<F>::add(const RowMatrix<C>& from) -> Matrix {
+auto Packing<F>::add(const RowMatrix<C>& from, int64_t left_out) -> Matrix {
   assert(count_ < kMost);
   RowMatrix<C>& rows = rows_[count_++] = from;
   if (in_place_) return {{nullptr, 0}, &rows, 0, 0};
-  const int64_t tiles = rows.heads * tiles_of(rows.lane_units(), kernels_->lanes);
+  const int64_t tiles = rows.heads * rows.tiles_of_head(kernels_->lanes) - left_out;
   const auto& kernel = kernels_->pack;
   char* const memory = take<char>(static_cast<int64_t>(kernel.bytes(tiles, rows.depth(), rows.gates())));
   task_[tasks_++] = {memory, &rows, tiles};
   return {kernel.at(memory, tiles, rows.depth(), rows.gates()), nullptr, 0, 0};
+}
+
+template <class F>
+auto Packing<F>::join(RowMatrix<C> from, int first_gate, bool recurrent) -> Joined {
+  if (in_place_) return {};
+  const CellFacts& f = facts_of(w_.cell);
+  from.joined = joined_vectors(f, from.blocks, from.units / from.heads, from.width, kernels_->lanes);
+  if (from.joined == 0) return {};
+  const PackedMatrix<typename F::Storage> packed = add(from).packed;
+  C* const bias = take<C>(from.heads * from.joined * kernels_->lanes);
+  joined_[joins_++] = {bias, first_gate, from.blocks, from.joined, recurrent};
+  return {from.joined, packed, bias};
 }
 
 // Of a product without a matrix: a valid place, from which nothing is read.
@@ -94,12 +105,10 @@ auto Packing<F>::unread(Matrix valid) -> Matrix {
 template <class F>
 void Packing<F>::lay_out_forward() {
   const CellFacts& f = facts_of(w_.cell);
-  const bool joins = joins_gates(f, w_.hidden, w_.input, w_.heads, kernels_->lanes);
-  constexpr int kAll[] = {0};
-  packed_.ih =
-      joins
-          ? add(row_matrix(false, w_.arrays.weight_ih, kAll, 1, f.gates * w_.hidden, w_.input, w_.input))
-          : add(row_matrix(false, w_.arrays.weight_ih, f.user_gate, f.gates, w_.hidden, w_.input, w_.input, w_.heads));
+  const RowMatrix<C> ih =
+      row_matrix(false, w_.arrays.weight_ih, f.user_gate, f.gates, w_.hidden, w_.input, w_.input, w_.heads);
+  packed_.ih_joined = join(ih, 0, false);
+  packed_.ih = add(ih, packed_.ih_joined.vectors > 0 && w_.heads == 1 ? 1 : 0);
   for (int i = 0; i < f.products; ++i) {
     const Product& product = f.product[i];
     packed_.hh[i] = unread(packed_.ih);
@@ -108,8 +117,10 @@ void Packing<F>::lay_out_forward() {
     for (int j = 0; j < product.gates; ++j) blocks[j] = block_of(f, product, j);
     const int64_t depth = operand_size(product.from, product.depth, w_.hidden, w_.proj) / w_.heads;
     const int64_t units = product_units(f, i, w_.hidden, w_.proj);
-    packed_.hh[i] =
-        add(row_matrix(false, w_.arrays.matrix[product.matrix], blocks, product.gates, units, depth, depth, w_.heads));
+    const RowMatrix<C> hh =
+        row_matrix(false, w_.arrays.matrix[product.matrix], blocks, product.gates, units, depth, depth, w_.heads);
+    packed_.hh[i] = add(hh);
+    packed_.hh_joined[i] = join(hh, product.first_gate, true);
   }
   take_biases();
 }
@@ -120,9 +131,6 @@ void Packing<F>::take_biases() {
   const int64_t biases = Heads(w_.hidden, w_.heads, kernels_->lanes).all_tiles() * kernels_->lanes * f.gates;
   packed_.bias_pre = pre_ = take<C>(biases);
   packed_.bias_rec = rec_ = take<C>(biases);
-  if (joins_gates(f, w_.hidden, w_.input, w_.heads, kernels_->lanes)) {
-    packed_.bias_joined = joined_ = take<C>(tiles_of(f.gates * w_.hidden, kernels_->lanes) * kernels_->lanes);
-  }
 }
 
 template <class F>
@@ -177,12 +185,25 @@ void Packing<F>::pack_biases(int64_t tile0, int64_t tile1) const {
       const C b_hh = has_hh ? a.bias_hh[block * w_.hidden + unit] : C(0);
       pre_[at] = f.split[gate] ? b_ih : b_ih + b_hh;
       rec_[at] = f.split[gate] ? b_hh : C(0);
-      if (joined_) joined_[block * w_.hidden + unit] = pre_[at];
     }
   }
-  if (joined_ && tile1 == heads.all_tiles()) {
-    const int64_t units = f.gates * w_.hidden;
-    std::fill(joined_ + units, joined_ + tiles_of(units, lanes) * lanes, C(0));
+  if (joins_ == 0) return;
+  for (int64_t head = tile0 / heads.tiles; head < heads.count; ++head) {
+    const int64_t tile = (head + 1) * heads.tiles - 1;  // the short one
+    if (tile0 <= tile && tile < tile1) join_biases(head, tile, heads.units % lanes);
+  }
+}
+
+// Of a head's short tile: [vector][lane].
+template <class F>
+void Packing<F>::join_biases(int64_t head, int64_t tile, int64_t units) const {
+  const int64_t lanes = kernels_->lanes, gates = facts_of(w_.cell).gates;
+  for (int i = 0; i < joins_; ++i) {
+    const JoinedBias& joined = joined_[i];
+    C* to = joined.to + head * joined.vectors * lanes;
+    std::fill(to, to + joined.vectors * lanes, C(0));
+    const C* from = (joined.recurrent ? rec_ : pre_) + (tile * gates + joined.first_gate) * lanes;
+    for (int gate = 0; gate < joined.gates; ++gate, from += lanes, to += units) std::copy(from, from + units, to);
   }
 }
 

@@ -34,13 +34,13 @@ struct WeightView {
   Activations activations = {};
 };
 
-// Whether the input's weights are packed with their gates joined: where H is so small that vectors of one gate's units
-// are far from full, and there are so many inputs that it pays to bring the sums into order afterwards.
-inline bool joins_gates(const CellFacts& f, std::int64_t hidden, std::int64_t input, std::int64_t heads, int lanes) {
-  constexpr std::int64_t kLeastInput = 64;
-  const std::int64_t apart = f.gates * Heads(hidden, heads, lanes).all_tiles();
-  const std::int64_t joined = (f.gates * hidden + lanes - 1) / lanes;
-  return !f.clocked && input >= kLeastInput && f.gates * hidden <= kMostJoined && 8 * apart >= 9 * joined;
+// The vectors in which the gates of a head's short last tile are joined; 0 where that saves no vector, or so few
+// multiply-adds that it does not pay to bring the sums into order afterwards.
+inline int joined_vectors(const CellFacts& f, int gates, std::int64_t units, std::int64_t depth, int lanes) {
+  constexpr std::int64_t kLeastSaved = 64;  // of a row
+  const auto vectors = static_cast<int>((gates * (units % lanes) + lanes - 1) / lanes);
+  const bool pays = vectors > 0 && (gates - vectors) * depth >= kLeastSaved;
+  return pays && !f.clocked ? vectors : 0;
 }
 
 // One packed form of weights, for forward or for backward. To pack is to run() all parts.
@@ -68,21 +68,31 @@ class Packing {
  private:
   template <class T>
   T* take(std::int64_t count);
-  static constexpr int kMost = 1 + kMaxProducts * kMaxDepth;
+  static constexpr int kMostJoins = 1 + kMaxProducts;
+  static constexpr int kMost = kMostJoins + (1 + kMaxProducts * kMaxDepth);
   struct Task {
     char* memory;
     const RowMatrix<C>* from;  // of rows_
     std::int64_t tiles;
   };
+  struct JoinedBias {
+    C* to;
+    int first_gate, gates, vectors;
+    bool recurrent;
+  };
 
   using Matrix = typename PackedWeights<F>::Matrix;
-  // The packed form of a matrix, or what reads it in place.
-  Matrix add(const RowMatrix<C>& from);
+  using Joined = typename PackedWeights<F>::Joined;
+  // The packed form of a matrix but for so many of its last tiles, or what reads it in place.
+  Matrix add(const RowMatrix<C>& from, std::int64_t left_out = 0);
+  // The joined form of its short tiles, if it pays; the gate of its first block, and whether biases are bias_rec's.
+  Joined join(RowMatrix<C> from, int first_gate, bool recurrent);
   static Matrix unread(Matrix valid);
   void take_biases();
   void lay_out_forward();
   void lay_out_backward();
   void pack_biases(std::int64_t tile0, std::int64_t tile1) const;
+  void join_biases(std::int64_t head, std::int64_t tile, std::int64_t units) const;
 
   WeightView<C> w_{};
   const FormatKernels<F>* kernels_ = nullptr;
@@ -92,8 +102,9 @@ class Packing {
   PackedWeights<F> packed_{};
   RowMatrix<C> rows_[kMost];
   Task task_[kMost];
-  int count_ = 0, tasks_ = 0;
-  C *pre_ = nullptr, *rec_ = nullptr, *joined_ = nullptr;  // biases
+  JoinedBias joined_[kMostJoins];
+  int count_ = 0, tasks_ = 0, joins_ = 0;
+  C *pre_ = nullptr, *rec_ = nullptr;  // biases
 };
 
 }  // namespace fusedrnn

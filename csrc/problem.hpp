@@ -31,17 +31,21 @@ struct PackedMatrix {
 // packed form has, at [tile][k][gate][lane], from[block[gate] * units + tile * VL + lane][k]; or, transposed, one gate:
 // from[block[j] * units + unit][tile * VL + lane], with k over j, then units. Where the units of a block are cut into
 // heads, a tile has units of one head; transposed, each head has tiles of its own, for the whole width, with k over j,
-// then its own units.
+// then its own units. Or it is the short last tiles alone, one of each head, whose blocks lie *joined*: their units, block
+// after block, in so many vectors, which are the gates of the packed form.
 template <class C>
 struct RowMatrix {
   const C* from;
   bool transposed;
   int block[kMaxGates], blocks;
   std::int64_t units, width, stride, heads;
+  int joined = 0;  // vectors; 0 for all other matrices
 
-  std::int64_t lane_units() const { return transposed ? width : units / heads; }  // of a head
+  std::int64_t tiles_of_head(std::int64_t lanes) const {
+    return joined ? 1 : ((transposed ? width : units / heads) + lanes - 1) / lanes;
+  }
   std::int64_t depth() const { return transposed ? blocks * (units / heads) : width; }
-  int gates() const { return transposed ? 1 : blocks; }
+  int gates() const { return transposed ? 1 : joined ? joined : blocks; }
 };
 
 // A matrix of weights: packed, or read where it lies.
@@ -52,7 +56,13 @@ struct WeightMatrix {
   std::int64_t k, tile;      // of its first element; counted already where it is packed
 };
 
-constexpr std::int64_t kMostJoined = 160;  // units of joined gates
+// The short last tile of each head once more, with its gates joined (RowMatrix).
+template <class S, class C>
+struct JoinedTiles {
+  int vectors;  // 0: there are none
+  PackedMatrix<S> packed;
+  const C* bias;  // [head][vector][lane]
+};
 
 // Each array begins at a multiple of 64 bytes. No matrix and no bias of a pass that was packed for is null: a product
 // without a matrix points to the input's weights, of which it reads nothing.
@@ -60,13 +70,12 @@ template <class F>
 struct PackedWeights {
   using Compute = typename F::Compute;
   using Matrix = WeightMatrix<typename F::Storage, Compute>;
+  using Joined = JoinedTiles<typename F::Storage, Compute>;
   // Forward, gate-interleaved: one for the input and one for each product.
   Matrix ih, hh[kMaxProducts];
+  Joined ih_joined, hh_joined[kMaxProducts];
   const Compute* bias_pre;  // [tile][gate][lane]: bias_ih + bias_hh, or bias_ih alone for gates that are split
   const Compute* bias_rec;  // [tile][gate][lane]: bias_hh of gates that are split
-  // Where the gates of the input are joined (packing.hpp), ih has one gate, of the units of all gates as users stack
-  // them; and this is bias_pre in that order, [tile][lane]. Null elsewhere.
-  const Compute* bias_joined;
   // Backward, transposed, of one gate: tiles of inputs or units, k over the gates in the order of the cell's columns,
   // then over units. A product has one for each vector of H elements of its operand.
   Matrix ih_t, hh_t[kMaxProducts][kMaxDepth];

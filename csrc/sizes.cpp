@@ -36,7 +36,7 @@ constexpr int64_t kPerWorker = 1 << 24;
 static_assert(kProjectionBytes * (1 + kMostLanes) <= (kPerWorker / 2) * static_cast<int64_t>(sizeof(float)));
 constexpr int64_t kPerClock = 8;            // more than a clock's place in time and its pointers
 constexpr int64_t kPerRow = kMaxSums + 64;  // more than a worker keeps for a row: sums over units, pointers
-constexpr int64_t kRounding = 64 * (4 + kMaxProducts * kMaxDepth);  // as arrays begin at multiples of 64 bytes
+constexpr int64_t kRounding = 64 * (8 + kMaxProducts * kMaxDepth);  // as arrays begin at multiples of 64 bytes
 constexpr int64_t kLargestElement = sizeof(double);
 #define RNN_IS_COUNTED(Format, text, storage, compute) \
   static_assert(sizeof(storage) <= kLargestElement && sizeof(compute) <= kLargestElement);
@@ -49,7 +49,9 @@ Counted units_in_tiles(int64_t hidden, int64_t heads) { return Counted(heads) * 
 }  // namespace
 
 std::optional<int64_t> most_weight_bytes(const CellFacts& f, int64_t hidden, int64_t input, int64_t heads) {
-  const Counted units = units_in_tiles(hidden, heads), inputs = Counted(input) + kMostLanes;
+  // The last tile of each head is there once more, with its gates joined.
+  const Counted units = units_in_tiles(hidden, heads) + Counted(heads) * kMostLanes;
+  const Counted inputs = Counted(input) + kMostLanes;
   int64_t recurrent = 0;  // vectors of H elements that a unit has in all recurrent matrices
   for (int i = 0; i < f.products; ++i) recurrent += static_cast<int64_t>(f.product[i].gates) * f.product[i].depth;
   const Counted of_head = Counted(hidden / heads) + kMostLanes;

@@ -34,7 +34,7 @@ def plain_of(cell: Cell) -> Cell:
 
 
 def problem_of(cell: Cell, size: int, dtype: str, rng: np.random.Generator, T: int = 4, B: int = 3) -> Problem:
-    I = 70 if size < 17 else 6  # as many as join the gates of few units (csrc/packing.hpp)
+    I = 70 if size < 64 else 6  # as many as join the gates of short tiles (csrc/packing.hpp)
     return make_problem(cell, (T, B, I, cell.heads * size), dtype, rng, lengths=True, reverse=size % 2 == 1)
 
 

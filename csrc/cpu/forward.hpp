@@ -102,19 +102,15 @@ struct Forward {
       }
     }
     assert(n <= chunk * row_count);
-    const Span tiles = tiles_of_worker(worker);
-    const ForwardStep<C> step = step_at(pre);
-    if (!weights.bias_joined) return sweep_inputs(ProjectOp<F>(p, weights, step, x), n, tiles);
-    sweep_inputs(ProjectJoinedOp<F>(p, weights, f, step, tiles, x), n, {0, tiles_of<V>(f.gates * p.hidden)});
+    sweep_inputs(ProjectOp<F>(p, weights, step_at(pre), x), n, tiles_of_worker(worker));
   }
   void list_input(int64_t n, int64_t t, int64_t row) {
     x[n] = p.x + place_of(p, t, row) * p.input;
     if (p.drop.input) x_factors[n] = p.drop.input + row * p.input;
   }
-  // Runs a product over the n inputs that are listed, or over what dropout leaves of them.
-  template <class Op>
-  void sweep_inputs(const Op& op, int64_t n, Span tiles) {
-    if (!p.drop.input) return sweep(op, {0, n}, tiles);
+  // Runs the input's product over the n inputs that are listed, or over what dropout leaves of them.
+  void sweep_inputs(const ProjectOp<F>& op, int64_t n, Span tiles) {
+    if (!p.drop.input) return sweep_inputs(op, {0, n}, tiles);
     for (int64_t first = 0; first < n; first += kRowsTogether) {
       const int64_t last = first + kRowsTogether < n ? first + kRowsTogether : n;
       for (int64_t i = first; i < last; ++i) {
@@ -122,8 +118,33 @@ struct Forward {
         drop_units(x[i], x_factors[i], dropped, p.input);
         x[i] = dropped;
       }
-      sweep(op, {first, last}, tiles);
+      sweep_inputs(op, {first, last}, tiles);
     }
+  }
+  void sweep_inputs(const ProjectOp<F>& op, Span listed, Span tiles) const {
+    if (weights.ih_joined.vectors == 0) return sweep(op, listed, tiles);
+    for_each_head(heads, tiles, false, [&](int64_t head, Span some) {
+      const int64_t start = head * heads.tiles;
+      const Span here{start + some.first, start + some.last};
+      const int64_t joined = start + heads.tiles - 1;
+      if (here.last <= joined) return sweep(op, listed, here);
+      sweep(op, listed, {here.first, joined});
+      sweep(JoinedOp<ProjectOp<F>>(op, weights.ih_joined, heads, head), listed, {joined, joined + 1});
+    });
+  }
+
+  // Runs a recurrent product over the first n rows and some tiles of a head.
+  template <class Op>
+  void sweep_head(const Op& op, int product, int64_t head, int64_t n, Span tiles, bool backwards) const {
+    const auto& joined = weights.hh_joined[product];
+    const int64_t last = heads.tiles - 1;
+    if (joined.vectors == 0 || tiles.last <= last || !joins_last(n, op.gates, tiles.size())) {
+      return sweep(op, {0, n}, tiles, backwards);
+    }
+    const JoinedOp<Op> joined_op(op, joined, heads, head);
+    if (backwards) sweep(joined_op, {0, n}, {last, tiles.last});
+    sweep(op, {0, n}, {tiles.first, last}, backwards);
+    if (!backwards) sweep(joined_op, {0, n}, {last, tiles.last});
   }
 
   // A state other than h that has no slots is updated in place.
@@ -210,6 +231,7 @@ struct Forward {
     const ForwardStep<C> projected = step.of_h(p, worker);
     std::optional<AccumulateOp<F>> others[fusedrnn::kMaxProducts];  // products that are not their phase's last
     std::optional<PhaseOp<F>> lasts[fusedrnn::kMaxPhases];
+    int last_products[fusedrnn::kMaxPhases] = {};
     assert(heads.count == 1 || takes_heads(f));  // with heads, a product is its phase's last
     assert(f.products <= fusedrnn::kMaxProducts && f.phases <= fusedrnn::kMaxPhases);
     for (int i = 0; i < f.products; ++i) {
@@ -217,7 +239,8 @@ struct Forward {
       if (i + 1 < f.products && f.product[i + 1].phase == phase)
         others[i].emplace(p, weights, step, f, i);
       else
-        lasts[phase].emplace(p, weights, i == f.projection ? projected : step, f, i, steps.pointwise[phase]);
+        lasts[phase].emplace(p, weights, i == f.projection ? projected : step, f, last_products[phase] = i,
+                             steps.pointwise[phase]);
     }
     for (int phase = 0; phase < f.phases; ++phase) assert(lasts[phase]);
     const Span tiles = tiles_of_worker(worker), h_tiles = h_tiles_of(worker);
@@ -228,14 +251,14 @@ struct Forward {
       for (int phase = 0; phase < f.phases; ++phase) {
         if (steps.reduce[phase]) steps.reduce[phase](step, n);
         for (int i = 0; i + 1 < f.products; ++i) {
-          if (others[i] && f.product[i].phase == phase) sweep(*others[i], {0, n}, tiles, backwards);
+          if (others[i] && f.product[i].phase == phase) sweep_head(*others[i], i, 0, n, tiles, backwards);
         }
         int64_t here = 0;  // the head at which rows and products are
         for_each_head(heads, f.projection >= 0 && phase == last_phase ? h_tiles : tiles, backwards,
                       [&](int64_t head, Span some) {
                         move_heads(head - here, n, step, lasts);
                         here = head;
-                        sweep(*lasts[phase], {0, n}, some, backwards);
+                        sweep_head(*lasts[phase], last_products[phase], head, n, some, backwards);
                       });
         move_heads(-here, n, step, lasts);
         meet(worker.steps);

@@ -252,67 +252,6 @@ struct ProjectOp {
   RNN_INLINE void fetch_end(const Area&) const {}
 };
 
-// The same where the gates of the input are joined: sums of units of all gates, as users stack them, go to their places
-// among those of the worker's tiles.
-template <class F>
-struct ProjectJoinedOp {
-  using Storage = typename F::Storage;
-  using Compute = typename F::Compute;
-  using C = Compute;
-  using V = Vec<C>;
-  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = false, kNewRows = true;
-  static constexpr int64_t gates = 1, source_stride = sizeof(const C*), source_offset = 0;
-  // Units that are neighbours in sums and in `pre`.
-  struct Run {
-    int64_t tile, lane, count;  // in sums
-    int64_t to_tile, to;        // in `pre`: the tile, and the element of a row of it
-  };
-  // There is a run for each tile of sums, and one more for each tile that a gate has in `pre`, where each unit may be a
-  // head.
-  static constexpr int64_t kMostRuns = fusedrnn::kMostJoined / V::width + 1 + fusedrnn::kMostJoined;
-  WeightMatrix<Storage, Compute> weights;
-  int64_t depth;
-  const C* const* x;
-  Start<C> start;
-  const ForwardStep<C>& step;
-  Run runs[kMostRuns];
-  int64_t run_count = 0;
-
-  ProjectJoinedOp(const Problem<C>& p, const PackedWeights<F>& packed, const CellFacts& f, const ForwardStep<C>& at,
-                  Span tiles, const C* const* x_rows)
-      : weights(packed.ih), depth(p.input), x(x_rows), start{packed.bias_joined, V::width}, step(at) {
-    const Heads heads(p.hidden, p.heads, V::width);
-    const int64_t last = heads.unit_of(tiles.last);
-    for (int64_t gate = 0; gate < f.gates; ++gate) {
-      const int64_t first = f.user_gate[gate] * p.hidden;
-      for (int64_t unit = heads.unit_of(tiles.first); unit < last;) {
-        const int64_t head = unit / heads.units, of_head = unit % heads.units;
-        const int64_t lane = (first + unit) % V::width, to = of_head % V::width;
-        int64_t count = V::width - (lane > to ? lane : to);
-        if (heads.units - of_head < count) count = heads.units - of_head;
-        assert(run_count < kMostRuns);
-        const int64_t tile = head * heads.tiles + of_head / V::width;
-        runs[run_count++] = {(first + unit) / V::width, lane, count, tile, gate * V::width + to};
-        unit += count;
-      }
-    }
-  }
-  RNN_INLINE const C* const* sources(int64_t row) const { return x + row; }
-  RNN_INLINE void fetch_end(const Area&) const {}
-  RNN_INLINE void end(const Area& area, const C* sums) const {
-    const int64_t row_size = area.tiles * V::width;
-    for (int64_t i = 0; i < run_count; ++i) {
-      const Run& run = runs[i];
-      if (run.tile < area.tile || run.tile >= area.tile + area.tiles) continue;
-      const C* from = sums + (run.tile - area.tile) * V::width + run.lane;
-      const typename V::Lanes lanes(static_cast<int>(run.count));
-      for (int64_t row = area.row; row < area.row + area.rows; ++row, from += row_size) {
-        V::load(from, lanes).store(step.pre_at(row, run.to_tile) + run.to, lanes);
-      }
-    }
-  }
-};
-
 // Common to the recurrent products of a phase: where rows lie, and that gates whose parts stay apart have a bias of
 // their own.
 template <class F>
@@ -408,5 +347,55 @@ struct PhaseOp : RecurrentProduct<F> {
     pointwise(this->step, {area.row, area.row + area.rows}, {area.tile, area.tile + area.tiles}, sums);
   }
 };
+
+// An op on the short last tile of a head, of which this is one, with its gates joined: it brings the sums into the order
+// in which the op takes them.
+template <class Op>
+struct JoinedOp {
+  using Storage = typename Op::Storage;
+  using Compute = typename Op::Compute;
+  using C = Compute;
+  using V = Vec<C>;
+  static constexpr bool kColumns = false, kFills = false, kDirect = false, kCold = Op::kCold, kNewRows = Op::kNewRows;
+  static constexpr int64_t source_stride = Op::source_stride;
+  const Op& op;
+  int64_t units;  // of the tile
+  WeightMatrix<Storage, Compute> weights;
+  int64_t depth, gates, source_offset;  // gates: vectors
+  Start<C> start;
+
+  JoinedOp(const Op& whole, const fusedrnn::JoinedTiles<Storage, Compute>& tiles, const Heads& heads, int64_t head)
+      : op(whole),
+        units(heads.units % V::width),
+        weights{{tiles.packed.first + head * tiles.packed.tile_stride, 0}, nullptr, 0, 0},
+        depth(whole.depth),
+        gates(tiles.vectors),
+        source_offset(whole.source_offset),
+        start{tiles.bias + head * tiles.vectors * V::width, 0} {}
+  RNN_INLINE const C* const* sources(int64_t row) const { return op.sources(row); }
+  RNN_INLINE void fetch_end(const Area& area) const { op.fetch_end(area); }
+  RNN_INLINE void spread(const C* sums, int64_t rows, C* to, int64_t stride) const {
+    const typename V::Lanes lanes(static_cast<int>(units));
+    for (int64_t row = 0; row < rows; ++row, sums += gates * V::width, to += stride) {
+      for (int64_t gate = 0; gate < op.gates; ++gate) V::load(sums + gate * units, lanes).store(to + gate * V::width);
+    }
+  }
+  RNN_INLINE void end(const Area& area, const C* sums) const {
+    if constexpr (Op::kDirect) {
+      spread(sums, area.rows, op.to.of(area.row, area.tile), op.to.row);
+    } else {
+      alignas(64) C apart[kMostKernelRows * kMaxGates * V::width];
+      spread(sums, area.rows, apart, op.gates * V::width);
+      op.end(area, apart);
+    }
+  }
+};
+
+// Whether so many rows of a sweep over `tiles` leave the last tile to a kernel of its own, which is then bound by the
+// number of its multiply-adds, so that it pays to join its gates.
+inline bool joins_last(int64_t rows, int64_t gates, int64_t tiles) {
+  const int64_t together = Groups(rows, kShapes.most_rows(gates, tiles)).rows(0);
+  return together * gates > fusedrnn::kChains && (tiles - 1) % (int64_t{1} << kShapes.log_tiles[gates][together]) == 0;
+}
 
 }  // namespace

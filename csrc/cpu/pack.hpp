@@ -37,16 +37,16 @@ struct PackedPart {
   int64_t tile0, tile1, k0, k1;
 };
 
-// Rows of `count` elements, one every `stride`, as squares of a tile's rows and V::width columns, which are transposed:
-// column k goes to `to` + k * line.
-template <class S, class C>
-RNN_INLINE void pack_squares(S* to, int64_t line, const C* rows, int64_t stride, int64_t used, int64_t count) {
+// `used` rows of `count` elements each, of which row(j) is one, as squares of a tile's rows and V::width columns, which
+// are transposed: column k goes to `to` + k * line.
+template <class S, class C, class Row>
+RNN_INLINE void pack_squares(S* to, int64_t line, Row&& row, int64_t used, int64_t count) {
   using V = Vec<C>;
   int64_t k = 0;
   if (used == V::width) {
     for (; k + V::width <= count; k += V::width) {
       V square[V::width];
-      RNN_UNROLL for (int64_t j = 0; j < V::width; ++j) square[j] = V::load(rows + j * stride + k);
+      RNN_UNROLL for (int64_t j = 0; j < V::width; ++j) square[j] = V::load(row(j) + k);
       transpose(square);
       RNN_UNROLL for (int64_t i = 0; i < V::width; ++i) store_stored(square[i], to + (k + i) * line);
     }
@@ -55,7 +55,7 @@ RNN_INLINE void pack_squares(S* to, int64_t line, const C* rows, int64_t stride,
     const int64_t some = count - k < V::width ? count - k : V::width;
     const auto lanes = lanes_of<V>(k / V::width, count);
     V square[V::width];
-    for (int64_t j = 0; j < V::width; ++j) square[j] = j < used ? V::load(rows + j * stride + k, lanes) : V(0);
+    for (int64_t j = 0; j < V::width; ++j) square[j] = j < used ? V::load(row(j) + k, lanes) : V(0);
     transpose(square);
     for (int64_t i = 0; i < some; ++i) store_stored(square[i], to + (k + i) * line);
   }
@@ -74,8 +74,29 @@ void pack_interleaved(S* to, const RowMatrix<C>& m, const PackedPart& part) {
       const int64_t some = count - k < V::width ? count - k : V::width;
       for (int gate = 0; gate < m.blocks; ++gate) {
         const C* const rows = m.from + (m.block[gate] * m.units + unit0) * m.stride + part.k0 + k;
-        pack_squares(tile_to + k * line + gate * V::width, line, rows, m.stride, used, some);
+        const auto row = [&](int64_t j) { return rows + j * m.stride; };
+        pack_squares<S, C>(tile_to + k * line + gate * V::width, line, row, used, some);
       }
+    }
+  }
+}
+
+// Packs the short tiles of heads [tile0, tile1) to [head - tile0][k - k0][vector][lane], with their blocks joined.
+template <class S, class C>
+void pack_joined(S* to, const RowMatrix<C>& m, const PackedPart& part) {
+  using V = Vec<C>;
+  const int64_t count = part.k1 - part.k0, line = m.joined * V::width;
+  const int64_t units = m.units / m.heads, used = units % V::width, all = m.blocks * used;
+  for (int64_t head = part.tile0; head < part.tile1; ++head, to += count * line) {
+    const C* const first = m.from + ((head + 1) * units - used) * m.stride + part.k0;
+    for (int64_t row = 0; row < all; row += V::width) {
+      const C* rows[V::width];
+      const int64_t some = all - row < V::width ? all - row : V::width;
+      for (int64_t j = 0; j < some; ++j) {
+        rows[j] = first + (m.block[(row + j) / used] * m.units + (row + j) % used) * m.stride;
+      }
+      const auto row_of = [&](int64_t j) { return rows[j]; };
+      pack_squares<S, C>(to + row, line, row_of, some, count);
     }
   }
 }
@@ -119,6 +140,8 @@ template <class S, class C>
 void pack_part(S* to, const RowMatrix<C>& m, const PackedPart& part) {
   if (m.transposed)
     pack_transposed(to, m, part);
+  else if (m.joined)
+    pack_joined(to, m, part);
   else
     pack_interleaved(to, m, part);
 }
