@@ -1,6 +1,6 @@
 // What this machine has, and what the work of kernels costs on it, as far as a choice of schedules needs it (cost.hpp).
 // bench/schedules.py measures the costs of a machine, and says how. FUSEDRNN_MACHINE names a file of such measures;
-// without it, costs are those of no machine in particular, and sizes are asked of the system.
+// without it, costs lie between those of an Intel Xeon and an AMD EPYC, and sizes are asked of the system.
 #pragma once
 
 #include <string>
@@ -16,24 +16,24 @@ namespace fusedrnn {
   X(l2_bytes, 1024 * 1024)                                                                              \
   X(l3_bytes, 16 * 1024 * 1024)                                                                         \
   X(cycle, 0.33)        /* of a core's clock; a load takes half of one, a multiply-add ends after 4 */  \
-  X(fma, 0.17)          /* a vector of multiply-adds, one of many */                                    \
-  X(kernel, 12)         /* a call of the micro-kernel, beside its multiply-adds */                      \
+  X(fma, 0.195)         /* a vector of multiply-adds, one of many */                                    \
+  X(kernel, 14)         /* a call of the micro-kernel, beside its multiply-adds */                      \
   X(sum, 3.5)           /* a vector of sums, in and out of registers, once a block of k */              \
   X(l2_line, 0.6)       /* a cache line of weights from L2, */                                          \
-  X(l3_line, 2.2)       /* from L3, */                                                                  \
+  X(l3_line, 1.3)       /* from L3, */                                                                  \
   X(l3_more, 0.05)      /* more of that for each other worker that does the same, */                    \
-  X(memory_line, 6)     /* and from memory, for each worker */                                          \
-  X(shared_line, 20)    /* a cache line that another core has written */                                \
+  X(memory_line, 3.6)   /* and from memory, for each worker */                                          \
+  X(shared_line, 14)    /* a cache line that another core has written */                                \
   X(pointwise, 4)       /* the pointwise step of a vector of units, for each gate, of forward; */       \
-  X(backward, 6)        /* and, for each column of gradients, of backward */                            \
+  X(backward, 7.3)      /* and, for each column of gradients, of backward */                            \
   X(row, 5)             /* to find the operands of a row in a step of forward, */                       \
-  X(backward_row, 30)   /* of backward, */                                                              \
-  X(pair, 17)           /* and in the sums over all steps, for each worker */                           \
+  X(backward_row, 26)   /* of backward, */                                                              \
+  X(pair, 15)           /* and in the sums over all steps, for each worker */                           \
   X(copy, 2.5)          /* to bring a vector of these operands into order */                            \
   X(step, 25)           /* a phase of a step */                                                         \
-  X(meeting, 200)       /* of two workers, */                                                           \
+  X(meeting, 110)       /* of two workers, */                                                           \
   X(meeting_more, 100)  /* and for each doubling of their number */                                     \
-  X(start, 3300)        /* of the other workers of a call, and their end, */                            \
+  X(start, 2700)        /* of the other workers of a call, and their end, */                            \
   X(start_more, 100)    /* and for each of them */
 // clang-format on
 
