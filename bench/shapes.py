@@ -4,9 +4,10 @@
     python bench/shapes.py --threads 2 --shapes 40 --peers ""
 
 T of 1..1000, B of 1..256, I of 1..2048, H of 1..1024, each log-uniform; lstm, gru or rnn; inference or training.
-Shapes of more than 20 GFLOP are drawn again. All systems, and fusedrnn under each schedule, take turns. Systems are
-compared by the medians over the rounds, schedules of the same system by the least of the rounds, as what disturbs a run
-only makes it longer. Every shape is a line of --out as soon as it is measured."""
+Shapes of more than 20 GFLOP are drawn again. All systems, and fusedrnn under each schedule, take turns; schedules that
+share a call out in the same way are one. Systems are compared by the medians over the rounds, schedules of the same
+system by the least of the rounds, as what disturbs a run only makes it longer. Every shape is a line of --out as soon
+as it is measured."""
 
 from __future__ import annotations
 
@@ -44,7 +45,9 @@ def timed(workers: dict[str, Worker], case: Case, forced: list[str], rounds: int
         if worker.ask("prepare", case=case.as_dict()):
             able.append(name)
         worker.pause()
-    runs = ["auto", *forced]
+    shares = {name: str(ours.ask("schedule", name=name)) for name in ("auto", *forced)}
+    firsts = {share: name for name, share in reversed(shares.items())}
+    runs = [*firsts.values()][::-1]
     times: dict[str, list[float]] = {name: [] for name in (*runs, *(p for p in peers if p in able))}
     for i in range(rounds):
         # Each in its turn is the first after the peers have been at work.
@@ -56,6 +59,7 @@ def timed(workers: dict[str, Worker], case: Case, forced: list[str], rounds: int
             if name in able:
                 times[name].append(1e3 * worker.ask("time", budget=budget))
                 worker.pause()
+    times |= {name: times[firsts[share]] for name, share in shares.items()}
     return {name: {"median": median(t), "least": min(t)} for name, t in times.items()}
 
 

@@ -39,12 +39,16 @@ class FusedRNN:
         self.lib = fusedrnn
         fusedrnn.set_num_threads(threads)
         self.versions = {"fusedrnn": fusedrnn.__version__, "isa": fusedrnn.isa(), "numpy": np.__version__}
+        # Of the last case: (rows, units, workers) of forward and, in training, of backward.
+        self.shares: Callable[[], list[tuple[int, int, int]]] = list
 
     def prepare(self, case: Case) -> Run | None:
         lib, n = self.lib, Inputs(case)
         kind = {"lstm": lib.LSTMWeights, "gru": lib.GRUWeights, "rnn": lib.RNNWeights}[case.op]
         infer, forward, backward, step = (getattr(lib, case.op + s) for s in ("", "_forward", "_backward", "_cell"))
         w = kind(*n.weights)
+        passes = (False, True) if case.mode == "train" else (False,)
+        self.shares = lambda: [w._loaded.schedule(case.T, case.B, 0, backward) for backward in passes]
         if case.mode == "infer":
             return lambda: infer(n.x, w)
         if case.mode == "step":

@@ -53,7 +53,8 @@ def answer(system: Any, state: dict[str, Any], request: dict[str, Any]) -> Any:
     if request["do"] == "schedule":
         from fusedrnn import _core
 
-        return _core.set_schedule(request["name"])
+        _core.set_schedule(request["name"])
+        return system.shares()
     if request["do"] == "fma":
         from fusedrnn import _core
 
