@@ -31,7 +31,7 @@ namespace fusedrnn {
   X(pair, 15)           /* and in the sums over all steps, for each worker */                           \
   X(copy, 2.5)          /* to bring a vector of these operands into order */                            \
   X(step, 25)           /* a phase of a step */                                                         \
-  X(meeting, 110)       /* of two workers, */                                                           \
+  X(meeting, 200)       /* of two workers, */                                                           \
   X(meeting_more, 100)  /* and for each doubling of their number */                                     \
   X(start, 2700)        /* of the other workers of a call, and their end, */                            \
   X(start_more, 100)    /* and for each of them */
