@@ -3,8 +3,8 @@
     pip install --target /tmp/new . -Cinstall.strip=false      # a build that keeps the names of its functions
     PYTHONPATH=/tmp/new python bench/parts.py --op lstm --mode infer --size 100,16,128,128 --size 100,16,256,256
 
-Shares are of the samples in fusedrnn's own functions. Beside them: the time of a call, and that of the products over the
-time that their multiply-adds take on registers.
+Shares are of the samples in fusedrnn's own functions. Beside them: the time of a call, and the time of the products
+over what their multiply-adds take on registers.
 """
 
 from __future__ import annotations
