@@ -31,8 +31,8 @@ struct PackedMatrix {
 // packed form has, at [tile][k][gate][lane], from[block[gate] * units + tile * VL + lane][k]; or, transposed, one gate:
 // from[block[j] * units + unit][tile * VL + lane], with k over j, then units. Where the units of a block are cut into
 // heads, a tile has units of one head; transposed, each head has tiles of its own, for the whole width, with k over j,
-// then its own units. Or it is the short last tiles alone, one of each head, whose blocks lie *joined*: their units, block
-// after block, in so many vectors, which are the gates of the packed form.
+// then its own units. Or it is the short last tiles alone, one of each head, whose blocks lie *joined*: their units,
+// block after block, in so many vectors, which are the gates of the packed form.
 template <class C>
 struct RowMatrix {
   const C* from;

@@ -348,8 +348,8 @@ struct PhaseOp : RecurrentProduct<F> {
   }
 };
 
-// An op on the short last tile of a head, of which this is one, with its gates joined: it brings the sums into the order
-// in which the op takes them.
+// An op on the short last tile of a head, with its gates joined: brings the sums into the order in which the op takes
+// them.
 template <class Op>
 struct JoinedOp {
   using Storage = typename Op::Storage;
