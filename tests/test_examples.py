@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.util
+import io
+import json
 import re
 import runpy
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +80,95 @@ def test_phonemes() -> None:
 def test_deploy() -> None:
     need("torch", "safetensors")
     assert "the same tags; " in printed("deploy.py", "1")
+
+
+def test_rain() -> None:
+    need("vega_datasets", "rich")
+    output = printed("rain.py", "--seeds", "2")
+    means = re.findall(r"rain right on ([\d.]+)(?: ± [\d.]+)?%, temperature off by ([\d.]+)", output)
+    assert len(means) == 4
+    (same, same_off), *_, (right, off) = [tuple(map(float, mean)) for mean in means]
+    assert same == 70.4  # of the data themselves
+    assert right > same + 0.5
+    assert off < same_off - 0.03
+
+
+def test_sentiment(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Learns to tell snippets of few words apart, from a file as it lies in the real archive."""
+    need("rich")
+    lines = []
+    for i in range(600):
+        mean = rng.choice([-1, 1]) * rng.uniform(0.1, 4)
+        verdict = rng.choice(["fine", "moving", "funny"] if mean > 0 else ["dull", "tepid", "awful"])
+        fillers = rng.choice(["the", "film", "is", "and", "plot", "of", "it"], rng.integers(1, 12))
+        words = np.insert(fillers, rng.integers(len(fillers) + 1), verdict)
+        lines.append(f"{i}\t{mean}\t{' '.join(words)}")
+
+    def packed(name: str, content: bytes) -> bytes:
+        buffer, member = io.BytesIO(), tarfile.TarInfo(name)
+        member.size = len(content)
+        with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+            archive.addfile(member, io.BytesIO(content))
+        return buffer.getvalue()
+
+    inner = packed("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt", "\r\n".join(lines).encode())
+    outer = packed("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz", inner)
+    (tmp_path / "vaderSentiment-3.3.2.tar.gz").write_bytes(outer)
+    output = printed("sentiment.py", str(tmp_path), "--seeds", "1", "--epochs", "6")
+    assert "600 snippets" in output
+    found = re.findall(r"^(RNN|GRU|LSTM|LSTM, both directions) +([\d.]+) ± 0.0% right", output, re.MULTILINE)
+    assert len(found) == 4
+    assert all(float(right) > 90 for _, right in found), output
+
+
+def test_trajectories(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Learns that aircraft that turn go on turning, from a file as it lies in the real wheel."""
+    need("rich")
+    points = []
+    for flight in range(60):
+        turn, speed = rng.uniform(-0.02, 0.02), rng.uniform(0.1, 0.25)  # rad and km a second
+        track, east, north = rng.uniform(0, 6), 0.0, 0.0
+        for step in range(60):
+            latitude = 46.8 + north / 111.32
+            points.append(
+                {
+                    "timestamp": 10_000 * step,
+                    "altitude": 30_000.0 if step != 50 else None,  # a gap
+                    "callsign": f"A{flight}",
+                    "groundspeed": speed * 3600 / 1.852,
+                    "icao24": "abc",
+                    "latitude": latitude,
+                    "longitude": 8 + east / (111.32 * np.cos(np.radians(latitude))),
+                    "track": float(np.degrees(track) % 360),
+                    "vertical_rate": 0.0,
+                }
+            )
+            for _ in range(10):
+                track += turn
+                east, north = east + speed * np.sin(track), north + speed * np.cos(track)
+    with zipfile.ZipFile(tmp_path / "traffic-2.13-py3-none-any.whl", "w") as wheel:
+        content = gzip.compress(json.dumps(points).encode())
+        wheel.writestr("traffic/data/samples/collections/switzerland.json.gz", content)
+    output = printed("trajectories.py", str(tmp_path), "--seeds", "1", "--epochs", "40")
+    assert output.startswith("60 pieces of flights without gaps, ")
+    (baseline, _), (ours, _) = re.findall(r"([\d.]+)(?: ± [\d.]+)? km off in the mean, ([\d.]+)", output)
+    assert float(ours) < 0.5 * float(baseline), output
+
+
+def test_the_optimiser_of_the_examples(rng: np.random.Generator) -> None:
+    """Adam's first step has the length of the rate in each element; decay pulls to zero beside it."""
+    training = runpy.run_path(str(EXAMPLES / "training.py"))
+    p, g = {"p": rng.standard_normal(5)}, {"p": rng.standard_normal(5)}
+    before = p["p"].copy()
+    training["Adam"](p, 0.01, decay=0.5).step(g)
+    np.testing.assert_allclose(p["p"], before - 0.01 * np.sign(g["p"]) - 0.005 * before, rtol=1e-6, atol=1e-6)
+    scores, targets = rng.standard_normal((3, 4, 6)), rng.integers(0, 6, (3, 4))
+    loss, gradient = training["cross_entropy"](scores, targets)
+    step = np.zeros_like(scores)
+    step[1, 2, 3] = 1e-6
+    up, down = (training["cross_entropy"](scores + s, targets)[0] for s in (step, -step))
+    np.testing.assert_allclose(gradient[1, 2, 3], (up - down) / 2e-6, rtol=1e-6)
+    assert loss > 0
 
 
 def test_the_examples_are_short() -> None:
