@@ -83,7 +83,6 @@ double CostModel::sweep_heads(int64_t rows, int64_t tiles, int gates, int64_t de
   return to_double(tiles) / to_double(each) * sweep(rows, each, gates, depth, line);
 }
 
-// Sweeps go to and fro, so that the next begins with what a cache still holds of the last one.
 // The same of a product of forward, which joins the gates of a head's short tile where it has all tiles of a head.
 double CostModel::sweep_forward(int64_t rows, int64_t tiles, int gates, int64_t depth, double line) const {
   const Heads heads = heads_of(k_, z_);
@@ -95,6 +94,7 @@ double CostModel::sweep_forward(int64_t rows, int64_t tiles, int gates, int64_t 
          (sweep(rows, heads.tiles - 1, gates, depth, line) + sweep(rows, 1, vectors, depth, line));
 }
 
+// Sweeps go to and fro, so that the next begins with what a cache still holds of the last one.
 double CostModel::line(double bytes_each, double bytes_of_all, int workers) const {
   if (bytes_each <= kOfL1 * m_.l1_bytes) return 0;
   const double near = std::min(1.0, kOfL2 * m_.l2_bytes / bytes_each);

@@ -1,7 +1,7 @@
 """Whether a snippet of a film review is for or against the film: an embedding of words, a recurrent layer over as many
 steps as the snippet has words, and a layer on its last state. An RNN, a GRU, an LSTM and a bidirectional LSTM learn
 from 8 of 10 snippets, stop where they were best on the ninth, and are tested on the tenth. The snippets are of reviews
-that Pang & Lee collected (ACL 2004); a snippet is for the film where the mean of at least 20 people's ratings is above
+that Pang & Lee collected (ACL 2005); a snippet is for the film where the mean of at least 20 people's ratings is above
 zero (Hutto & Gilbert, ICWSM 2014, whose data the source distribution of vaderSentiment carries).
 
 pip install '.[bench]'

@@ -1,4 +1,4 @@
-"""What the examples share: the optimiser Adam, and losses with their gradients."""
+"""What the examples share: the optimiser Adam, cross-entropy with its gradient, first values of a matrix."""
 
 import numpy as np
 
