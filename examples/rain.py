@@ -87,7 +87,9 @@ def main():
     parser = argparse.ArgumentParser(description="Rain and temperature of tomorrow, by a GRU.")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--test", type=int, default=2015, choices=(2013, 2014, 2015), help="the year; the years before it are learned from")
+    parser.add_argument(
+        "--test", type=int, default=2015, choices=(2013, 2014, 2015), help="learned from the years before"
+    )
     parser.add_argument("--plot", metavar="FILE", help="the last seed's predictions")
     args = parser.parse_args()
     fusedrnn.set_num_threads(1)

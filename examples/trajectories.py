@@ -1,8 +1,8 @@
 """Where an aircraft will be in 60 seconds: a GRU that has followed it until now, against going on at the speed and on
 the track of now. The data are 1,243 flights over Switzerland on 1 August 2018, a point every 10 seconds, of the OpenSky
-network as the package traffic ships them, resampled, with short gaps filled. The network tells how far, along and across the track, the aircraft will be
-from where constant velocity takes it. Flights are cut at random into 70% to learn from, 10% to choose the best epoch
-by, and 20% to test.
+network as the package traffic ships them, resampled, with short gaps filled. The GRU tells how far, along and
+across the track, the aircraft will be from where constant velocity takes it. Flights are cut at random into 70% to
+learn from, 10% to choose the best epoch by, and 20% to test.
 
 pip install '.[bench]'
 pip download --no-deps traffic==2.13 -d data              # 28 MB, of which one file is read
