@@ -15,7 +15,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -26,7 +25,8 @@ import _common  # noqa: F401
 import fusedrnn
 from fusedrnn import _core
 from suite import Case, cases
-from systems import FusedRNN
+from systems import FusedRNN, prepared
+from worker import seconds_per_call
 
 PARTS = {"products": r"micro_kernel<", "pointwise steps": r"_pointwise<", "all else": r""}
 LINE = re.compile(r"\s*\d+\.\d+%\s+(\d+)\s+_core\S*\s+\[\.\]\s+(.*)")
@@ -34,18 +34,6 @@ LINE = re.compile(r"\s*\d+\.\d+%\s+(\d+)\s+_core\S*\s+\[\.\]\s+(.*)")
 
 def part_of(symbol: str) -> str:
     return next(name for name, pattern in PARTS.items() if re.search(pattern, symbol))
-
-
-def loop(case: Case, seconds: float) -> float:
-    """Calls for so long; seconds of a call."""
-    run = FusedRNN(1).prepare(case)
-    assert run
-    run()
-    calls, start = 0, time.perf_counter()
-    while time.perf_counter() < start + seconds:
-        run()
-        calls += 1
-    return (time.perf_counter() - start) / calls
 
 
 def sampled(case: Case, seconds: float) -> tuple[float, Counter[str]]:
@@ -79,7 +67,7 @@ def main() -> None:
     sizes: list[tuple[int, ...]] = [tuple(map(int, s.split(","))) for s in args.size or ["100,16,128,128"]]
     chosen = cases("full", args.op.split(","), args.mode.split(","), args.dtype.split(","), sizes)
     if args.loop:
-        print(loop(chosen[0], args.seconds))
+        print(seconds_per_call(prepared(FusedRNN(1), chosen[0]), args.seconds))
         return
     if not shutil.which("perf"):
         raise SystemExit("this needs perf, of the package linux-perf or linux-tools")

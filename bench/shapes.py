@@ -46,8 +46,10 @@ def timed(workers: dict[str, Worker], case: Case, forced: list[str], rounds: int
             able.append(name)
         worker.pause()
     shares = {name: str(ours.ask("schedule", name=name)) for name in ("auto", *forced)}
-    firsts = {share: name for name, share in reversed(shares.items())}
-    runs = [*firsts.values()][::-1]
+    firsts: dict[str, str] = {}
+    for name, share in shares.items():
+        firsts.setdefault(share, name)
+    runs = [*firsts.values()]
     times: dict[str, list[float]] = {name: [] for name in (*runs, *(p for p in peers if p in able))}
     for i in range(rounds):
         # Each in its turn is the first after the peers have been at work.

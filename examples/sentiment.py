@@ -121,7 +121,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=8)
     args = parser.parse_args()
     texts, labels = read(args.folder)
-    print(f"{len(texts)} snippets, {100 * labels.mean():.1f}% of them for the film")
+    words = np.median([len(text) for text in texts])
+    print(f"{len(texts)} snippets, {words:.0f} words in the median, {100 * labels.mean():.1f}% of them for the film")
     results = {}
     with Progress(transient=True) as progress:
         task = progress.add_task("learning", total=len(LAYERS) * args.seeds * args.epochs)

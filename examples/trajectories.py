@@ -32,24 +32,25 @@ def read(folder):
     (wheel,) = Path(folder).glob("traffic-2.13-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         points = json.loads(gzip.decompress(archive.read("traffic/data/samples/collections/switzerland.json.gz")))
-    points.sort(key=lambda p: (p["icao24"], p["callsign"] or "", p["timestamp"]))
+
+    def flight_of(p):
+        return p["icao24"], p["callsign"] or ""
+
+    points.sort(key=lambda p: (flight_of(p), p["timestamp"]))
     names = "altitude", "groundspeed", "latitude", "longitude", "track", "vertical_rate"
-    for _, of_flight in groupby(points, key=lambda p: (p["icao24"], p["callsign"])):
+    for _, of_flight in groupby(points, key=flight_of):
         flight = list(of_flight)
         values = np.array([[p[name] if p[name] is not None else np.nan for name in names] for p in flight])
         times = np.array([p["timestamp"] for p in flight]) / 1000
         whole = np.isfinite(values).all(axis=1)
         gaps = np.flatnonzero((np.diff(times) != STEP) | ~whole[1:] | ~whole[:-1]) + 1
-        yield from (part for part in np.split(values, gaps) if len(part) >= LEAST and np.isfinite(part).all())
+        yield from (part for part in np.split(values, gaps) if len(part) >= LEAST)
 
 
 def turned(vectors, track):
     """Vectors (east, north) as (along, across) the track, which is clockwise from the north."""
-    along, across = (
-        np.stack([np.sin(track), np.cos(track)], axis=-1),
-        np.stack([np.cos(track), -np.sin(track)], axis=-1),
-    )
-    return np.stack([(vectors * along).sum(axis=-1), (vectors * across).sum(axis=-1)], axis=-1)
+    (east, north), sin, cos = vectors.T, np.sin(track), np.cos(track)
+    return np.stack([east * sin + north * cos, east * cos - north * sin], axis=-1)
 
 
 def moved(flight, steps):
@@ -65,10 +66,9 @@ def prepared(flight):
     turn = (np.diff(track) + np.pi) % (2 * np.pi) - np.pi
     last = turned(moved(flight, 1), track[1:])  # the step that has led here
     columns = flight[1:, 0] / 1e4, speed[1:] / 0.2, flight[1:, 5] / 1e3, 10 * turn, 100 * np.diff(speed), last / 2
-    features = np.column_stack(columns)
     off = turned(moved(flight, AHEAD), track[:-AHEAD])[1:]
     off[:, 0] -= speed[1:-AHEAD] * AHEAD * STEP
-    return features[: len(off)].astype("float32"), off.astype("float32")
+    return np.column_stack(columns)[: len(off)].astype("float32"), off.astype("float32")
 
 
 def batches(flights, order):
