@@ -1,5 +1,5 @@
 """The (embedded) Reber grammar: its strings, and what may follow at each step (Hochreiter & Schmidhuber 1997, section
-5.1). `reber.py` learns it."""
+5.1). `reber.py` learns it, `lags.py` one that is long."""
 
 from __future__ import annotations
 
@@ -64,6 +64,43 @@ def encode(text: str, legal: list[str]) -> String:
 def strings(rng: np.random.Generator, grammar: str, count: int) -> list[String]:
     make = embedded_string if grammar == "embedded" else reber_string
     return [encode(*make(rng)) for _ in range(count)]
+
+
+@dataclass(frozen=True)
+class LongStrings:
+    """B strings as numbers (T + 1, B), padded on the right; `legal` (T, B, 7) says what may follow each symbol. All may
+    where a string inside ends: a network need not count whether B or E comes."""
+
+    symbols: npt.NDArray[np.intp]
+    lengths: npt.NDArray[np.intp]  # (B,): the steps, which are one less than the symbols
+    legal: npt.NDArray[np.bool_]
+
+
+def long_strings(rng: np.random.Generator, count: int, lag: int) -> LongStrings:
+    """Embedded strings whose second symbol comes again more than `lag` steps later: strings of the Reber grammar follow
+    each other inside, and only the last has its E."""
+    B, E = SYMBOLS.index("B"), SYMBOLS.index("E")
+    choices = ["".join(REBER[state]) for state in range(6)]
+    symbol = np.array([[SYMBOLS.index(s) for s in (c[0], c[-1])] for c in choices] + [[B, B]])
+    after = np.array([[REBER[state][s] for s in (c[0], c[-1])] for state, c in enumerate(choices)] + [[1, 1]])
+    may = np.array([[s in c for s in SYMBOLS] for c in [*choices, SYMBOLS]])
+
+    arm = np.array([SYMBOLS.index("T"), SYMBOLS.index("P")])[rng.integers(2, size=count)]
+    symbols, legal = [np.full(count, B), arm], [np.tile(may[1], (count, 1)), np.tile(may[0], (count, 1))]
+    state, steps = np.zeros(count, int), np.zeros(count, int)  # of the strings inside; -1 after the last
+    while (state >= 0).any():
+        last = (state == 6) & (len(symbols) > lag)
+        chance = rng.integers(2, size=count)
+        symbols.append(np.where(last, E, symbol[state, chance]))
+        steps[last] = len(symbols) + 1
+        state = np.where(last | (state < 0), -1, after[state, chance])
+        legal.append(may[state])
+    text = np.stack([*symbols, *[arm] * 2])
+    rows, allowed = np.arange(count), np.stack([*legal, legal[-1]])
+    text[steps - 1, rows], text[steps, rows] = arm, E
+    allowed[steps - 2, rows] = arm[:, None] == np.arange(len(SYMBOLS))
+    allowed[steps - 1, rows] = np.arange(len(SYMBOLS)) == E
+    return LongStrings(text[: steps.max() + 1], steps, allowed[: steps.max()])
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.progress import track
-from training import Adam, uniform
 
 import fusedrnn
+from training import Adam, uniform
 
 DAYS, BATCH, FIRST = 60, 16, 10  # of a window; windows; days that only warm up
 UNITS, DROPPED, DEGREES = 8, 0.3, 3.0  # the unit of changes of temperature: about their standard deviation

@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.progress import Progress
-from training import Adam, cross_entropy, uniform
 
 import fusedrnn
+from training import Adam, cross_entropy, uniform
 
 EMBEDDING, UNITS, BATCH, DROPPED, KNOWN = 64, 64, 50, 0.5, 2  # KNOWN: times that a word must have been seen
 LAYERS = {

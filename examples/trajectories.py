@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 from rich.progress import Progress
-from training import Adam, uniform
 
 import fusedrnn
+from training import Adam, uniform
 
 STEP, AHEAD, LEAST, UNITS, BATCH = 10, 6, 20, 64, 32  # seconds; steps; points of a flight; units; flights
 DEGREE, KNOT, NEAR = 111.32, 1.852 / 3600, 0.1  # km; km/s; km up to which the loss is about quadratic

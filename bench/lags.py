@@ -1,0 +1,236 @@
+"""Long time lags: which cells learn what their papers say, and how fast.
+
+The experiments of Hochreiter & Schmidhuber, "Long short-term memory" (1997), with the paper's criteria: see
+`lag_tasks.py`. Networks are those of `lag_networks.py`; they learn by Adam from sequences drawn anew each time, 16 at
+once. A trial ends with success, or when it has seen the task's cap of sequences.
+
+    python bench/lags.py                          # two trials of each, few sequences: a look
+    python bench/lags.py --full                   # ten trials of each, 30 of the grammar: up to two hours
+    python bench/lags.py --table                  # the table of what has been run
+    python bench/lags.py --pictures docs          # gradients and gates, of networks trained for them
+    python bench/lags.py --times                  # of a sequence in training, and of a step of a stream
+
+Trials are written, one a line, to a file from which a run that was broken off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+import _common  # noqa: F401
+import fusedrnn
+from lag_networks import KINDS, Kind, Network
+from lag_tasks import TASKS, Task
+from training import Adam
+
+BATCH = 16
+CHECK_EVERY = 50  # batches, where the criterion is of new sequences
+# One thread each; freed memory is kept, as fresh pages take time.
+OF_PROCESSES = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_MMAP_THRESHOLD_": "100000000",
+    "MALLOC_TRIM_THRESHOLD_": "1000000000",
+}
+RESULTS = Path(__file__).parent / "results" / "lags.jsonl"
+
+
+@dataclass(frozen=True)
+class Trial:
+    task: str
+    kind: str
+    seed: int
+    cap: int
+    weights: int
+    sequences: int | None  # until success
+    wrong: int  # of 2,560 new sequences, after it
+    seconds: float
+
+
+def succeeds(network: Network, rng: np.random.Generator) -> bool:
+    """On new sequences. Those after the first 256 are drawn only where these pass."""
+    criterion = network.task.criterion
+    errors = network.errors(network.task.test(rng, 256))
+    while criterion.holds(errors):
+        if len(errors) >= criterion.among:
+            return True
+        errors = np.concatenate([errors, network.errors(network.task.test(rng, 256))])
+    return False
+
+
+def trained(task: Task, kind: Kind, seed: int, cap: int) -> tuple[Network, int | None]:
+    """The network, and the sequences until it succeeded."""
+    rng, fresh = np.random.default_rng(seed).spawn(2)
+    network = Network(task, kind, rng)
+    optimiser = Adam(network.parameters, kind.rate)
+    criterion, recent = task.criterion, np.array([])
+    for seen in range(BATCH, cap + BATCH, BATCH):
+        _, gradients, errors = network.gradients(task.draw(rng, BATCH))
+        optimiser.step(gradients)
+        if criterion.recent:
+            recent = np.concatenate([recent, errors])[-criterion.among :]
+            if len(recent) == criterion.among and criterion.holds(recent):
+                return network, seen
+        elif seen // BATCH % CHECK_EVERY == 0 and succeeds(network, fresh):
+            return network, seen
+    return network, None
+
+
+def run_trial(task: Task, kind: Kind, seed: int, cap: int) -> Trial:
+    start = time.perf_counter()
+    network, sequences = trained(task, kind, seed, cap)
+    seconds = time.perf_counter() - start
+    rng = np.random.default_rng([seed, 1])
+    errors = np.concatenate([network.errors(task.test(rng, 256)) for _ in range(10)])
+    wrong = int(np.count_nonzero(errors > task.criterion.wrong))
+    return Trial(task.name, kind.name, seed, cap, network.size, sequences, wrong, round(seconds, 1))
+
+
+def read(path: Path) -> list[Trial]:
+    return [Trial(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def trials_of(task: Task) -> int:
+    """Of a full run."""
+    return 30 if task.every_step and not task.paper else 10
+
+
+def run(args: argparse.Namespace, console: Console) -> None:
+    done = {(t.task, t.kind, t.seed, t.cap) for t in read(args.results)}
+    jobs = [
+        (task, kind, seed, args.cap or task.cap)
+        for task in chosen(args.tasks)
+        for seed in range(args.trials or trials_of(task))
+        for kind in KINDS
+        if kind.name in args.kinds
+    ]
+    left = [job for job in jobs if (job[0].name, job[1].name, *job[2:]) not in done]
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    # Of the processes that are started now: one thread each; freed memory is kept, as fresh pages take time.
+    os.environ |= {
+        "OPENBLAS_NUM_THREADS": "1",
+        "MALLOC_MMAP_THRESHOLD_": "100000000",
+        "MALLOC_TRIM_THRESHOLD_": "1000000000",
+    }
+    context = multiprocessing.get_context("spawn")
+    with (
+        ProcessPoolExecutor(args.jobs, context, fusedrnn.set_num_threads, (1,)) as pool,
+        Progress(console=console) as progress,
+        args.results.open("a") as file,
+    ):
+        bar = progress.add_task("trials", total=len(jobs), completed=len(jobs) - len(left))
+        for future in as_completed([pool.submit(run_trial, *job) for job in left]):
+            file.write(json.dumps(asdict(future.result())) + "\n")
+            file.flush()
+            progress.advance(bar)
+
+
+def chosen(names: list[str]) -> list[Task]:
+    return [task for task in TASKS if task.name in names]
+
+
+def rows(task: Task, trials: list[Trial]) -> Iterator[list[str]]:
+    for kind in KINDS:
+        of_kind = [t for t in trials if (t.task, t.kind) == (task.name, kind.name)]
+        if not of_kind:
+            continue
+        done = [t for t in of_kind if t.sequences is not None]
+        took = [t.sequences for t in done if t.sequences is not None]
+        caps = "/".join(f"{cap:,}" for cap in sorted({t.cap for t in of_kind}))
+        yield [
+            kind.name,
+            f"{of_kind[0].weights:,}",
+            f"{len(done)} of {len(of_kind)}",
+            f"{np.mean(took):,.0f}" if took else f"> {caps}",
+            f"{max(took):,}" if took else "",
+            f"{np.mean([t.wrong for t in done]):.1f}" if done else "",
+            f"{np.mean([t.wrong for t in of_kind if t not in done]):.0f}" if len(done) < len(of_kind) else "",
+        ]
+
+
+def print_table(args: argparse.Namespace) -> None:
+    """As Markdown."""
+    trials = read(args.results)
+    heads = ["network", "weights", "successes", "sequences: mean", "most", "wrong of 2,560", "wrong where capped"]
+    for task in chosen(args.tasks):
+        caps = sorted({t.cap for t in trials if t.task == task.name})
+        if not caps:
+            continue
+        print(f"\n**{task.name}: {task.title}.** Lag {task.lag}; cap {'/'.join(f'{c:,}' for c in caps)} sequences.\n")
+        print("| " + " | ".join(heads) + " |\n|---|" + "---:|" * (len(heads) - 1))
+        if task.paper:
+            print(f"| *LSTM, the paper* | {task.paper_weights} | | {task.paper} | | | |")
+        for row in rows(task, trials):
+            print("| " + " | ".join(row) + " |")
+
+
+def print_times(rounds: int = 15) -> None:
+    """On one thread: a sequence of training on task 4 (105 steps on average, batches of 16, drawing and optimiser
+    apart), and a step of a stream of one row; medians of rounds in which networks take turns."""
+    fusedrnn.set_num_threads(1)
+    task, rng = next(task for task in TASKS if task.name == "4"), np.random.default_rng(0)
+    networks = [Network(task, kind, rng) for kind in KINDS]
+    batches = [task.draw(rng, BATCH) for _ in range(10)]
+    x = rng.standard_normal((1, task.inputs)).astype("float32")
+    streams = [network.layer.stream() for network in networks]
+    times: list[list[tuple[float, float]]] = [[] for _ in KINDS]
+    for _ in range(rounds):
+        for network, stream, of_kind in zip(networks, streams, times, strict=True):
+            start = time.perf_counter()
+            for s in batches:
+                network.gradients(s)
+            learned = time.perf_counter()
+            for _ in range(2000):
+                stream.step(x)
+            of_kind.append((learned - start, time.perf_counter() - learned))
+    print("| network | training, us a sequence | a stream, us a step |\n|---|---:|---:|")
+    for network, of_kind in zip(networks, times, strict=True):
+        training, step = np.median(of_kind, axis=0) * 1e6
+        print(f"| {network.kind.name} | {training / (10 * BATCH):.0f} | {step / 2000:.2f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--full", action="store_true")
+    parser.add_argument("--trials", type=int, help="of each task and network")
+    parser.add_argument("--cap", type=int, help="sequences of a trial, in place of the task's")
+    names = [task.name for task in TASKS], [kind.name for kind in KINDS]
+    parser.add_argument("--tasks", nargs="+", choices=names[0], default=names[0], metavar="TASK")
+    parser.add_argument("--kinds", nargs="+", choices=names[1], default=names[1], metavar="NETWORK")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes")
+    parser.add_argument("--table", action="store_true", help="of the results only")
+    parser.add_argument("--times", action="store_true", help="only these; on a machine with nothing else to do")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="draws there, and runs no trials")
+    parser.add_argument("--results", type=Path, help=f"default: {RESULTS.name} in results, of --full; else in out")
+    args = parser.parse_args()
+    args.results = args.results or (
+        RESULTS if args.full or args.table else Path(__file__).parent / "out" / RESULTS.name
+    )
+    if args.pictures:
+        from lag_pictures import draw_all
+
+        draw_all(args.pictures)
+        return
+    if args.times:
+        print_times()
+        return
+    if not args.full:
+        args.trials, args.cap = args.trials or 2, args.cap or 2000
+    if not args.table:
+        run(args, Console(width=110))
+    print_table(args)
+
+
+if __name__ == "__main__":
+    main()
