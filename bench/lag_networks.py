@@ -84,7 +84,8 @@ class Network:
         """The number of weights that the outputs depend on: those that clocks make zeros are none; two biases that are
         added count once."""
         zeros = np.count_nonzero(self.parameters["weight_hh_l0"] == 0)
-        twice = 0 if self.kind.layer is fusedrnn.GRU else self.parameters["bias_hh_l0"].size
+        alone = UNITS if self.kind.layer is fusedrnn.GRU else 0  # r multiplies the bias_hh of n
+        twice = self.parameters["bias_hh_l0"].size - alone
         return int(sum(p.size for p in self.parameters.values()) - zeros - twice)
 
     def input(self, x: Array) -> Array:

@@ -20,7 +20,6 @@ import json
 import multiprocessing
 import os
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -140,39 +139,43 @@ def chosen(names: list[str]) -> list[Task]:
     return [task for task in TASKS if task.name in names]
 
 
-def rows(task: Task, trials: list[Trial]) -> Iterator[list[str]]:
-    for kind in KINDS:
-        of_kind = [t for t in trials if (t.task, t.kind) == (task.name, kind.name)]
-        if not of_kind:
-            continue
-        done = [t for t in of_kind if t.sequences is not None]
-        took = [t.sequences for t in done if t.sequences is not None]
-        caps = "/".join(f"{cap:,}" for cap in sorted({t.cap for t in of_kind}))
-        yield [
-            kind.name,
-            f"{of_kind[0].weights:,}",
-            f"{len(done)} of {len(of_kind)}",
-            f"{np.mean(took):,.0f}" if took else f"> {caps}",
-            f"{max(took):,}" if took else "",
-            f"{np.mean([t.wrong for t in done]):.1f}" if done else "",
-            f"{np.mean([t.wrong for t in of_kind if t not in done]):.0f}" if len(done) < len(of_kind) else "",
-        ]
+def markdown(heads: list[str], lines: list[list[str]]) -> str:
+    ruler = "|---" * 2 + "|---:" * (len(heads) - 2) + "|"
+    return "\n".join(["| " + " | ".join(heads) + " |", ruler, *("| " + " | ".join(line) + " |" for line in lines)])
+
+
+def successes(trials: list[Trial]) -> str:
+    """How many, of how many, and the mean of the sequences that they took."""
+    took = [t.sequences for t in trials if t.sequences is not None]
+    return f"{len(took)}/{len(trials)}" + (f": {np.mean(took):,.0f}" if took else "")
+
+
+def wrong(trials: list[Trial]) -> str:
+    """The mean, of the trials that succeeded."""
+    found = [t.wrong for t in trials if t.sequences is not None]
+    return f"{np.mean(found):.1f}" if found else ""
 
 
 def print_table(args: argparse.Namespace) -> None:
-    """As Markdown."""
+    """As Markdown: a row for each task, a column for each network."""
     trials = read(args.results)
-    heads = ["network", "weights", "successes", "sequences: mean", "most", "wrong of 2,560", "wrong where capped"]
-    for task in chosen(args.tasks):
-        caps = sorted({t.cap for t in trials if t.task == task.name})
-        if not caps:
-            continue
-        print(f"\n**{task.name}: {task.title}.** Lag {task.lag}; cap {'/'.join(f'{c:,}' for c in caps)} sequences.\n")
-        print("| " + " | ".join(heads) + " |\n|---|" + "---:|" * (len(heads) - 1))
-        if task.paper:
-            print(f"| *LSTM, the paper* | {task.paper_weights} | | {task.paper} | | | |")
-        for row in rows(task, trials):
-            print("| " + " | ".join(row) + " |")
+    kinds = [kind.name for kind in KINDS if any(t.kind == kind.name for t in trials)]
+    for title, cell in (
+        ("Trials that succeeded, of all: sequences until then, in the mean.", successes),
+        ("Wrong of 2,560 new sequences, after success; in the mean.", wrong),
+    ):
+        lines = []
+        for task in chosen(args.tasks):
+            of_task = [t for t in trials if t.task == task.name]
+            if of_task:
+                caps = "/".join(f"{cap:,}" for cap in sorted({t.cap for t in of_task}))
+                cells = [cell([t for t in of_task if t.kind == name]) for name in kinds]
+                lines.append([f"{task.name} {task.title}", caps, task.paper or "-", *cells])
+        print(f"\n{title}\n\n{markdown(['task', 'cap', 'LSTM, the paper', *kinds], lines)}")
+    print("\nWeights.\n")
+    for name in kinds:
+        sizes = {t.task: t.weights for t in trials if t.kind == name}
+        print(f"{name}: " + ", ".join(f"{task} {size:,}" for task, size in sizes.items()))
 
 
 def print_times(rounds: int = 15) -> None:

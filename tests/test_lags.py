@@ -199,5 +199,5 @@ def test_goes_on(tmp_path: Path) -> None:
     lines = results.read_text().splitlines()
     assert lines[:4] == first
     assert len({json.dumps({**json.loads(line), "seconds": 0}) for line in lines}) == len(lines) == 8
-    assert "| RNN | 1,121 | 0 of 2 | > 32 |" in table
-    assert "*LSTM, the paper*" in table
+    assert "| 3a two sequences, one element | 32 | 64,330 | 0/2 | 0/2 |" in table
+    assert "GRU: 3a 3,329, 4 3,425" in table
