@@ -18,26 +18,11 @@
 
 #include <cstdint>
 
+// RNN_UNROLL unrolls a loop of constant length; RNN_ROLLED keeps a loop short that nvcc would unroll.
 #if defined(__CUDACC__)
 #define RNN_INLINE __host__ __device__ __forceinline__
-#elif defined(_MSC_VER)
-#define RNN_INLINE __forceinline
-#else
-#define RNN_INLINE inline __attribute__((always_inline))
-#endif
-
-// gcc keeps an array of vectors in registers only if every index into it is a constant early enough. RNN_UNROLL before
-// a loop of constant length makes it so. RNN_ROLLED keeps a loop short that nvcc would unroll.
-#if defined(__CUDACC__)
 #define RNN_UNROLL _Pragma("unroll")
 #define RNN_ROLLED _Pragma("unroll 1")
-#elif defined(__clang__)
-#define RNN_UNROLL _Pragma("clang loop unroll(full)")
-#define RNN_ROLLED
-#elif defined(__GNUC__)
-#define RNN_UNROLL _Pragma("GCC unroll 64")
-#define RNN_ROLLED
 #else
-#define RNN_UNROLL
-#define RNN_ROLLED
+#include "../platform/compiler.hpp"
 #endif
