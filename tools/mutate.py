@@ -51,7 +51,7 @@ AREAS = {
         "csrc/cpu/barrier.cpp",
         "csrc/buffer.cpp",
         "csrc/cpu/threads.cpp",
-        "csrc/cpu/float_environment.hpp",
+        "csrc/platform/float_environment.hpp",
     ],
     "dispatch": ["csrc/cpu/dispatch.cpp", "csrc/cpu/kernels.cpp"],
     "vectors": ["csrc/cpu/vec_*.hpp"],

@@ -5,10 +5,10 @@
 #include <string>
 
 #include "../cpu/dispatch.hpp"
-#include "../cpu/float_environment.hpp"
 #include "../cpu/openmp.hpp"
 #include "../cpu/threads.hpp"
 #include "../machine.hpp"
+#include "../platform/float_environment.hpp"
 #include "../run.hpp"
 #include "../sizes.hpp"
 #include "arrays.hpp"

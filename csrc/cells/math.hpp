@@ -11,7 +11,7 @@
 //   choose(s, a, b)      s > 0 ? a : b
 //   V(t)                 t in every lane
 //   V::exp2_int(m)       2^n for m = n + kRoundMagic (activations.hpp), exact; 0 for the n below the smallest exponent
-// Subnormal operands and results count as zeros (cpu/float_environment.hpp).
+// Subnormal operands and results count as zeros (platform/float_environment.hpp).
 // Each of them gives the same bits on every machine, and so do all formulas that are made of them, as long as the
 // compiler contracts and reorders nothing (-ffp-contract=off, no -ffast-math).
 #pragma once
