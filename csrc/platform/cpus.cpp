@@ -111,7 +111,7 @@ CacheSizes cache_sizes() {
           static_cast<double>(ask_for_cores("l3cachesize"))};
 }
 
-#else
+#elif defined(_WIN32)
 
 int count_usable_cpus() {
   DWORD_PTR mine = 0, all = 0;  // zero if the process has threads in several groups of 64 CPUs
@@ -140,6 +140,8 @@ CacheSizes cache_sizes() {
   return sizes;
 }
 
+#else
+#error "fusedrnn: expected Linux, macOS or Windows"
 #endif
 
 }  // namespace fusedrnn
