@@ -7,7 +7,7 @@
 namespace fusedrnn {
 
 // Some of these are built, at least one: RNN_HAVE_... says which.
-extern const Kernels kernels_avx512, kernels_avx2, kernels_portable;
+extern const Kernels kernels_avx512, kernels_avx2, kernels_neon, kernels_portable;
 
 namespace {
 
@@ -27,6 +27,9 @@ const Candidate kCandidates[] = {
 #endif
 #if defined(RNN_HAVE_AVX2)
     {&kernels_avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+#endif
+#if defined(RNN_HAVE_NEON)
+    {&kernels_neon, [] { return true; }},  // every 64-bit ARM has it, with multiply-adds
 #endif
 #if defined(RNN_HAVE_PORTABLE)
     {&kernels_portable, [] { return true; }},

@@ -8,6 +8,8 @@ namespace fusedrnn {
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("isb");  // most cores take `yield` for nothing
 #endif
 }
 
