@@ -9,7 +9,7 @@
 namespace fusedrnn {
 
 // Some of these are built, at least one: RNN_HAVE_... says which.
-extern const Kernels kernels_avx512, kernels_avx2, kernels_portable;
+extern const Kernels kernels_avx512, kernels_avx2, kernels_neon, kernels_portable;
 
 namespace {
 
@@ -24,6 +24,9 @@ const Candidate kCandidates[] = {
 #endif
 #if defined(RNN_HAVE_AVX2)
     {&kernels_avx2, has_avx2},
+#endif
+#if defined(RNN_HAVE_NEON)
+    {&kernels_neon, [] { return true; }},  // every 64-bit ARM has it, with multiply-adds
 #endif
 #if defined(RNN_HAVE_PORTABLE)
     {&kernels_portable, [] { return true; }},

@@ -11,17 +11,20 @@
 #include <intrin.h>
 #endif
 
-// RNN_INLINE: inline it, whatever the compiler thinks of its size. RNN_NOINLINE: never. RNN_EXPORT: a C function that
-// other libraries find in the module. RNN_INLINE_LAMBDA, before a lambda's body: inline it before anything else; gcc
-// takes a function that does nothing but prefetch for one without effect, and drops its calls, unless it is gone before
-// gcc looks. cl has no such place for a lambda, and inlines small ones anyway.
+// RNN_INLINE: inline it, whatever the compiler thinks of its size. RNN_NOINLINE: never inline it. RNN_SELDOM: nor take
+// it for a function that is called often. RNN_EXPORT: a C function that other libraries find in the module.
+// RNN_INLINE_LAMBDA, before a lambda's body: inline it before anything else; gcc takes a function that does nothing but
+// prefetch for one without effect, and drops its calls, unless it is gone before gcc looks. cl has no such place for a
+// lambda, and inlines small ones anyway.
 #if defined(__GNUC__) || defined(__clang__)
 #define RNN_INLINE inline __attribute__((always_inline))
 #define RNN_NOINLINE __attribute__((noinline))
+#define RNN_SELDOM __attribute__((noinline, cold))
 #define RNN_INLINE_LAMBDA __attribute__((always_inline))
 #else
 #define RNN_INLINE __forceinline
 #define RNN_NOINLINE __declspec(noinline)
+#define RNN_SELDOM __declspec(noinline)
 #define RNN_INLINE_LAMBDA
 #endif
 #if defined(_WIN32)
