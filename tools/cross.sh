@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The core and the stress test for other systems, on Linux: compiles and links both for Windows and macOS by Zig's
-# clang (pip install ziglang), and runs the one for Windows under Wine (apt-get install wine64). Its results must have
+# clang (pip install ziglang), and runs the one for Windows under Wine (apt-get install wine). Its results must have
 # the bits of the one for this machine.
 #
 #     tools/cross.sh
