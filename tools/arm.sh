@@ -16,14 +16,14 @@ shift
 mkdir -p "$folder"
 
 prepare() {
-  if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
+  if ! command -v aarch64-linux-gnu-g++ || ! command -v qemu-aarch64-static || ! python3.11 -c "import ensurepip"; then
     apt-get update -qq
     apt-get install -qq --no-install-recommends g++-aarch64-linux-gnu qemu-user-static python3-venv
-  fi
-  [ -e "$folder/venv/bin/ninja" ] || {
+  fi >/dev/null
+  if [ ! -e "$folder/venv/bin/ninja" ]; then
     python3.11 -m venv "$folder/venv"
     "$folder/venv/bin/pip" install --quiet cmake ninja "pybind11>=3"
-  }
+  fi
   PATH=$folder/venv/bin:$PATH
 }
 
@@ -48,7 +48,7 @@ python_for_arm() {
   # Its own name is that of this file, so that the processes which tests start are emulated too.
   cat >"$folder/python" <<PYTHON
 #!/bin/sh
-PYTHONHOME=$folder/root/usr PYTHONPATH=\$PYTHONPATH:$folder/package:$folder/site \\
+PYTHONHOME=$folder/root/usr PYTHONPATH=\${PYTHONPATH:+\$PYTHONPATH:}$folder/package:$folder/site \\
   exec qemu-aarch64-static -0 $folder/python -L $folder/root $folder/root/usr/bin/python3.11 "\$@"
 PYTHON
   chmod +x "$folder/python"
