@@ -97,8 +97,8 @@ def plot(path, losses):
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(2, 1))
-    epochs = np.arange(1, losses.shape[-1] + 1)
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(2, 1), layout="tight")
+    epochs = range(1, losses.shape[-1] + 1)
     solid, dashed = {"color": "#0072b2", "linewidth": 3, "alpha": 0.5}, {"color": "#d55e00", "linestyle": "--"}
     for i, style in enumerate((solid, dashed)):
         top.plot(epochs, losses[:, i].T, **style)[0].set_label(NAMES[i])
@@ -108,7 +108,6 @@ def plot(path, losses):
     bottom.plot(epochs, difference, color="#555555", label="largest of the seeds")
     bottom.set(yscale="log", xlabel="epoch", ylabel="difference of the losses, nats")
     bottom.legend()
-    figure.tight_layout()
     figure.savefig(path)
 
 
@@ -135,7 +134,8 @@ def main():
             print(f"{name}: {right[:, i].mean():.2f} ± {right[:, i].std():.2f}% right, ", end="")
             print(f"loss {losses[:, i, 0].mean():.4f} to {losses[:, i, -1].mean():.4f}, ", end="")
             print(f"{np.median(seconds[:, i]):.3f} s an epoch")
-        print(f"losses differ by at most {np.abs(losses[:, 0] - losses[:, 1]).max():.1e}")
+        print(f"losses differ by at most {np.abs(losses[:, 0] - losses[:, 1]).max():.1e}; ", end="")
+        print(f"fusedrnn's kernels took {frt.routes().native} calls")
         if args.plot:
             plot(args.plot, losses)
 
