@@ -1,8 +1,8 @@
 """Who is speaking? Three bidirectional LSTM layers of PyTorch read an utterance, and a linear layer classifies the mean
 of what they put out. The same model, changed by one call of fusedrnn.torch.convert, learns beside it, from the same
-weights, batches and masks of dropout. Their losses are compared: only rounding differs, which training magnifies. The
-epochs are timed in turns. Nine men say the vowels a and e; 12 LPC cepstrum coefficients a frame, 7 to 29 frames (Kudo, Toyama & Shimbo,
-Pattern Recognition Letters 20, 1999; the data come with the package aeon). 270 utterances to learn from, 370 to test.
+weights, batches and masks of dropout. Their losses are compared, and
+the epochs timed in turns. Nine men say the vowels a and e; 12 LPC cepstrum coefficients a frame, 7 to 29 frames (Kudo,
+Toyama & Shimbo, Pattern Recognition Letters 20, 1999; the data come with the package aeon).
 
 pip install '.[bench,torch]'
 pip download --no-deps aeon==1.6.0 -d data
