@@ -6,6 +6,7 @@ import gzip
 import importlib.util
 import io
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -23,9 +24,13 @@ from stacks import STACKED, make_layer
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def printed(name: str, *arguments: str) -> str:
-    command = [sys.executable, str(EXAMPLES / name), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def printed(name: str, *arguments: str, processes: int = 1) -> str:
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(launch if processes > 1 else []), str(EXAMPLES / name), *arguments]
+    env = os.environ | {"GLOO_SOCKET_IFNAME": "lo"}  # whatever the name of the machine resolves to
+    ran = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 def test_brackets() -> None:
@@ -93,9 +98,9 @@ def test_rain() -> None:
     assert off < same_off - 0.03
 
 
-def test_sentiment(tmp_path: Path, rng: np.random.Generator) -> None:
-    """Learns to tell snippets of few words apart, from a file as it lies in the real archive."""
-    need("rich")
+@pytest.fixture
+def snippets(tmp_path: Path, rng: np.random.Generator) -> str:
+    """A folder with 600 snippets of few words, in a file as it lies in the real archive."""
     lines = []
     for i in range(600):
         mean = rng.choice([-1, 1]) * rng.uniform(0.1, 4)
@@ -114,11 +119,62 @@ def test_sentiment(tmp_path: Path, rng: np.random.Generator) -> None:
     inner = packed("hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt", "\r\n".join(lines).encode())
     outer = packed("vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz", inner)
     (tmp_path / "vaderSentiment-3.3.2.tar.gz").write_bytes(outer)
-    output = printed("sentiment.py", str(tmp_path), "--seeds", "1", "--epochs", "6")
+    return str(tmp_path)
+
+
+def test_sentiment(snippets: str) -> None:
+    """Learns to tell snippets of few words apart."""
+    need("rich")
+    output = printed("sentiment.py", snippets, "--seeds", "1", "--epochs", "6")
     assert "600 snippets" in output
     found = re.findall(r"^(RNN|GRU|LSTM|LSTM, both directions) +([\d.]+) ± 0.0% right", output, re.MULTILINE)
     assert len(found) == 4
     assert all(float(right) > 90 for _, right in found), output
+
+
+def test_sentiment_with_torch(snippets: str) -> None:
+    """Three ways of one model: equal scores before, which the program itself asserts, and all of them learn."""
+    need("rich", "torch")
+    output = printed("sentiment_torch.py", snippets, "--epochs", "6", "--threads", "1")
+    assert output.lstrip().startswith("seconds an epoch, median of 6, 1 threads\n")
+    found = re.findall(r" (\w+|torch\.nn|torch\.nn, converted) +[\d.]+ s, then ([\d.]+)% right\n", output)
+    assert [way for way, _ in found] == 4 * ["fusedrnn", "torch.nn", "torch.nn, converted"], output
+    assert all(float(right) > 85 for _, right in found), output
+
+
+@pytest.fixture
+def vowels(tmp_path: Path, rng: np.random.Generator) -> str:
+    """A folder with utterances of nine speakers, in files as they lie in the real wheel."""
+    means = rng.standard_normal((9, 12))
+    with zipfile.ZipFile(tmp_path / "aeon-1.6.0-py3-none-any.whl", "w") as wheel:
+        for part, count in {"TRAIN": 30, "TEST": 10}.items():
+            lines = ["#a comment: of the data", "@classLabel true 1 2 3 4 5 6 7 8 9", "@data"]
+            for speaker in np.repeat(np.arange(9), count):
+                frames = means[speaker] + rng.standard_normal((rng.integers(7, 15), 12))
+                lines.append(":".join([*(",".join(map(str, column)) for column in frames.T), str(speaker + 1)]))
+            name = f"aeon/datasets/data/JapaneseVowels/JapaneseVowels_{part}.ts"
+            wheel.writestr(name, "\n".join(lines) + "\n")
+    return str(tmp_path)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_speech(vowels: str, processes: int) -> None:
+    """torch.nn and fusedrnn learn alike, and it was fusedrnn that ran."""
+    need("rich", "torch")
+    sizes = "--seeds", "1", "--epochs", "6", "--units", "32", "--layers", "2", "--threads", "1"
+    output = printed("speech.py", vowels, *sizes, processes=processes)
+    gaussians = re.search(r"frames: ([\d.]+)% right\n", output)
+    found = re.findall(r"(torch.nn|fusedrnn): ([\d.]+) ± 0.00% right, loss ([\d.]+) to ([\d.]+), ", output)
+    assert gaussians
+    assert float(gaussians[1]) > 95
+    assert [name for name, *_ in found] == ["torch.nn", "fusedrnn"], output
+    for _, right, first, last in found:
+        assert float(right) > 60, output  # a guess finds 11
+        assert float(last) < 0.9 * float(first), output
+    end = re.search(r"losses differ by at most (\S+); fusedrnn's kernels took (\d+) calls\n", output)
+    assert end
+    assert float(end[1]) < 1e-4
+    assert int(end[2]) >= 6 * 9 + 1  # batches, and the test
 
 
 def test_trajectories(tmp_path: Path, rng: np.random.Generator) -> None:
