@@ -15,13 +15,13 @@ import time
 import numpy as np
 import torch
 from rich.progress import Progress
-from sentiment import DROPPED, EMBEDDING, LAYERS, UNITS, Classifier, batches, divided, read
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
-from training import Adam
 
 import fusedrnn
 import fusedrnn.torch as frt
+from sentiment import DROPPED, EMBEDDING, LAYERS, UNITS, Classifier, batches, divided, read
+from training import Adam
 
 RATE, CLIP = 2e-3, 1.0
 NAMES = "NumPy and fusedrnn", "torch.nn", "torch.nn, converted"

@@ -1,5 +1,5 @@
-"""The data of speech.py: nine men say the vowels a and e; 12 LPC cepstrum coefficients a frame, 7 to 29 frames an
-utterance (Kudo, Toyama & Shimbo, Pattern Recognition Letters 20, 1999), as the package aeon ships them."""
+"""The data of speech.py, as the package aeon ships them, and its plot: nine men say the vowels a and e; 12 LPC cepstrum
+coefficients a frame, 7 to 29 frames an utterance (Kudo, Toyama & Shimbo, Pattern Recognition Letters 20, 1999)."""
 
 import zipfile
 from pathlib import Path
@@ -35,3 +35,23 @@ def by_gaussians(train, test):
     fits = [torch.distributions.MultivariateNormal(x.mean(dim=0), x.T.cov()) for x in frames]
     found = [int(torch.stack([fit.log_prob(x).sum() for fit in fits]).argmax()) for x, _ in test]
     return 100 * sum(s == speaker for s, (_, speaker) in zip(found, test, strict=True)) / len(test)
+
+
+def plot(path, losses, names):
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6), sharex=True, height_ratios=(2, 1), layout="tight")
+    epochs = range(1, losses.shape[-1] + 1)
+    solid, dashed = {"color": "#0072b2", "linewidth": 3, "alpha": 0.5}, {"color": "#d55e00", "linestyle": "--"}
+    for i, style in enumerate((solid, dashed)):
+        top.plot(epochs, losses[:, i].T, **style)[0].set_label(names[i])
+    top.set(yscale="log", ylabel="loss in training, nats")
+    top.legend()
+    difference = abs(losses[:, 0] - losses[:, 1]).max(axis=0)
+    bottom.plot(epochs, difference, color="#555555", label="largest of the seeds")
+    bottom.set(yscale="log", xlabel="epoch", ylabel="difference, nats")
+    bottom.legend()
+    figure.savefig(path)
