@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 from rich.progress import Progress
-from seq2seq import END, SequenceToSequence, edit_distance
-from training import Adam
 
 import fusedrnn
+from seq2seq import END, SequenceToSequence, edit_distance
+from training import Adam
 
 BATCH, DROPPED, RATE, WARM = 64, 0.2, 4e-3, 0.03  # WARM: the share of all steps in which the rate rises to RATE
 LONGEST, WIDTHS = 30, {"greedy": 1, "beam of 5": 5}  # phonemes of a word; beginnings that a search keeps

@@ -1,9 +1,9 @@
 """Sequence to sequence with recurrent layers: an encoder and a decoder, attention with its gradients, beam search."""
 
 import numpy as np
-from training import cross_entropy, uniform
 
 import fusedrnn
+from training import cross_entropy, uniform
 
 END = 0  # the symbol before and after each sequence that a decoder makes
 
