@@ -17,7 +17,7 @@ import argparse
 import numpy as np
 from rich.progress import Progress
 from training import Adam, cross_entropy, uniform
-from tunes import copied, distinct, kneser_ney, read, save
+from tunes import copied, distinct, full_bars, kneser_ney, read, save
 
 import fusedrnn
 
@@ -91,7 +91,7 @@ def learned(parts, units, epochs, seed, tick):
         bits = writer.bits(parts[1])
         if bits < best[0]:
             best = bits, {name: p.copy() for name, p in writer.parameters.items()}
-        tick(bits)
+        tick(f"seed {seed}: {bits:.3f} bits")
     for name, p in writer.parameters.items():
         p[:] = best[1][name]
     return writer
@@ -120,17 +120,24 @@ def main():
     found = []
     with Progress(transient=True) as progress:
         task = progress.add_task("learning", total=args.seeds * args.epochs)
+
+        def tick(said):
+            progress.update(task, advance=1, description=said)
+
         for seed in range(args.seeds):
-            writer = learned(parts, args.units, args.epochs, seed, lambda bits: progress.advance(task))
+            writer = learned(parts, args.units, args.epochs, seed, tick)
             found.append(writer.bits(parts[2]))
             progress.console.print(f"seed {seed}: {found[-1]:.3f} bits a character")
     print(f"LSTM: {np.mean(found):.3f} ± {np.std(found):.3f} bits a character")
     rng = np.random.default_rng(0)
     written = [writer.write(args.temperature, rng) for _ in range(20)]
-    for name, some in (("written", written), ("of the test", parts[2][:20])):
-        stretches = [copied(tune, texts[0]) for tune in some]
-        print(f"tunes {name}: {np.median([len(t) for t in some]):.0f} characters, of which at most ", end="")
-        print(f"{np.median(stretches):.0f} in a row are in one of the training (medians of 20)")
+    for name, some in (("written", written), ("of the test", parts[2])):
+        full = np.mean([bar for tune in some for bar in full_bars(tune)])
+        longest = [copied(tune, texts[0]) for tune in some]
+        print(
+            f"{len(some)} tunes {name}: {100 * full:.1f}% of bars full; characters in a row that some training", end=""
+        )
+        print(f" tune has, too: {np.median(longest):.0f} in the median, at most {max(longest)}")
     print(abc := "X:1\n" + written[0])
     if args.save:
         save(args.save, abc)

@@ -1,10 +1,11 @@
 """What music.py needs beside its network: the tunes, without those that are nearly the same; the baseline
-Kneser-Ney; and score and sound of a tune."""
+Kneser-Ney; and what is asked of a written tune: whether its bars are full and how much is copied, score and sound."""
 
 import importlib.util
 import re
 import zipfile
 from collections import Counter, defaultdict
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,25 @@ def kneser_ney(known, text, learn=False):
     return np.array(bits)
 
 
+def full_bars(tune):
+    """Of each bar, whether its notes fill the metre; around upbeats they do not."""
+    fields = {"L": "1/8", "M": "C"} | dict(re.findall(r"(?m)^([ML]):(C\|?|\d+/[1-9]\d*)$", tune))
+    metre, unit = (Fraction({"C": "1", "C|": "1"}.get(fields[k], fields[k])) for k in "ML")
+    notes = re.sub(r"(?m)^[MLK]:.*$|\[[MLK]:[^]]*\]|\{[^}]*\}", "", tune)  # {}: grace notes
+    notes = re.sub(r"\[([_^=]*[A-Ga-g][^A-Ga-g\]|]*)[^\]|]*\]", r"\1", notes)  # of a chord, the first note
+    for bar in re.split(r"[|:\[\]]*\|[|:\[\]]*\d?|::", notes):
+        length, triplet = Fraction(0), 0
+        for three, times, slashes, parts in re.findall(r"(\(3)|[A-Ga-gxz][,']*(\d*)(/*)((?:[1-9]\d*)?)", bar):
+            if three:
+                triplet = 3
+                continue
+            value = Fraction(int(times or 1), int(parts or 2 ** len(slashes)))
+            length += value * (Fraction(2, 3) if triplet > 0 else 1)
+            triplet -= 1
+        if length:
+            yield length * unit == metre
+
+
 def copied(tune, text):
     """The longest stretch of the tune's characters that is in the text."""
     longest = 0
@@ -110,7 +130,8 @@ def save(name, abc):
 
     verovio.enableLog(verovio.LOG_OFF)
     toolkit = verovio.toolkit()
-    toolkit.setOptions({"inputFrom": "abc", "scale": 40, "adjustPageHeight": True, "header": "none", "footer": "none"})
+    page = {"scale": 40, "pageHeight": 6000, "adjustPageHeight": True, "header": "none", "footer": "none"}
+    toolkit.setOptions({"inputFrom": "abc", "expandNever": True, **page})  # to play repeats, 6.4.1 can crash
     if not toolkit.loadData(abc):
         raise ValueError(f"verovio cannot read the tune:\n{abc}")
     Path(f"{name}.svg").write_text(svg := toolkit.renderToSVG(1))
