@@ -4,7 +4,7 @@ The tunes are those of two collections in music21's corpus, Ryan's Mammoth Colle
 Ireland (1903). Kept are the lines of notes and the fields M (metre), L (unit length) and K (key). Of tunes that share
 much of their melody, in whatever key, one is kept. Eight of ten tunes are learned from, one chooses the epoch and the
 order of the baseline, one tests. The baseline is interpolated Kneser-Ney (Chen & Goodman 1999), of fixed counts and of
-counts that go on through the tunes of the test, as a compressor's do: most of a tune is said twice.
+counts that go on through the tunes of the test, as a compressor's do: tunes repeat their phrases.
 
 pip install '.[bench]'
 pip download --no-deps music21==10.5.1 -d data            # 20 MB, of which 1.2 are read
