@@ -320,6 +320,30 @@ def test_beam_search_of_the_examples(rng: np.random.Generator, monkeypatch: pyte
     assert search(1) != search(81)
 
 
+def test_music(tmp_path: Path, rng: np.random.Generator) -> None:
+    """Learns that bars have eight notes, which no context of few characters tells, from files as in the real wheel."""
+    need("rich")
+
+    def tune(key: str, letters: str, notes: np.ndarray) -> str:
+        lines = ["|".join("".join(letters[n] for n in bar) for bar in line) + "| \\" for line in notes]
+        return f"X: 1\nT: Zyx\nK: {key}\nM: C|\n" + "\n".join(lines) + '\nW: zyx %z\n"zyx"|]\n\n'
+
+    melodies = rng.integers(0, 4, (400, 3, 4, 8))
+    tunes = [tune("G", "GABc", notes) for notes in melodies]
+    with zipfile.ZipFile(tmp_path / "music21-10.5.1-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("music21/corpus/oneills1850/0001-0399.abc", "\n".join(tunes[:-1]))
+        wheel.writestr("music21/corpus/ryansMammoth/Zyx.abc", tunes[-1].replace("\n", "\r\n"))
+        wheel.writestr("music21/corpus/ryansMammoth/Xyz.abc", tune("D", "defg", melodies[7]))  # in another key
+        wheel.writestr("music21/corpus/essenFolksong/irl.abc", tunes[0])
+    output = printed("music.py", str(tmp_path), "--seeds", "1", "--units", "64", "--epochs", "14")
+    assert output.startswith("401 tunes, 400 distinct; ")
+    found = re.findall(r"^(?:Kneser-Ney, .*|LSTM): ([\d.]+)(?: ± 0.000)? bits a character", output, re.MULTILINE)
+    fixed, going_on, ours = map(float, found)
+    entropy = 2 * 96 / len("M:C|\nK:G\n" + 3 * (4 * "GABcGABc|" + "\n") + "|]\n\n")  # four letters tell two bits
+    assert entropy < ours < 1.12 * entropy, output
+    assert ours < min(fixed, going_on) - 0.2, output
+
+
 def test_the_optimiser_of_the_examples(rng: np.random.Generator) -> None:
     """Adam's first step has the length of the rate in each element; decay pulls to zero beside it."""
     training = runpy.run_path(str(EXAMPLES / "training.py"))
