@@ -16,7 +16,6 @@ html_title = f"fusedrnn {version}"
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton", "made_pages"]
 exclude_patterns = ["_build", "_ext"]
 myst_heading_anchors = 4  # as the repository's own site has them
-myst_enable_extensions = ["attrs_block"]
 
 default_role = "py:obj"
 autodoc_class_signature = "mixed"

@@ -38,17 +38,23 @@ def relinked(text: str, source: Path, page: Path) -> str:
     """The text of `source` with links that lead on from `page`."""
 
     def link(match: re.Match[str]) -> str:
-        to = page_of((source.parent / match[1]).resolve())
+        target = (source.parent / match[1]).resolve()
+        if not target.exists():
+            return match[0]  # code that looks like a link; or a broken one, of which MyST warns
+        to = page_of(target)
         return f"]({os.path.relpath(to, page.parent)}{match[2] or ''})"
 
     return LINK.sub(link, text)
 
 
-def write(page: Path, text: str) -> None:
-    """Leaves a page alone that is as it was, so that Sphinx need not read it again."""
-    page.parent.mkdir(parents=True, exist_ok=True)
-    if not page.exists() or page.read_text() != text:
-        page.write_text(text)
+def write(pages: dict[Path, str]) -> None:
+    """Leaves a page alone that is as it was, so that Sphinx need not read it again, and removes those of before."""
+    for page in {*MADE.rglob("*.md"), *MADE.rglob("*.rst")} - pages.keys():
+        page.unlink()
+    for page, text in pages.items():
+        page.parent.mkdir(parents=True, exist_ok=True)
+        if not page.exists() or page.read_text() != text:
+            page.write_text(text)
 
 
 def program(name: str) -> str:
@@ -57,13 +63,11 @@ def program(name: str) -> str:
 
 
 def make(app: Any, config: Any) -> None:
-    for name in TEXTS:
-        write(PAGES[name], relinked((ROOT / name).read_text(), ROOT / name, PAGES[name]))
-    for name in PROGRAMS:
-        write(PAGES[name], program(name))
-    for page, text in reference_pages.pages().items():
-        write(MADE / "api" / page, text)
-    write(MADE / "figures.md", figures_page.page(ROOT / "bench/results", MADE))
+    pages = {PAGES[name]: relinked((ROOT / name).read_text(), ROOT / name, PAGES[name]) for name in TEXTS}
+    pages |= {PAGES[name]: program(name) for name in PROGRAMS}
+    pages |= {MADE / "api" / page: text for page, text in reference_pages.pages().items()}
+    pages[MADE / "figures.md"] = figures_page.page(ROOT / "bench/results", MADE)
+    write(pages)
 
 
 def mend(app: Any, name: str, source: list[str]) -> None:
