@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -61,10 +62,8 @@ def test_the_history_of_results_is_read_from_git(tmp_path: Path) -> None:
     assert "is committed" in refused.stderr
 
 
-def test_release_notes_are_the_section_of_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(ROOT / "tools")
-    from release_notes import notes_of
-
+def test_release_notes_are_the_section_of_a_version() -> None:
+    notes_of = runpy.run_path(str(ROOT / "tools" / "release_notes.py"))["notes_of"]
     changelog = "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2020-01-02\n\n### Added\n- b\n\n## [0.1.0]\n- a\n"
     assert notes_of("0.2.0", changelog) == "### Added\n- b"
     assert notes_of("0.1.0", changelog) == "- a"

@@ -29,7 +29,8 @@ def main() -> None:
         sys.exit(f"expected an installed package, got {fusedrnn.__file__}")
     common = ROOT / "tools" / "common"
     options = ["-q", "-c", os.devnull, f"--rootdir={ROOT}", "--import-mode=importlib", "-p", "no:cacheprovider"]
-    failed = pytest.main([*options, "-o", f"pythonpath={common}", str(ROOT / "tests" / "test_minimal.py")])
+    options += ["-o", f"pythonpath={common}", "-o", "markers=quick: the first check"]
+    failed = pytest.main([*options, str(ROOT / "tests" / "test_minimal.py")])
     if failed:
         sys.exit(int(failed))
     sys.exit(subprocess.run([sys.executable, str(ROOT / "tools" / "bits.py"), "--quick"]).returncode)

@@ -74,12 +74,10 @@ def build(python: Path, work: Path, env: dict[str, str], isas: str) -> Path:
     raw = work / "raw"
     shutil.rmtree(raw, ignore_errors=True)
     settings = [f"build-dir={work / 'build'}", f"cmake.define.FUSEDRNN_ISAS={isas}"]
-    options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-w", raw]
+    options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", f"--wheel-dir={raw}"]
+    options += [f"--config-settings={s}" for s in settings]  # which an older pip has not as -C
     path = f"{inside.parent}{os.pathsep}{os.environ['PATH']}"
-    run(
-        [inside, "-m", "pip", "wheel", *options, *(f"-C{s}" for s in settings), ROOT],
-        env=os.environ | env | {"PATH": path},
-    )
+    run([inside, "-m", "pip", "wheel", *options, ROOT], env=os.environ | env | {"PATH": path})
     (wheel,) = raw.glob("*.whl")
     return wheel
 
