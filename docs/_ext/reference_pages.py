@@ -24,7 +24,7 @@ each row, or None; *Resets* is an array of bools, or None; *Masks* are arrays of
 
 
 def _page(title: str, module: ModuleType, names: list[str], text: str | None = "") -> str:
-    parts = [title, "=" * len(title), f".. py:currentmodule:: {module.__name__}", text or ""]
+    parts = [f"{title}\n{'=' * len(title)}", f".. py:currentmodule:: {module.__name__}", text or ""]
     for name in names:
         if inspect.isclass(getattr(module, name)):
             members = "\n   :members:" if module is fusedrnn and name in WITH_METHODS else ""
