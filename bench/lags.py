@@ -1,11 +1,11 @@
 """Long time lags: which cells learn what their papers say, and how fast.
 
-The experiments of Hochreiter & Schmidhuber, "Long short-term memory" (1997), with the paper's criteria: see
-`lag_tasks.py`. Networks are those of `lag_networks.py`; they learn by Adam from sequences drawn anew each time, 16 at
-once. A trial ends with success, or when it has seen the task's cap of sequences.
+The experiments of Hochreiter & Schmidhuber, "Long short-term memory" (1997), with the paper's criteria, but for the
+long grammar, which is ours: see `lag_tasks.py`. Networks are those of `lag_networks.py`; they learn by Adam from
+sequences drawn anew each time, 16 at once. A trial ends with success, or when it has seen the task's cap of sequences.
 
     python bench/lags.py                          # two trials of each, few sequences: a look
-    python bench/lags.py --full                   # ten trials of each, 30 of the grammar: up to two hours
+    python bench/lags.py --full                   # ten trials of each, 30 of the grammar: two hours on two cores
     python bench/lags.py --table                  # the table of what has been run
     python bench/lags.py --pictures docs          # gradients and gates, of networks trained for them
     python bench/lags.py --times                  # of a sequence in training, and of a step of a stream
@@ -36,7 +36,7 @@ from training import Adam
 
 BATCH = 16
 CHECK_EVERY = 50  # batches, where the criterion is of new sequences
-# One thread each; freed memory is kept, as fresh pages take time.
+# Of the processes of trials: one thread each; freed memory is kept, as fresh pages take time.
 OF_PROCESSES = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "100000000",
@@ -116,12 +116,7 @@ def run(args: argparse.Namespace, console: Console) -> None:
     ]
     left = [job for job in jobs if (job[0].name, job[1].name, *job[2:]) not in done]
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    # Of the processes that are started now: one thread each; freed memory is kept, as fresh pages take time.
-    os.environ |= {
-        "OPENBLAS_NUM_THREADS": "1",
-        "MALLOC_MMAP_THRESHOLD_": "100000000",
-        "MALLOC_TRIM_THRESHOLD_": "1000000000",
-    }
+    os.environ |= OF_PROCESSES
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(args.jobs, context, fusedrnn.set_num_threads, (1,)) as pool,
