@@ -12,9 +12,8 @@ import _common  # noqa: F401
 import fusedrnn
 from fusedrnn.reference.backend import ReferenceWeights
 from grammar import Array
-from lag_networks import KINDS, Kind, Network
-from lag_tasks import TASKS, Sequences, Task
-from lags import trained
+from lag_networks import KINDS, Kind, Network, trained
+from lag_tasks import TASKS, Sequences, Task, X, Y
 
 TASK = "6a"  # what networks of the pictures learn
 SEED = 0
@@ -99,7 +98,7 @@ def carrier(network: Network, s: Sequences, marked: Array) -> tuple[int, dict[st
     length = s.lengths[0]
     symbols = s.x[:length, 0].copy()
     one = trace(network, network.input(symbols))
-    symbols[marked[0]] = 6 + 7 - symbols[marked[0]]
+    symbols[marked[0]] = X + Y - symbols[marked[0]]
     memory = "c" if "c" in one else "h"
     other = trace(network, network.input(symbols))
     apart = np.abs(one[memory] - other[memory])[marked[0] : -1] / np.abs(one[memory]).max(axis=0)
@@ -126,7 +125,7 @@ def draw_gates(task: Task, networks: list[tuple[Network, int | None]], path: Pat
     gated = [(network, sequences) for network, sequences in networks if len(network.layer.spec.gates) > 1]
     figure, axes = plt.subplots(len(gated), 2, figsize=(12, 2.1 * len(gated) + 0.5), sharex=True)
     s = task.draw(np.random.default_rng(SEED), 1)
-    marked = np.flatnonzero(s.x[: s.lengths[0], 0] >= 6)
+    marked = np.flatnonzero(s.x[: s.lengths[0], 0] >= X)
     for (network, sequences), (left, right) in zip(gated, axes, strict=True):
         unit, found = carrier(network, s, marked)
         memory = "c" if "c" in found else "h"

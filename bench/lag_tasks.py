@@ -16,6 +16,7 @@ import numpy as np
 from grammar import Array, long_strings
 
 Rng = np.random.Generator
+X, Y = 6, 7  # the symbols of experiment 6 whose order is told
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,14 @@ class Task:
     classes: bool = True  # or a number within 0..1
     every_step: bool = False  # tells the next symbol at each step
     draw_test: Callable[[Rng, int], Sequences] | None = None  # where others are learned than those that count
+    trials: int = 10  # of each network, in a full run
     paper: str = ""  # the sequences that the paper's LSTM took
 
     def test(self, rng: Rng, count: int) -> Sequences:
         return (self.draw_test or self.draw)(rng, count)
 
 
-def one_of_each(rng: Rng, low: int, high: int, count: int) -> Array:
+def between(rng: Rng, low: int, high: int, count: int) -> Array:
     """Whole numbers within low..high, both included."""
     return rng.integers(low, high + 1, count)
 
@@ -108,7 +110,7 @@ def two_sequences(
 ) -> Sequences:
     """Experiment 3, after Bengio et al. 1994: the first N elements are 1 or -1, the others Gaussian noise of variance
     0.2. Further noise of variance `noise` lies on the first, and of variance `blur` on what is learned."""
-    lengths = one_of_each(rng, T, T + T // 10, count)
+    lengths = between(rng, T, T + T // 10, count)
     x = rng.normal(0, np.sqrt(0.2), (lengths.max(), count))
     answer = rng.integers(2, size=count)
     x[:N] = 2 * answer - 1 + rng.normal(0, np.sqrt(noise), (N, count))
@@ -119,7 +121,7 @@ def two_sequences(
 def two_marked(rng: Rng, count: int, T: int, product: bool) -> Sequences:
     """Experiments 4 and 5: the sum or the product of two marked numbers, one of the first ten and one of the
     others of the first T/2 - 1. Marks are 1; they are -1 at the first and the last step, which are none of the two."""
-    lengths = one_of_each(rng, T, T + T // 10, count)
+    lengths = between(rng, T, T + T // 10, count)
     rows = np.arange(count)
     x = np.zeros((lengths.max(), count, 2))
     x[..., 0] = rng.uniform(0 if product else -1, 1, x.shape[:2])
@@ -136,14 +138,14 @@ def two_marked(rng: Rng, count: int, T: int, product: bool) -> Sequences:
 
 def temporal_order(rng: Rng, count: int, places: list[tuple[int, int]]) -> Sequences:
     """Experiment 6: E, symbols a to d, B at the end; X or Y at one step within each of `places`. The order is told."""
-    E, B, X = 4, 5, 6
-    lengths = one_of_each(rng, 100, 110, count)
+    E, B = 4, 5
+    lengths = between(rng, 100, 110, count)
     symbols = rng.integers(4, size=(lengths.max(), count))
     rows, answer = np.arange(count), np.zeros(count, int)
     symbols[0], symbols[lengths - 1, rows] = E, B
     for low, high in places:
         which = rng.integers(2, size=count)
-        symbols[one_of_each(rng, low, high, count), rows] = X + which
+        symbols[between(rng, low, high, count), rows] = X + which
         answer = 2 * answer + which
     return Sequences(symbols, lengths, answer, answer)
 
@@ -158,7 +160,8 @@ def long_grammar(rng: Rng, count: int, low: int, high: int) -> Sequences:
 def _grammar(lag: int, cap: int) -> Task:
     return Task(
         f"1-{lag}", f"embedded Reber grammar, lag over {lag}", lag, partial(long_grammar, low=5, high=lag), 7,
-        Criterion(0.5, 0, 512), cap, symbols=7, every_step=True, draw_test=partial(long_grammar, low=lag, high=lag),
+        Criterion(0.5, 0, 512), cap, symbols=7, every_step=True, trials=30,
+        draw_test=partial(long_grammar, low=lag, high=lag),
     )  # fmt: skip
 
 

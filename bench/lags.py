@@ -30,12 +30,9 @@ from rich.progress import Progress
 
 import _common  # noqa: F401
 import fusedrnn
-from lag_networks import KINDS, Kind, Network
+from lag_networks import BATCH, KINDS, Kind, Network, trained
 from lag_tasks import TASKS, Task
-from training import Adam
 
-BATCH = 16
-CHECK_EVERY = 50  # batches, where the criterion is of new sequences
 # Of the processes of trials: one thread each; freed memory is kept, as fresh pages take time.
 OF_PROCESSES = {
     "OPENBLAS_NUM_THREADS": "1",
@@ -57,35 +54,6 @@ class Trial:
     seconds: float
 
 
-def succeeds(network: Network, rng: np.random.Generator) -> bool:
-    """On new sequences. Those after the first 256 are drawn only where these pass."""
-    criterion = network.task.criterion
-    errors = network.errors(network.task.test(rng, 256))
-    while criterion.holds(errors):
-        if len(errors) >= criterion.among:
-            return True
-        errors = np.concatenate([errors, network.errors(network.task.test(rng, 256))])
-    return False
-
-
-def trained(task: Task, kind: Kind, seed: int, cap: int) -> tuple[Network, int | None]:
-    """The network, and the sequences until it succeeded."""
-    rng, fresh = np.random.default_rng(seed).spawn(2)
-    network = Network(task, kind, rng)
-    optimiser = Adam(network.parameters, kind.rate)
-    criterion, recent = task.criterion, np.array([])
-    for seen in range(BATCH, cap + BATCH, BATCH):
-        _, gradients, errors = network.gradients(task.draw(rng, BATCH))
-        optimiser.step(gradients)
-        if criterion.recent:
-            recent = np.concatenate([recent, errors])[-criterion.among :]
-            if len(recent) == criterion.among and criterion.holds(recent):
-                return network, seen
-        elif seen // BATCH % CHECK_EVERY == 0 and succeeds(network, fresh):
-            return network, seen
-    return network, None
-
-
 def run_trial(task: Task, kind: Kind, seed: int, cap: int) -> Trial:
     start = time.perf_counter()
     network, sequences = trained(task, kind, seed, cap)
@@ -100,17 +68,12 @@ def read(path: Path) -> list[Trial]:
     return [Trial(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def trials_of(task: Task) -> int:
-    """Of a full run."""
-    return 30 if task.every_step and not task.paper else 10
-
-
 def run(args: argparse.Namespace, console: Console) -> None:
     done = {(t.task, t.kind, t.seed, t.cap) for t in read(args.results)}
     jobs = [
         (task, kind, seed, args.cap or task.cap)
         for task in chosen(args.tasks)
-        for seed in range(args.trials or trials_of(task))
+        for seed in range(args.trials or task.trials)
         for kind in KINDS
         if kind.name in args.kinds
     ]

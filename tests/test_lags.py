@@ -137,7 +137,7 @@ def test_columns_are_those_of_weight_ih(kind: Kind, rng: np.random.Generator) ->
     dh = ((p - (s.target[:, None] == np.arange(4))) / 5) @ network.parameters["weight"]
     state = dh[None] if len(out) == 2 else (dh[None], *[None] * (len(out) - 2))
     g = plain.backward(tape, None, state)
-    _, found, errors = network.gradients(s)
+    found, errors = network.gradients(s)
     assert errors == pytest.approx(np.abs(p - (s.truth[:, None] == np.arange(4))).max(axis=1), rel=1e-5)
     want = g.parameters["weight_ih_l0"].T
     # Sums of at most 5 * 110 terms, in two orders, from scores that were rounded in two ways.
