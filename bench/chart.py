@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import _common  # noqa: F401
-from report import geometric_mean, groups, label, ratio
-from suite import GRID
+from report import GRID_LABELS, geometric_mean, groups, label, ratio
 
 BARS = {
     "lstm infer float32": "LSTM, inference",
@@ -29,10 +28,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
     matplotlib.use("agg")
     from matplotlib import pyplot as plt
 
-    grid = {label(dict(zip("TBIH", size, strict=True))) for size in GRID}
     figure, axis = plt.subplots(figsize=(7.5, 2.6))
     for place, name in enumerate(BARS):
-        found = [ratio(r) for r in groups(data["results"])[name] if label(r["case"]) in grid]
+        found = [ratio(r) for r in groups(data["results"])[name] if label(r["case"]) in GRID_LABELS]
         ratios = [v for v in found if v is not None]
         mean = geometric_mean(ratios)
         axis.barh(place, mean, color="#0072b2" if "infer" in name else "#d55e00", height=0.6)
@@ -50,7 +48,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
     axis.minorticks_off()
     axis.set_xlabel(f"times as fast as {peers}")
     where = f"{data['threads']} threads, {data['machine']['cpu']}"
-    axis.set_title(f"float32, {where}: mean, least and most of {len(grid)} sizes", fontsize=10)
+    axis.set_title(f"float32, {where}: mean, least and most of {len(GRID_LABELS)} sizes", fontsize=10)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

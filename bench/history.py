@@ -20,8 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from report import geometric_mean, label, ratio, title
-from suite import GRID
+from report import GRID_LABELS, geometric_mean, label, ratio, title
 
 FILE = Path(__file__).parent / "results" / "cpu-full-2-threads.json"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#555555")
@@ -45,8 +44,7 @@ def versions(file: Path) -> list[Record]:
 def means(records: list[Record]) -> dict[str, list[float]]:
     """For each kind of call that all records have, a mean for each of them."""
     ratios = [{(title(r), label(r["case"])): ratio(r) for r in record["results"]} for record in records]
-    sizes = {str(size).replace(" ", "") for size in GRID}
-    common = [key for key in ratios[0] if key[1] in sizes and all(record.get(key) for record in ratios)]
+    common = [key for key in ratios[0] if key[1] in GRID_LABELS and all(record.get(key) for record in ratios)]
     found = {}
     for kind in dict.fromkeys(kind for kind, _ in common):
         found[kind] = [geometric_mean([r[key] or 0 for key in common if key[0] == kind]) for r in ratios]
