@@ -66,6 +66,25 @@ def measure(size: tuple[int, int, int, int], rounds: int) -> dict[str, dict[str,
     return {name: {mode: statistics.median(t[1:]) for mode, t in modes.items()} for name, modes in times.items()}
 
 
+Results = dict[str, dict[str, dict[str, float]]]  # milliseconds by size, cell and mode
+
+
+def _row(cell: Cell, results: Results) -> list[str]:
+    row = []
+    for times in results.values():
+        mine, plain = times[cell.name], times[plain_of(cell)]
+        row += [f"{mine[m] / plain[m]:.2f}x ({mine[m]:.3g})" for m in ("infer", "train")]
+    return row
+
+
+def markdown(results: Results) -> list[str]:
+    """The lines of a table: the time of each measured cell over that of its plain cell, and milliseconds."""
+    measured = next(iter(results.values()))
+    lines = [f"| cell | {' | '.join(f'{m} {s}' for s in results for m in ('infer', 'train'))} |"]
+    lines.append("|---|" + "---:|" * (2 * len(results)))
+    return lines + [f"| {cell.name} | {' | '.join(_row(cell, results))} |" for cell in CELLS if cell.name in measured]
+
+
 def report(sizes: list[tuple[int, int, int, int]], rounds: int, out: Path, console: Console) -> None:
     results = {",".join(map(str, size)): measure(size, rounds) for size in sizes}
     table = Table(title=f"time over the plain cell's (ms), float32, {fusedrnn.get_num_threads()} threads")
@@ -73,18 +92,11 @@ def report(sizes: list[tuple[int, int, int, int]], rounds: int, out: Path, conso
     for size in results:
         for mode in ("infer", "train"):
             table.add_column(f"{mode} {size}", justify="right")
-    lines = [f"| cell | {' | '.join(f'{m} {s}' for s in results for m in ('infer', 'train'))} |"]
-    lines.append("|---|" + "---:|" * (2 * len(results)))
     for cell in CELLS:
-        row = []
-        for times in results.values():
-            mine, plain = times[cell.name], times[plain_of(cell)]
-            row += [f"{mine[m] / plain[m]:.2f}x ({mine[m]:.3g})" for m in ("infer", "train")]
-        table.add_row(cell.name, *row)
-        lines.append(f"| {cell.name} | {' | '.join(row)} |")
+        table.add_row(cell.name, *_row(cell, results))
     console.print(table)
     out.mkdir(parents=True, exist_ok=True)
     record = {"isa": fusedrnn.isa(), "threads": fusedrnn.get_num_threads(), "rounds": rounds, "ms": results}
     (out / "cells.json").write_text(json.dumps(record, indent=1) + "\n")
-    (out / "cells.md").write_text("\n".join(lines) + "\n")
+    (out / "cells.md").write_text("\n".join(markdown(results)) + "\n")
     console.print(f"written: {out / 'cells'}.json, .md")

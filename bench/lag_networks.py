@@ -1,4 +1,4 @@
-"""The networks that `lags.py` compares: one recurrent layer and one of outputs, in NumPy."""
+"""The networks that `lags.py` compares, one recurrent layer and one of outputs, in NumPy; and how they are trained."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import _common  # noqa: F401
 import fusedrnn
 from grammar import Array
 from lag_tasks import Sequences, Task
-from training import cross_entropy, uniform
+from training import Adam, cross_entropy, uniform
 
 Rng = np.random.Generator
 
@@ -28,6 +28,8 @@ class Kind:
 
 
 UNITS = 32  # of each
+BATCH = 16  # sequences of a step of the optimiser
+CHECK_EVERY = 50  # batches, where the criterion is of new sequences
 # Rates are those by which trials with another seed succeeded.
 KINDS = [
     Kind("RNN", fusedrnn.RNN, 0.002),
@@ -125,18 +127,16 @@ class Network:
         out = self.layer(self.input(s.x), lengths=s.lengths)
         return self.errors_of(out.h_n[-1], out.y, s)
 
-    def gradients(self, s: Sequences) -> tuple[float, dict[str, Array], Array]:
-        """The loss (cross-entropy), its gradients, and the errors before the step."""
+    def gradients(self, s: Sequences) -> tuple[dict[str, Array], Array]:
+        """Those of the loss, which is cross-entropy, and the errors before the step."""
         x = self.input(s.x)
         out, tape = self.layer.forward(x, lengths=s.lengths)
         told, h = self._told(out, s)
         scores = self.scores(h)
         if self.task.classes:
-            loss, dscores = cross_entropy(scores, s.target[told])
+            _, dscores = cross_entropy(scores, s.target[told])
         else:
-            p, t = self.activations(scores), s.target[:, None]
-            loss = float(-(t * np.log(p + 1e-30) + (1 - t) * np.log(1 - p + 1e-30)).mean())
-            dscores = ((p - t) / len(p)).astype("float32")
+            dscores = ((self.activations(scores) - s.target[:, None]) / len(scores)).astype("float32")
         found = {"weight": dscores.T @ h, "bias": dscores.sum(axis=0)}
         dh = dscores @ self.parameters["weight"]
         dy = dstate = None
@@ -150,7 +150,7 @@ class Network:
         found |= g.parameters
         if self.task.symbols:
             found["columns"] = self._summed(g.dx, s.x)
-        return loss, found, self.errors_of(out.h_n[-1], out.y, s)
+        return found, self.errors_of(out.h_n[-1], out.y, s)
 
     def _summed(self, dx: Array, symbols: Array) -> Array:
         """The gradient of `columns`: the sums of dx over the steps of each symbol."""
@@ -160,3 +160,32 @@ class Network:
         found = np.zeros_like(self.parameters["columns"])
         found[kinds] = np.add.reduceat(dx.reshape(len(flat), -1)[order], starts)
         return found
+
+
+def succeeds(network: Network, rng: np.random.Generator) -> bool:
+    """On new sequences. Those after the first 256 are drawn only where these pass."""
+    criterion = network.task.criterion
+    errors = network.errors(network.task.test(rng, 256))
+    while criterion.holds(errors):
+        if len(errors) >= criterion.among:
+            return True
+        errors = np.concatenate([errors, network.errors(network.task.test(rng, 256))])
+    return False
+
+
+def trained(task: Task, kind: Kind, seed: int, cap: int) -> tuple[Network, int | None]:
+    """The network, and the sequences until it succeeded."""
+    rng, fresh = np.random.default_rng(seed).spawn(2)
+    network = Network(task, kind, rng)
+    optimiser = Adam(network.parameters, kind.rate)
+    criterion, recent = task.criterion, np.array([])
+    for seen in range(BATCH, cap + BATCH, BATCH):
+        gradients, errors = network.gradients(task.draw(rng, BATCH))
+        optimiser.step(gradients)
+        if criterion.recent:
+            recent = np.concatenate([recent, errors])[-criterion.among :]
+            if len(recent) == criterion.among and criterion.holds(recent):
+                return network, seen
+        elif seen // BATCH % CHECK_EVERY == 0 and succeeds(network, fresh):
+            return network, seen
+    return network, None

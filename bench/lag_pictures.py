@@ -12,9 +12,8 @@ import _common  # noqa: F401
 import fusedrnn
 from fusedrnn.reference.backend import ReferenceWeights
 from grammar import Array
-from lag_networks import KINDS, Kind, Network
-from lag_tasks import TASKS, Sequences, Task
-from lags import trained
+from lag_networks import KINDS, Kind, Network, trained
+from lag_tasks import TASKS, Sequences, Task, X, Y
 
 TASK = "6a"  # what networks of the pictures learn
 SEED = 0
@@ -55,23 +54,23 @@ def gradient_norms(network: Network, rng: np.random.Generator) -> Array:
 
 def draw_gradients(task: Task, networks: list[tuple[Network, int | None]], path: Path) -> None:
     plt = pyplot()
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), sharey=True)
-    for (network, sequences), colour in zip(networks, COLOURS, strict=True):
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.2), sharey=True)
+    for (network, _), colour in zip(networks, COLOURS, strict=True):
         kind = network.kind
         rng = np.random.default_rng(SEED)
         first = np.mean([np.log(gradient_norms(Network(task, kind, rng), rng)) for _ in range(5)], axis=0)
         style = {"color": colour, "linestyle": "--" if kind.name in DASHED else "-", "linewidth": 1.3}
         axes[0].semilogy(np.exp(first), label=kind.name, **style)
-        label = kind.name if sequences else f"{kind.name}: did not learn it"
-        axes[1].semilogy(gradient_norms(network, np.random.default_rng(SEED)), label=label, **style)
+        axes[1].semilogy(gradient_norms(network, np.random.default_rng(SEED)), **style)
     axes[0].set(title="before training, mean of five networks", ylabel="norm of d loss / d state, 1 at the last step")
     axes[1].set(title=f"after training: {task.title}", ylim=(1e-20, 1e4))
     for axis in axes:
         axis.set_xlabel("steps before the last")
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8, loc="lower left")
-    axes[1].legend(fontsize=8, loc="lower left")
-    figure.tight_layout()
+    failed = [network.kind.name for network, sequences in networks if not sequences]
+    axes[1].text(98, 1e-19, "\n".join(["did not learn it:", *failed]), ha="right", fontsize=9)
+    figure.tight_layout(rect=(0, 0.11, 1, 1))
+    figure.legend(ncols=5, loc="lower center", fontsize=9)
     figure.savefig(path, dpi=100)
 
 
@@ -99,7 +98,7 @@ def carrier(network: Network, s: Sequences, marked: Array) -> tuple[int, dict[st
     length = s.lengths[0]
     symbols = s.x[:length, 0].copy()
     one = trace(network, network.input(symbols))
-    symbols[marked[0]] = 6 + 7 - symbols[marked[0]]
+    symbols[marked[0]] = X + Y - symbols[marked[0]]
     memory = "c" if "c" in one else "h"
     other = trace(network, network.input(symbols))
     apart = np.abs(one[memory] - other[memory])[marked[0] : -1] / np.abs(one[memory]).max(axis=0)
@@ -126,7 +125,7 @@ def draw_gates(task: Task, networks: list[tuple[Network, int | None]], path: Pat
     gated = [(network, sequences) for network, sequences in networks if len(network.layer.spec.gates) > 1]
     figure, axes = plt.subplots(len(gated), 2, figsize=(12, 2.1 * len(gated) + 0.5), sharex=True)
     s = task.draw(np.random.default_rng(SEED), 1)
-    marked = np.flatnonzero(s.x[: s.lengths[0], 0] >= 6)
+    marked = np.flatnonzero(s.x[: s.lengths[0], 0] >= X)
     for (network, sequences), (left, right) in zip(gated, axes, strict=True):
         unit, found = carrier(network, s, marked)
         memory = "c" if "c" in found else "h"

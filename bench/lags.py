@@ -1,11 +1,11 @@
 """Long time lags: which cells learn what their papers say, and how fast.
 
-The experiments of Hochreiter & Schmidhuber, "Long short-term memory" (1997), with the paper's criteria: see
-`lag_tasks.py`. Networks are those of `lag_networks.py`; they learn by Adam from sequences drawn anew each time, 16 at
-once. A trial ends with success, or when it has seen the task's cap of sequences.
+The experiments of Hochreiter & Schmidhuber, "Long short-term memory" (1997), with the paper's criteria, but for the
+long grammar, which is ours: see `lag_tasks.py`. Networks are those of `lag_networks.py`; they learn by Adam from
+sequences drawn anew each time, 16 at once. A trial ends with success, or when it has seen the task's cap of sequences.
 
     python bench/lags.py                          # two trials of each, few sequences: a look
-    python bench/lags.py --full                   # ten trials of each, 30 of the grammar: up to two hours
+    python bench/lags.py --full                   # ten trials of each, 30 of the grammar: two hours on two cores
     python bench/lags.py --table                  # the table of what has been run
     python bench/lags.py --pictures docs          # gradients and gates, of networks trained for them
     python bench/lags.py --times                  # of a sequence in training, and of a step of a stream
@@ -30,13 +30,10 @@ from rich.progress import Progress
 
 import _common  # noqa: F401
 import fusedrnn
-from lag_networks import KINDS, Kind, Network
+from lag_networks import BATCH, KINDS, Kind, Network, trained
 from lag_tasks import TASKS, Task
-from training import Adam
 
-BATCH = 16
-CHECK_EVERY = 50  # batches, where the criterion is of new sequences
-# One thread each; freed memory is kept, as fresh pages take time.
+# Of the processes of trials: one thread each; freed memory is kept, as fresh pages take time.
 OF_PROCESSES = {
     "OPENBLAS_NUM_THREADS": "1",
     "MALLOC_MMAP_THRESHOLD_": "100000000",
@@ -57,35 +54,6 @@ class Trial:
     seconds: float
 
 
-def succeeds(network: Network, rng: np.random.Generator) -> bool:
-    """On new sequences. Those after the first 256 are drawn only where these pass."""
-    criterion = network.task.criterion
-    errors = network.errors(network.task.test(rng, 256))
-    while criterion.holds(errors):
-        if len(errors) >= criterion.among:
-            return True
-        errors = np.concatenate([errors, network.errors(network.task.test(rng, 256))])
-    return False
-
-
-def trained(task: Task, kind: Kind, seed: int, cap: int) -> tuple[Network, int | None]:
-    """The network, and the sequences until it succeeded."""
-    rng, fresh = np.random.default_rng(seed).spawn(2)
-    network = Network(task, kind, rng)
-    optimiser = Adam(network.parameters, kind.rate)
-    criterion, recent = task.criterion, np.array([])
-    for seen in range(BATCH, cap + BATCH, BATCH):
-        _, gradients, errors = network.gradients(task.draw(rng, BATCH))
-        optimiser.step(gradients)
-        if criterion.recent:
-            recent = np.concatenate([recent, errors])[-criterion.among :]
-            if len(recent) == criterion.among and criterion.holds(recent):
-                return network, seen
-        elif seen // BATCH % CHECK_EVERY == 0 and succeeds(network, fresh):
-            return network, seen
-    return network, None
-
-
 def run_trial(task: Task, kind: Kind, seed: int, cap: int) -> Trial:
     start = time.perf_counter()
     network, sequences = trained(task, kind, seed, cap)
@@ -100,28 +68,18 @@ def read(path: Path) -> list[Trial]:
     return [Trial(**json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def trials_of(task: Task) -> int:
-    """Of a full run."""
-    return 30 if task.every_step and not task.paper else 10
-
-
 def run(args: argparse.Namespace, console: Console) -> None:
     done = {(t.task, t.kind, t.seed, t.cap) for t in read(args.results)}
     jobs = [
         (task, kind, seed, args.cap or task.cap)
         for task in chosen(args.tasks)
-        for seed in range(args.trials or trials_of(task))
+        for seed in range(args.trials or task.trials)
         for kind in KINDS
         if kind.name in args.kinds
     ]
     left = [job for job in jobs if (job[0].name, job[1].name, *job[2:]) not in done]
     args.results.parent.mkdir(parents=True, exist_ok=True)
-    # Of the processes that are started now: one thread each; freed memory is kept, as fresh pages take time.
-    os.environ |= {
-        "OPENBLAS_NUM_THREADS": "1",
-        "MALLOC_MMAP_THRESHOLD_": "100000000",
-        "MALLOC_TRIM_THRESHOLD_": "1000000000",
-    }
+    os.environ |= OF_PROCESSES
     context = multiprocessing.get_context("spawn")
     with (
         ProcessPoolExecutor(args.jobs, context, fusedrnn.set_num_threads, (1,)) as pool,

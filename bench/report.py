@@ -22,6 +22,9 @@ def label(case: dict[str, Any]) -> str:
     return f"({case['T']},{case['B']},{case['I']},{case['H']})"
 
 
+GRID_LABELS = [label(dict(zip("TBIH", size, strict=True))) for size in GRID]
+
+
 def title(r: Result) -> str:
     return f"{r['case']['op']} {r['case']['mode']} {r['case']['dtype']}"
 
@@ -78,7 +81,7 @@ def markdown(results: list[Result]) -> str:
             )
         lines.append(f"| {size[1:-1]} | " + " | ".join(cells) + " |")
     for name, wanted in (
-        ("geometric mean, grid", [str(s).replace(" ", "") for s in GRID]),
+        ("geometric mean, grid", GRID_LABELS),
         ("geometric mean, all", sizes),
     ):
         means = [geometric_mean([v for s in wanted if s in rows and (v := ratio(rows[s]))]) for rows in found.values()]

@@ -77,6 +77,15 @@ class Classifier:
         return {**g.parameters, "embedding": dembedding, **head}
 
 
+def divided(texts, rng):
+    """Which snippets are for training, validation and test; and a number of each word that training knows, from 1."""
+    parts = np.array_split(rng.permutation(len(texts)), 10)
+    train = np.concatenate(parts[:8])
+    counts = Counter(word for i in train for word in texts[i])
+    known = (word for word, n in counts.items() if n >= KNOWN)
+    return train, parts[8], parts[9], {word: i for i, word in enumerate(known, start=1)}
+
+
 def batches(texts, labels, which, numbers):
     """Words as numbers (T, B), lengths and labels, in the order of `which`."""
     for start in range(0, len(which), BATCH):
@@ -96,10 +105,7 @@ def accuracy(model, *data):
 def learned(name, texts, labels, seed, epochs, tick):
     """Accuracy on the snippets kept for the test, and seconds an epoch."""
     rng = np.random.default_rng(seed)
-    parts = np.array_split(rng.permutation(len(texts)), 10)
-    train, validation, test = np.concatenate(parts[:8]), parts[8], parts[9]
-    counts = Counter(word for i in train for word in texts[i])
-    numbers = {word: i for i, word in enumerate((w for w, n in counts.items() if n >= KNOWN), start=1)}
+    train, validation, test, numbers = divided(texts, rng)
     model = Classifier(name, len(numbers) + 1, seed)
     optimiser = Adam(model.parameters, 2e-3)
     best, found, seconds = 0.0, 0.0, []

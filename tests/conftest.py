@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import zlib
 from collections.abc import Iterator
@@ -55,6 +54,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An NVIDIA driver for tests, with an emulated GPU; built once for all processes of a run."""
+    import fcntl  # of POSIX alone
+
     if fakegpu.compiler() is None:
         pytest.skip("no C++ compiler to build the emulated GPU with")
     base = tmp_path_factory.getbasetemp()

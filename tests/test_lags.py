@@ -77,7 +77,7 @@ def test_two_sequences(name: str, rng: np.random.Generator) -> None:
     s = drawn(name, rng)
     signs = np.sign(s.x[0, :, 0])
     wrong = (signs > 0) != (s.truth < 0.5)
-    assert wrong.mean() <= (0 if name == "3a" else 0.05)  # noise of variance 0.2 turns a sign with a chance of 1.3%
+    assert wrong.mean() <= (0.05 if name == "3b" else 0)  # noise of variance 0.2 turns a sign with a chance of 1.3%
     assert set(s.truth) == ({0.2, 0.8} if name == "3c" else {0, 1})
     assert (s.target - s.truth).std() == pytest.approx(0.1**0.5 if name == "3c" else 0, rel=0.2)
     assert s.x[3:].std() == pytest.approx(0.2**0.5, rel=0.02)
@@ -137,7 +137,7 @@ def test_columns_are_those_of_weight_ih(kind: Kind, rng: np.random.Generator) ->
     dh = ((p - (s.target[:, None] == np.arange(4))) / 5) @ network.parameters["weight"]
     state = dh[None] if len(out) == 2 else (dh[None], *[None] * (len(out) - 2))
     g = plain.backward(tape, None, state)
-    _, found, errors = network.gradients(s)
+    found, errors = network.gradients(s)
     assert errors == pytest.approx(np.abs(p - (s.truth[:, None] == np.arange(4))).max(axis=1), rel=1e-5)
     want = g.parameters["weight_ih_l0"].T
     # Sums of at most 5 * 110 terms, in two orders, from scores that were rounded in two ways.

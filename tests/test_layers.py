@@ -21,7 +21,7 @@ import fusedrnn
 from agreement import DIFFERENCE_TOLERANCE, STEP, assert_arrays_close, roundings_of_layers
 from cases import DISTINCT, Array, Cell, possible
 from fusedrnn import _core
-from fusedrnn.layers.layer import LAYERS
+from fusedrnn.cells.families import LAYERS
 from stacks import STACKED, Composed, by_name, dropout_mask, make_layer
 
 T, B, I, H = 5, 3, 4, 12

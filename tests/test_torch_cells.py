@@ -15,8 +15,8 @@ import pytest
 import fusedrnn
 from agreement import rounding, roundings_of_layers
 from cases import possible
+from fusedrnn.cells.families import LAYERS
 from fusedrnn.cells.spec import CellSpec
-from fusedrnn.layers.layer import LAYERS
 from stacks import by_name
 
 torch = pytest.importorskip("torch")

@@ -9,7 +9,6 @@ import numpy as np
 
 from . import _core
 from ._version import __version__
-from .cuda import status
 
 
 def get_num_threads() -> int:
@@ -89,6 +88,8 @@ def release_memory() -> None:
 
 def show_config() -> None:
     """Prints versions, instruction set, threads and their source, and the state of CUDA."""
+    from .cuda import status  # loaded when it is first needed
+
     print(f"fusedrnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, {platform.platform()}")
     print(f"ISA {isa()} (available: {', '.join(available_isas())}), {get_num_threads()} threads")
     runtime = os.fsdecode(_core.openmp_file()) or "none in this process"

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
 from . import _core
+from .aliases import Bools
 from .cells.spec import CellSpec
 from .layers.arguments import probability
 from .layers.numbers import Words, seed_in_range
 
-Mask = npt.NDArray[np.bool_]
+Mask = Bools
 Masks = Mapping[str, Mask] | None  # by the names of options
 Source = int | dict[str, Mask] | None  # where the masks of a call come from: a seed, or arrays
 

@@ -9,7 +9,7 @@ import numpy as np
 
 import fusedrnn
 from cases import CELLS, Array, Cell, make_weights
-from fusedrnn.layers.layer import LAYERS
+from fusedrnn.cells.families import LAYERS
 
 BETWEEN_LAYERS = 2  # the kind of dropout's numbers
 

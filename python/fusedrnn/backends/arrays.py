@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 import weakref
+from _thread import get_ident  # which is threading's, without that module
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from threading import get_ident
 from typing import Any
 
 import numpy as np

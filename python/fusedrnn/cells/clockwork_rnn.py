@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from ..aliases import Array, Lengths, Maybe, Resets, Start, States
+from ..aliases import Array, Bools, Lengths, Maybe, Resets, Start, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
 from ..weights import Weights, one_of
@@ -92,7 +91,7 @@ class ClockworkRNNWeights(Weights, specs=SPECS):
         super().__init__(BY_NONLINEARITY[nonlinearity], locals())
 
     @staticmethod
-    def mask(hidden_size: int, periods: Iterable[int]) -> npt.NDArray[np.bool_]:
+    def mask(hidden_size: int, periods: Iterable[int]) -> Bools:
         """``(hidden_size, hidden_size)`` bool: where weight_hh may be other than zero: the unit of the row sees the
         unit of the column.
 

@@ -1,12 +1,15 @@
-"""All families of cells, and the specs of all cells by name."""
+"""All families of cells, the specs of all cells by name, and the classes of all layers by name."""
 
 from __future__ import annotations
 
-from . import clockwork_rnn, depth_gated_lstm, fgr_lstm, gru, indrnn, layer_norm, lstm, rnn, slstm
-from .spec import KNOWN as SPECS
+from typing import Any
 
-__all__ = ["FAMILIES", "SPECS"]
+from ..layers.layer import LAYERS
+from . import clockwork_rnn, depth_gated_lstm, fgr_lstm, gru, indrnn, layer_norm, lstm, rnn, slstm
+from .spec import CellSpec
+
+__all__ = ["FAMILIES", "LAYERS", "SPECS"]
 
 FAMILIES = (lstm, gru, rnn, indrnn, clockwork_rnn, fgr_lstm, depth_gated_lstm, slstm, layer_norm)
 
-SPECS.update((spec.cell, spec) for family in FAMILIES for spec in family.SPECS)
+SPECS: dict[str, CellSpec[Any, Any]] = {spec.cell: spec for family in FAMILIES for spec in family.SPECS}

@@ -207,16 +207,18 @@ class CellSpec(Generic[Output, Gradients]):
         return tuple(name for name in (self.below, self.numbered) if name)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """A known spec is pickled by its name, so that the pickle of weights does not depend on what a spec holds."""
-        return (_known, (self.cell,)) if KNOWN.get(self.cell) is self else super().__reduce_ex__(protocol)
+        """A spec of the package is pickled by its name, so that the pickle of weights does not depend on what a spec
+        holds."""
+        from .families import SPECS  # all of them, which a program with one cell does not load
+
+        return (_known, (self.cell,)) if SPECS.get(self.cell) is self else super().__reduce_ex__(protocol)
 
     def variant(self, cell: str, **changes: Any) -> CellSpec[Output, Gradients]:
         """Another cell of the family."""
         return replace(self, **({"layer_options": DEFAULT, "cell": cell} | changes))
 
 
-KNOWN: dict[str, CellSpec[Any, Any]] = {}  # the specs of the package by the names of their cells, from `families`
-
-
 def _known(cell: str) -> CellSpec[Any, Any]:
-    return KNOWN[cell]
+    from .families import SPECS
+
+    return SPECS[cell]

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
+from ..cells.families import LAYERS
 from ..layers.config import name_of
-from ..layers.layer import LAYERS, Layer
+from ..layers.layer import Layer
 from .tables import SUFFIXES, Kind
 
 Makers = Mapping[str, Callable[[], Any]]  # of layers, by name

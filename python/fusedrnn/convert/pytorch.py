@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..cells.families import SPECS
+from ..cells.families import LAYERS, SPECS
 from ..layers.config import name_of
-from ..layers.layer import LAYERS, Layer
+from ..layers.layer import Layer
 from .build import Makers, arrays_of, as_array, chosen, file_of, need
 from .tables import BY_GATES, KINDS, NAMES, check_system
 

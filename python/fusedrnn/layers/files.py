@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from ..aliases import Array
-from .layer import LAYERS, Layer
+from ..cells.families import LAYERS
+from .layer import Layer
 
 KEY = "fusedrnn"  # of the description: class, options and version of the format, as JSON
 VERSION = 1

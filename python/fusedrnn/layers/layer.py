@@ -27,7 +27,7 @@ from .results import gradients_of
 from .stream import Stream
 from .tape import Tape
 
-LAYERS: dict[str, type[Layer]] = {}  # the classes of the families by their names
+LAYERS: dict[str, type[Layer]] = {}  # the classes of the families by their names: `cells.families` has all of them
 
 
 class _Fixed:
@@ -153,6 +153,8 @@ class Layer:
     def _configure(self, *sizes: Any, dropout: Any = 0.0, **arguments: Any) -> None:
         """Sets all but seed and parameters."""
         if not hasattr(self, "_options"):
+            from ..cells.families import LAYERS
+
             raise TypeError(f"Layer: expected the class of a cell, one of {', '.join(LAYERS)}")
         self._config = config_of(type(self).__name__, self._options, *sizes, **arguments)
         self.dropout = dropout

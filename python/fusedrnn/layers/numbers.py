@@ -13,13 +13,12 @@ import os
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from ..aliases import Array
 
 SEEDS, INITIAL = 0, 1  # kinds; csrc/dropout.hpp has 2, dropout between layers, and masks.py has the others
 
-Words = npt.NDArray[np.uint64]
+Words = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 def words(

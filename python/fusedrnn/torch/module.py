@@ -15,7 +15,7 @@ from torch.fx import Proxy
 from torch.nn import init
 
 from .. import _core
-from ..layers.layer import LAYERS
+from ..cells.families import LAYERS
 from ..layers.options import Options
 from ..masks import ZONEOUT
 from . import drop_ins, native, routing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..layers.layer import LAYERS
+from ..cells.families import LAYERS
 from .cells import Cell
 from .layers import Layers
 
