@@ -50,7 +50,7 @@ constexpr bool all_of(std::uint64_t bits, std::uint64_t wanted) { return (bits &
 constexpr std::uint64_t kFma = 1u << 12, kXgetbv = 1u << 27, kAvx = 1u << 28;
 constexpr std::uint64_t kAvx2 = 1u << 5;
 constexpr std::uint64_t kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
-constexpr std::uint64_t kYmm = 0x06, kZmm = 0xE6;
+constexpr std::uint64_t kYmm = 0x06;
 
 }  // namespace
 
@@ -64,6 +64,7 @@ bool has_avx512() {
 #if defined(__APPLE__)
   return true;  // macOS begins to save them when they are first used, and its bits say so only then
 #else
+  constexpr std::uint64_t kZmm = 0xE6;
   return all_of(saved_registers(), kZmm);
 #endif
 }
