@@ -127,7 +127,7 @@ def probed() -> Costs:
     """What can be measured alone."""
     sizes = dict(_core.machine())
     fusedrnn.set_num_threads(1)
-    lanes = {"avx512": 16, "avx2": 8, "portable": 1}[fusedrnn.isa()]
+    lanes = {"avx512": 16, "avx2": 8, "neon": 4, "portable": 1}[fusedrnn.isa()]
     rate = max(_core.probe_fma(False, 10_000_000) for _ in range(5))
 
     def line(size: float) -> float:

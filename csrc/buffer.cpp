@@ -1,20 +1,15 @@
 #include "buffer.hpp"
 
 #include <cstdint>
-#include <cstdlib>
 #include <deque>
 #include <mutex>
 #include <new>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+#include "platform/platform.hpp"
 
 namespace fusedrnn {
 
 namespace {
-
-constexpr std::size_t kHugePage = 2u << 20;
 
 // Pieces of freed memory, the oldest first. A caller that finds the lock taken goes without: it may have been held
 // across a fork.
@@ -69,7 +64,7 @@ class Kept {
 
   void free_oldest() {
     total_ -= pieces_.front().bytes;
-    std::free(pieces_.front().data);
+    free_aligned(pieces_.front().data);
     pieces_.pop_front();
   }
 
@@ -87,22 +82,20 @@ void release_kept_memory() { kept.release(); }
 std::size_t kept_memory() { return kept.bytes(); }
 
 Buffer::Buffer(std::size_t bytes) : bytes_(bytes) {
-  const bool large = bytes >= kLargeBytes;
+  const bool large = kHugePage > 0 && bytes >= kLargeBytes;
   const std::size_t align = large ? kHugePage : 64;
   if (bytes > SIZE_MAX - align) throw std::bad_alloc();
   capacity_ = bytes == 0 ? align : (bytes + align - 1) / align * align;
   if (bytes >= kSmallestKept) data_ = kept.take(capacity_);
   if (data_) return;
-  data_ = static_cast<char*>(std::aligned_alloc(align, capacity_));
+  data_ = static_cast<char*>(allocate_aligned(align, capacity_));
   if (!data_) throw std::bad_alloc();
-#if defined(__linux__)
-  if (large) (void)madvise(data_, capacity_, MADV_HUGEPAGE);  // a wish; it may be refused
-#endif
+  if (large) wish_for_huge_pages(data_, capacity_);
 }
 
 Buffer::~Buffer() {
   if (capacity_ >= kSmallestKept && kept.give(data_, capacity_)) return;
-  std::free(data_);
+  free_aligned(data_);
 }
 
 }  // namespace fusedrnn

@@ -9,10 +9,10 @@
 #include <vector>
 
 #include "cpu/barrier.hpp"
-#include "cpu/float_environment.hpp"
 #include "cpu/threads.hpp"
 #include "empty.hpp"
 #include "heads.hpp"
+#include "platform/float_environment.hpp"
 #include "run.hpp"
 #include "schedule.hpp"
 #include "sizes.hpp"

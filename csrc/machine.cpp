@@ -1,8 +1,5 @@
 #include "machine.hpp"
 
-#include <locale.h>
-#include <sched.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -11,6 +8,7 @@
 #include <optional>
 #include <stdexcept>
 
+#include "platform/platform.hpp"
 #include "read_file.hpp"
 
 namespace fusedrnn {
@@ -42,34 +40,12 @@ void set_value(Machine& m, const std::string& name, double value, const std::str
   *at = value;
 }
 
-// A CPU that this thread may use.
-int some_cpu() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return 0;
-  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
-    if (CPU_ISSET(cpu, &set)) return cpu;
-  }
-  return 0;
-}
-
-// The caches of a core as the system tells them: "48K", "2048K", "260M".
+// Keeps what the system does not tell.
 void ask_for_caches(Machine& m) {
-  const std::string folder = "/sys/devices/system/cpu/cpu" + std::to_string(some_cpu()) + "/cache/index";
-  for (int index = 0; index < 8; ++index) {
-    const std::string cache = folder + std::to_string(index) + "/";
-    const std::string level_text = read_file(cache + "level").value_or("");
-    const std::string size_text = read_file(cache + "size").value_or("");
-    const std::string type = read_file(cache + "type").value_or("");
-    const long level = std::strtol(level_text.c_str(), nullptr, 10);
-    char* unit = nullptr;
-    const auto size = static_cast<double>(std::strtoll(size_text.c_str(), &unit, 10));
-    if (type.rfind("Instruction", 0) == 0 || !(size > 0)) continue;
-    const double bytes = size * (*unit == 'K' ? 1024 : *unit == 'M' ? 1024 * 1024 : 1);
-    if (level == 1) m.l1_bytes = bytes;
-    if (level == 2) m.l2_bytes = bytes;
-    if (level == 3) m.l3_bytes = bytes;
-  }
+  const CacheSizes sizes = cache_sizes();
+  if (sizes.l1 > 0) m.l1_bytes = sizes.l1;
+  if (sizes.l2 > 0) m.l2_bytes = sizes.l2;
+  if (sizes.l3 > 0) m.l3_bytes = sizes.l3;
 }
 
 [[noreturn]] void refuse_file(const std::string& path) {
@@ -91,9 +67,8 @@ std::vector<std::string> words_of(const std::string& line) {
 // std::from_chars would do, but gcc has it for double from 11 on.
 std::optional<double> number_of(const std::string& word) {
   if (word.find_first_not_of("0123456789+-.eE") != std::string::npos) return std::nullopt;
-  static const locale_t c_locale = newlocale(LC_ALL_MASK, "C", nullptr);
   char* end = nullptr;
-  const double value = strtod_l(word.c_str(), &end, c_locale);
+  const double value = number_in_c_locale(word.c_str(), &end);
   if (end != word.c_str() + word.size()) return std::nullopt;
   return value;
 }

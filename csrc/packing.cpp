@@ -4,7 +4,7 @@
 #include <cassert>
 
 #include "arena.hpp"
-#include "cpu/float_environment.hpp"
+#include "platform/float_environment.hpp"
 #include "sizes.hpp"
 
 namespace fusedrnn {

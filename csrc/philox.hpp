@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "platform/compiler.hpp"
+
 namespace fusedrnn {
 
 struct PhiloxBlock {
@@ -14,13 +16,10 @@ struct PhiloxBlock {
 inline PhiloxBlock philox(std::uint64_t key0, std::uint64_t key1, PhiloxBlock counter) {
   constexpr std::uint64_t kMultiply0 = 0xD2E7470EE14C6C93, kMultiply1 = 0xCA5A826395121157;
   constexpr std::uint64_t kWeyl0 = 0x9E3779B97F4A7C15, kWeyl1 = 0xBB67AE8584CAA73B;
-  __extension__ using Wide = unsigned __int128;
   std::uint64_t* const c = counter.word;
   for (int round = 0; round < 10; ++round) {
-    const Wide a = Wide{kMultiply0} * c[0], b = Wide{kMultiply1} * c[2];
-    const PhiloxBlock next{{static_cast<std::uint64_t>(b >> 64) ^ c[1] ^ key0, static_cast<std::uint64_t>(b),
-                            static_cast<std::uint64_t>(a >> 64) ^ c[3] ^ key1, static_cast<std::uint64_t>(a)}};
-    counter = next;
+    const Product128 a = wide_product(kMultiply0, c[0]), b = wide_product(kMultiply1, c[2]);
+    counter = {{b.high ^ c[1] ^ key0, b.low, a.high ^ c[3] ^ key1, a.low}};
     key0 += kWeyl0;
     key1 += kWeyl1;
   }

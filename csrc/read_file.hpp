@@ -9,6 +9,8 @@
 #include <optional>
 #include <string>
 
+#include "platform/platform.hpp"
+
 namespace fusedrnn {
 
 struct CloseFile {
@@ -17,7 +19,7 @@ struct CloseFile {
 
 // The bytes of a file; none, and errno says why, where it cannot be opened or read to its end.
 inline std::optional<std::string> read_file(const std::string& path) {
-  const std::unique_ptr<std::FILE, CloseFile> file(std::fopen(path.c_str(), "rbe"));  // e: no other program inherits it
+  const std::unique_ptr<std::FILE, CloseFile> file(open_to_read(path));
   if (!file) return std::nullopt;
   std::string text;
   char part[4096];

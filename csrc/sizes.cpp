@@ -2,6 +2,7 @@
 
 #include "cells/gradients.hpp"
 #include "format.hpp"
+#include "platform/compiler.hpp"
 
 namespace fusedrnn {
 
@@ -15,12 +16,12 @@ class Counted {
   Counted(int64_t value) : value_(value) {}
   friend Counted operator+(const Counted& a, const Counted& b) {
     int64_t sum = 0;
-    if (!a.value_ || !b.value_ || __builtin_add_overflow(*a.value_, *b.value_, &sum)) return {};
+    if (!a.value_ || !b.value_ || add_overflows(*a.value_, *b.value_, sum)) return {};
     return sum;
   }
   friend Counted operator*(const Counted& a, const Counted& b) {
     int64_t product = 0;
-    if (!a.value_ || !b.value_ || __builtin_mul_overflow(*a.value_, *b.value_, &product)) return {};
+    if (!a.value_ || !b.value_ || multiply_overflows(*a.value_, *b.value_, product)) return {};
     return product;
   }
   std::optional<int64_t> value() const { return value_; }

@@ -1,5 +1,5 @@
 """Promise 3, bounded activations: all 2^32 float32 inputs (a thinned run by default), float64 sampled. Subnormals count
-as zeros (csrc/cpu/float_environment.hpp), so a result that would be subnormal is 0."""
+as zeros (csrc/platform/float_environment.hpp), so a result that would be subnormal is 0."""
 
 from __future__ import annotations
 

@@ -201,7 +201,7 @@ def test_a_multiply_add_rounds_once(isa: str, rng: np.random.Generator) -> None:
     np.testing.assert_array_equal(y[steps, np.arange(T * each)], exactly(x[steps], w, b))
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "neon", "portable"])
 def test_the_isa_asked_for_runs(isa: str) -> None:
     """In a process of its own, by the environment; the kernels' own table says which they are."""
     code = "import fusedrnn; print(fusedrnn.isa())"

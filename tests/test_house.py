@@ -77,6 +77,27 @@ def test_no_driver_names_a_cell() -> None:
             assert not any(part in word for part in TYPES), (path, word)
 
 
+OF_ONE_SYSTEM = re.compile(  # or of one compiler
+    r"__attribute__|__builtin_|__asm|\basm\b|\[\[gnu|__declspec|__int128"
+    r"|_MSC_VER|_WIN32|__linux__|__APPLE__|__GNUC__|__clang__|__GLIBC"
+    r"|\bdl(open|sym|close|_iterate_phdr)\b|\b(pthread|sched|posix)_|\b(sigset_t|getpid|madvise)\b"
+    r"|\b(aligned_alloc|fopen|strtod_l)\b|\"/(proc|sys)/"
+    r"|#include <((sys|mach|mach-o)/.*"
+    r"|(dlfcn|link|unistd|sched|signal|pthread|x?locale|malloc|windows|intrin|cxxabi)\.h)>"
+)
+
+
+@pytest.mark.skipif(not SOURCES.exists(), reason="needs the sources")
+def test_what_systems_and_compilers_do_differently_is_in_one_folder() -> None:
+    others = {SOURCES / "platform", SOURCES / "cuda" / "device.hpp"}  # the other asks GPUs
+    found = set()
+    for path in SOURCES.rglob("*.[ch]pp"):
+        code = re.sub(r"//[^\n]*", "", path.read_text())
+        if not others & {path, path.parent} and (match := OF_ONE_SYSTEM.search(code)):
+            found.add((path.relative_to(SOURCES).as_posix(), match.group()))
+    assert not found
+
+
 def test_every_native_cell_has_a_spec() -> None:
     assert sorted(SPECS) == sorted(_core.cell_names())
 

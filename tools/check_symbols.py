@@ -44,10 +44,10 @@ def complaints(path: Path) -> list[str]:
 
 
 def main() -> None:
-    objects = sorted(Path(sys.argv[1]).glob("**/kernels_*.dir/csrc/cpu/kernels.cpp.o"))
+    objects = sorted(Path(sys.argv[1]).glob("**/kernels_*.dir/csrc/cpu/kernels.cpp.o*"))
     if not objects:
         sys.exit(f"no kernels.cpp.o below {sys.argv[1]}")
-    others = sorted(Path(sys.argv[1]).glob("**/_core.dir/csrc/**/*.o"))
+    others = sorted(Path(sys.argv[1]).glob("**/_core.dir/csrc/**/*.o*"))
     if not others:
         sys.exit(f"no objects of _core below {sys.argv[1]}")
     found = [c for path in objects for c in complaints(path)]

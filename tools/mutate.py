@@ -51,7 +51,7 @@ AREAS = {
         "csrc/cpu/barrier.cpp",
         "csrc/buffer.cpp",
         "csrc/cpu/threads.cpp",
-        "csrc/cpu/float_environment.hpp",
+        "csrc/platform/float_environment.hpp",
     ],
     "dispatch": ["csrc/cpu/dispatch.cpp", "csrc/cpu/kernels.cpp"],
     "vectors": ["csrc/cpu/vec_*.hpp"],
@@ -66,7 +66,12 @@ CPU_TESTS = "--ignore-glob=tests/test_cuda*"
 TIMING = "tests/test_light.py::test_import_costs_at_most_50_ms_beyond_numpy"  # depends on what else the machine does
 NEEDS_PORTABLE = "tests/test_errors.py::test_settings"  # expects the portable ISA in every build
 VALID = ("caught", "survived")
-ISAS = {"avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"}, "avx2": {"avx2", "fma"}, "portable": set[str]()}
+ISAS = {
+    "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"},
+    "avx2": {"avx2", "fma"},
+    "neon": {"asimd"},
+    "portable": set[str](),
+}
 STAGES = ("quick", "suite")
 BUILD_LIMIT = 900
 
@@ -115,7 +120,7 @@ def isas_of(path: str) -> tuple[str, ...]:
     isas = runnable_isas()
     if path.endswith("dispatch.cpp"):
         return isas
-    own = re.search(r"vec_(portable|avx2|avx512)", path)
+    own = re.search(r"vec_(portable|avx2|avx512|neon)", path)
     return (own.group(1), *[isa for isa in isas if isa != own.group(1)][:1]) if own else isas[:1]
 
 

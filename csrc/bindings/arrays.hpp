@@ -12,6 +12,7 @@
 #include <string>
 
 #include "../buffer.hpp"
+#include "../platform/compiler.hpp"
 #include "errors.hpp"
 
 namespace fusedrnn {
@@ -120,7 +121,7 @@ inline std::size_t checked_bytes(const char* name, std::initializer_list<std::in
     if (d == 0)
       empty = true;
     else
-      overflow = __builtin_mul_overflow(total, d, &total) || overflow;
+      overflow = multiply_overflows(total, d, total) || overflow;
   }
   if (overflow) throw py::value_error(too_large(name, dims));
   return empty ? 0 : static_cast<std::size_t>(total);

@@ -5,10 +5,10 @@
 #include <string>
 
 #include "../cpu/dispatch.hpp"
-#include "../cpu/float_environment.hpp"
 #include "../cpu/openmp.hpp"
 #include "../cpu/threads.hpp"
 #include "../machine.hpp"
+#include "../platform/float_environment.hpp"
 #include "../run.hpp"
 #include "../sizes.hpp"
 #include "arrays.hpp"
@@ -49,14 +49,14 @@ py::object activation(py::handle x, Choose&& choose) {
 
 // For threadpoolctl (python/fusedrnn/threadpools.py), which looks for C functions in loaded libraries.
 extern "C" {
-__attribute__((visibility("default"))) int fusedrnn_get_num_threads() {
+RNN_EXPORT int fusedrnn_get_num_threads() {
   try {
     return num_threads();
   } catch (const std::invalid_argument&) {
     return 1;  // FUSEDRNN_NUM_THREADS makes no sense: calls raise
   }
 }
-__attribute__((visibility("default"))) void fusedrnn_set_num_threads(int n) {
+RNN_EXPORT void fusedrnn_set_num_threads(int n) {
   if (n >= 1 && n <= kMostThreads) set_num_threads(n);
 }
 }

@@ -2,12 +2,11 @@
 // costs 0.2 us. Arguments come as they are: a body checks the type of each.
 #pragma once
 
-#include <cxxabi.h>
 #include <pybind11/pybind11.h>
-#include <unistd.h>
 
 #include <string>
 
+#include "../platform/platform.hpp"
 #include "errors.hpp"
 
 namespace fusedrnn {
@@ -25,10 +24,8 @@ PyObject* translated(Body&& body) {
     return body().release().ptr();
   } catch (py::error_already_set& e) {
     e.restore();
-#if defined(__GLIBCXX__)
-  } catch (abi::__forced_unwind&) {
-    for (;;) ::pause();
-#endif
+  } catch (ForcedUnwind&) {
+    wait_for_the_end();
   } catch (...) {
     py::detail::try_translate_exceptions();
   }

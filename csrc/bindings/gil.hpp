@@ -2,9 +2,10 @@
 #pragma once
 
 #include <pybind11/pybind11.h>
-#include <unistd.h>
 
 #include <exception>
+
+#include "../platform/platform.hpp"
 
 namespace fusedrnn {
 
@@ -15,7 +16,7 @@ inline void take_gil(PyThreadState* state) {
   try {
     PyEval_RestoreThread(state);
   } catch (...) {
-    for (;;) ::pause();
+    wait_for_the_end();
   }
 }
 

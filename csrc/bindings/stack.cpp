@@ -52,7 +52,7 @@ std::vector<int64_t> read_batch_sizes(py::handle h) {
   int64_t rows = 0;
   for (std::size_t t = 0; t < sizes.size(); ++t) {
     const bool falls = sizes[t] >= 1 && (t == 0 || sizes[t] <= sizes[t - 1]);
-    if (!falls || __builtin_add_overflow(rows, sizes[t], &rows)) {
+    if (!falls || add_overflows(rows, sizes[t], rows)) {
       throw py::value_error("batch_sizes: expected positive integers, none larger than the one before, got " +
                             std::to_string(sizes[t]) + " at index " + std::to_string(t));
     }

@@ -6,7 +6,7 @@
 #include <cstring>
 #include <utility>
 
-#include "../cpu/float_environment.hpp"
+#include "../platform/float_environment.hpp"
 #include "fastcall.hpp"
 #include "integers.hpp"
 #include "register.hpp"

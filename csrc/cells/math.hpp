@@ -11,33 +11,18 @@
 //   choose(s, a, b)      s > 0 ? a : b
 //   V(t)                 t in every lane
 //   V::exp2_int(m)       2^n for m = n + kRoundMagic (activations.hpp), exact; 0 for the n below the smallest exponent
-// Subnormal operands and results count as zeros (cpu/float_environment.hpp).
+// Subnormal operands and results count as zeros (platform/float_environment.hpp).
 // Each of them gives the same bits on every machine, and so do all formulas that are made of them, as long as the
 // compiler contracts and reorders nothing (-ffp-contract=off, no -ffast-math).
 #pragma once
 
 #include <cstdint>
 
+// RNN_UNROLL unrolls a loop of constant length; RNN_ROLLED keeps a loop short that nvcc would unroll.
 #if defined(__CUDACC__)
 #define RNN_INLINE __host__ __device__ __forceinline__
-#elif defined(_MSC_VER)
-#define RNN_INLINE __forceinline
-#else
-#define RNN_INLINE inline __attribute__((always_inline))
-#endif
-
-// gcc keeps an array of vectors in registers only if every index into it is a constant early enough. RNN_UNROLL before
-// a loop of constant length makes it so. RNN_ROLLED keeps a loop short that nvcc would unroll.
-#if defined(__CUDACC__)
 #define RNN_UNROLL _Pragma("unroll")
 #define RNN_ROLLED _Pragma("unroll 1")
-#elif defined(__clang__)
-#define RNN_UNROLL _Pragma("clang loop unroll(full)")
-#define RNN_ROLLED
-#elif defined(__GNUC__)
-#define RNN_UNROLL _Pragma("GCC unroll 64")
-#define RNN_ROLLED
 #else
-#define RNN_UNROLL
-#define RNN_ROLLED
+#include "../platform/compiler.hpp"
 #endif

@@ -277,11 +277,11 @@ struct StageOp {
     if (!last || !product.pointwise) return;
     for_each_tile(area, [&](int64_t row, int64_t tile) RNN_INLINE_LAMBDA {
       const BackwardRow<C>& at = step.rows[row];
-      if (is_dh() && at.dy) __builtin_prefetch(at.dy + tile * V::width);
+      if (is_dh() && at.dy) prefetch(at.dy + tile * V::width);
       for (int s = 1; s < facts.states; ++s) {
-        if (at.before[s]) __builtin_prefetch(at.before[s] + tile * V::width);
+        if (at.before[s]) prefetch(at.before[s] + tile * V::width);
       }
-      for (int k = 0; k < facts.slots; ++k) __builtin_prefetch(at.slots + k * step.hidden + tile * V::width);
+      for (int k = 0; k < facts.slots; ++k) prefetch(at.slots + k * step.hidden + tile * V::width);
       for (int k = 0; k < facts.columns; ++k) prefetch_write(at.gradients + k * step.hidden + tile * V::width);
     });
   }

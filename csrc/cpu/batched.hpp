@@ -231,7 +231,7 @@ struct Batched {
     const int64_t offset = column * p.hidden + first;
     for (int64_t k = 0; k < count; ++k) {
       if (k + kAhead < count) {
-        for (int64_t i = 0; i < n; i += kCacheLine / sizeof(C)) __builtin_prefetch(d[k + kAhead] + offset + i);
+        for (int64_t i = 0; i < n; i += kCacheLine / sizeof(C)) prefetch(d[k + kAhead] + offset + i);
       }
       // memcpy becomes an instruction that takes 30 cycles to begin.
       for (int64_t tile = 0; tile < tiles_of<V>(n); ++tile) {

@@ -4,10 +4,12 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "../platform/platform.hpp"
+
 namespace fusedrnn {
 
 // Some of these are built, at least one: RNN_HAVE_... says which.
-extern const Kernels kernels_avx512, kernels_avx2, kernels_portable;
+extern const Kernels kernels_avx512, kernels_avx2, kernels_neon, kernels_portable;
 
 namespace {
 
@@ -16,17 +18,15 @@ struct Candidate {
   bool (*supported)();
 };
 
-// gcc's and clang's own CPUID code also asks the operating system whether it saves the registers.
 const Candidate kCandidates[] = {
 #if defined(RNN_HAVE_AVX512)
-    {&kernels_avx512,
-     [] {
-       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
-     }},
+    {&kernels_avx512, has_avx512},
 #endif
 #if defined(RNN_HAVE_AVX2)
-    {&kernels_avx2, [] { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }},
+    {&kernels_avx2, has_avx2},
+#endif
+#if defined(RNN_HAVE_NEON)
+    {&kernels_neon, [] { return true; }},  // every 64-bit ARM has it, with multiply-adds
 #endif
 #if defined(RNN_HAVE_PORTABLE)
     {&kernels_portable, [] { return true; }},

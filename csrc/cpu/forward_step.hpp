@@ -302,7 +302,7 @@ struct RecurrentProduct {
   }
   RNN_INLINE void fetch_pre(int64_t row, int64_t tile) const {
     const C* const pre = step.pre_at(row, tile) + first_gate * V::width;
-    for (int64_t gate = 0; gate < gates; ++gate) __builtin_prefetch(pre + gate * V::width);
+    for (int64_t gate = 0; gate < gates; ++gate) prefetch(pre + gate * V::width);
   }
 };
 
@@ -340,7 +340,7 @@ struct PhaseOp : RecurrentProduct<F> {
       const ForwardRow<C>& at = this->step.rows[row];
       if (this->adds) this->fetch_pre(row, tile);
       prefetch_write(at.after[0] + tile * Vec<C>::width);
-      for (int s = 1; s < this->facts.states; ++s) __builtin_prefetch(at.before[s] + tile * Vec<C>::width);
+      for (int s = 1; s < this->facts.states; ++s) prefetch(at.before[s] + tile * Vec<C>::width);
     });
   }
   RNN_INLINE void end(const Area& area, const C* sums) const {

@@ -14,12 +14,11 @@ namespace {
 using fusedrnn::kBlock;
 using fusedrnn::kMaxGates;
 using fusedrnn::kMostKernelRows;
+using fusedrnn::prefetch;
+using fusedrnn::prefetch_into_l2;
+using fusedrnn::prefetch_write;
 
 constexpr int kCacheLine = 64;
-
-// Keeps gcc from computing dozens of addresses from these two before a long loop that precedes their use, and from
-// spilling them meanwhile.
-#define RNN_HERE(pointer, stride) __asm__ volatile("" : "+r"(pointer), "+r"(stride))
 
 // Which R and NT are compiled for G gates: as many as their sums fit the registers.
 struct Shapes {
@@ -148,7 +147,7 @@ void micro_kernel(const Part<S, C>& part) {
       line += G * V::width;
       if (kColumns) column += column_stride;
       if (kFetch) {
-        __builtin_prefetch(next, 0, 2);
+        prefetch_into_l2(next);
         next += kLine;
       }
     }

@@ -108,7 +108,7 @@ struct InPlaceSweep {
 
 // Out of line, so that a sweep of packed weights does without its memory.
 template <class Op>
-__attribute__((noinline)) void sweep_in_place(const Op& op, Span rows, Span tiles) {
+RNN_NOINLINE void sweep_in_place(const Op& op, Span rows, Span tiles) {
   InPlaceSweep<Op> some(op);
   const int together = kShapes.main_rows(1);
   for (std::int64_t row = rows.first; row < rows.last; row += together) {

@@ -1,13 +1,11 @@
 #include "openmp.hpp"
 
-#include <dlfcn.h>
-#include <link.h>
-
 #include <atomic>
 #include <cstring>
 #include <memory>
 #include <utility>
 
+#include "../platform/platform.hpp"
 #include "threads.hpp"
 
 namespace fusedrnn {
@@ -37,13 +35,13 @@ bool is_runtime(const char* path) {
 
 template <class Function>
 bool resolve(void* library, const char* name, Function& to) {
-  to = reinterpret_cast<Function>(dlsym(library, name));
+  to = reinterpret_cast<Function>(find_function(library, name));
   return to != nullptr;
 }
 
 // The runtime in this file, which is loaded; null if it lacks a function.
 std::unique_ptr<Found> open(const char* path) {
-  void* const library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);  // stays open, so that it stays loaded
+  void* const library = open_loaded_library(path);
   if (!library) return nullptr;
   auto made = std::make_unique<Found>();
   made->file = path;
@@ -54,30 +52,11 @@ std::unique_ptr<Found> open(const char* path) {
   return all ? std::move(made) : nullptr;
 }
 
-// How many libraries have been loaded; the first call of the callback knows.
-unsigned long long count_loaded() {
-  unsigned long long loaded = 0;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, std::size_t, void* data) {
-        *static_cast<unsigned long long*>(data) = info->dlpi_adds;
-        return 1;
-      },
-      &loaded);
-  return loaded;
-}
-
 const Found* find() {
   if (const Found* const known = found.load(std::memory_order_acquire)) return known;
-  const unsigned long long loaded = count_loaded();
+  const unsigned long long loaded = count_loaded_libraries();
   if (loaded == seen.load(std::memory_order_relaxed)) return nullptr;
-  std::string path;
-  dl_iterate_phdr(
-      [](dl_phdr_info* info, std::size_t, void* data) {
-        if (!info->dlpi_name || !is_runtime(info->dlpi_name)) return 0;
-        *static_cast<std::string*>(data) = info->dlpi_name;
-        return 1;
-      },
-      &path);
+  const std::string path = loaded_library(is_runtime);
   std::unique_ptr<Found> made = path.empty() ? nullptr : open(path.c_str());
   if (!made) {
     seen.store(loaded, std::memory_order_relaxed);

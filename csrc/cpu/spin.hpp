@@ -1,22 +1,18 @@
 // How threads wait for each other.
 #pragma once
 
-#include <sched.h>
+#include <thread>
+
+#include "../platform/compiler.hpp"
 
 namespace fusedrnn {
-
-inline void pause() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#endif
-}
 
 // Spins on `done`, gently; where there are more threads than CPUs, or the wait grows long, gives the CPU away.
 template <class Done>
 void spin_until(bool crowded, Done&& done) {
   for (int spins = 0; !done(); ++spins) {
     if (crowded || spins > 128)
-      sched_yield();
+      std::this_thread::yield();
     else
       pause();
   }

@@ -44,10 +44,6 @@ struct Area {
   std::int64_t row, rows, tile, tiles;
 };
 
-// For the lambdas of these loops. gcc takes a function that does nothing but prefetch for one without effect, and drops
-// its calls, unless they are inlined before it looks.
-#define RNN_INLINE_LAMBDA __attribute__((always_inline))
-
 // run(row, tile) over an area, row after row.
 template <class Run>
 RNN_INLINE void for_each_tile(const Area& area, Run&& run) {
@@ -63,11 +59,6 @@ RNN_INLINE void for_each_tile(const Area& area, OfRow&& of_row, Run&& run) {
     const auto given = of_row(row);
     for (std::int64_t tile = area.tile; tile < area.tile + area.tiles; ++tile) run(given, row, tile);
   }
-}
-
-template <class T>
-RNN_INLINE void prefetch_write(const T* p) {
-  __builtin_prefetch(p, 1);
 }
 
 // Rows cut evenly into groups of at most `most`, so that no group is much smaller than the registers allow.
@@ -150,7 +141,7 @@ struct TileSweep {
     if constexpr (Op::kNewRows) {
       for (std::int64_t r = row; r < row + rows; ++r) {
         const C* const source = *op.sources(r) + op.source_offset;
-        for (std::int64_t k = k0; k < k1; k += kCacheLine / sizeof(C)) __builtin_prefetch(source + k);
+        for (std::int64_t k = k0; k < k1; k += kCacheLine / sizeof(C)) prefetch(source + k);
       }
     }
   }

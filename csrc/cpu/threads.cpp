@@ -1,9 +1,5 @@
 #include "threads.hpp"
 
-#include <pthread.h>
-#include <sched.h>
-#include <signal.h>
-
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -19,8 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "../platform/platform.hpp"
 #include "../problem.hpp"
-#include "../read_file.hpp"
 #include "../sizes.hpp"
 #include "openmp.hpp"
 #include "spin.hpp"
@@ -31,41 +27,16 @@ namespace {
 
 constexpr auto kSpinTime = std::chrono::microseconds(50);
 
-int affinity_cpus() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof set, &set) != 0) return static_cast<int>(std::thread::hardware_concurrency());
-  return CPU_COUNT(&set);
-}
-
-// The cgroup's CPU quota in whole CPUs, rounded up; 0 where there is none.
-int cgroup_cpus() {
-  long long quota = 0, period = 0;
-  if (const auto both = read_file("/sys/fs/cgroup/cpu.max")) {
-    // Of version 2: "150000 100000"; or, for none, "max 100000", which reads as 0.
-    char* rest = nullptr;
-    quota = std::strtoll(both->c_str(), &rest, 10);
-    period = std::strtoll(rest, nullptr, 10);
-  } else {
-    quota = std::strtoll(read_file("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").value_or("").c_str(), nullptr, 10);
-    period = std::strtoll(read_file("/sys/fs/cgroup/cpu/cpu.cfs_period_us").value_or("").c_str(), nullptr, 10);
-  }
-  if (quota <= 0 || period <= 0) return 0;
-  const long long cpus = quota / period + (quota % period != 0);
-  return cpus < kMostThreads ? static_cast<int>(cpus) : kMostThreads;
-}
-
-int count_usable_cpus() {
-  const int affinity = affinity_cpus(), quota = cgroup_cpus();
-  const int n = quota > 0 && quota < affinity ? quota : affinity;
-  return n < 1 ? 1 : n > kMostThreads ? kMostThreads : n;
+int clamped_cpus() {
+  const int n = count_usable_cpus();
+  return n > kMostThreads ? kMostThreads : n;
 }
 
 std::atomic<int> known_cpus{0};
 
 int usable_cpus() {
   int n = known_cpus.load(std::memory_order_relaxed);
-  if (n == 0) known_cpus.store(n = count_usable_cpus(), std::memory_order_relaxed);
+  if (n == 0) known_cpus.store(n = clamped_cpus(), std::memory_order_relaxed);
   return n;
 }
 
@@ -77,23 +48,6 @@ int parse_count(const char* text) {
 }
 
 std::atomic<int> chosen_threads{0};
-
-// Blocks all signals of the calling thread, and so of threads that it makes meanwhile: signals to the process are for
-// threads of the process's own.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-  SignalsBlocked(const SignalsBlocked&) = delete;
-  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
-
- private:
-  sigset_t before_;
-};
 
 }  // namespace
 
@@ -118,7 +72,7 @@ void set_num_threads(int n) {
   if (n < 1 || n > kMostThreads) {
     throw std::invalid_argument("n: expected an integer in 1..1024, got " + std::to_string(n));
   }
-  known_cpus.store(count_usable_cpus(), std::memory_order_relaxed);
+  known_cpus.store(clamped_cpus(), std::memory_order_relaxed);
   chosen_threads.store(n, std::memory_order_relaxed);
 }
 
@@ -256,12 +210,12 @@ void forget_pool() {
   fork_count.fetch_add(1, std::memory_order_relaxed);
   the_pool.store(nullptr, std::memory_order_relaxed);
 }
-const int registered = pthread_atfork(nullptr, nullptr, forget_pool);
+const bool registered = call_in_children(forget_pool);
 
 Pool* get_pool() {
   Pool* pool = the_pool.load(std::memory_order_acquire);
   if (pool) return pool;
-  if (registered != 0) return nullptr;
+  if (!registered) return nullptr;
   Pool* made = new Pool;
   if (the_pool.compare_exchange_strong(pool, made, std::memory_order_acq_rel)) return made;
   delete made;

@@ -4,6 +4,8 @@
 // read as zero and are not touched by stores.
 #pragma once
 
+#include <math.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -17,11 +19,11 @@ constexpr int kAccumulators = 4;  // the micro-kernel's budget
 constexpr int kSideBySide = 1;    // tiles of pointwise steps (several.hpp)
 
 #if defined(__FMA__) || defined(__aarch64__)
-RNN_INLINE float scalar_fma(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+RNN_INLINE float scalar_fma(float a, float b, float c) { return ::fmaf(a, b, c); }
 #else
 // Without an instruction: the product is exact in double; its sum with c is rounded to odd there (the last bit is set
 // where anything was cut off), so that the rounding to float sees on which side of a tie the exact sum lies.
-__attribute__((noinline)) float scalar_fma(float a, float b, float c) {
+RNN_NOINLINE float scalar_fma(float a, float b, float c) {
   const double product = static_cast<double>(a) * b, addend = c;
   double sum = product + addend;
   const double back = sum - product;
@@ -35,7 +37,7 @@ __attribute__((noinline)) float scalar_fma(float a, float b, float c) {
   return static_cast<float>(sum);
 }
 #endif
-RNN_INLINE double scalar_fma(double a, double b, double c) { return __builtin_fma(a, b, c); }
+RNN_INLINE double scalar_fma(double a, double b, double c) { return ::fma(a, b, c); }
 
 template <class T>
 struct ScalarBits;

@@ -1,9 +1,5 @@
 #include "driver.hpp"
 
-#include <dlfcn.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
@@ -14,6 +10,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "../platform/platform.hpp"
 #include "../read_file.hpp"
 
 namespace fusedrnn {
@@ -59,9 +56,9 @@ Driver::Driver(Paths paths) : paths_(std::move(paths)) {
 }
 
 std::string Driver::read_image() {
-  struct stat about;
-  if (stat(paths_.image.c_str(), &about) != 0) return "this build carries no CUDA kernels";
-  if (!S_ISREG(about.st_mode)) return "the CUDA kernels cannot be read: " + paths_.image + " is no file";
+  const FileKind kind = file_kind(paths_.image);
+  if (kind == FileKind::none) return "this build carries no CUDA kernels";
+  if (kind != FileKind::file) return "the CUDA kernels cannot be read: " + paths_.image + " is no file";
   try {
     const std::optional<std::string> bytes = read_file(paths_.image);
     if (!bytes) return "the CUDA kernels cannot be read: " + paths_.image + ": " + std::strerror(errno);
@@ -75,11 +72,11 @@ std::string Driver::read_image() {
 }
 
 std::string Driver::open_library() {
-  void* const library = dlopen(paths_.library.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* const library = fusedrnn::open_library(paths_.library);
   if (!library) return "no NVIDIA driver: " + paths_.library + " cannot be loaded";
   std::string absent;
-#define RNN_DRIVER_FIND(name, arguments)                                   \
-  calls_.name = reinterpret_cast<int(*) arguments>(dlsym(library, #name)); \
+#define RNN_DRIVER_FIND(name, arguments)                                           \
+  calls_.name = reinterpret_cast<int(*) arguments>(find_function(library, #name)); \
   if (!calls_.name && absent.empty()) absent = #name;
   RNN_DRIVER_CALLS(RNN_DRIVER_FIND)
 #undef RNN_DRIVER_FIND
@@ -95,7 +92,7 @@ std::string Driver::check_version() {
 }
 
 std::string Driver::start() {
-  process_ = getpid();
+  process_ = process_id();
   int result = calls_.cuInit(0);
   if (result == kNoDevice) return kNoGpu;
   if (result != 0) return "the NVIDIA driver does not start: " + error_text(result);
@@ -137,7 +134,7 @@ std::string Driver::error_text(int result) const {
 
 bool Driver::forked() const {
   const std::int64_t process = process_;
-  return process != 0 && process != getpid();
+  return process != 0 && process != process_id();
 }
 
 std::string Driver::problem() const {

@@ -1,8 +1,8 @@
 #include "nvml.hpp"
 
-#include <dlfcn.h>
-
 #include <memory>
+
+#include "../platform/platform.hpp"
 
 namespace fusedrnn {
 namespace cuda {
@@ -54,12 +54,11 @@ GpuList list_with(const NvmlCalls& calls) {
 }  // namespace
 
 GpuList list_gpus(const std::string& library_path) {
-  const auto close = [](void* library) { dlclose(library); };
-  const std::unique_ptr<void, decltype(close)> library(dlopen(library_path.c_str(), RTLD_NOW | RTLD_LOCAL), close);
+  const std::unique_ptr<void, void (*)(void*)> library(open_library(library_path), close_library);
   if (!library) return {{}, "the GPUs cannot be listed: " + library_path + " cannot be loaded"};
   NvmlCalls calls;
-#define RNN_NVML_FIND(type, name, arguments)                                     \
-  calls.name = reinterpret_cast<type(*) arguments>(dlsym(library.get(), #name)); \
+#define RNN_NVML_FIND(type, name, arguments)                                             \
+  calls.name = reinterpret_cast<type(*) arguments>(find_function(library.get(), #name)); \
   if (!calls.name) return {{}, "the GPUs cannot be listed: " + library_path + " has no " #name};
   RNN_NVML_CALLS(RNN_NVML_FIND)
 #undef RNN_NVML_FIND

@@ -13,6 +13,7 @@ from . import _core
 __all__ = ["get_float32_products", "is_available", "set_float32_products", "status"]
 
 KERNELS = os.path.join(os.path.dirname(__file__), "kernels.fatbin")  # pathlib would be imported for this line alone
+DRIVER, NVML = ("nvcuda.dll", "nvml.dll") if os.name == "nt" else ("libcuda.so.1", "libnvidia-ml.so.1")
 PRODUCTS = ("float32", "tf32")
 _products = "float32"
 
@@ -21,8 +22,8 @@ def paths() -> tuple[bytes, bytes, bytes]:
     """The driver, the management library and the file of kernels: ``FUSEDRNN_CUDA_DRIVER``, ``FUSEDRNN_CUDA_NVML`` and
     ``FUSEDRNN_CUDA_KERNELS``, else the system's and the one in this package."""
     return (
-        os.fsencode(os.environ.get("FUSEDRNN_CUDA_DRIVER", "libcuda.so.1")),
-        os.fsencode(os.environ.get("FUSEDRNN_CUDA_NVML", "libnvidia-ml.so.1")),
+        os.fsencode(os.environ.get("FUSEDRNN_CUDA_DRIVER", DRIVER)),
+        os.fsencode(os.environ.get("FUSEDRNN_CUDA_NVML", NVML)),
         os.fsencode(os.environ.get("FUSEDRNN_CUDA_KERNELS", KERNELS)),
     )
 

@@ -4,6 +4,8 @@
 #include <thread>
 #include <vector>
 
+#include "../../csrc/platform/compiler.hpp"
+
 namespace {
 
 thread_local int number = 0, count = 1;
@@ -12,11 +14,10 @@ std::atomic<unsigned> regions{0};
 }  // namespace
 
 extern "C" {
-__attribute__((visibility("default"))) int omp_in_parallel() { return count > 1; }
-__attribute__((visibility("default"))) int omp_get_thread_num() { return number; }
-__attribute__((visibility("default"))) int omp_get_num_threads() { return count; }
-__attribute__((visibility("default"))) void GOMP_parallel(void (*function)(void*), void* data, unsigned wanted,
-                                                          unsigned) {
+RNN_EXPORT int omp_in_parallel() { return count > 1; }
+RNN_EXPORT int omp_get_thread_num() { return number; }
+RNN_EXPORT int omp_get_num_threads() { return count; }
+RNN_EXPORT void GOMP_parallel(void (*function)(void*), void* data, unsigned wanted, unsigned) {
   const int size = regions.fetch_add(1) % 3 == 2 ? 1 : static_cast<int>(wanted);
   const auto run = [&](int index) {
     number = index;
