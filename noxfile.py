@@ -39,7 +39,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def bits(session: nox.Session) -> None:
     """The record of bits."""
-    session.install(".", "pytest")
+    session.install(".[check]")
     session.run("python", "tools/bits.py", *session.posargs)
 
 

@@ -44,7 +44,7 @@ python_for_arm() {
   "$folder/venv/bin/pip" install --quiet --no-compile --target "$folder/site" --only-binary=:all: \
     --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_17_aarch64 \
     --platform manylinux2014_aarch64 --implementation cp --abi cp311 --python-version 3.11 \
-    numpy "pytest>=7" "pytest-xdist>=3" "hypothesis>=6" "threadpoolctl>=3.5" "ml-dtypes>=0.4" "safetensors>=0.4"
+    numpy "pytest>=7" "sybil>=8" "pytest-xdist>=3" "hypothesis>=6" "threadpoolctl>=3.5" "ml-dtypes>=0.4" "safetensors>=0.4"
   # Its own name is that of this file, so that the processes which tests start are emulated too.
   cat >"$folder/python" <<PYTHON
 #!/bin/sh
@@ -85,11 +85,12 @@ bits() {
   "$folder/python" "$source/tools/bits.py" "$@"
 }
 
-tests() { # but for what needs a clock, or an installation
+tests() { # but for what needs a clock, or an installation; and the programs of README
   package
   cd "$source"
   "$folder/python" -m pytest -q -n 0 -p no:cacheprovider -m quick --ignore=tests/test_light.py --ignore-glob="tests/test_cuda*" \
     tests/test_{minimal,errors,errors_weights,clockwork,record,parity,bits,gradients}.py
+  "$folder/python" -m pytest -q -n 0 -p no:cacheprovider "tests/test_docs.py::test_blocks[README]"
 }
 
 prepare

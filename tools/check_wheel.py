@@ -1,7 +1,7 @@
 """Tests the installed fusedrnn, as it comes out of a wheel: each cell forward and backward against the reference
-(tests/test_minimal.py), and a part of the record of bits.
+(tests/test_minimal.py), the programs of README as far as they need NumPy alone, and a part of the record of bits.
 
-    pip install fusedrnn-*.whl pytest
+    pip install "$(echo fusedrnn-*.whl)[check]"
     python tools/check_wheel.py
 
 The options of the checkout, which need more packages, and its settings of the environment are left out.
@@ -30,7 +30,9 @@ def main() -> None:
     common = ROOT / "tools" / "common"
     options = ["-q", "-c", os.devnull, f"--rootdir={ROOT}", "--import-mode=importlib", "-p", "no:cacheprovider"]
     options += ["-o", f"pythonpath={common}", "-o", "markers=quick: the first check"]
-    failed = pytest.main([*options, str(ROOT / "tests" / "test_minimal.py")])
+    options += ["-rs"]  # README's last program needs PyTorch
+    tests = ROOT / "tests"
+    failed = pytest.main([*options, str(tests / "test_minimal.py"), f"{tests / 'test_docs.py'}::test_blocks[README]"])
     if failed:
         sys.exit(int(failed))
     sys.exit(subprocess.run([sys.executable, str(ROOT / "tools" / "bits.py"), "--quick"]).returncode)

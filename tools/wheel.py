@@ -126,7 +126,7 @@ def main() -> None:
         say(f"{python}: audit")
         wheel = audited(wheel, args.out, args.glibc)
         say(f"{python}: test")
-        inside = environment(python, work / "test-venv", wheel, "pytest")
+        inside = environment(python, work / "test-venv", f"{wheel}[check]")
         run([inside, ROOT / "tools" / "check_wheel.py"], cwd=work)
         made.append(wheel)
     run([sys.executable, ROOT / "tools" / "check_symbols.py", work / "build"])
