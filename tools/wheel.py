@@ -24,7 +24,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ["scikit-build-core>=0.11", "pybind11>=3.0", "cmake>=3.20", "ninja"]
+# With what scikit-build-core needs under Python 3.10, as all Pythons use them.
+BUILD = ["scikit-build-core>=0.11", "pybind11>=3.0", "cmake>=3.20", "ninja", "tomli", "exceptiongroup"]
 LEAST_RATING = 7  # of pyroma's 10, as author, their address and the project's are not given
 
 
@@ -51,7 +52,8 @@ def environment(python: Path, folder: Path, *packages: str | Path) -> Path:
     """The python of a new environment with these packages."""
     run([python, "-m", "venv", "--clear", folder])
     inside = folder / "bin" / "python"
-    run([inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
+    if packages:
+        run([inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages])
     return inside
 
 
@@ -70,14 +72,18 @@ def compilers(folder: Path, glibc: str) -> dict[str, str]:
 
 
 def build(python: Path, work: Path, env: dict[str, str], isas: str) -> Path:
-    inside = environment(python, work / "build-venv", *BUILD)
-    raw = work / "raw"
+    """The wheel, as built. scikit-build-core compiles all anew when it lies elsewhere than before: so it has one folder
+    for all Pythons. CMake asks each Python anew, as its path is another."""
+    inside = environment(python, work / f"build-{str(python).replace('/', '_')}")
+    tools, raw = work / "build-tools", work / "raw"
+    if not tools.exists():
+        run([inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", tools, *BUILD])
     shutil.rmtree(raw, ignore_errors=True)
     settings = [f"build-dir={work / 'build'}", f"cmake.define.FUSEDRNN_ISAS={isas}"]
     options = ["--no-deps", "--no-build-isolation", "--disable-pip-version-check", f"--wheel-dir={raw}"]
     options += [f"--config-settings={s}" for s in settings]  # which an older pip has not as -C
-    path = f"{inside.parent}{os.pathsep}{os.environ['PATH']}"
-    run([inside, "-m", "pip", "wheel", *options, ROOT], env=os.environ | env | {"PATH": path})
+    path = f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    run([inside, "-m", "pip", "wheel", *options, ROOT], env=os.environ | env | {"PATH": path, "PYTHONPATH": str(tools)})
     (wheel,) = raw.glob("*.whl")
     return wheel
 
