@@ -39,7 +39,7 @@ PYBIND11_MODULE(_core_of_main, m, pybind11::mod_gil_not_used()) {
 
 // Before pybind11 runs: where Python is older than 3.12, it would take what the main interpreter has for the other's.
 // Python 3.13 and later call this in the main interpreter, for all of them.
-extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {  // NOLINT: Python asks for this name
   if (is_main_interpreter()) return PyInit__core_of_main();
   PyErr_SetString(PyExc_ImportError, kRefused);
   return nullptr;
