@@ -35,6 +35,7 @@ def test_exit_while_daemon_threads_are_in_calls(training: bool) -> None:
         import numpy as np, fusedrnn
         z = lambda *shape: np.zeros(shape, "f4")
         w, x = fusedrnn.LSTMWeights(z(512, 128), z(512, 128)), z(50, 16, 128)
+        fusedrnn.lstm, fusedrnn.lstm_forward, fusedrnn.lstm_backward  # imports, whose locks are Python's
         def calls():
             while True:
                 if TRAINING:
