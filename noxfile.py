@@ -7,6 +7,7 @@ import nox
 
 nox.options.sessions = ["lint", "quick"]
 nox.options.default_venv_backend = "venv"
+THREADED = [f"tests/test_{name}.py" for name in ("threads", "subinterpreters", "process", "streams")]
 PRESETS = {"asan_ubsan": "asan-ubsan", "tsan": "tsan", "stress": "stress"}
 
 
@@ -34,6 +35,13 @@ def tests(session: nox.Session) -> None:
     """The whole suite, beside PyTorch and the other peers."""
     session.install(".[test,bench,peers]")
     session.run("pytest", *session.posargs)
+
+
+@nox.session(python=["3.13t", "3.14t"])
+def free_threading(session: nox.Session) -> None:
+    """What many threads do at once, on a Python without a GIL."""
+    session.install(".", "pytest", "pytest-xdist", "-Ccmake.define.FUSEDRNN_ISAS=portable")
+    session.run("pytest", "-n", "0", *(session.posargs or THREADED))
 
 
 @nox.session

@@ -4,36 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
-import sys
-import textwrap
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-import cases
 import fusedrnn
 from agreement import assert_same_bits
 from cases import DISTINCT, Cell, make_problem
-
-COMMON = Path(cases.__file__).parent
-
-
-def child(code: str, **environment: str) -> str:
-    """What a Python process prints that runs `code`; it must exit with 0, in time, and complain of nothing."""
-    run = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        # With no threads of NumPy's, which would get signals and hold locks too.
-        env=os.environ | {"PYTHONPATH": str(COMMON), "OPENBLAS_NUM_THREADS": "1"} | environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (run.returncode, run.stderr) == (0, "")
-    return run.stdout.strip()
+from children import child
 
 
 def wait_for(pid: int, seconds: float = 60) -> int:
@@ -56,6 +35,7 @@ def test_exit_while_daemon_threads_are_in_calls(training: bool) -> None:
         import numpy as np, fusedrnn
         z = lambda *shape: np.zeros(shape, "f4")
         w, x = fusedrnn.LSTMWeights(z(512, 128), z(512, 128)), z(50, 16, 128)
+        fusedrnn.lstm, fusedrnn.lstm_forward, fusedrnn.lstm_backward  # imports, whose locks are Python's
         def calls():
             while True:
                 if TRAINING:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -117,6 +118,25 @@ def test_operators_check_what_they_are_given() -> None:
     for bad in ([reserve[:16], y, h], [reserve, y[:1], h], [reserve, y, h.double()]):
         with pytest.raises((RuntimeError, ValueError)):
             operator.backward(x, *[None] * 6, *parameters, 0.0, *bad, wanted)
+
+
+def test_operators_that_threads_ask_for_at_once() -> None:
+    from fusedrnn.torch.operator import operator_of
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for hidden_size in range(H + 1, H + 6):  # of which nobody has asked yet
+            layout, barrier = frt.GRU(I, hidden_size)._layout(), threading.Barrier(4)
+
+            def ask(layout: Any = layout, barrier: Any = barrier) -> Any:
+                barrier.wait()
+                return operator_of(layout)
+
+            with ThreadPoolExecutor(4) as pool:
+                assert len({future.result() for future in [pool.submit(ask) for _ in range(4)]}) == 1
+    finally:
+        sys.setswitchinterval(interval)
 
 
 def test_packed_sequences_whose_parts_do_not_fit() -> None:

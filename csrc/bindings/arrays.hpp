@@ -161,16 +161,21 @@ T* write_output(const char* name, const char* symbols, std::initializer_list<std
   return reinterpret_cast<T*>(proxy(h)->data);
 }
 
-// An item of the dict, which others may change meanwhile; None if there is none.
-inline py::object item_or_none(const py::dict& dict, PyObject* key) {
+// An item of the dict, which others may change meanwhile; null if there is none.
+inline py::object item_or_null(const py::dict& dict, PyObject* key) {
 #if PY_VERSION_HEX >= 0x030D0000
   PyObject* found = nullptr;
   if (PyDict_GetItemRef(dict.ptr(), key, &found) < 0) throw py::error_already_set();
-  const auto item = py::reinterpret_steal<py::object>(found);
+  return py::reinterpret_steal<py::object>(found);
 #else
-  const auto item = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(dict.ptr(), key));
+  auto item = py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(dict.ptr(), key));
   if (!item && PyErr_Occurred()) throw py::error_already_set();
+  return item;
 #endif
+}
+// The same; None if there is none.
+inline py::object item_or_none(const py::dict& dict, PyObject* key) {
+  py::object item = item_or_null(dict, key);
   return item ? item : py::none();
 }
 

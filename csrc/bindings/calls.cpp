@@ -292,6 +292,9 @@ PyMethodDef kMethods[] = {
 }  // namespace
 
 void register_calls(py::module_& m) {
+  // Made here, and not by whichever call is the first: Python strings are made meanwhile, and a thread that waits for
+  // it could not be stopped, as a free-threaded Python does for its garbage collector.
+  names();
   py::class_<PyMemory>(m, "Memory", py::custom_type_setup(refuse_new<3>), py::is_final(), "The memory of a reserve.")
       .def_property_readonly("nbytes", [](const PyMemory& memory) { return memory.buffer.bytes(); });
   auto weights = py::reinterpret_borrow<py::class_<PyWeights>>(m.attr("Weights"));

@@ -62,6 +62,11 @@ RNN_EXPORT void fusedrnn_set_num_threads(int n) {
 }
 
 void register_config(py::module_& m) {
+#if defined(Py_GIL_DISABLED)
+  m.attr("FREE_THREADED") = true;
+#else
+  m.attr("FREE_THREADED") = false;
+#endif
   m.def("available_isas", &available_isas);
   m.def("isa", [] { return std::string(current_isa().kernels->isa); });
   m.def("set_isa", &set_isa);

@@ -58,7 +58,10 @@ inline std::vector<int64_t> read_integers(const char* name, const char* symbols,
     const char kind = py::reinterpret_borrow<py::array>(h).dtype().kind();
     if (kind != 'i' && kind != 'u') fail_integers(name, "dtype " + text_of(h.attr("dtype")));
     require_shape(name, symbols, {count}, h);
-    return kind == 'i' ? values_of<int64_t>(h) : values_of<std::uint64_t>(h);
+    auto values = kind == 'i' ? values_of<int64_t>(h) : values_of<std::uint64_t>(h);
+    const auto read = static_cast<int64_t>(values.size());  // another one if the array has changed since
+    if (read != count) throw py::value_error(wrong_shape(name, symbols, {count}, {read}));
+    return values;
   }
   if (!PySequence_Check(h.ptr())) {
     throw py::type_error(std::string(name) + ": expected a sequence or numpy.ndarray of integers, got " + type_name(h));

@@ -18,17 +18,30 @@ namespace fusedrnn {
 
 namespace {
 
+const PyStack& stack_of(const py::object& o) {
+  if (!py::isinstance<PyStack>(o)) throw py::type_error(wrong_type("stack", "a Stack", type_name(o)));
+  return o.cast<const PyStack&>();
+}
+
 // The states of a stream in one format, and what runs a step on them. A step reads the states of one turn and writes
-// the other's.
+// the other's. One call at a time (PyStream).
 class StreamStates {
  public:
+  explicit StreamStates(const py::object& stack) : owner_(stack) {}
   virtual ~StreamStates() = default;
+  StreamStates(const StreamStates&) = delete;
+  StreamStates& operator=(const StreamStates&) = delete;
+  const py::object& owner() const { return owner_; }  // of the stack
   virtual py::object step(py::handle x, py::handle out, py::handle resets) = 0;
   virtual py::tuple states() const = 0;
   virtual void set_states(const py::tuple& given) = 0;
   virtual void set_start(py::handle start) = 0;
   virtual void reset(const std::vector<int64_t>& rows) = 0;
-  virtual std::unique_ptr<StreamStates> copy(const PyStack& stack) const = 0;
+  // The same states, on a stack of the same sizes.
+  virtual std::unique_ptr<StreamStates> copy(const py::object& stack) const = 0;
+
+ private:
+  const py::object owner_;
 };
 
 constexpr int64_t kMostRows = int64_t{1} << 40;
@@ -58,19 +71,18 @@ class StreamOf final : public StreamStates {
  public:
   using T = typename F::Compute;
 
-  StreamOf(const PyStack& s, int64_t batch) : s_(s), batch_(batch) {
-    start_.resize(s.facts().clocked ? static_cast<std::size_t>(batch) : 0);
-    for (int i = 0; i < s.facts().states; ++i) {
+  StreamOf(const py::object& stack, int64_t batch) : StreamStates(stack), s_(stack_of(stack)), batch_(batch) {
+    start_.resize(s_.facts().clocked ? static_cast<std::size_t>(batch) : 0);
+    for (int i = 0; i < s_.facts().states; ++i) {
       for (Buffer& buffer : states_[i]) {
-        buffer = Buffer(static_cast<std::size_t>(s.runs() * batch * size(i)) * sizeof(T));
-        empty(i, buffer.as<T>(), s.runs() * batch);
+        buffer = Buffer(static_cast<std::size_t>(s_.runs() * batch * size(i)) * sizeof(T));
+        empty(i, buffer.as<T>(), s_.runs() * batch);
       }
     }
     for (int turn = 0; turn < 2; ++turn) prepare(turn);
   }
 
   py::object step(py::handle x, py::handle out, py::handle resets) override {
-    const Busy busy(busy_);
     const bool single = batch_ == 1 && py::isinstance<py::array>(x) && proxy(x)->nd == 1;
     const int64_t I = s_.first().input, P = size(0);
     const auto in = single ? read_input<T>("x", "(input_size,)", {I}, x, false)
@@ -104,7 +116,6 @@ class StreamOf final : public StreamStates {
   }
 
   py::tuple states() const override {
-    const Busy busy(busy_);
     py::tuple all(s_.facts().states);
     for (int i = 0; i < s_.facts().states; ++i) {
       auto array = new_array<T>("state", {s_.runs(), batch_, size(i)});
@@ -115,7 +126,6 @@ class StreamOf final : public StreamStates {
   }
 
   void set_states(const py::tuple& given) override {
-    const Busy busy(busy_);
     require_count("state", given, s_.first());
     Input<T> in[kMaxStates];
     for (int i = 0; i < s_.facts().states; ++i) {
@@ -134,7 +144,6 @@ class StreamOf final : public StreamStates {
 
   // The steps that clocks have counted: zeros for None.
   void set_start(py::handle start) override {
-    const Busy busy(busy_);
     if (start.is_none()) return std::fill(start_.begin(), start_.end(), 0);
     const auto given = read_start(start, batch_);
     if (start_.empty()) throw py::value_error(not_taken(names().start.text, s_.facts().name, type_name(start)));
@@ -142,7 +151,6 @@ class StreamOf final : public StreamStates {
   }
 
   void reset(const std::vector<int64_t>& rows) override {
-    const Busy busy(busy_);
     for (const int64_t row : rows) {
       if (row < 0 || row >= batch_) {
         throw py::value_error("rows: expected values in 0..batch_size-1 = 0.." + std::to_string(batch_ - 1) + ", got " +
@@ -159,8 +167,7 @@ class StreamOf final : public StreamStates {
     }
   }
 
-  std::unique_ptr<StreamStates> copy(const PyStack& stack) const override {
-    const Busy busy(busy_);
+  std::unique_ptr<StreamStates> copy(const py::object& stack) const override {
     auto other = std::make_unique<StreamOf>(stack, batch_);
     for (int i = 0; i < s_.facts().states; ++i) std::memcpy(other->now(i), now(i), states_[i][turn_].bytes());
     other->start_ = start_;
@@ -209,30 +216,33 @@ class StreamOf final : public StreamStates {
   std::vector<int64_t> start_;
   Stack<F> turns_[2];
   int turn_ = 0;
-  mutable Busy::Flag busy_{0};
   const bool projects_ = s_.facts().projection >= 0;
   const char* const y_symbols_ = projects_ ? "(batch_size, proj_size)" : "(batch_size, hidden_size)";
   const char* const single_symbols_ = projects_ ? "(proj_size,)" : "(hidden_size,)";
 };
 
+// All calls run alone, those that read too: any thread may call at any time, with a GIL or without one.
 struct PyStream {
-  py::object owner;  // of the stack
+  explicit PyStream(std::unique_ptr<StreamStates> made) : states(std::move(made)) {}
+
+  template <class Call>
+  auto alone(Call&& call) const {
+    const Busy busy(flag);
+    return call(*states);
+  }
+
   std::unique_ptr<StreamStates> states;
+  mutable Busy::Flag flag{0};
 };
 
-const PyStack& stack_of(const py::object& o) {
-  if (!py::isinstance<PyStack>(o)) throw py::type_error(wrong_type("stack", "a Stack", type_name(o)));
-  return o.cast<const PyStack&>();
-}
-
-PyStream make_stream(const py::object& stack, int64_t batch) {
+std::unique_ptr<PyStream> make_stream(const py::object& stack, int64_t batch) {
   const PyStack& s = stack_of(stack);
   if (s.directions != 1) throw py::value_error("stack: expected one direction, got two");
   require_positive("batch_size", batch, kMostRows);
   if (!s.shape().fits(1, batch)) throw py::value_error(too_large("batch_size", {batch}));
-  return {stack, s.with_format([&](auto format) -> std::unique_ptr<StreamStates> {
-            return std::make_unique<StreamOf<decltype(format)>>(s, batch);
-          })};
+  return std::make_unique<PyStream>(s.with_format([&](auto format) -> std::unique_ptr<StreamStates> {
+    return std::make_unique<StreamOf<decltype(format)>>(stack, batch);
+  }));
 }
 
 bool same_kind(const PyStack& a, const PyStack& b) {
@@ -240,14 +250,29 @@ bool same_kind(const PyStack& a, const PyStack& b) {
          a.first().input == b.first().input;
 }
 
-// Another stream with the same states, on a stack that may have other weights.
-PyStream copy_of(const PyStream& from, const py::object& stack) {
-  const PyStack& s = stack_of(stack);
-  if (!same_kind(stack_of(from.owner), s)) throw py::value_error("stack: expected one of the same sizes");
-  return {stack, from.states->copy(s)};
+// The states of a stream, on a stack that may have other weights.
+std::unique_ptr<StreamStates> states_on(const StreamStates& from, const py::object& stack) {
+  if (!same_kind(stack_of(from.owner()), stack_of(stack)))
+    throw py::value_error("stack: expected one of the same sizes");
+  return from.copy(stack);
 }
 
-py::object step_method(const PyStream& stream, FastArguments a) { return stream.states->step(a[0], a[1], a[2]); }
+// Another stream with the same states.
+std::unique_ptr<PyStream> copy_of(const PyStream& from, const py::object& stack) {
+  return std::make_unique<PyStream>(from.alone([&](const StreamStates& states) { return states_on(states, stack); }));
+}
+
+// The same stream on another stack: its states change place in one store, so that a child forked meanwhile has either.
+void refresh(PyStream& stream, const py::object& stack) {
+  std::unique_ptr<StreamStates> other;  // the old ones go once the call is over, as Python code may run then
+  const Busy busy(stream.flag);
+  other = states_on(*stream.states, stack);
+  stream.states.swap(other);
+}
+
+py::object step_method(const PyStream& stream, FastArguments a) {
+  return stream.alone([&](StreamStates& states) { return states.step(a[0], a[1], a[2]); });
+}
 PyMethodDef kStep = fast_definition("step", fast_method<PyStream, step_method, 3>,
                                     "step(x: ndarray, out: ndarray | None, resets: ndarray | None) -> ndarray");
 
@@ -257,12 +282,19 @@ void register_streams(py::module_& m) {
   py::class_<PyStream> stream(m, "Stream", py::custom_type_setup(refuse_new<7>), py::is_final(),
                               "The states of a stack that runs step by step.");
   add_method(stream, kStep);
-  stream.def_property_readonly("stack", [](const PyStream& stream) { return stream.owner; })
-      .def("states", [](const PyStream& stream) { return stream.states->states(); })
-      .def("set_states", [](const PyStream& stream, const py::tuple& states) { stream.states->set_states(states); })
-      .def("set_start", [](const PyStream& stream, py::handle start) { stream.states->set_start(start); })
-      .def("reset", [](const PyStream& stream, const std::vector<int64_t>& rows) { stream.states->reset(rows); })
-      .def("copy", &copy_of, py::arg("stack"));
+  stream
+      .def_property_readonly(
+          "stack", [](const PyStream& stream) { return stream.alone([](const StreamStates& s) { return s.owner(); }); })
+      .def("states",
+           [](const PyStream& stream) { return stream.alone([](const StreamStates& s) { return s.states(); }); })
+      .def("set_states", [](const PyStream& stream,
+                            const py::tuple& states) { stream.alone([&](StreamStates& s) { s.set_states(states); }); })
+      .def("set_start",
+           [](const PyStream& stream, py::handle start) { stream.alone([&](StreamStates& s) { s.set_start(start); }); })
+      .def("reset", [](const PyStream& stream,
+                       const std::vector<int64_t>& rows) { stream.alone([&](StreamStates& s) { s.reset(rows); }); })
+      .def("copy", &copy_of, py::arg("stack"))
+      .def("refresh", &refresh, py::arg("stack"));
   m.attr("MOST_ROWS") = kMostRows;
   m.def("make_stream", &make_stream, py::arg("stack"), py::arg("batch_size"));
 }

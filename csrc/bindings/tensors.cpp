@@ -100,26 +100,34 @@ struct PyTensorReader {
   }
 };
 
+// The items of a sequence, which others may change meanwhile: a tuple itself, or a tuple of what a list has now.
+py::tuple items_of(const char* name, PyObject* sequence) {
+  if (!PyTuple_Check(sequence) && !PyList_Check(sequence)) {
+    throw py::type_error(wrong_type(name, "a tuple or list", Py_TYPE(sequence)->tp_name));
+  }
+  PyObject* const items = PySequence_Tuple(sequence);
+  if (!items) throw py::error_already_set();
+  return py::reinterpret_steal<py::tuple>(items);
+}
+
 // read(tensors, shapes, bits): whether one of them requires a gradient, and their addresses; 0 for None. None if one of
 // them is not plain.
 py::object read_method(const PyTensorReader& reader, FastArguments a) {
-  const auto tensors = py::reinterpret_steal<py::object>(PySequence_Fast(a[0], "tensors: expected a sequence"));
-  const auto shapes = py::reinterpret_steal<py::object>(PySequence_Fast(a[1], "shapes: expected a sequence"));
-  if (!tensors || !shapes) throw py::error_already_set();
-  const Py_ssize_t count = PySequence_Fast_GET_SIZE(tensors.ptr());
-  if (PySequence_Fast_GET_SIZE(shapes.ptr()) != count) {
+  const py::tuple tensors = items_of("tensors", a[0]), shapes = items_of("shapes", a[1]);
+  const Py_ssize_t count = PyTuple_GET_SIZE(tensors.ptr());
+  if (PyTuple_GET_SIZE(shapes.ptr()) != count) {
     throw py::value_error("shapes: expected one for each of " + std::to_string(count) + " tensors, got " +
-                          std::to_string(PySequence_Fast_GET_SIZE(shapes.ptr())));
+                          std::to_string(PyTuple_GET_SIZE(shapes.ptr())));
   }
   const long bits = PyLong_AsLong(a[2]);
   if (bits == -1 && PyErr_Occurred()) throw py::error_already_set();
   py::tuple addresses(static_cast<std::size_t>(count));
   bool needs_gradient = false;
   for (Py_ssize_t i = 0; i < count; ++i) {
-    PyObject* const t = PySequence_Fast_GET_ITEM(tensors.ptr(), i);
+    PyObject* const t = PyTuple_GET_ITEM(tensors.ptr(), i);
     void* address = nullptr;
     if (t != Py_None &&
-        !reader.read(t, PySequence_Fast_GET_ITEM(shapes.ptr(), i), static_cast<int>(bits), address, needs_gradient)) {
+        !reader.read(t, PyTuple_GET_ITEM(shapes.ptr(), i), static_cast<int>(bits), address, needs_gradient)) {
       return py::none();
     }
     addresses[static_cast<std::size_t>(i)] = py::reinterpret_steal<py::object>(PyLong_FromVoidPtr(address));

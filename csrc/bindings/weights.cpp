@@ -162,9 +162,11 @@ py::object view(py::handle self, const T* data, std::vector<py::ssize_t> shape) 
 // The value of an option, or the one that stands for none.
 template <class Value>
 Value value_or(const py::dict& values, const char* name, Value otherwise) {
-  if (values.empty() || !values.contains(name)) return otherwise;
+  if (values.empty()) return otherwise;
+  const py::object value = item_or_null(values, py::str(name).ptr());
+  if (!value) return otherwise;
   try {
-    return py::object(values[name]).cast<Value>();
+    return value.cast<Value>();
   } catch (const py::cast_error&) {
     throw py::type_error(wrong_type(name, "a number, or a sequence of integers", "another value"));
   }
@@ -233,9 +235,8 @@ Activations activations_of(const CellFacts& f, const py::dict& values) {
   Activations all;
   ChosenActivation* const places[] = {&all.gate, &all.candidate, &all.output};
   for (std::size_t i = 0; !values.empty() && i < std::size(places); ++i) {
-    if (values.contains(kActivationPlaces[i])) {
-      *places[i] = chosen_of(kActivationPlaces[i], values[kActivationPlaces[i]]);
-    }
+    const py::object value = item_or_null(values, py::str(kActivationPlaces[i]).ptr());
+    if (value) *places[i] = chosen_of(kActivationPlaces[i], value);
   }
   if (all.any() && !f.activates) {
     throw py::value_error(std::string("activations: expected those of cell '") + f.name + "', got others");

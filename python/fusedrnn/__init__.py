@@ -11,6 +11,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
+from . import _core as _core  # before NumPy, so that it says what cannot be: where this is a subinterpreter
 from ._version import __version__
 from .config import (
     available_isas,

@@ -216,13 +216,14 @@ def source_of(options: Mapping[str, float], seed: Any, masks: Any) -> Source:
         raise TypeError(f"masks: expected a dict, got {type(masks).__name__}")
     if seed is not None:
         raise ValueError(f"masks: expected None beside a seed, got {type(masks).__name__}")
+    masks = dict(masks)  # another thread may change it meanwhile
     for name in masks:
         if name not in options:
             raise ValueError(f"masks: expected {_listed(options)}, got one of {name!r}")
     for name, p in options.items():
         if name not in masks:
             raise ValueError(f"masks: expected one of {name!r}, as there is {name}={p}, got none")
-    return dict(masks) if options else None
+    return masks if options else None
 
 
 def _listed(options: Mapping[str, float]) -> str:

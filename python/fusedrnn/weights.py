@@ -119,6 +119,7 @@ class Weights:
             raise TypeError(f"spec: expected a CellSpec, got {type(spec).__name__}")
         if not isinstance(arguments, dict):
             raise TypeError(f"arguments: expected a dict, got {type(arguments).__name__}")
+        arguments = dict(arguments)  # another thread may change it meanwhile
         for name in spec.own_values:
             if name not in arguments:
                 raise TypeError(f"{name}: expected a value among the arguments, got none")
@@ -129,7 +130,7 @@ class Weights:
         arguments = arguments | spec.checked_values(arguments)
         self._values = spec.given_values(arguments) if spec.values else {}
         if given:
-            self._values |= probabilities(type(self).__name__, spec, given)
+            self._values |= probabilities(type(self).__name__, spec, dict(given))
         self._loaded = backend(spec, arguments, self._values)
         self._initialised = True
 

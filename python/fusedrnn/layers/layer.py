@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,10 +18,10 @@ from .arguments import Form, PackedForm, flag, form_of, probability, whole
 from .config import Config, config_of, name_of
 from .initial import Initial
 from .masks import copied, of_seed, options_of
-from .numbers import seed_in_range, seed_of, seed_of_call
+from .numbers import Calls, seed_in_range, seed_of, seed_of_call
 from .options import Options
 from .packed import Packed
-from .parameters import IncompatibleKeys, Parameters, Watch, load
+from .parameters import IncompatibleKeys, Parameters, Seen, Watch, load
 from .results import gradients_of
 from .stream import Stream
 from .tape import Tape
@@ -48,6 +47,15 @@ class _Probability(_Fixed):
 
     def __get__(self, layer: Layer | None, owner: type) -> Any:
         return self if layer is None else layer._config.regularisation.get(self.name, 0.0)
+
+
+class _Snapshot(NamedTuple):
+    """Parameters as they were last seen. In one piece, as several threads may look and pack at once: the last one's
+    stays, and each knows how old its own is."""
+
+    native: _core.Stack
+    weights: list[Weights]  # in it, of each layer and direction
+    seen: Seen  # before they were compared with the parameters, or copied
 
 
 class Layer:
@@ -184,9 +192,8 @@ class Layer:
     def _set_up(self, arrays: dict[str, Array]) -> None:
         self._arrays = {name: a if a.flags.writeable else a.copy() for name, a in arrays.items()}
         self._watch = Watch(self._arrays)
-        self._weights: list[Weights] = []  # of each layer and direction, as last seen
-        self._native: _core.Stack | None = None
-        self._calls = itertools.count()  # of forward, with dropout
+        self._snapshot: _Snapshot | None = None
+        self._calls = Calls()  # of forward, with dropout
 
     @property
     def dropout(self) -> float:
@@ -272,22 +279,27 @@ class Layer:
         )
         return made
 
+    @property
+    def _weights(self) -> list[Weights]:
+        """Of each layer and direction, as last seen."""
+        return self._snapshot.weights if self._snapshot else []
+
     def _stack(self) -> _core.Stack:
         """The native layers, whose weights are the parameters as they are now."""
-        native = self._native
-        if native is not None and not self._watch.may_have_changed():
-            return native
-        before, weights, changed = self._watch.look(), list(self._weights), native is None
+        last = self._snapshot
+        if last is not None and not self._watch.may_have_changed(last.seen):
+            return last.native
+        seen = self._watch.look()
+        native, weights = (None, []) if last is None else (last.native, list(last.weights))
         for i, (layer, d) in enumerate(self._config.places):
             arrays = self._arrays_of(layer, d)
             if i < len(weights) and all(_core.same_bits(a, weights[i]._array(name)) for name, a in arrays.items()):
                 continue
             weights[i : i + 1] = [self._made_weights(layer, d)]
-            changed = True
-        if native is None or changed:
+            native = None
+        if native is None:
             native = _core.make_stack(tuple(w._loaded for w in weights), self.num_directions)
-            self._weights, self._native = weights, native
-        self._watch.looked(before)
+        self._snapshot = _Snapshot(native, weights, seen)
         return native
 
     # Calls.
@@ -359,14 +371,14 @@ class Layer:
         if isinstance(source, dict):
             source = copied(self._config, dropout, form.seq_len, form.batch_size, source)
         stack = self._stack()
-        call = next(self._calls) if options and source is None else None
+        call = self._calls.take() if options and source is None else None
         if call is not None:
             source = seed_of_call(self.seed, call)
         try:
             results, kept, nbytes = stack.forward(*(*native, dropout, 0 if source is None else source))
         except BaseException:
-            if call is not None and next(self._calls) == call + 1:  # no other thread has begun a call
-                self._calls = itertools.count(call)
+            if call is not None:
+                self._calls.give_back(call)
             raise
         return self._outputs(form, results), Tape(self, stack, form, dropout, source, kept, nbytes)
 
@@ -477,9 +489,9 @@ class Layer:
 
     def __getstate__(self) -> dict[str, Any]:
         """Weights are packed anew where they are needed."""
-        without = ("_watch", "_weights", "_native", "_calls")
-        n = next(self._calls)
-        self._calls = itertools.count(n)
+        without = ("_watch", "_snapshot", "_calls")
+        n = self._calls.take()
+        self._calls.give_back(n)
         return {name: value for name, value in self.__dict__.items() if name not in without} | {"calls": n}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -487,4 +499,4 @@ class Layer:
         calls = state.pop("calls")
         self.__dict__.update(state)
         self._set_up(self._arrays)
-        self._calls = itertools.count(calls)
+        self._calls = Calls(calls)

@@ -9,6 +9,7 @@ seed.
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -63,3 +64,21 @@ def seed_in_range(name: str, seed: Any, expected: str = "int") -> int:
 def seed_of_call(seed: int, call: int) -> int:
     """The seed of the masks of a layer's call number `call`: one word, with the number as row."""
     return int(words(seed, SEEDS, 1, row=call)[0])
+
+
+class Calls:
+    """The numbers of a layer's calls: each is taken once, by whichever thread, unless it is given back."""
+
+    def __init__(self, first: int = 0) -> None:
+        self._next = itertools.count(first)
+        self._given_back: list[int] = []
+
+    def take(self) -> int:
+        try:
+            return self._given_back.pop()
+        except IndexError:
+            return next(self._next)
+
+    def give_back(self, call: int) -> None:
+        """That of a call which failed: the next one takes it."""
+        self._given_back.append(call)

@@ -78,6 +78,7 @@ def load(parameters: Mapping[str, Array], state_dict: Mapping[str, Any], strict:
     """Copies the state dict into the arrays, once all of it has been checked."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"state_dict: expected a dict, got {type(state_dict).__name__}")
+    state_dict = dict(state_dict)  # another thread may change it meanwhile
     keys = IncompatibleKeys(
         [name for name in parameters if name not in state_dict], [name for name in state_dict if name not in parameters]
     )
@@ -104,38 +105,37 @@ def _most_references(arrays: Mapping[str, Array]) -> int:
 
 
 class Watch:
-    """Tells whether arrays may have changed since they were last compared with a copy. They may if someone has been
-    given them since, or has held a reference to one of them, as every view, buffer and tensor on its memory does. Where
-    references cannot be counted, they may have changed at any time: where threads run without the GIL, and for arrays
-    on another object's memory.
+    """Tells whether arrays may have changed since someone looked at them. They may if someone has been given them
+    since, or has held a reference to one of them, as every view, buffer and tensor on its memory does. Where references
+    cannot be counted, they may have changed at any time: on a free-threaded Python, and for arrays on another object's
+    memory.
+
+    Several threads may ask at once: what each has seen is its own, and is kept beside what it made of the arrays.
     """
 
     ALONE = _most_references({"": np.empty(1)})
 
     def __init__(self, arrays: Mapping[str, Array]) -> None:
         self._arrays = arrays
-        self._countable = _EXACT and all(a.flags.owndata for a in arrays.values())
+        self._countable = not _core.FREE_THREADED and all(a.flags.owndata for a in arrays.values())
         self._given = itertools.count(1)
-        self._last_given, self._seen, self._was_held = next(self._given), 0, True
+        self._last_given = next(self._given)
 
     def hand_out(self) -> None:
         """Others can get at the arrays, or have changed them. Called when they have their references already."""
         self._last_given = next(self._given)
 
-    def may_have_changed(self) -> bool:
-        return self._last_given != self._seen or self._was_held or self._held()
-
-    def look(self) -> tuple[int, bool]:
-        """Before arrays are compared: what `looked` is to be told afterwards."""
+    def look(self) -> Seen:
+        """Called before the arrays are compared or copied."""
         return self._last_given, self._held()
 
-    def looked(self, before: tuple[int, bool]) -> None:
-        """Arrays have been compared, or copied, since `look` gave this."""
-        self._seen, self._was_held = before
+    def may_have_changed(self, since: Seen) -> bool:
+        """Since `look` gave this."""
+        last_given, was_held = since
+        return self._last_given != last_given or was_held or self._held()
 
     def _held(self) -> bool:
         return not self._countable or _most_references(self._arrays) > self.ALONE
 
 
-# Whether counts of references are exact.
-_EXACT = getattr(sys, "_is_gil_enabled", lambda: True)()
+Seen = tuple[int, bool]  # the last one given, and whether someone held an array

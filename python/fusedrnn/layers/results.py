@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import functools
 from collections import namedtuple
 from typing import Any
 
 from ..cells.spec import CellSpec
 
+_made: dict[tuple[str, ...], Any] = {}  # the named tuples, by their fields
 
-@functools.cache
+
 def _gradients(fields: tuple[str, ...]) -> Any:
-    """The named tuple with these fields; each is made once."""
+    """The named tuple with these fields: one for all threads, also those that first ask at the same time."""
+    found = _made.get(fields)
+    return _made.setdefault(fields, _make(fields)) if found is None else found
+
+
+def _make(fields: tuple[str, ...]) -> Any:
     base: Any = namedtuple("LayerGradients", fields)  # type: ignore[misc]
 
     class LayerGradients(base):

@@ -28,11 +28,7 @@ class Stream:
         if not isinstance(native, _core.Stream):
             raise TypeError(f"native: expected a native stream, as Layer.stream makes it, got {type(native).__name__}")
         self._layer, self._batch_size = layer, batch_size
-        self._set(native)
-
-    def _set(self, native: _core.Stream) -> None:
-        self._native = native
-        self._step = native.step
+        self._native, self._step = native, native.step
 
     def step(self, x: Array, out: Array | None = None, resets: Resets = None) -> Array:
         """One step of all rows through all layers.
@@ -94,7 +90,7 @@ class Stream:
 
     def refresh(self) -> None:
         """Takes the layer's parameters as they are now; the state stays."""
-        self._set(self._native.copy(self._layer._stack()))
+        self._native.refresh(self._layer._stack())
 
     def clone(self) -> Stream:
         """Another stream with the same weights and state."""

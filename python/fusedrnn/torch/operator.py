@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -230,6 +231,11 @@ def _by_torch(
     return [None if t is None else next(each) for t in (x, *rest)]
 
 
-@functools.cache
+_made = functools.cache(Operator)
+_making = threading.Lock()
+
+
 def operator_of(layout: Layout) -> Operator:
-    return Operator(layout)
+    """The operators of a layout, which PyTorch lets one thread define, and once."""
+    with _making:
+        return _made(layout)
