@@ -7,7 +7,8 @@ audits them, and tests each in an environment of its own.
     python tools/wheel.py --isas portable --glibc 2.17              # sooner; for a C library that is older yet
 
 A Python is a version, whose command is `python3.12` or is found among pyenv's, or the path of one. One that is not
-there is left out, and named at the end. Kernels are compiled once for all of them.
+there is left out, and named at the end; if none is there, the Python that runs this is taken. Kernels are compiled
+once for all of them.
 """
 
 from __future__ import annotations
@@ -117,16 +118,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "wheel", help="keeps what was compiled")
     parser.add_argument("--out", type=Path, default=ROOT / "dist")
     args = parser.parse_args()
-    work, missing, made = args.work.resolve(), [], []
+    work, made = args.work.resolve(), []
+    pythons = {name: python_of(name) for name in args.python or [sys.executable]}
     for folder in (work, args.out):
         folder.mkdir(parents=True, exist_ok=True)
     env = compilers(work, args.glibc)
     run([sys.executable, "-m", "pyroma", "--min", str(LEAST_RATING), ROOT])
-    for wanted in args.python or [sys.executable]:
-        python = python_of(wanted)
-        if python is None:
-            missing.append(wanted)
-            continue
+    for python in [path for path in pythons.values() if path] or [Path(sys.executable)]:
         say(f"{python}: build")
         wheel = build(python, work, env, args.isas)
         say(f"{python}: audit")
@@ -138,10 +136,8 @@ def main() -> None:
     run([sys.executable, ROOT / "tools" / "check_symbols.py", work / "build"])
     say("done")
     print(*made, sep="\n")
-    if missing:
+    if missing := [name for name, path in pythons.items() if path is None]:
         print(f"SKIPPED, as there is no such Python here: {', '.join(missing)}")
-    if not made:
-        sys.exit("no wheel was built")
 
 
 if __name__ == "__main__":
