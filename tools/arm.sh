@@ -2,7 +2,7 @@
 # fusedrnn on an emulated 64-bit ARM: whether bits are those of the record, and tests pass.
 #
 #     tools/arm.sh FOLDER                     # all of what follows, with the quick cases of the record
-#     tools/arm.sh FOLDER bits --cell gru     # tools/bits.py with these options; none: all cases, which takes hours
+#     tools/arm.sh FOLDER bits --cell gru     # tools/bits.py with these options; none: all cases, 11 minutes
 #     tools/arm.sh FOLDER tests               # the quick tests
 #     tools/arm.sh FOLDER stress              # tests/cpp/stress, brief
 #     tools/arm.sh FOLDER loops               # tools/inner_loops.py: the instructions of micro-kernels
