@@ -78,7 +78,8 @@ def test_no_driver_names_a_cell() -> None:
 
 
 OF_ONE_SYSTEM = re.compile(  # or of one compiler
-    r"__attribute__|__builtin_|__asm|\basm\b|\[\[gnu|__declspec|__int128"
+    r"#pragma (?!once)|__restrict|__extension__|typeof|\bM_PI\b|(?<!py::)\bssize_t\b|_M_(X64|ARM64)"
+    r"|__attribute__|__builtin_|__asm|\basm\b|\[\[gnu|__declspec|__int128"
     r"|_MSC_VER|_WIN32|__linux__|__APPLE__|__GNUC__|__clang__|__GLIBC"
     r"|\bdl(open|sym|close|_iterate_phdr)\b|\b(pthread|sched|posix)_|\b(sigset_t|getpid|madvise)\b"
     r"|\b(aligned_alloc|fopen|strtod_l)\b|\"/(proc|sys)/"

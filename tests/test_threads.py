@@ -273,6 +273,30 @@ def test_a_stream_loses_no_step(refreshing: bool) -> None:
     assert last.tobytes() in {each.tobytes() for got in found[:4] for each in got if not refused(each)}
 
 
+@pytest.mark.quick
+def test_a_refresh_while_another_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused: it could end before the other, which may have looked before parameters changed. Steps go on."""
+    layer, fresh, x = fusedrnn.GRU(I, H, rng=1), fusedrnn.GRU(I, H, rng=2), normal(B, I)
+    stream, alone = layer.stream(B), layer.stream(B)
+    look, found = layer._stack, []
+
+    def interrupted() -> Any:
+        seen = look()
+        layer.load_state_dict(fresh.state_dict())
+        found.extend(at_once(lambda: attempt(stream.refresh), lambda: attempt(lambda: stream.step(x))))
+        return seen
+
+    monkeypatch.setattr(layer, "_stack", interrupted)
+    stream.refresh()
+    monkeypatch.undo()
+    assert refused(found[0])
+    assert found[1].tobytes() == alone.step(x).tobytes()
+    stream.refresh()
+    of_fresh = fresh.stream(B)
+    of_fresh.state = alone.state
+    assert stream.step(x).tobytes() == of_fresh.step(x).tobytes()
+
+
 def test_all_calls_of_a_stream() -> None:
     """They are refused or succeed; the stream goes on."""
     layer, x = fusedrnn.ClockworkRNN(I, 12, 2, periods=(1, 2, 3), rng=1), normal(B, I)

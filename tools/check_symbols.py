@@ -36,20 +36,25 @@ def complaints(path: Path) -> list[str]:
     for kind, name in symbols(path):
         if kind in "WVuvw":
             found.append(f"{path}: weak symbol {name}")
-        elif kind.isupper() and kind != "U":
+        elif kind.isupper() and kind not in "NU":  # not what debuggers read, and not what is elsewhere
             exported.append(name)
     if exported != [f"fusedrnn::kernels_{isa}"]:
         found.append(f"{path}: expected to export fusedrnn::kernels_{isa} alone, exports {exported}")
     return found
 
 
+def objects_in(folder: Path, pattern: str) -> list[Path]:
+    return sorted(path for path in folder.glob(pattern) if path.suffix in (".o", ".obj"))
+
+
 def main() -> None:
-    objects = sorted(Path(sys.argv[1]).glob("**/kernels_*.dir/csrc/cpu/kernels.cpp.o*"))
+    folder = Path(sys.argv[1])
+    objects = objects_in(folder, "**/kernels_*.dir/csrc/cpu/kernels.cpp.*")
     if not objects:
-        sys.exit(f"no kernels.cpp.o below {sys.argv[1]}")
-    others = sorted(Path(sys.argv[1]).glob("**/_core.dir/csrc/**/*.o*"))
+        sys.exit(f"no kernels.cpp.o below {folder}")
+    others = objects_in(folder, "**/_core.dir/csrc/**/*")
     if not others:
-        sys.exit(f"no objects of _core below {sys.argv[1]}")
+        sys.exit(f"no objects of _core below {folder}")
     found = [c for path in objects for c in complaints(path)]
     found += [c for path in objects + others for c in streams(path)]
     if found:

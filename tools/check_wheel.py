@@ -10,6 +10,7 @@ The options of the checkout, which need more packages, and its settings of the e
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def main() -> None:
         sys.exit(f"expected an installed package, got {fusedrnn.__file__}")
     common = ROOT / "tools" / "common"
     options = ["-q", "-c", os.devnull, f"--rootdir={ROOT}", "--import-mode=importlib", "-p", "no:cacheprovider"]
-    options += ["-o", f"pythonpath={common}", "-o", "markers=quick: the first check"]
+    options += ["-o", f"pythonpath={shlex.quote(common.as_posix())}", "-o", "markers=quick: the first check"]
     options += ["-rs"]  # README's last program needs PyTorch
     tests = ROOT / "tests"
     failed = pytest.main([*options, str(tests / "test_minimal.py"), f"{tests / 'test_docs.py'}::test_blocks[README]"])

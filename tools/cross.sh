@@ -17,4 +17,5 @@ there=$(WINEDEBUG=-all WINEPREFIX=$PWD/build/wine wine build/windows/stress.exe 
 printf 'here:\n%s\nWindows:\n%s\n' "$here" "$there"
 bits() { grep -o 'bits [0-9a-f]*' <<<"$1"; }
 [ "$(bits "$here")" = "$(bits "$there")" ] || { echo "the bits differ"; exit 1; }
+python3 tools/check_symbols.py build/windows
 printf '\n=== done (%d s)\n' "$SECONDS"

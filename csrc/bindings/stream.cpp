@@ -232,7 +232,7 @@ struct PyStream {
   }
 
   std::unique_ptr<StreamStates> states;
-  mutable Busy::Flag flag{0};
+  mutable Busy::Flag flag{0}, refreshing{0};
 };
 
 std::unique_ptr<PyStream> make_stream(const py::object& stack, int64_t batch) {
@@ -257,14 +257,18 @@ std::unique_ptr<StreamStates> states_on(const StreamStates& from, const py::obje
   return from.copy(stack);
 }
 
-// Another stream with the same states.
-std::unique_ptr<PyStream> copy_of(const PyStream& from, const py::object& stack) {
-  return std::make_unique<PyStream>(from.alone([&](const StreamStates& states) { return states_on(states, stack); }));
+// Another stream with the same states and weights.
+std::unique_ptr<PyStream> copy_of(const PyStream& from) {
+  return std::make_unique<PyStream>(from.alone([](const StreamStates& states) { return states.copy(states.owner()); }));
 }
 
-// The same stream on another stack: its states change place in one store, so that a child forked meanwhile has either.
-void refresh(PyStream& stream, const py::object& stack) {
+// The same stream on the stack that `look` returns: its states change place in one store, so that a child forked
+// meanwhile has either. Steps may go on while `look` packs weights. Another refresh may not: one that looked before
+// parameters changed could end after one that looked later.
+void refresh(PyStream& stream, const py::function& look) {
   std::unique_ptr<StreamStates> other;  // the old ones go once the call is over, as Python code may run then
+  const Busy refreshing(stream.refreshing);
+  const py::object stack = look();
   const Busy busy(stream.flag);
   other = states_on(*stream.states, stack);
   stream.states.swap(other);
@@ -293,8 +297,8 @@ void register_streams(py::module_& m) {
            [](const PyStream& stream, py::handle start) { stream.alone([&](StreamStates& s) { s.set_start(start); }); })
       .def("reset", [](const PyStream& stream,
                        const std::vector<int64_t>& rows) { stream.alone([&](StreamStates& s) { s.reset(rows); }); })
-      .def("copy", &copy_of, py::arg("stack"))
-      .def("refresh", &refresh, py::arg("stack"));
+      .def("copy", &copy_of)
+      .def("refresh", &refresh, py::arg("look"));
   m.attr("MOST_ROWS") = kMostRows;
   m.def("make_stream", &make_stream, py::arg("stack"), py::arg("batch_size"));
 }

@@ -210,7 +210,8 @@ namespace fusedrnn {
 #define RNN_FORMAT_KERNELS(Format, ...) format_kernels<Format>(),
 #define RNN_COMPUTE_KERNELS(Type) compute_kernels<Type>(),
 extern const Kernels RNN_KERNELS_NAME;
-const Kernels RNN_KERNELS_NAME = {
+// constexpr: no code of this ISA runs before dispatch.cpp has asked the processor.
+constexpr Kernels RNN_KERNELS_NAME = {
     kIsaName, {RNN_FORMATS(RNN_FORMAT_KERNELS)}, {RNN_COMPUTE_TYPES(RNN_COMPUTE_KERNELS)}};
 
 }  // namespace fusedrnn

@@ -22,7 +22,7 @@ CpuId ask_cpu(unsigned leaf) {
   CpuId told;
 #if defined(_MSC_VER) && !defined(__clang__)
   int registers[4] = {};
-  __cpuid(registers, 0);
+  __cpuid(registers, static_cast<int>(leaf & 0x80000000u));  // the last number of this half
   if (static_cast<unsigned>(registers[0]) < leaf) return told;
   __cpuidex(registers, static_cast<int>(leaf), 0);
   told.eax = static_cast<unsigned>(registers[0]), told.ebx = static_cast<unsigned>(registers[1]);
@@ -52,15 +52,28 @@ constexpr std::uint64_t kAvx2 = 1u << 5;
 constexpr std::uint64_t kAvx512 = 1u << 16 | 1u << 17 | 1u << 30 | 1u << 31;  // F, DQ, BW, VL
 constexpr std::uint64_t kYmm = 0x06;
 
+// What Microsoft's compiler uses besides, as it knows no narrower option than /arch:AVX2 and /arch:AVX512.
+#if defined(_MSC_VER) && !defined(__clang__)
+bool has_companions_of_avx2() {
+  constexpr std::uint64_t kMovbe = 1u << 22, kF16c = 1u << 29, kBmi = 1u << 3 | 1u << 8, kLzcnt = 1u << 5;
+  return all_of(ask_cpu(1).ecx, kMovbe | kF16c) && all_of(ask_cpu(7).ebx, kBmi) &&
+         all_of(ask_cpu(0x80000001u).ecx, kLzcnt);
+}
+bool has_companions_of_avx512() { return all_of(ask_cpu(7).ebx, 1u << 28); }  // CD
+#else
+bool has_companions_of_avx2() { return true; }
+bool has_companions_of_avx512() { return true; }
+#endif
+
 }  // namespace
 
 bool has_avx2() {
   if (!all_of(ask_cpu(1).ecx, kFma | kXgetbv | kAvx)) return false;
-  return all_of(saved_registers(), kYmm) && all_of(ask_cpu(7).ebx, kAvx2);
+  return all_of(saved_registers(), kYmm) && all_of(ask_cpu(7).ebx, kAvx2) && has_companions_of_avx2();
 }
 
 bool has_avx512() {
-  if (!has_avx2() || !all_of(ask_cpu(7).ebx, kAvx512)) return false;
+  if (!has_avx2() || !all_of(ask_cpu(7).ebx, kAvx512) || !has_companions_of_avx512()) return false;
 #if defined(__APPLE__)
   return true;  // macOS begins to save them when they are first used, and its bits say so only then
 #else

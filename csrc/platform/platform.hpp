@@ -35,7 +35,7 @@ void wish_for_huge_pages(void* memory, std::size_t bytes) noexcept;
 // cpus.cpp
 
 // The CPUs that affinity and a container's quota, rounded up, leave this process; at least 1. Of processors with fast
-// and slow cores, the fast ones, where the system tells them apart: workers wait for each other in every step.
+// and slow cores, on macOS the fast ones: workers wait for each other in every step.
 int count_usable_cpus();
 
 // The bytes of the caches that a core reads through, as the system tells them; 0 for what it does not tell.
@@ -104,7 +104,8 @@ constexpr bool kListsLibraries = false;
 #else
 constexpr bool kListsLibraries = true;
 #endif
-// A number that is another one when libraries have been loaded since, and 0 if none are seen.
+// A number that is another one when libraries have been loaded since, and 0 if none are seen. On macOS it is the same
+// if as many have been unloaded.
 unsigned long long count_loaded_libraries();
 // The path of the first loaded library that is `wanted`, or nothing.
 std::string loaded_library(bool (*wanted)(const char* path));

@@ -90,11 +90,11 @@ class Stream:
 
     def refresh(self) -> None:
         """Takes the layer's parameters as they are now; the state stays."""
-        self._native.refresh(self._layer._stack())
+        self._native.refresh(self._layer._stack)
 
     def clone(self) -> Stream:
         """Another stream with the same weights and state."""
-        return Stream(self._layer, self._batch_size, self._native.copy(self._native.stack))
+        return Stream(self._layer, self._batch_size, self._native.copy())
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a Stream cannot be copied or pickled: use `clone`")

@@ -5,8 +5,8 @@ tensors are arguments of their own, as a list of tensors costs more at each call
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -231,11 +231,26 @@ def _by_torch(
     return [None if t is None else next(each) for t in (x, *rest)]
 
 
-_made = functools.cache(Operator)
-_making = threading.Lock()
+_operators: dict[Layout, Operator] = {}
+_making = threading.RLock()  # PyTorch runs Python code meanwhile, which may ask again
+
+
+def _renew() -> None:
+    """In the child of a fork, whose parent may have held the lock."""
+    global _making
+    _making = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
 
 
 def operator_of(layout: Layout) -> Operator:
-    """The operators of a layout, which PyTorch lets one thread define, and once."""
-    with _making:
-        return _made(layout)
+    """The operators of a layout, which PyTorch lets one thread define, and once. Other threads wait for it."""
+    found = _operators.get(layout)
+    if found is None:
+        with _making:
+            found = _operators.get(layout)
+            if found is None:
+                found = _operators[layout] = Operator(layout)
+    return found
