@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from .. import _core
 from ..cells.spec import CellSpec
-from .arrays import library_of
+from .arrays import is_foreign, library_of
 
 States = tuple[Any, ...]  # in the spec's order; None for empty ones
 
@@ -67,8 +67,13 @@ def native_cell(spec: CellSpec[Any, Any]) -> _core.Cell:
 def load(
     spec: CellSpec[Any, Any], arrays: Mapping[str, Any], values: Mapping[str, Any], format: str | None = None
 ) -> Loaded:
-    """The weights on the backend that their arrays choose: the GPU where they are, or the CPU."""
-    library = library_of(arrays.get("weight_ih"))
+    """The weights on the backend that their arrays choose: that of the device where they are."""
+    weight = arrays.get("weight_ih")
+    if is_foreign(weight):
+        from .dlpack import DLPackWeights  # with the first array of such a library
+
+        return DLPackWeights(spec, arrays, values, format)
+    library = library_of(weight)
     if library is None:
         return _core.make_weights(native_cell(spec), arrays, values, format)
     from .cuda import load_on_gpu  # with the first CUDA array

@@ -276,6 +276,17 @@ class Buffers:
 LIBRARIES: dict[str, type[Library]] = {"torch": Torch, "cupy": CuPy}
 
 
+def _root(a: Any) -> str:
+    """The package of its class."""
+    return type(a).__module__.partition(".")[0]
+
+
+def is_foreign(a: Any) -> bool:
+    """Whether it is an array of a library that is not known here, and has the array API standard's namespace."""
+    known = type(a) is np.ndarray or not hasattr(type(a), "__array_namespace__")
+    return not (known or isinstance(a, (np.ndarray, np.generic)) or _root(a) in LIBRARIES)
+
+
 def library_of(a: Any) -> Library | None:
     """The library of an array on a GPU; None for all else. Imports nothing, as an array's library has been imported.
 
@@ -284,7 +295,7 @@ def library_of(a: Any) -> Library | None:
     """
     if type(a) is np.ndarray or a is None:
         return None
-    root = type(a).__module__.partition(".")[0]
+    root = _root(a)
     if root in LIBRARIES:
         library = LIBRARIES[root](sys.modules[root])
         return library if library.owns(a) else None
