@@ -19,6 +19,7 @@ import pytest
 
 import fusedrnn
 from fusedrnn.backends import arrays
+from fusedrnn.backends.dlpack import CUDA
 
 SOURCES = Path(__file__).parents[2] / "tests" / "cuda"
 STREAM = 0x5EED
@@ -47,6 +48,9 @@ class Stream:
     def wait_event(self, event: dict[Stream, int]) -> None:
         assert all(stream.capturing == self.capturing for stream in event), "CUDA: an order in and out of a graph"
         self.after = {s: max(t.get(s, 0) for t in (self.after, event)) for s in self.after | event}
+
+    def synchronize(self) -> None:
+        """Work has been done already."""
 
 
 _clock = itertools.count(1)
@@ -92,6 +96,12 @@ class Array:
         a = self.data
         strides = None if a.flags.c_contiguous else a.strides
         return {"data": (a.ctypes.data, False), "shape": a.shape, "strides": strides, "typestr": "", "version": 3}
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return CUDA, self.device
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.read().__dlpack__(**options)
 
     def reshape(self, *shape: Any) -> Array:
         return Array(self.read().reshape(*shape), self.device)
@@ -144,6 +154,13 @@ def _plain(a: Any) -> Any:
 def asarray(a: Any, dtype: str | None = None, device: int = 0) -> Any:
     """A copy, as on a real GPU. (Any, as the signatures of fusedrnn name NumPy's arrays alone.)"""
     return Array(np.array(a, dtype and numpy_dtype(dtype)), device)
+
+
+def from_dlpack(a: Any) -> Array:
+    """On the same memory: that of the emulator is NumPy's."""
+    kind, device = a.__dlpack_device__()
+    assert kind == CUDA
+    return Array(np.from_dlpack(a), device)
 
 
 def asnumpy(a: Array) -> np.ndarray[Any, Any]:

@@ -1,5 +1,4 @@
-"""Arrays of libraries that are not known here, such as JAX: any with DLPack and the ``__array_namespace__`` of the array
-API standard.
+"""Arrays of any library, such as JAX, that has DLPack and the ``__array_namespace__`` of the array API standard.
 
 Arrays are lent to the backend of the device on which they lie, as arrays of a library that it computes with, and its
 results are lent back.
