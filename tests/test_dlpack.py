@@ -127,6 +127,10 @@ def test_resets_may_be_numpys(library: Library, rng: np.random.Generator) -> Non
 def test_weights(again: Any, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "plain", plain)  # for pickle
     monkeypatch.setattr(plain, "Plain", Plain, raising=False)
+    try:
+        again(library.make(array(1)))
+    except TypeError as e:
+        pytest.skip(f"arrays that cannot be copied: {e}")  # of older versions of array-api-strict
     w = lstm_of(library, "float64")
     assert repr(w) == repr(lstm_of(Library(np, np.ndarray), "float64"))
     assert w.dtype == w.weight_ih.dtype == library.make(array(1, dtype="float64")).dtype

@@ -20,7 +20,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 HAVE_BLOCKS = [path for path in PAGES if "```python" in path.read_text()]
 
 
-PEERS = ("torch", "keras", "h5py", "onnx", "onnxruntime", "safetensors")
+PEERS = ("torch", "keras", "h5py", "onnx", "onnxruntime", "safetensors", "jax")
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation")  # of Keras's variables on PyTorch

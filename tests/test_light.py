@@ -82,7 +82,7 @@ print(type(w) is fusedrnn.ClockworkRNNWeights)
 
 def test_nothing_heavy_is_imported() -> None:
     loaded = run("import sys, fusedrnn; print(*sys.modules)").split()
-    for name in ("torch", "onnx", "onnxruntime", "scipy", "hypothesis", "pytest", "cupy"):
+    for name in ("torch", "onnx", "onnxruntime", "scipy", "hypothesis", "pytest", "cupy", "jax"):
         assert name not in loaded
 
 
