@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import fakegpu
 import fusedrnn
 from agreement import assert_same_bits
 from arguments import B, H, I, T, array
-from cases import CELLS, DISTINCT, DTYPES, Cell, Problem, make_problem, options_of, regularised
+from cases import CELLS, DISTINCT, DTYPES, Cell, Problem, make_problem, make_weights, options_of, regularised, remade
 from fusedrnn.backends import arrays
 from fusedrnn.backends.dlpack import CUDA, DLPackWeights
 from libraries import Jax, Library, Plain, Through, plain
@@ -38,11 +39,15 @@ def library(request: pytest.FixtureRequest) -> Iterator[Library]:
     if request.param == "array_api_strict":
         yield Library(module, type(module.zeros(0)))
         return
-    before = module.config.jax_enable_x64
-    module.config.update("jax_enable_x64", True)
-    with module.default_device(module.devices("cpu")[0]):
+    with in_64_bits(module), module.default_device(module.devices("cpu")[0]):
         yield Jax(module)
-    module.config.update("jax_enable_x64", before)
+
+
+@contextmanager
+def in_64_bits(jax: Any) -> Iterator[None]:
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)
 
 
 def assert_alike(problem: Problem, library: Library) -> None:
@@ -86,6 +91,12 @@ def test_regularisation(library: Library, rng: np.random.Generator) -> None:
 def lstm_of(library: Library, dtype: str = "float32", **change: Any) -> Any:
     given = {"weight_ih": array(4 * H, I, dtype=dtype) / 8, "weight_hh": array(4 * H, H, dtype=dtype) / 8}
     return fusedrnn.LSTMWeights(**({name: library.make(a) for name, a in given.items()} | change))
+
+
+@pytest.mark.parametrize("cell", [c for c in CELLS if not c.clocked], ids=str)
+def test_constructors(cell: Cell, library: Library, rng: np.random.Generator) -> None:
+    w = make_weights(cell, I, H, "float32", rng)
+    assert repr(remade(cell, w, library.make)) == repr(w)
 
 
 def test_further_inputs(library: Library, rng: np.random.Generator) -> None:
@@ -231,6 +242,9 @@ def test_wrong_arrays_of_the_library(library: Library) -> None:
         fusedrnn.lstm(library.make(array(T, B, I + 1)), w)
     with pytest.raises(TypeError, match="weight_ih: expected dtype float32 or float64, got bool"):
         lstm_of(library, weight_ih=library.make(array(4 * H, I, dtype=bool)))
+    layer_norm: Any = fusedrnn.LayerNormGRUWeights
+    with pytest.raises(ValueError, match="epsilon: expected at least 1.175e-38, the smallest normal float32"):
+        layer_norm(library.make(array(3 * H, I)), None, gain_ih=None, gain_hh=None, epsilon=1e-40)
 
 
 def test_backward_checks_as_well(library: Library) -> None:
@@ -267,6 +281,14 @@ def test_traced_arrays_of_jax() -> None:
     for transform in (jax.jit, jax.grad):
         with pytest.raises(TypeError, match=r"x: expected .*Tracer of dtype float32 \(calls are eager"):
             transform(lambda x: fusedrnn.lstm(x, w).y.sum())(x)
+
+
+def test_jax_without_64_bits_casts_nothing_silently() -> None:
+    jax: Any = pytest.importorskip("jax")
+    with in_64_bits(jax):
+        w, x = lstm_of(Jax(jax), "float64"), jax.numpy.ones((T, B, I))
+    with pytest.raises(TypeError, match="results: expected dtype float64, got float32"):
+        fusedrnn.lstm(x, w)
 
 
 def test_a_donated_result_is_nothing_to_the_reserve() -> None:

@@ -142,7 +142,12 @@ class DLPackWeights:
     # Results.
 
     def _give(self, a: Any) -> Any:
-        return None if a is None else self.namespace.from_dlpack(a)
+        if a is None:
+            return None
+        given = self.namespace.from_dlpack(a)
+        if given.dtype != self.dtype:  # JAX without 64 bits: nothing is cast silently
+            raise TypeError(f"results: expected dtype {self.dtype}, got {given.dtype} from {self.namespace.__name__}")
+        return given
 
     def _give_all(self, results: dict[str, Any]) -> dict[str, Any]:
         return {name: self._give(a) for name, a in results.items()}

@@ -110,12 +110,13 @@ class _LayerNormWeights(Weights):
     gain_hh: Array
 
     def __init__(self, spec: CellSpec[Any, Any], arguments: dict[str, Any]) -> None:
-        epsilon, dtype = arguments["epsilon"], getattr(arguments["weight_ih"], "dtype", None)
+        epsilon = arguments["epsilon"]
+        dtype = str(getattr(arguments["weight_ih"], "dtype", None)).rpartition(".")[2]  # of any library
         if isinstance(epsilon, bool) or not isinstance(epsilon, (int, float)):
             raise TypeError(f"epsilon: expected float, got {type(epsilon).__name__}")
         if not 0 < epsilon < float("inf"):
             raise ValueError(f"epsilon: expected a positive number, got {epsilon}")
-        if dtype in (np.float32, np.float64) and epsilon < (least := float(np.finfo(dtype).smallest_normal)):
+        if dtype in ("float32", "float64") and epsilon < (least := float(np.finfo(dtype).smallest_normal)):
             raise ValueError(f"epsilon: expected at least {least:.4g}, the smallest normal {dtype}, got {epsilon}")
         super().__init__(spec, arguments | {"epsilon": float(epsilon)})
 
