@@ -93,6 +93,11 @@ class Array:
         strides = None if a.flags.c_contiguous else a.strides
         return {"data": (a.ctypes.data, False), "shape": a.shape, "strides": strides, "typestr": "", "version": 3}
 
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        """NumPy's functions of arrays, or of sequences of them, such as np.concatenate and np.split."""
+        found = function(*(_read(a) for a in arguments), **options)
+        return [Array(a, self.device) for a in found] if isinstance(found, list) else Array(found, self.device)
+
     def reshape(self, *shape: Any) -> Array:
         return Array(self.read().reshape(*shape), self.device)
 
@@ -133,6 +138,10 @@ class Array:
 
     def __lt__(self, other: Any) -> Array:
         return Array(self.read() < _plain(other), self.device)
+
+
+def _read(a: Any) -> Any:
+    return [_read(one) for one in a] if isinstance(a, list) else _plain(a)
 
 
 def _plain(a: Any) -> Any:

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from .. import _core, cuda
 from ..cells.spec import HEADS, CellSpec, Parameter
 from ..masks import NAMES, Sizes, Source, of_seed, scale_of
@@ -40,12 +42,11 @@ class CudaSteps(CheckedWeights):
         format: str,
     ) -> None:
         self.facts: dict[str, Any] = _core.describe_cell(spec.cell)
-        if self.facts["numbered"]:
-            raise NotImplementedError(f"cell {spec.cell!r} does not run on CUDA: it runs on NumPy arrays")
         super().__init__(library, spec, arrays, DTYPES, values.get(HEADS, 1))
         self.format = format
         self.computed = "float64" if self.dtype == "float64" else "float32"
         self.itemsize = 8 if self.computed == "float64" else 4
+        self.periods: tuple[int, ...] = values.get("periods", ())
         self.options = {name: values[name] for name in NAMES if name in values}
         sizes = self.input_size, self.hidden_size, self.proj_size, self.num_heads
         epsilon = float(values.get("epsilon", 0.0))
@@ -65,6 +66,9 @@ class CudaSteps(CheckedWeights):
         vectors = [p for p in self.spec.parameters if p.role == "vector"]
         if vectors:
             read["vectors", 0] = self._joined(vectors)
+        if self.periods:
+            of_units = np.repeat(np.array(self.periods, "int64"), self.hidden_size // len(self.periods))
+            read["periods", 0] = self.library.from_numpy(of_units, self.device)
         for m, parameters in enumerate(self._matrices()):
             read["matrix", m] = self._joined(parameters) if len(parameters) > 1 else self._wide(parameters[0])
         for name in ("weight_ih", "matrix"):
@@ -184,6 +188,9 @@ class Call:
         self.give(x=call.x, lengths=call.lengths, below=call.below)
         if call.resets is not None:
             self.give(resets=w.library.contiguous(call.resets))
+        if w.periods:
+            start = w.library.from_numpy(np.asarray(call.start), w.device)
+            self.give(start=start, counted=w.empty(call.T, call.B, dtype="int64"))
         for i, s in enumerate(states):
             self.set("state0", i, call.states[i])
             self.set("reset_state", i, self._for_rows(call.reset_state[i], w.length_of(s)))
@@ -369,8 +376,9 @@ class Backward(Call):
         fields |= {("vectors", 0): "dvectors"} | {("matrix", m): "dmatrix" for m in range(len(self.w.facts["matrices"]))}
         for (name, i), field in fields.items():
             weights = self.w.read.get((name, i))
-            if weights is not None:
-                self.set(field, i, self.w.empty(*weights.shape))
+            if weights is not None:  # what a unit does not see has no gradient, and is not written
+                zeros = self.w.library.zeros(tuple(weights.shape), self.w.computed, self.w.device)
+                self.set(field, i, zeros)
 
     def _parameters(self) -> Results:
         """The gradients of parameters, after backward."""

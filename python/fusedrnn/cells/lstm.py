@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from ..aliases import Array, Lengths, Maybe, Resets, States
 from ..call import Reserve, backward, forward, infer, step
 from ..layers.layer import Layer
@@ -201,7 +199,7 @@ def _with_peepholes(variant: str, arguments: dict[str, Any]) -> CellSpec[LSTMOut
             raise ValueError(
                 f"{name}: expected None, as variant {variant!r} has no gate {PEEPHOLES[name]}, got an array"
             )
-    shapes = {name: p.shape for name, p in given.items() if isinstance(p, np.ndarray) and p.ndim == 2}
+    shapes = {name: tuple(p.shape) for name, p in given.items() if len(getattr(p, "shape", ())) == 2}
     if not shapes:
         return diagonal
     if variant != "plain":
