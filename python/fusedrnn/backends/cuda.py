@@ -7,7 +7,7 @@ and must be copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -122,6 +122,7 @@ class CudaWeights(CheckedWeights):
     def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
         if dabove is not None:
             raise ValueError(_core.not_taken("dc", self.spec.cell, type(dabove).__name__))
+        assert kept.buffers is not None
         with self._running(), kept.buffers.used(), self.transposed().used():
             return Backward(kept).run(dy, dstates)
 
@@ -199,7 +200,20 @@ class Kept(NamedTuple):
     call: Arguments
     y: Any
     slots: Any
-    buffers: Buffers  # all of these arrays
+    buffers: Buffers | None  # all of these arrays
+
+    def arrays(self) -> list[Any]:
+        """The arrays that backward reads, None among them, but for the weights'."""
+        return [*self.call.arrays(), self.y, self.slots]
+
+    def emptied(self) -> Kept:
+        """Without arrays and weights, for a caller that keeps them elsewhere until it calls `filled`."""
+        return Kept(self.call.on(None, [None] * len(self.call.arrays())), None, None, None)
+
+    def filled(self, w: CudaWeights, arrays: Sequence[Any]) -> Kept:
+        """With these arrays, in the order of `arrays`, on weights of the same values."""
+        *of_call, y, slots = arrays
+        return Kept(self.call.on(w, of_call), y, slots, w.made(*arrays))
 
 
 class Backward:
