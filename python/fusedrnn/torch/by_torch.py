@@ -32,7 +32,7 @@ def run(
     traced = torch.compiler.is_compiling() or private.are_transforms_active()
     if operator is None or (traced and steps.lengths is not None and steps.batch_sizes is None):
         # What is traced cannot see how rows are packed, which the operator needs for lengths.
-        return _by_equations(layout, steps, x, states, parameters, dropout)
+        return by_equations(layout, steps, x, states, parameters, dropout)
     return _by_operator(operator, layout, steps, x, states, parameters, dropout)
 
 
@@ -61,7 +61,8 @@ def _by_operator(
         first = [s.index_select(1, order) for s in first]
     hx: Any = first if len(first) > 1 else first[0]
     sizes = () if batch_sizes is None else (batch_sizes,)
-    settings = (layout.bias, layout.num_layers, dropout, dropout > 0, layout.directions == 2)
+    train = dropout > 0 or x.is_cuda  # without which cuDNN has no backward
+    settings = (layout.bias, layout.num_layers, dropout, train, layout.directions == 2)
     y, *last = operator(x, *sizes, hx, list(parameters), *settings, *(() if sizes else (False,)))
     if restore is None:
         return [y, *last]
@@ -77,10 +78,10 @@ def _without_empty_rows(steps: Steps, y: Tensor, last: list[Tensor], first: list
     return [y.masked_fill(empty, 0), *(torch.where(empty, f, s) for f, s in zip(first, last, strict=True))]
 
 
-def _by_equations(
-    layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float
+def by_equations(
+    layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float = 0.0
 ) -> list[Tensor]:
-    """By the equations of the reference, step by step."""
+    """What `run` does, by the equations of the reference, step by step."""
     if steps.batch_sizes is not None:
         return _padded(layout, steps, x, states, parameters, dropout)
     first = _first_states(layout, steps, x, states)
@@ -168,7 +169,7 @@ def _begins_anew(steps: Steps, reverse: bool) -> Tensor:
     anew = steps.resets
     assert anew is not None
     if steps.lengths is not None:
-        anew = anew & (torch.arange(steps.seq_len).unsqueeze(1) < steps.lengths)
+        anew = anew & (torch.arange(steps.seq_len, device="cpu").unsqueeze(1) < steps.lengths)
     return torch.cat([anew[1:], torch.zeros_like(anew[:1])]) if reverse else anew
 
 
@@ -231,5 +232,5 @@ def _padded(
         resets = pad_packed_sequence(PackedSequence(steps.resets, steps.batch_sizes))[0]
     padded = Steps(steps.seq_len, steps.batch_size, steps.lead, lengths, steps.start, resets=resets)
     padded.seed, padded.dropout = steps.seed, steps.dropout
-    y, *last = _by_equations(layout, padded, x, states, parameters, dropout)
+    y, *last = by_equations(layout, padded, x, states, parameters, dropout)
     return [pack_padded_sequence(y, lengths).data, *last]
