@@ -294,8 +294,11 @@ def test_regularisation_falls_back_in_training(on_gpu: Any) -> None:
         ours(x)
 
 
-def test_autocast_falls_back(on_gpu: Any) -> None:
+@pytest.mark.parametrize("where", ["on the CPU", "on the GPU"])
+def test_autocast_falls_back(where: str, on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, x = layers(), torch.randn(T, B, I)
+    if where == "on the GPU":
+        monkeypatch.setattr(routing, "of_state", lambda: None)  # which knows that of the CPU
     with torch.autocast("cpu", dtype=torch.bfloat16), pytest.warns(frt.FallbackWarning, match="autocast"):
         assert bits(tensors(ours(x))) == bits(tensors(theirs_of(ours)(x)))
 
@@ -520,7 +523,8 @@ def test_frozen_weights(on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         ours.weight_hh_l1.add_(1)
         with pytest.raises(RuntimeError, match="weight_hh_l1 was changed in place after fusedrnn.torch.freeze"):
             ours(x)
-        frt.unfreeze(ours)
+        ours.weight_hh_l1 = nn.Parameter(torch.randn(H, 4 * H).T)  # which cannot be checked by its address
+        frt.freeze(ours)
         assert bits(tensors(ours(x))) != want
 
 

@@ -84,7 +84,8 @@ def _plan_of(layout: Layout, parameters: Sequence[Tensor]) -> Plan | GpuPlan | N
     found = plan_or_reason(layout, first.dtype, first.device)
     if isinstance(found, str) or [p.shape for p in parameters] != list(found.shapes):
         return None
-    return None if any(routing.of_tensor(p, first.dtype, first.device) for p in parameters) else found
+    fit = all(p.is_contiguous() and not routing.of_tensor(p, first.dtype, first.device) for p in parameters)
+    return found if fit else None
 
 
 def unfreeze(model: Model) -> Model:

@@ -36,8 +36,9 @@ class GpuPlan(BasePlan):
         self.values = dict(values_of(layout.values)) | dict(values_of(layout.drops))
         self.each = len(self.shapes) // self.runs  # the parameters of a run
         zeros = functools.partial(torch.zeros, dtype=dtype, device=device)
-        w, further = self.loaded([zeros(shape) for shape in self.shapes[: self.each]], 0), dict.fromkeys(self.spec.further_inputs)
-        w.infer(zeros((1, 1, layout.input_size)), (None,) * len(self.units), None, False, further)
+        w = self.loaded([zeros(shape) for shape in self.shapes[: self.each]], 0)
+        states, inputs = (None,) * len(self.units), dict.fromkeys(self.spec.further_inputs)
+        w.infer(zeros((1, 1, layout.input_size)), states, None, False, inputs)
 
     def loaded(self, parameters: Sequence[Tensor], run: int, format: str | None = None) -> Loaded:
         """The weights of a run."""

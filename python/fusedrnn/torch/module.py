@@ -211,10 +211,10 @@ class Recurrent(nn.Module):
     def _why_no_plan(self, x: Tensor) -> str:
         layout, dtype = self._layout(), x.dtype
         if not routing.is_on_cpu(x):
+            if not routing.is_on_gpu(x):
+                return routing.of_tensor(x, dtype) or routing.WRONG
             ready = self._keeper().on_gpu
-            if routing.is_on_gpu(x) and ready is not None:
-                return routing.AUTOCAST if _is_autocast(x) else str(ready.plan)
-            return routing.of_tensor(x, dtype) or routing.WRONG
+            return routing.AUTOCAST if _is_autocast(x) or ready is None else str(ready.plan)
         parameters = [] if layout is None else self._parameters_of(self._names(layout))
         if layout is None or any(p is None or p.dtype is not dtype for p in parameters):
             return routing.WRONG
