@@ -294,13 +294,24 @@ def test_regularisation_falls_back_in_training(on_gpu: Any) -> None:
         ours(x)
 
 
-@pytest.mark.parametrize("where", ["on the CPU", "on the GPU"])
-def test_autocast_falls_back(where: str, on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, x = layers(), torch.randn(T, B, I)
-    if where == "on the GPU":
-        monkeypatch.setattr(routing, "of_state", lambda: None)  # which knows that of the CPU
-    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.warns(frt.FallbackWarning, match="autocast"):
-        assert bits(tensors(ours(x))) == bits(tensors(theirs_of(ours)(x)))
+@pytest.mark.parametrize("kind", ["LSTM", "GRUCell"])
+def test_autocast_casts_all_tensors(kind: str, on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it does to those of torch.nn's layers on a GPU."""
+    monkeypatch.setattr(routing, "of_state", lambda: None)  # which leaves calls on the CPU under autocast to PyTorch
+    ours, x = layers(kind), torch.randn(B, I, requires_grad=True)
+    cast, low = copy.deepcopy(ours).bfloat16(), x.detach().bfloat16().requires_grad_()
+    want = tensors(cast(low))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = tensors(ours(x))
+        with torch.no_grad():
+            assert bits(t.float() for t in tensors(frt.freeze(ours)(x))) == bits(t.float() for t in want)
+    sum(t.sum() for t in want).backward()
+    sum(t.sum() for t in got).backward()
+    assert all(t.dtype == torch.bfloat16 for t in got)
+    assert bits(t.float() for t in got) == bits(t.float() for t in want)
+    grads = [[low.grad, *(p.grad for p in cast.parameters())], [x.grad, *(p.grad for p in ours.parameters())]]
+    assert bits(g.float() for g in grads[0]) == bits(grads[1])
+    assert frt.routes() == (3, 0, {})
 
 
 WRONG: dict[str, Any] = {

@@ -242,14 +242,22 @@ def test_double_backward_beside_cudnn() -> None:
     assert torch.autograd.grad((first**2).sum(), x)[0].abs().sum() > 0
 
 
-def test_autocast_falls_back() -> None:
-    ours, x = layers("LSTM"), given(T, B, I)
-    frt.set_fallback("ignore")
-    with torch.autocast("cuda"):
-        y = ours(x)[0]
-        assert y.dtype == frt.revert(copy.deepcopy(ours))(x)[0].dtype == torch.float16
-    y.float().sum().backward()
-    assert frt.routes() == (0, 0, {"autocast": 1})
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("kind", [*LAYERS, *CELLS])
+def test_autocast(kind: str, dtype: str) -> None:
+    """Gives the dtypes that torch.nn gives, and numbers as near as the format allows."""
+    ours, x = layers(kind), given(*(() if kind in CELLS else (T,)), B, I)
+    theirs, found = frt.revert(copy.deepcopy(ours)), []
+    for module in (ours, theirs):
+        with torch.autocast("cuda", dtype=getattr(torch, dtype)):
+            outputs = tensors(module(x))
+        grads = torch.autograd.grad(sum(o.float().sum() for o in outputs), [x, *module.parameters()])
+        found.append([*outputs, *grads])
+    bound = 4 * np.sqrt(8 * T) * ROUNDOFF[dtype]
+    for a, b in zip(*found, strict=True):
+        assert a.dtype == b.dtype
+        assert (a.double() - b.double()).norm() <= bound * b.double().norm()
+    assert frt.routes() == (1, 0, {})
 
 
 def test_lengths_train_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:

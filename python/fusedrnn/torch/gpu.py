@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..backends import Loaded, load
-from . import by_torch, routing
+from . import by_torch, private, routing
 from .autograd import Setting, apply_layers
 from .plan import BasePlan, Layout, Places, Steps, values_of
 from .tensors import Found, Maybe
@@ -71,6 +71,23 @@ def plan_or_reason(layout: Layout, dtype: torch.dtype, device: torch.device) -> 
         raise
     except (RuntimeError, TypeError, ValueError) as e:  # NotImplementedError among them
         return f"on device {device.type}: {e}"
+
+
+def _is_autocast(t: Any) -> bool:
+    """Whether autocast would cast it, were it an argument of torch.nn's layers."""
+    if not private.is_any_autocast_enabled() or not isinstance(t, Tensor):
+        return False
+    return torch.is_autocast_enabled(t.device.type) and t.is_floating_point() and t.dtype is not torch.float64
+
+
+def dtype_of(x: Tensor) -> torch.dtype:
+    """In which a call on x computes."""
+    return torch.get_autocast_dtype(x.device.type) if _is_autocast(x) else x.dtype
+
+
+def cast(t: Any) -> Any:
+    """A tensor of a call as autocast wants it."""
+    return t.to(dtype_of(t)) if _is_autocast(t) else t
 
 
 # Calls.

@@ -17,7 +17,7 @@ from torch.nn import init
 from ..cells.families import LAYERS
 from ..layers.options import Options
 from ..masks import ZONEOUT
-from . import drop_ins, gpu, native, private, routing
+from . import drop_ins, gpu, native, routing
 from .arguments import signature_of
 from .autograd import Setting, apply_layers
 from .gpu import GpuPlan
@@ -197,15 +197,15 @@ class Recurrent(nn.Module):
 
     def _own_elsewhere(self, x: Tensor) -> tuple[GpuPlan | None, list[str]]:
         """The same for an input that is not on the CPU."""
-        if not routing.is_on_gpu(x) or _is_autocast(x):
+        if not routing.is_on_gpu(x):
             return None, []
-        own = self._keeper()
+        own, dtype = self._keeper(), gpu.dtype_of(x)
         ready = own.on_gpu
-        if ready is None or ready.dtype is not x.dtype or ready.device != x.device:
+        if ready is None or ready.dtype is not dtype or ready.device != x.device:
             layout = self._layout()
-            plan = routing.WRONG if layout is None else gpu.plan_or_reason(layout, x.dtype, x.device)
+            plan = routing.WRONG if layout is None else gpu.plan_or_reason(layout, dtype, x.device)
             names = [] if layout is None else self._names(layout)
-            ready = own.on_gpu = OnGpu(plan, names, x.dtype, x.device)
+            ready = own.on_gpu = OnGpu(plan, names, dtype, x.device)
         return (None if isinstance(ready.plan, str) else ready.plan), ready.names
 
     def _why_no_plan(self, x: Tensor) -> str:
@@ -214,7 +214,7 @@ class Recurrent(nn.Module):
             if not routing.is_on_gpu(x):
                 return routing.of_tensor(x, dtype) or routing.WRONG
             ready = self._keeper().on_gpu
-            return routing.AUTOCAST if _is_autocast(x) or ready is None else str(ready.plan)
+            return routing.WRONG if ready is None else str(ready.plan)
         parameters = [] if layout is None else self._parameters_of(self._names(layout))
         if layout is None or any(p is None or p.dtype is not dtype for p in parameters):
             return routing.WRONG
@@ -268,7 +268,9 @@ class Recurrent(nn.Module):
         if found is not None and 0 not in found[1]:
             return None, every, found
         every = [x, *states, *self._parameters_of(names)]
-        device = x.device if plan.on_gpu else None
+        device = None
+        if plan.on_gpu:
+            device, every = x.device, [gpu.cast(t) for t in every]
         ways = [way for t in every if (way := routing.of_tensor(t, plan.dtype, device))]
         if ways:
             return routing.WRONG if routing.WRONG in ways else ways[0], every, None
@@ -283,8 +285,11 @@ class Recurrent(nn.Module):
         frozen = self.__dict__["_fusedrnn"].frozen
         if frozen is None:
             return self._run(plan, steps, every, found)
+        if frozen.plan is not plan:
+            self._check_frozen()
+            return self._run(plan, steps, every, found)
         frozen.check(every[-len(plan.shapes) :])
-        return self._run(plan, steps, every, found, frozen.packed if frozen.plan is plan else None)
+        return self._run(plan, steps, every, found, frozen.packed)
 
     @staticmethod
     def _run(plan: Any, steps: Steps, every: Sequence[Tensor], found: Any, packed: Any = None) -> Sequence[Tensor]:
@@ -332,11 +337,6 @@ def look(plan: BasePlan, tensors: Sequence[Tensor], shapes: Shapes) -> Found:
     if plan.on_gpu:
         return any(t.requires_grad for t in tensors), ()
     return read(tensors, shapes, plan.bits)
-
-
-def _is_autocast(x: Tensor) -> bool:
-    """Whether PyTorch's operators would compute in another dtype on the device of x."""
-    return private.is_any_autocast_enabled() and torch.is_autocast_enabled(x.device.type)
 
 
 def new_seed() -> Tensor:

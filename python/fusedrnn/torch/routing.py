@@ -109,7 +109,7 @@ def of_state() -> str | None:
     return None
 
 
-# The kernels for a tensor. Few others are asked whether they lie on a GPU, which costs more.
+# Asked in every call, before the question below, which costs more.
 is_on_cpu: Callable[[Tensor], bool] = operator.attrgetter("is_cpu")
 
 
