@@ -249,10 +249,11 @@ class Backward:
     def _dx(self) -> Any:
         w, H = self.w, self.w.hidden_size
         terms = [term for term in w.facts["gradients"] if term["of"] == "weight_ih"]
-        rows = [term["rows"] for term in terms]
-        weight = w.arrays["weight_ih"]
-        if rows != list(range(len(rows))):
-            weight = weight.reshape(len(rows), H, -1)[rows].reshape(weight.shape)
+        weight = given = w.arrays["weight_ih"]
+        if [term["rows"] for term in terms] != list(range(len(terms))):
+            weight = w.empty(*given.shape)  # a list of rows as an index would be copied from the CPU, and waited for
+            for to, term in enumerate(terms):
+                weight[to * H : (to + 1) * H] = given[term["rows"] * H : (term["rows"] + 1) * H]
         d = self._columns(terms[0]["column"], len(terms)).reshape(-1, len(terms) * H)
         return w.product(d, weight).reshape(self.call.T, self.call.B, w.input_size)
 
