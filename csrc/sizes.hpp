@@ -5,16 +5,13 @@
 #include <optional>
 
 #include "cells/facts.hpp"
+#include "order.hpp"
 
 namespace fusedrnn {
 
 constexpr int kMostThreads = 1024;                     // of a call
 constexpr int kMostLanes = 16;                         // of any ISA's vectors
-constexpr std::int64_t kChunkPairs = 256;              // of a chunk of backward (steps.hpp)
-constexpr std::int64_t kMostChunkPairs = 1024;         // of one in which rows have ended
-constexpr std::int64_t kBlock = 64;                    // of k, of one chain of a product (cpu/gemm.hpp)
 constexpr std::int64_t kChains = 8;                    // that hide the latency of a multiply-add
-constexpr std::int64_t kStretch = 512;                 // of one product of a sum over steps and rows (cpu/batched.hpp)
 constexpr std::int64_t kProjectionBytes = 512 * 1024;  // of steps that wait for the recurrence (cpu/forward.hpp)
 
 constexpr std::int64_t kGroupsTogether = 8;  // of rows that pass over weights together (cpu/sweep.hpp)

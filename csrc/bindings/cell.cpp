@@ -139,6 +139,7 @@ py::dict describe_cell(const std::string& name) {
   }
   for (int m = 0; m < f.matrices; ++m) matrices.append(py::make_tuple(f.matrix[m].blocks, f.matrix[m].depth));
   py::dict states, units, empty;
+  py::list state_slots;
   for (const From from : {From::h_prev, From::c_prev, From::slots_prev}) {
     const int s = state_of(from);
     if (s >= 0 && s < f.states) {
@@ -147,11 +148,12 @@ py::dict describe_cell(const std::string& name) {
   }
   for (int s = 0; s < f.states; ++s) {
     units[f.state[s].name] = f.state[s].units;
+    state_slots.append(f.state[s].slot);
     empty[f.state[s].name] = value_of(f.state[s].empty);
   }
   return py::dict("cuda"_a = cuda::runs(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
                   "slots"_a = f.slots, "columns"_a = f.columns, "phases"_a = f.phases, "products"_a = products,
-                  "matrices"_a = matrices, "vectors"_a = f.vectors, "states"_a = states, "state_units"_a = units,
+                  "matrices"_a = matrices, "vectors"_a = f.vectors, "states"_a = states, "state_slots"_a = state_slots, "scratch_slots"_a = f.scratch_slots, "state_units"_a = units,
                   "empty"_a = empty, "heads"_a = takes_heads(f), "below"_a = f.below, "numbered"_a = f.clocked,
                   "projects"_a = f.projection >= 0, "gradients"_a = gradients);
 }

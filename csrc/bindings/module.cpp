@@ -35,6 +35,7 @@ PYBIND11_MODULE(_core_of_main, m, pybind11::mod_gil_not_used()) {
   fusedrnn::register_runners(m);
   fusedrnn::register_tensors(m);
   fusedrnn::register_cuda(m);
+  fusedrnn::register_cuda_steps(m);
 }
 
 // Before pybind11 runs: where Python is older than 3.12, it would take what the main interpreter has for the other's.

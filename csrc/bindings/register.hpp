@@ -15,6 +15,7 @@ void register_streams(pybind11::module_& m);
 void register_runners(pybind11::module_& m);
 void register_tensors(pybind11::module_& m);
 void register_cuda(pybind11::module_& m);
+void register_cuda_steps(pybind11::module_& m);
 
 // For classes whose objects are made by functions alone: __new__ would give objects that hold nothing. Each class has a
 // number of its own, by which its objects differ in size: Python lets `object.__class__` be set between classes of one

@@ -29,7 +29,8 @@ REQUIRES = "'nvidia-cuda-nvrtc-cu12>=12.4,<13' 'nvidia-cuda-runtime-cu12>=12.4,<
 
 # NVRTC has no standard library; this is what the sources use of it.
 HEADERS = {
-    "cstdint": "namespace std { using int64_t = long; using uint32_t = unsigned; using uint64_t = unsigned long; }",
+    "cstdint": "namespace std { using int64_t = long; using uint8_t = unsigned char; using uint32_t = unsigned;"
+    " using uint64_t = unsigned long; }",
     "cstddef": "namespace std { using size_t = unsigned long; }",
     "cmath": "namespace std { __device__ inline float sqrt(float v) { return ::sqrtf(v); }"
     " __device__ inline double sqrt(double v) { return ::sqrt(v); } }",

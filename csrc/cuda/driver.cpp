@@ -30,6 +30,9 @@ constexpr const char* kNoGpu = "the NVIDIA driver finds no GPU";
 constexpr const char* kForked = "this process was forked from one that had opened the NVIDIA driver";
 
 constexpr const char* kKindNames[kKinds] = {"forward", "backward", "exchange", "pack"};
+#define RNN_STEP_NAME(name) #name,
+constexpr const char* kStepNames[kStepKernels] = {RNN_STEP_KERNELS(RNN_STEP_NAME)};
+#undef RNN_STEP_NAME
 
 std::string version_text(int version) {
   return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
@@ -203,17 +206,29 @@ void Driver::load(Device& d) {
       const bool packs = kind == static_cast<int>(Kind::pack);
       int& most = d.most_threads[kind][format];
       for (int i = 0; i < (packs ? 1 : kTileCounts); ++i) {
-        void*& kernel = d.kernel[kind][format][i];
-        std::string called = std::string("fusedrnn_") + kKindNames[kind] + "_" + kFormatNames[format];
+        std::string called = std::string(kKindNames[kind]) + "_" + kFormatNames[format];
         if (!packs) called += "_" + std::to_string(1 << i);
-        check(calls_.cuModuleGetFunction(&kernel, module, called.c_str()), called.c_str());
-        int threads = 0;
-        check(calls_.cuFuncGetAttribute(&threads, kThreadsOfKernel, kernel), "cuFuncGetAttribute");
+        void*& kernel = d.kernel[kind][format][i];
+        const int threads = find_kernel(module, called, kernel);
         most = i == 0 || threads < most ? threads : most;
         if (!packs) check(calls_.cuFuncSetAttribute(kernel, kDynamicSharedBytes, d.shared_bytes), "cuFuncSetAttribute");
       }
     }
   }
+  for (int i = 0; i < kStepKernels; ++i) {
+    for (int wide = 0; wide < 2; ++wide) {
+      const std::string called = std::string("step_") + kStepNames[i] + (wide ? "_double" : "_float");
+      d.step_threads[i][wide] = find_kernel(module, called, d.step[i][wide]);
+    }
+  }
+}
+
+int Driver::find_kernel(void* module, const std::string& name, void*& kernel) const {
+  const std::string called = "fusedrnn_" + name;
+  check(calls_.cuModuleGetFunction(&kernel, module, called.c_str()), called.c_str());
+  int threads = 0;
+  check(calls_.cuFuncGetAttribute(&threads, kThreadsOfKernel, kernel), "cuFuncGetAttribute");
+  return threads;
 }
 
 Driver& driver(const Paths& paths) {

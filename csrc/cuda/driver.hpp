@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "arguments.hpp"
+#include "step_arguments.hpp"
 #include "nvml.hpp"
 
 namespace fusedrnn {
@@ -63,6 +64,9 @@ struct Device {
   void* context = nullptr;
   void* kernel[kKinds][kFormats][kTileCounts] = {};  // by kind, format, and 0, 1, 2 for 1, 2, 4 eights; one that packs
   int most_threads[kKinds][kFormats] = {};           // in a thread block
+  // The stepwise kernels, and the most threads of each: of float, of double.
+  void* step[kStepKernels][2] = {};
+  int step_threads[kStepKernels][2] = {};
 };
 
 // The driver, the management library, and the file of kernels.
@@ -102,6 +106,8 @@ class Driver {
   bool forked() const;
   std::string error_text(int result) const;
   void load(Device& device);
+  // Finds a kernel of a module; returns the most threads of its thread block.
+  int find_kernel(void* module, const std::string& name, void*& kernel) const;
 
   const Paths paths_;
   DriverCalls calls_;

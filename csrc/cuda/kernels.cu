@@ -4,6 +4,8 @@
 #include "backward.hpp"
 #include "forward.hpp"
 #include "pack.hpp"
+#include "step_states.hpp"
+#include "step_sums.hpp"
 
 namespace {
 
@@ -42,3 +44,9 @@ RNN_DEVICE void exchange(const Arguments& a) {
   RNN_CUDA_KERNELS_OF(name, 4)        \
   RNN_KERNEL fusedrnn_pack_##name(const RNN_CONSTANT_ARGUMENT PackArguments p) { pack<FormatOf<Format::name>>(p); }
 RNN_CUDA_FORMATS(RNN_CUDA_KERNELS)
+
+// The stepwise kernels, for both compute types.
+#define RNN_STEP_KERNELS_OF(name)                                                                                     \
+  RNN_KERNEL fusedrnn_step_##name##_float(const RNN_CONSTANT_ARGUMENT StepLaunch l) { step_##name<float>(l); }   \
+  RNN_KERNEL fusedrnn_step_##name##_double(const RNN_CONSTANT_ARGUMENT StepLaunch l) { step_##name<double>(l); }
+RNN_STEP_KERNELS(RNN_STEP_KERNELS_OF)

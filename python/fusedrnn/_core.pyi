@@ -171,6 +171,31 @@ class CudaRun:
     ) -> None: ...
     def launch_exchange(self, times: int, stream: int, /) -> None: ...
 
+class CudaSteps: ...
+
+class CudaStepsCall:
+    def set(self, name: str, index: int, address: int, /) -> None: ...
+    def forward(self, first: int, last: int, stream: int, /) -> None: ...
+    def backward(self, stream: int, /) -> None: ...
+
+def make_cuda_steps(
+    library: bytes,
+    nvml: bytes,
+    image: bytes,
+    device: int,
+    cell: str,
+    dtype: str,
+    input_size: int,
+    hidden_size: int,
+    proj_size: int,
+    num_heads: int,
+    epsilon: float,
+    values: dict[str, Any],
+    /,
+) -> CudaSteps: ...
+def make_cuda_steps_call(
+    steps: CudaSteps, seq_len: int, batch_size: int, reverse: bool, train: bool, /
+) -> CudaStepsCall: ...
 def make_cuda_cell(
     library: bytes, nvml: bytes, image: bytes, device: int, cell: str, format: str, hidden_size: int, /
 ) -> CudaCell: ...

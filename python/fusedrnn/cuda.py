@@ -14,7 +14,7 @@ __all__ = ["get_float32_products", "is_available", "set_float32_products", "stat
 
 KERNELS = os.path.join(os.path.dirname(__file__), "kernels.fatbin")  # pathlib would be imported for this line alone
 DRIVER, NVML = ("nvcuda.dll", "nvml.dll") if os.name == "nt" else ("libcuda.so.1", "libnvidia-ml.so.1")
-PRODUCTS = ("float32", "tf32")
+PRODUCTS = ("float32", "tf32", "same_bits")
 _products = "float32"
 
 

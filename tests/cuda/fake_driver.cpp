@@ -15,6 +15,7 @@
 #include <thread>
 
 #include "../../csrc/cuda/kernels.cu"
+#include "../../csrc/platform/float_environment.hpp"
 
 namespace {
 
@@ -64,7 +65,10 @@ void run_with(void** parameters) {
   RNN_FAKE_KERNELS_OF(name, 1)        \
   RNN_FAKE_KERNELS_OF(name, 2)        \
   RNN_FAKE_KERNELS_OF(name, 4){"fusedrnn_pack_" #name, run_with<const PackArguments, fusedrnn_pack_##name>},
-const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS)};
+#define RNN_FAKE_STEP_KERNEL(name)                                                               \
+  {"fusedrnn_step_" #name "_float", run_with<const StepLaunch, fusedrnn_step_##name##_float>},   \
+      {"fusedrnn_step_" #name "_double", run_with<const StepLaunch, fusedrnn_step_##name##_double>},
+const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS) RNN_STEP_KERNELS(RNN_FAKE_STEP_KERNEL)};
 
 constexpr int kThreads = 64;
 thread_local int contexts = 0;  // pushed and not popped
@@ -81,6 +85,7 @@ int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* st
   last_stream = stream;
   const Kernel& kernel = *static_cast<const Kernel*>(f);
   const std::lock_guard<std::mutex> lock(emulating);
+  const fusedrnn::FloatEnvironment environment;  // as kernels are compiled: subnormals count as zeros
   const emulator::End end =
       emulator::run(static_cast<int>(blocks), static_cast<int>(threads), shared, [&] { kernel.run(parameters); });
   return end == emulator::End::done ? 0 : end == emulator::End::stuck ? 702 : 719;  // launch timeout, launch failed

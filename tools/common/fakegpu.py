@@ -128,6 +128,9 @@ class Array:
     def __mul__(self, other: Any) -> Array:
         return Array(self.read() * _plain(other), self.device)
 
+    def __invert__(self) -> Array:
+        return Array(~self.read(), self.device)
+
     def __lt__(self, other: Any) -> Array:
         return Array(self.read() < _plain(other), self.device)
 

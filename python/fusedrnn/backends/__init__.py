@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from .. import _core
-from ..cells.spec import DEFAULTS, CellSpec
-from ..masks import NAMES
+from ..cells.spec import CellSpec
 from .arrays import library_of
 
 States = tuple[Any, ...]  # in the spec's order; None for empty ones
@@ -73,12 +72,6 @@ def load(
     library = library_of(arrays.get("weight_ih"))
     if library is None:
         return _core.make_weights(native_cell(spec), arrays, values, format)
-    for name in DEFAULTS:
-        if name in values:
-            raise NotImplementedError(f"{name}={values[name]!r} does not run on CUDA: it runs on NumPy arrays")
-    from .cuda import CudaWeights  # loaded with the first CUDA array
+    from .cuda import load_on_gpu  # with the first CUDA array
 
-    for name in NAMES:
-        if name in values:
-            raise NotImplementedError(f"{name}: expected 0, as it does not run on CUDA, got {values[name]}")
-    return CudaWeights(library, spec, arrays, format)
+    return load_on_gpu(library, spec, arrays, values, format)

@@ -16,8 +16,11 @@ from .. import _core, cuda
 from ..cells.spec import CellSpec
 from .arrays import Buffers, Library
 from .checked import Arguments, CheckedWeights
+from .cuda_steps import CudaSteps
+from .cuda_steps import Kept as KeptSteps
 
 DTYPES = ("float32", "bfloat16", "float16")
+FORMATS = (*DTYPES, "tf32")
 PRE_BYTES = 1 << 28  # of W x: as many steps at once as fit
 # For benchmarks: octets of units in a group and groups in a thread block (csrc/cuda/plan.hpp) in place of the cost
 # model's; 0: the model's.
@@ -26,26 +29,52 @@ FORCED_PLAN = (0, 0)
 Results = dict[str, Any]
 
 
+def load_on_gpu(
+    library: Library,
+    spec: CellSpec[Any, Any],
+    arrays: Mapping[str, Any],
+    values: Mapping[str, Any],
+    format: str | None = None,
+) -> CudaWeights | CudaSteps:
+    """The weights for the persistent kernels, or for the stepwise ones where those have not all that is asked for."""
+    weight_ih: Any = arrays["weight_ih"]
+    dtype = library.dtype(weight_ih) if library.owns(weight_ih) else ""
+    wanted = format or (cuda.get_float32_products() if dtype == "float32" else dtype)
+    persistent = _core.describe_cell(spec.cell)["cuda"] and not values and wanted in FORMATS
+    return (CudaWeights if persistent else CudaSteps)(library, spec, arrays, values, wanted)
+
+
 class CudaWeights(CheckedWeights):
     """Copies of a cell's weights on one GPU, and the recurrent ones packed for the kernels, made on the current stream.
     Calls on other streams wait for it."""
 
     def __init__(
-        self, library: Library, spec: CellSpec[Any, Any], arrays: Mapping[str, Any], format: str | None = None
+        self,
+        library: Library,
+        spec: CellSpec[Any, Any],
+        arrays: Mapping[str, Any],
+        values: Mapping[str, Any],
+        format: str,
     ) -> None:
+        """`values` has none, and `format` is one of the kernels'."""
         self.facts: dict[str, Any] = _core.describe_cell(spec.cell)
-        if not self.facts["cuda"]:
-            raise NotImplementedError(f"cell {spec.cell!r} does not run on CUDA: it runs on NumPy arrays")
         super().__init__(library, spec, arrays, DTYPES)
         H = self.hidden_size
         self.itemsize = 4 if self.dtype == "float32" else 2
-        self.format = format or (cuda.get_float32_products() if self.dtype == "float32" else self.dtype)
+        self.format = format
         self.kernels = _core.make_cuda_cell(*cuda.paths(), self.device, spec.cell, self.format, H)
         with library.current(self.device):
             self.vectors = self._joined_vectors()
             self.packed = self._packed(backward=False)
             self.buffers = self.made(*self.arrays.values(), self.vectors, *self.packed)
         self._transposed: Buffers | None = None
+        self._steps: CudaSteps | None = None
+
+    def steps(self) -> CudaSteps:
+        """The same weights for calls that the persistent kernels do not take: made with the first of them."""
+        if self._steps is None:
+            self._steps = CudaSteps(self.library, self.spec, self.arrays, {}, self.format)
+        return self._steps
 
     def _joined_vectors(self) -> Any:
         """All vectors, one after the other; zeros for a vector that is None."""
@@ -99,19 +128,19 @@ class CudaWeights(CheckedWeights):
             )
         return made
 
-    def _read(self, *arguments: Any, **form: Any) -> Arguments:
-        call = Arguments(self, *arguments, **form)
-        if call.resets is not None:
-            raise NotImplementedError("resets: the CUDA backend has none; use weights on the CPU")
-        return call
-
-    def infer(self, *arguments: Any) -> Results:
+    def infer(self, x: Any, states: Any, lengths: Any, reverse: bool, inputs: dict[str, Any]) -> Results:
+        if has_episodes(inputs):
+            return self.steps().infer(x, states, lengths, reverse, inputs)
         with self._running():
-            return self._run(self._read(*arguments), None)
+            return self._run(Arguments(self, x, states, lengths, reverse, inputs), None)
 
-    def forward(self, *arguments: Any) -> tuple[Results, Kept, int]:
+    def forward(
+        self, x: Any, states: Any, lengths: Any, reverse: bool, inputs: dict[str, Any]
+    ) -> tuple[Results, Kept | KeptSteps, int]:
+        if has_episodes(inputs):
+            return self.steps().forward(x, states, lengths, reverse, inputs)
         with self._running():
-            call = self._read(*arguments)
+            call = Arguments(self, x, states, lengths, reverse, inputs)
             self.transposed()
             slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
             results = self._run(call, slots)
@@ -119,7 +148,9 @@ class CudaWeights(CheckedWeights):
             y = self.library.copy(results["y"])
             return results, Kept(call, y, slots, self.made(call.x, call.lengths, *call.states, y, slots)), nbytes
 
-    def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
+    def backward(self, kept: Kept | KeptSteps, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
+        if isinstance(kept, KeptSteps):
+            return self.steps().backward(kept, dy, dstates, dabove)
         if dabove is not None:
             raise ValueError(_core.not_taken("dc", self.spec.cell, type(dabove).__name__))
         assert kept.buffers is not None
@@ -127,8 +158,10 @@ class CudaWeights(CheckedWeights):
             return Backward(kept).run(dy, dstates)
 
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
+        if has_episodes(inputs):
+            return self.steps().step(x, states, out, inputs)
         with self._running():
-            call = self._read(self.one_step(x), states, None, False, inputs, form="{}")
+            call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
             results = self._run(call, None, self.outputs(call.B, out))
             h = results["y"][0] if out[0] is None else out[0]
             return (h, *(results[f"{s.name}_n"] for s in self.spec.states[1:]))
@@ -169,6 +202,10 @@ class CudaWeights(CheckedWeights):
         steps = max(1, PRE_BYTES // each)
         for first in range(0, max(1, T), steps):
             yield first, min(T, first + steps)
+
+
+def has_episodes(inputs: dict[str, Any]) -> bool:
+    return inputs.get("resets") is not None or inputs.get("reset_state") is not None
 
 
 class Launcher:

@@ -1,0 +1,493 @@
+// Sums of the stepwise kernels, in the order of docs/bits.md: k in blocks of 64, each a chain of multiply-adds, and
+// the blocks added in order. A thread block takes a tile of 8 rows and 64 columns; each of its warps sums up blocks of
+// k, side by side, and then the warps' sums are added.
+//
+// A sum is told by an object with
+//     rows, columns, depth, heads          heads are products of their own, side by side
+//     row(m)                               where the operand of row m lies, and
+//     left(row, k)                         its elements
+//     column(n), start(n)                  the right side's column, and what block 0 begins with there
+//     right(k)                             a cursor: .at(column), .next()
+//     ranges(), range_end(i)               k is cut into ranges, whose sums are added in order
+//     give(m, n, sum)
+#pragma once
+
+#include "../cells/gradients.hpp"
+#include "step_place.hpp"
+
+namespace {
+
+using fusedrnn::Product;
+using fusedrnn::cuda::kSumBlock;
+using fusedrnn::cuda::kSumColumns;
+using fusedrnn::cuda::kSumRows;
+using fusedrnn::cuda::kTileElements;
+using fusedrnn::cuda::Sum;
+
+// One tile's work of one thread block. In shared memory: a part for each warp, the sums of a range, and of all ranges.
+template <class C, class Of>
+struct SumTile {
+  static constexpr int kEach = kSumColumns / 32;  // columns of a lane
+  const Of& of;
+  const int64_t head, row0, column0;
+  const int warp, lane, warps;
+  C* const parts;
+  C* const of_range;
+  C* const whole;
+
+  RNN_DEVICE SumTile(const Of& sum, int64_t h, int64_t row, int64_t column)
+      : of(sum),
+        head(h),
+        row0(row),
+        column0(column),
+        warp(thread_index() / 32),
+        lane(thread_index() % 32),
+        warps(thread_count() / 32),
+        parts(reinterpret_cast<C*>(shared_memory())),
+        of_range(parts + warps * kTileElements),
+        whole(of_range + kTileElements) {}
+
+  RNN_DEVICE static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  // The operands of the rows, [k][row].
+  RNN_DEVICE void load(C* tile, int64_t k0, int count) const {
+    RNN_ROLLED for (int m = 0; m < kSumRows; ++m) {
+      const auto row = of.row(head, least(row0 + m, of.rows - 1));
+      for (int k = lane; k < count; k += 32) tile[k * kSumRows + m] = of.left(row, k0 + k);
+    }
+  }
+
+  // The chains of one block of k, by this warp, into its part, [row][column].
+  RNN_DEVICE void sum_block(int64_t k0, int count, bool is_first) const {
+    C* const tile = parts + warp * kTileElements;
+    load(tile, k0, count);
+    meet_warp();
+    C sums[kSumRows][kEach];
+    int64_t columns[kEach];
+    RNN_UNROLL for (int j = 0; j < kEach; ++j) {
+      const int64_t n = least(column0 + j * 32 + lane, of.columns - 1);
+      columns[j] = of.column(head, n);
+      const C start = is_first ? of.start(head, n) : C(0);
+      RNN_UNROLL for (int m = 0; m < kSumRows; ++m) sums[m][j] = start;
+    }
+    auto right = of.right(head, k0);
+    RNN_ROLLED for (int k = 0; k < count; ++k) {
+      C b[kEach];
+      RNN_UNROLL for (int j = 0; j < kEach; ++j) b[j] = right.at(columns[j]);
+      RNN_UNROLL for (int m = 0; m < kSumRows; ++m) {
+        const C left = tile[k * kSumRows + m];
+        RNN_UNROLL for (int j = 0; j < kEach; ++j) sums[m][j] = fused_exactly(left, b[j], sums[m][j]);
+      }
+      if (k + 1 < count) right.next();
+    }
+    meet_warp();  // all have read the operands
+    RNN_UNROLL for (int m = 0; m < kSumRows; ++m) {
+      RNN_UNROLL for (int j = 0; j < kEach; ++j) tile[m * kSumColumns + j * 32 + lane] = sums[m][j];
+    }
+  }
+
+  // The sums of k0..k1-1, into `of_range`.
+  RNN_DEVICE void sum_range(int64_t k0, int64_t k1) const {
+    RNN_ROLLED for (int64_t first = k0; first < k1; first += int64_t{kSumBlock} * warps) {
+      const int64_t mine = first + int64_t{kSumBlock} * warp;
+      if (mine < k1) sum_block(mine, static_cast<int>(least(k1 - mine, kSumBlock)), mine == 0);
+      meet_thread_block();
+      const int blocks = static_cast<int>(least((k1 - first + kSumBlock - 1) / kSumBlock, warps));
+      for (int i = thread_index(); i < kTileElements; i += thread_count()) {
+        C sum = first == k0 ? parts[i] : of_range[i] + parts[i];
+        for (int w = 1; w < blocks; ++w) sum = sum + parts[w * kTileElements + i];
+        of_range[i] = sum;
+      }
+      meet_thread_block();
+    }
+  }
+
+  RNN_DEVICE void run() const {
+    int64_t k0 = 0;
+    const int64_t ranges = of.ranges();
+    RNN_ROLLED for (int64_t range = 0; range < ranges; ++range) {
+      const int64_t k1 = of.range_end(range);
+      sum_range(k0, k1);
+      for (int i = thread_index(); i < kTileElements; i += thread_count()) {
+        whole[i] = range == 0 ? of_range[i] : whole[i] + of_range[i];
+      }
+      k0 = k1;
+    }
+    for (int i = thread_index(); i < kTileElements; i += thread_count()) {
+      const int64_t m = row0 + i / kSumColumns, n = column0 + i % kSumColumns;
+      if (m < of.rows && n < of.columns) of.give(head, m, n, ranges > 0 ? whole[i] : C(0));
+    }
+    meet_thread_block();
+  }
+};
+
+template <class C, class Of>
+RNN_DEVICE void sum_all(const Of& of) {
+  const int64_t columns = (of.columns + kSumColumns - 1) / kSumColumns, rows = (of.rows + kSumRows - 1) / kSumRows;
+  RNN_ROLLED for (int64_t i = thread_block_index(); i < of.heads * rows * columns; i += thread_block_count()) {
+    SumTile<C, Of>(of, i / columns / rows, i / columns % rows * kSumRows, i % columns * kSumColumns).run();
+  }
+}
+
+// A matrix on the right side, row after row.
+template <class C>
+struct RowsOfMatrix {
+  const C* row;
+  int64_t stride;
+  RNN_DEVICE C at(int64_t column) const { return row[column]; }
+  RNN_DEVICE void next() { row += stride; }
+};
+
+// Common to all sums but those over pairs: one range.
+template <class C>
+struct OneRange {
+  Place<C> place;
+  int64_t rows = 0, columns = 0, depth = 0, heads = 1;
+
+  RNN_DEVICE explicit OneRange(const StepArguments& a) : place(a) {}
+  RNN_DEVICE int64_t ranges() const { return depth > 0 ? 1 : 0; }
+  RNN_DEVICE int64_t range_end(int64_t) const { return depth; }
+};
+
+// bias + W x, of the steps of a part.
+template <class C>
+struct InputSum : OneRange<C> {
+  using OneRange<C>::place;
+  struct Left {
+    Row<C> row;
+    int64_t batch_row;
+  };
+  int64_t first_time;
+
+  RNN_DEVICE explicit InputSum(const StepLaunch& launch) : OneRange<C>(launch.a), first_time(launch.a.pre_first) {
+    const StepArguments& a = launch.a;
+    this->rows = (launch.last - launch.first) * a.batch;
+    this->columns = a.facts.gates * a.hidden;
+    this->depth = a.input;
+  }
+  RNN_DEVICE Left row(int64_t, int64_t m) const {
+    const StepArguments& a = place.a;
+    return {place.of_stored(a.x, first_time * a.batch + m, a.input), m % a.batch};
+  }
+  RNN_DEVICE C left(const Left& row, int64_t k) const {
+    const StepArguments& a = place.a;
+    const C x = place.read(row.row, k);
+    return a.mask[fusedrnn::kInputDropout] ? left_by(place.factor(fusedrnn::kInputDropout, row.batch_row, a.input, k), x)
+                                           : x;
+  }
+  RNN_DEVICE int64_t column(int64_t, int64_t n) const {
+    const StepArguments& a = place.a;
+    return a.facts.user_gate[n / a.hidden] * a.hidden + n % a.hidden;
+  }
+  RNN_DEVICE C start(int64_t, int64_t n) const {
+    const StepArguments& a = place.a;
+    const int gate = static_cast<int>(n / a.hidden), block = a.facts.user_gate[gate];
+    const int64_t i = block * a.hidden + n % a.hidden;
+    const C ih = a.bias_ih ? static_cast<const C*>(a.bias_ih)[i] : C(0);
+    const bool has_hh = a.bias_hh && block < a.facts.recurrent_gates;
+    const C hh = has_hh ? static_cast<const C*>(a.bias_hh)[i] : C(0);
+    return a.facts.split[gate] ? ih : ih + hh;
+  }
+  RNN_DEVICE RowsOfMatrix<C> right(int64_t, int64_t k) const {
+    const StepArguments& a = place.a;
+    const int64_t stride = a.facts.gates * a.hidden;
+    return {static_cast<const C*>(a.weight_ih_t) + k * stride, stride};
+  }
+  RNN_DEVICE void give(int64_t, int64_t m, int64_t n, C sum) const {
+    static_cast<C*>(place.a.pre)[m * this->columns + n] = sum;
+  }
+};
+
+// A recurrent product of a step.
+template <class C>
+struct ProductSum : OneRange<C> {
+  using OneRange<C>::place;
+  struct Left {
+    Row<C> row;
+    int64_t batch_row;
+    bool drops;
+  };
+  const Product& product;
+  const int index;
+  const int64_t t;
+  int64_t units, head_units, width;  // of a gate; of one head; of the operand in all heads
+  bool is_last, is_split;            // of its phase; whether its first block begins with a bias
+
+  RNN_DEVICE explicit ProductSum(const StepLaunch& launch)
+      : OneRange<C>(launch.a),
+        product(launch.a.facts.product[launch.product]),
+        index(launch.product),
+        t(place.time_of(launch.step)) {
+    const StepArguments& a = launch.a;
+    const fusedrnn::CellFacts& f = a.facts;
+    units = index == f.projection ? a.proj : a.hidden;
+    width = fusedrnn::operand_size(product.from, product.depth, a.hidden, a.proj);
+    this->heads = a.heads;
+    head_units = units / a.heads;
+    this->rows = a.batch;
+    this->columns = product.gates * head_units;
+    this->depth = width / a.heads;
+    is_last = index + 1 == f.products || f.product[index + 1].phase != product.phase;
+    is_split = false;
+    for (int g = 0; g < product.gates && index != f.projection; ++g) {
+      is_split = is_split || f.split[product.first_gate + g];
+    }
+  }
+  RNN_DEVICE Left row(int64_t head, int64_t m) const {
+    const StepArguments& a = place.a;
+    const int state = state_of(product.from);
+    const bool drops = product.from == From::h_prev && a.mask[fusedrnn::kRecurrentDropout];
+    Row<C> row = state >= 0 ? place.before(state, t, m) : place.of_computed(place.slots_at(t, m) + product.slot * a.hidden);
+    const int64_t first = head * this->depth;
+    if (row.computed) row.computed += first;
+    row.first += first;
+    return {row, m * a.proj + first, drops};
+  }
+  RNN_DEVICE C left(const Left& row, int64_t k) const {
+    const C v = place.read(row.row, k);
+    return row.drops ? left_by(place.factor(fusedrnn::kRecurrentDropout, 0, 0, row.batch_row + k), v) : v;
+  }
+  RNN_DEVICE int gate_of(int64_t n) const { return static_cast<int>(n / head_units); }
+  RNN_DEVICE int64_t unit_of(int64_t head, int64_t n) const { return head * head_units + n % head_units; }
+  RNN_DEVICE int64_t column(int64_t head, int64_t n) const {
+    return fusedrnn::block_of(place.a.facts, product, gate_of(n)) * units + unit_of(head, n);
+  }
+  RNN_DEVICE C start(int64_t head, int64_t n) const {
+    const StepArguments& a = place.a;
+    const int gate = product.first_gate + gate_of(n), block = a.facts.user_gate[gate];
+    if (!is_split || !a.facts.split[gate] || !a.bias_hh || block >= a.facts.recurrent_gates) return C(0);
+    return static_cast<const C*>(a.bias_hh)[block * a.hidden + unit_of(head, n)];
+  }
+  RNN_DEVICE RowsOfMatrix<C> right(int64_t, int64_t k) const {
+    const int64_t stride = place.a.facts.matrix[product.matrix].blocks * units;
+    return {static_cast<const C*>(place.a.matrix_t[product.matrix]) + k * stride, stride};
+  }
+  RNN_DEVICE void give(int64_t head, int64_t m, int64_t n, C sum) const {
+    const StepArguments& a = place.a;
+    const int64_t gate = gate_of(n), unit = unit_of(head, n);
+    if (is_last) {
+      static_cast<C*>(a.sums)[(m * product.gates + gate) * a.hidden + unit] = sum;
+      return;
+    }
+    const int64_t row = (t - a.pre_first) * a.batch + m;
+    C* const pre = static_cast<C*>(a.pre) + (row * a.facts.gates + product.first_gate + gate) * a.hidden + unit;
+    *pre = *pre + sum;
+  }
+};
+
+// Rows of a matrix in the order of a product's gates, then of the units of one head.
+template <class C>
+struct RowsOfGates {
+  const fusedrnn::CellFacts& facts;
+  const Product* product;  // null: the gates are those that the input sees
+  const C* first;          // unit 0 of the head, in block 0
+  int64_t stride, units, head_units;
+  int gate;
+  int64_t unit;
+  const C* now;
+
+  RNN_DEVICE RowsOfGates(const fusedrnn::CellFacts& f, const Product* of, const C* matrix, int64_t row, int64_t all,
+                         int64_t of_head, int64_t k)
+      : facts(f),
+        product(of),
+        first(matrix),
+        stride(row),
+        units(all),
+        head_units(of_head),
+        gate(static_cast<int>(k / of_head)),
+        unit(k % of_head),
+        now(found()) {}
+  RNN_DEVICE const C* found() const {
+    const int block =
+        product ? fusedrnn::block_of(facts, *product, gate) : facts.user_gate[facts.input_gate[gate]];
+    return first + (block * units + unit) * stride;
+  }
+  RNN_DEVICE C at(int64_t column) const { return now[column]; }
+  RNN_DEVICE void next() {
+    now += stride;
+    if (++unit < head_units) return;
+    unit = 0;
+    ++gate;
+    now = found();
+  }
+};
+
+// A product of a stage of backward: a matrix, transposed, times the gradients in some columns.
+template <class C>
+struct StageSum : OneRange<C> {
+  using OneRange<C>::place;
+  const Product& product;
+  const StepLaunch& launch;
+  const int64_t t;
+  int64_t units, head_units, width;  // of a gate of the product; of one head; of a vector of the operand, of one head
+
+  RNN_DEVICE explicit StageSum(const StepLaunch& l)
+      : OneRange<C>(l.a), product(l.a.facts.product[l.product]), launch(l), t(place.time_of(l.step)) {
+    const StepArguments& a = l.a;
+    units = l.product == a.facts.projection ? a.proj : a.hidden;
+    this->heads = a.heads;
+    head_units = units / a.heads;
+    width = fusedrnn::operand_size(product.from, 1, a.hidden, a.proj) / a.heads;
+    this->rows = a.batch;
+    this->columns = width;
+    this->depth = product.gates * head_units;
+  }
+  // The time whose gradients a row takes: that of the step after in stage 0. A row whose step is the last takes none,
+  // and what is summed up for it is not read.
+  RNN_DEVICE int64_t time_of_row(int64_t m) const {
+    const int64_t of_row = launch.from_beginning ? place.first_time(m) : launch.phase == 0 ? place.time_after(t) : t;
+    return of_row < 0 ? 0 : of_row < place.a.seq_len ? of_row : place.a.seq_len - 1;
+  }
+  RNN_DEVICE const C* row(int64_t head, int64_t m) const {
+    return place.gradients_at(time_of_row(m), m) + product.column * place.a.hidden + head * head_units;
+  }
+  RNN_DEVICE C left(const C* row, int64_t k) const { return row[k / head_units * place.a.hidden + k % head_units]; }
+  RNN_DEVICE int64_t column(int64_t, int64_t n) const { return launch.part * width + n; }
+  RNN_DEVICE C start(int64_t, int64_t) const { return C(0); }
+  RNN_DEVICE RowsOfGates<C> right(int64_t head, int64_t k) const {
+    const int64_t stride = product.depth * width;
+    const C* const matrix = static_cast<const C*>(place.a.matrix[product.matrix]);
+    return {place.a.facts, &product, matrix + head * head_units * stride, stride, units, head_units, k};
+  }
+  RNN_DEVICE void give(int64_t head, int64_t m, int64_t n, C sum) const {
+    place.stage_sum_at(launch.extra, m)[head * width + n] = sum;
+  }
+};
+
+// dx of all steps.
+template <class C>
+struct InputGradientSum : OneRange<C> {
+  using OneRange<C>::place;
+
+  RNN_DEVICE explicit InputGradientSum(const StepLaunch& launch) : OneRange<C>(launch.a) {
+    const StepArguments& a = launch.a;
+    this->rows = a.seq_len * a.batch;
+    this->columns = a.input;
+    this->depth = a.facts.gates * a.hidden;
+  }
+  RNN_DEVICE const C* row(int64_t, int64_t m) const {
+    return place.gradients_at(0, m) + place.a.facts.input_column * place.a.hidden;
+  }
+  RNN_DEVICE C left(const C* row, int64_t k) const { return row[k]; }
+  RNN_DEVICE int64_t column(int64_t, int64_t n) const { return n; }
+  RNN_DEVICE C start(int64_t, int64_t) const { return C(0); }
+  RNN_DEVICE RowsOfGates<C> right(int64_t, int64_t k) const {
+    const StepArguments& a = place.a;
+    return {a.facts, nullptr, static_cast<const C*>(a.weight_ih), a.input, a.hidden, a.hidden, k};
+  }
+  RNN_DEVICE void give(int64_t, int64_t m, int64_t n, C sum) const {
+    const StepArguments& a = place.a;
+    const int64_t row = m % a.batch;
+    if (a.mask[fusedrnn::kInputDropout]) sum = left_by(place.factor(fusedrnn::kInputDropout, row, a.input, n), sum);
+    write_stored(a.stored, a.dx, m * a.input + n, place.is_active(m / a.batch, row) ? sum : C(0));
+  }
+};
+
+// Common to sums over pairs: the ranges are stretches.
+template <class C>
+struct OverPairs {
+  Place<C> place;
+  const StepLaunch& launch;
+  int64_t rows = 0, columns = 0, heads = 1;
+
+  RNN_DEVICE explicit OverPairs(const StepLaunch& l) : place(l.a), launch(l) {}
+  RNN_DEVICE int64_t ranges() const { return place.a.counts[1]; }
+  RNN_DEVICE int64_t range_end(int64_t i) const { return place.a.stretch_ends[i]; }
+  RNN_DEVICE const C* gradients_of(int64_t pair) const {
+    return place.gradients_at(0, place.a.pairs[pair]) + launch.column * place.a.hidden;
+  }
+};
+
+// The operand of pairs, on the right side.
+template <class C>
+struct RowsOfPairs {
+  const int64_t* pair;
+  const C* first;
+  int64_t stride;
+  RNN_DEVICE C at(int64_t column) const { return first[*pair * stride + column]; }
+  RNN_DEVICE void next() { ++pair; }
+};
+
+// One block of the gradient of a matrix.
+template <class C>
+struct MatrixGradientSum : OverPairs<C> {
+  using OverPairs<C>::place;
+  using OverPairs<C>::launch;
+  int64_t row_stride;
+
+  RNN_DEVICE explicit MatrixGradientSum(const StepLaunch& l) : OverPairs<C>(l) {
+    const StepArguments& a = l.a;
+    const bool of_h = a.facts.projection >= 0 && l.column == a.facts.product[a.facts.projection].column;
+    const int64_t units = of_h ? a.proj : a.hidden;
+    this->heads = l.heads;
+    this->rows = units / this->heads;
+    this->columns = row_stride = l.width / this->heads;
+  }
+  RNN_DEVICE int64_t row(int64_t head, int64_t m) const { return head * this->rows + m; }
+  RNN_DEVICE C left(int64_t unit, int64_t k) const { return this->gradients_of(k)[unit]; }
+  RNN_DEVICE int64_t column(int64_t head, int64_t n) const { return head * this->columns + n; }
+  RNN_DEVICE C start(int64_t, int64_t) const { return C(0); }
+  RNN_DEVICE RowsOfPairs<C> right(int64_t, int64_t k) const {
+    return {place.a.pairs + k, static_cast<const C*>(launch.source) + launch.source_offset, launch.source_stride};
+  }
+  RNN_DEVICE void give(int64_t head, int64_t m, int64_t n, C sum) const {
+    const int64_t unit = launch.block * place.a.hidden + head * this->rows + m;
+    static_cast<C*>(place.a.to)[unit * row_stride + n] = sum;
+  }
+};
+
+// Gradients of a bias or a vector: a thread block for 32 units, whose warps take blocks of pairs.
+template <class C>
+RNN_DEVICE void sum_vector_gradient(const StepLaunch& launch) {
+  const OverPairs<C> of(launch);
+  const StepArguments& a = launch.a;
+  const int warp = thread_index() / 32, lane = thread_index() % 32, warps = thread_count() / 32;
+  C* const parts = reinterpret_cast<C*>(shared_memory());
+  const C* const source = static_cast<const C*>(launch.source);
+  RNN_ROLLED for (int64_t unit0 = int64_t{thread_block_index()} * 32; unit0 < a.hidden;
+                  unit0 += int64_t{thread_block_count()} * 32) {
+    const int64_t mine = unit0 + lane, unit = mine < a.hidden ? mine : a.hidden - 1;
+    C whole(0), of_range(0);
+    int64_t k0 = 0;
+    RNN_ROLLED for (int64_t range = 0; range < of.ranges(); ++range) {
+      const int64_t k1 = of.range_end(range);
+      of_range = C(0);
+      RNN_ROLLED for (int64_t first = k0; first < k1; first += int64_t{kSumBlock} * warps) {
+        const int64_t begin = first + int64_t{kSumBlock} * warp;
+        C sum(0);
+        for (int64_t k = begin; k < k1 && k < begin + kSumBlock; ++k) {
+          const C d = of.gradients_of(k)[unit];
+          const C other = source ? source[a.pairs[k] * launch.source_stride + launch.source_offset + unit] : C(1);
+          sum = fused_exactly(d, other, sum);
+        }
+        parts[warp * 32 + lane] = sum;
+        meet_thread_block();
+        for (int w = 0; w < warps && first + int64_t{kSumBlock} * w < k1; ++w) of_range = of_range + parts[w * 32 + lane];
+        meet_thread_block();
+      }
+      whole = range == 0 ? of_range : whole + of_range;
+      k0 = k1;
+    }
+    if (warp == 0 && mine < a.hidden) static_cast<C*>(a.to)[launch.block * a.hidden + mine] = whole;
+  }
+}
+
+template <class C>
+RNN_DEVICE void step_sum(const StepLaunch& launch) {
+  switch (launch.sum) {
+    case Sum::input:
+      return sum_all<C>(InputSum<C>(launch));
+    case Sum::product:
+      return sum_all<C>(ProductSum<C>(launch));
+    case Sum::stage:
+      return sum_all<C>(StageSum<C>(launch));
+    case Sum::input_gradient:
+      return sum_all<C>(InputGradientSum<C>(launch));
+    case Sum::matrix_gradient:
+      return sum_all<C>(MatrixGradientSum<C>(launch));
+    case Sum::vector_gradient:
+      return sum_vector_gradient<C>(launch);
+  }
+}
+
+}  // namespace
