@@ -239,7 +239,7 @@ class Kept(NamedTuple):
     slots: Any
     buffers: Buffers | None  # all of these arrays
 
-    def arrays(self) -> list[Any]:
+    def laid_out(self) -> list[Any]:
         """The arrays that backward reads, None among them, but for the weights'."""
         return [*self.call.arrays(), self.y, self.slots]
 
@@ -248,7 +248,7 @@ class Kept(NamedTuple):
         return Kept(self.call.on(None, [None] * len(self.call.arrays())), None, None, None)
 
     def filled(self, w: CudaWeights, arrays: Sequence[Any]) -> Kept:
-        """With these arrays, in the order of `arrays`, on weights of the same values."""
+        """With these arrays, in the order of `laid_out`, on weights of the same values."""
         *of_call, y, slots = arrays
         return Kept(self.call.on(w, of_call), y, slots, w.made(*arrays))
 

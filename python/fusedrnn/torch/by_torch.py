@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..cells.families import SPECS
 from ..cells.spec import DEFAULTS
 from ..layers.masks import between as masks_between
-from ..masks import Sizes, of_seed, scale_of
+from ..masks import Mask, Sizes, of_seed, scale_of
 from ..reference import EQUATIONS
 from ..reference.regularised import Regularised
 from . import private
@@ -102,7 +102,7 @@ def by_equations(
                 of_state.append(end)
         x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
         if steps.dropout and number + 1 < layout.num_layers:
-            x = _dropped(layout, steps, x, number)
+            x = dropped(layout, steps, x, number)
         elif dropout and number + 1 < layout.num_layers:
             x = F.dropout(x, dropout, True)
     return [x, *map(torch.stack, last)]
@@ -143,16 +143,20 @@ def _regularised(
     return Regularised(EQUATIONS[layout.spec.family], layout.spec, w, options, masks)
 
 
-@private.disabled_in_compiler
-def _masks(layout: Layout, options: dict[str, float], T: int, B: int, seed: int, *place: int) -> dict[str, Tensor]:
+def masks_of(layout: Layout, options: dict[str, float], T: int, B: int, seed: int, *place: int) -> dict[str, Mask]:
+    """The masks of a run in its place, of a layer alone."""
     h = layout.proj_size or layout.hidden_size
     sizes = Sizes(layout.input_size, layout.hidden_size, h, T, B, layout.num_heads)
-    masks = of_seed(layout.spec, options, sizes, seed, *place)
-    return {name: torch.from_numpy(mask.copy()) for name, mask in masks.items()}
+    return of_seed(layout.spec, options, sizes, seed, *place)
 
 
-def _dropped(layout: Layout, steps: Steps, x: Tensor, number: int) -> Tensor:
-    """The outputs of a layer, after the dropout of the steps."""
+@private.disabled_in_compiler
+def _masks(*arguments: Any) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(mask.copy()) for name, mask in masks_of(*arguments).items()}
+
+
+def dropped(layout: Layout, steps: Steps, x: Tensor, number: int) -> Tensor:
+    """The outputs of a layer after the dropout of the steps, or the gradients before it."""
     mask = _mask_between(steps, number, layout.directions, x.shape[-1]).to(x.device)
     return torch.where(mask, torch.zeros_like(x), x * scale_of(steps.dropout))
 

@@ -33,7 +33,8 @@ class GpuPlan(BasePlan):
     def __init__(self, layout: Layout, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(layout, dtype, bits=0)  # as `read` finds what lies on the CPU alone
         self.device = device
-        self.values = dict(values_of(layout.values)) | dict(values_of(layout.drops))
+        self.options = dict(values_of(layout.drops))
+        self.values = dict(values_of(layout.values)) | self.options
         self.each = len(self.shapes) // self.runs  # the parameters of a run
         zeros = functools.partial(torch.zeros, dtype=dtype, device=device)
         w = self.loaded([zeros(shape) for shape in self.shapes[: self.each]], 0)
@@ -123,15 +124,32 @@ class Packing:
         return padded if self.index is None else padded.flatten(0, 1).index_select(0, self.index)
 
 
-def _inputs(plan: GpuPlan, steps: Steps, packing: Packing) -> tuple[Maybe, dict[str, Any]]:
-    """Lengths, and further inputs of every run."""
-    lengths, resets = (
-        None if t is None else t.to(plan.device, non_blocking=True) for t in (steps.lengths, steps.resets)
-    )
-    inputs: dict[str, Any] = {} if resets is None else {"resets": packing.padded(resets)}
-    if plan.spec.numbered:
-        inputs[plan.spec.numbered] = None if steps.start is None else steps.start.numpy()
-    return lengths, inputs
+class Inputs:
+    """What the runs of a call read beside the outputs below, on the GPU."""
+
+    def __init__(self, plan: GpuPlan, steps: Steps, packing: Packing, states: list[Maybe]) -> None:
+        self.plan, self.steps, count = plan, steps, len(plan.units)
+        self.first, self.before = states[:count], states[count:]
+        self.lengths, resets = (
+            None if t is None else t.to(plan.device, non_blocking=True) for t in (steps.lengths, steps.resets)
+        )
+        self.all: dict[str, Any] = {} if resets is None else {"resets": packing.padded(resets)}
+        if plan.spec.numbered:
+            self.all[plan.spec.numbered] = None if steps.start is None else steps.start.numpy()
+
+    def of_run(self, layer: int, d: int, below: Maybe) -> tuple[Any, ...]:
+        """The arguments of the backend's call after x."""
+        plan, steps = self.plan, self.steps
+        run, inputs = layer * plan.layout.directions + d, dict(self.all)
+        first, before = (tuple([s[run] for s in some if s is not None]) for some in (self.first, self.before))
+        if before:
+            inputs["reset_state"] = before
+        if plan.spec.below:
+            inputs[plan.spec.below] = below
+        if steps.seed is not None:
+            sizes = steps.seq_len, steps.batch_size, steps.seed
+            inputs["masks"] = by_torch.masks_of(plan.layout.layer(layer), plan.options, *sizes, layer, d)
+        return first or (None,) * len(plan.units), self.lengths, d == 1, inputs
 
 
 def _forward(
@@ -139,28 +157,27 @@ def _forward(
 ) -> list[Tensor]:
     """y and the last states, as the caller has them. What each run keeps for backward is added to `kept`, if that is
     given."""
-    spec, count, packing = plan.spec, len(plan.units), Packing(steps, plan.device)
+    spec, layout, packing = plan.spec, plan.layout, Packing(steps, plan.device)
     x, states = steps.whole(tensors[0], list(tensors[1 : len(tensors) - len(plan.shapes)]), plan.runs)
-    x, below, ends = packing.padded(x), [None] * plan.layout.directions, list[list[Tensor]]()
+    x, inputs = packing.padded(x), Inputs(plan, steps, packing, states)
+    below, ends = [None] * layout.directions, list[list[Tensor]]()
     try:
-        lengths, inputs = _inputs(plan, steps, packing)
-        for _ in range(plan.layout.num_layers):
+        for layer in range(layout.num_layers):
             ys = []
-            for d in range(plan.layout.directions):
-                run = len(ends)
-                first, before = ([s[run] for s in some if s is not None] for some in (states[:count], states[count:]))
-                of_run = inputs | ({"reset_state": tuple(before)} if before else {})
-                of_run |= {spec.below: below[d]} if spec.below else {}
-                w, arguments = weights(run), (x, tuple(first) or (None,) * count, lengths, d == 1, of_run)
-                if kept is None:
+            for d in range(layout.directions):
+                w, arguments = weights(len(ends)), (x, *inputs.of_run(layer, d, below[d]))
+                if kept is None and steps.seed is None:
                     results = w.infer(*arguments)
                 else:
                     results, of_backward, _ = w.forward(*arguments)
-                    kept.append(of_backward)
+                    if kept is not None:
+                        kept.append(of_backward)
                 ys.append(results["y"])
                 ends.append([results[f"{s.name}_n"] for s in spec.states])
                 below[d] = results[spec.above] if spec.above else None
             x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
+            if steps.dropout and layer + 1 < layout.num_layers:
+                x = by_torch.dropped(layout, steps, x, layer)
     except (NotImplementedError, ValueError) as e:
         raise Refused(f"on device {plan.device.type}: {e}") from e
     routing.count(routing.NATIVE)
@@ -183,7 +200,7 @@ class GpuSetting(Setting):
             return w
 
         outputs = _forward(self.plan, self.steps, tensors, weights, kept)
-        reserve = [a for k in kept for a in k.arrays()]
+        reserve = [a for k in kept for a in k.laid_out()]
         self.kept = [k.emptied() for k in kept]
         self.forms = [None if a is None else (a.shape, a.dtype) for a in (*reserve, *tensors)]
         return outputs, reserve
@@ -246,7 +263,7 @@ def _backward(
             dy_of_run = None if dy is None else dy[..., d * width : (d + 1) * width]
             of_run = found[run] = w.backward(kept, dy_of_run, tuple(s if s is None else s[run] for s in dlast), dabove)
             dx = of_run["dx"] if dx is None else dx + of_run["dx"]
-        dy = dx
+        dy = by_torch.dropped(plan.layout, steps, dx, layer - 1) if steps.dropout and layer else dx
     return list(_gradients(setting, packing.packed(dy), found, tensors))
 
 
