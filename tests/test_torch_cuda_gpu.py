@@ -50,12 +50,15 @@ def given(*shape: int, dtype: str = "float32") -> Any:
 
 
 def run(module: Any, *arguments: Any, **keywords: Any) -> list[Any]:
-    """The outputs, and the gradients of a sum of them that has all signs."""
+    """The outputs, and the gradients of a sum of them with factors."""
     outputs = tensors(module(*arguments, **keywords))
-    seeds = [torch.linspace(-1, 1, o.numel(), device=o.device).view(o.shape).to(torch.float16) for o in outputs]
     ends = [*(t for t in tensors(arguments) if t.requires_grad), *module.parameters()]
-    grads = torch.autograd.grad(outputs, ends, [s.to(o.dtype) for s, o in zip(seeds, outputs, strict=True)])
-    return [*outputs, *grads]
+    return [*outputs, *torch.autograd.grad(outputs, ends, factors(outputs))]
+
+
+def factors(outputs: list[Any]) -> list[Any]:
+    """Of all signs, and the same numbers in every format and on every device."""
+    return [(torch.arange(o.numel(), device=o.device) % 7 - 3).view(o.shape).to(o.dtype) for o in outputs]
 
 
 def assert_agrees(ours: Any, arguments: Any, steps: int, want: Any = None, **keywords: Any) -> None:
@@ -91,6 +94,32 @@ def test_cells(kind: str, dtype: str) -> None:
     assert frt.routes() == (1, 0, {})
 
 
+FURTHER = [
+    ("LSTM", {}),
+    ("LSTM", {"proj_size": 20}),
+    ("LSTM", {"zoneout_h": 0.2, "weight_dropout": 0.3, "dropout": 0.4}),
+    ("GRU", {"num_heads": 4}),
+    ("IndRNN", {}),
+    ("LayerNormLSTM", {}),
+    ("LayerNormGRU", {}),
+    ("FGRLSTM", {}),
+    ("SLSTM", {}),
+    ("DepthGatedLSTM", {}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), FURTHER, ids=str)
+def test_float64_has_the_bits_of_the_cpu(kind: str, options: dict[str, Any]) -> None:
+    ours = layers(kind, "float64", num_layers=2, bidirectional=True, **options)
+    x, resets, found = torch.randn(T, B, I, dtype=torch.float64), torch.rand(T, B) < 0.1, []
+    for device in ("cuda", "cpu"):
+        module, leaf = copy.deepcopy(ours).to(device), x.to(device, copy=True).requires_grad_()
+        torch.manual_seed(7)
+        found.append([t.cpu() for t in run(module, leaf, lengths=[T, *range(1, B)], resets=resets.to(device))])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    assert frt.routes() == (2, 0, {})
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_packed_sequences_and_lengths(kind: str) -> None:
     ours = layers(kind, num_layers=2, bidirectional=True)
@@ -114,8 +143,9 @@ def test_repeated_steps_have_the_same_bits(kind: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(run(ours, x), first, strict=True))
 
 
-def test_nothing_waits_for_the_gpu() -> None:
-    ours = layers("LSTM", num_layers=2, bidirectional=True, dropout=0.5)
+@pytest.mark.parametrize("kind", [*LAYERS, "SLSTM"])
+def test_nothing_waits_for_the_gpu(kind: str) -> None:
+    ours = layers(kind, num_layers=2, bidirectional=True, dropout=0.5)
     x, lengths = given(T, B, I), torch.randint(0, T + 1, (B,), device="cuda")
     packed = pack_padded_sequence(x.detach(), [T] * B)
     for arguments, keywords in (((x,), {}), ((x,), {"lengths": lengths}), ((packed,), {})):
@@ -135,7 +165,7 @@ def warmed_up(step: Any) -> None:
     torch.cuda.current_stream().wait_stream(side)
 
 
-@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize("kind", [*LAYERS, "SLSTM", "LayerNormGRU"])
 def test_a_training_step_in_a_graph(kind: str) -> None:
     """Which reads x, lengths and the parameters as they are when it is replayed."""
     ours, x = layers(kind, num_layers=2, bidirectional=True), given(T, B, I)
@@ -183,8 +213,7 @@ def test_streams() -> None:
         with torch.no_grad():
             x.copy_(source)
         outputs = tensors(ours(x))
-        seeds = [torch.linspace(-1, 1, o.numel(), device="cuda").view(o.shape).to(torch.float16) for o in outputs]
-        seeds = [s.float() for s in seeds]
+        seeds = factors(outputs)
     torch.cuda.current_stream().wait_stream(side)
     got = [*outputs, *torch.autograd.grad(outputs, [x, *ours.parameters()], seeds)]
     torch.cuda.synchronize()
