@@ -61,7 +61,7 @@ def _by_operator(
         first = [s.index_select(1, order) for s in first]
     hx: Any = first if len(first) > 1 else first[0]
     sizes = () if batch_sizes is None else (batch_sizes,)
-    train = dropout > 0 or x.is_cuda  # without which cuDNN has no backward
+    train = dropout > 0 or (x.is_cuda and torch.is_grad_enabled())  # without which cuDNN has no backward
     settings = (layout.bias, layout.num_layers, dropout, train, layout.directions == 2)
     y, *last = operator(x, *sizes, hx, list(parameters), *settings, *(() if sizes else (False,)))
     if restore is None:
