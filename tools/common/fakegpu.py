@@ -145,6 +145,7 @@ def _read(a: Any) -> Any:
 
 
 def _plain(a: Any) -> Any:
+    assert not isinstance(a, list), "an index that must be copied to the GPU, which waits for it"
     if isinstance(a, tuple):
         return tuple(_plain(one) for one in a)
     return a.read() if isinstance(a, Array) else a

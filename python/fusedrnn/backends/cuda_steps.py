@@ -8,7 +8,7 @@ and must be copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -55,6 +55,10 @@ class CudaSteps(CheckedWeights):
         with library.current(self.device):
             self.read = self._as_kernels_read()
             self.buffers = self.made(*self.arrays.values(), *self.read.values())
+
+    def steps(self) -> CudaSteps:
+        """Itself, as those of `cuda` have such weights beside their own."""
+        return self
 
     def _as_kernels_read(self) -> dict[tuple[str, int], Any]:
         """The weights by the fields of the kernels' arguments: of the dtype in which they compute, matrices transposed
@@ -145,6 +149,7 @@ class CudaSteps(CheckedWeights):
         return {name: self.library.from_numpy(mask, self.device) for name, mask in (source or {}).items()}
 
     def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
+        assert kept.buffers is not None
         with self._running(), kept.buffers.used():
             return Backward(kept).run(dy, dstates, dabove)
 
@@ -172,7 +177,24 @@ class Kept(NamedTuple):
     arrays: dict[tuple[str, int], Any]
     masks: dict[str, Any]
     nbytes: int
-    buffers: Buffers  # all of these arrays
+    buffers: Buffers | None  # all of these arrays
+
+    def laid_out(self) -> list[Any]:
+        """The arrays that backward reads, None among them, but for the weights'."""
+        return [*self.call.arrays(), *self.arrays.values(), *self.masks.values()]
+
+    def emptied(self) -> Kept:
+        """Without arrays and weights, for a caller that keeps them elsewhere until it calls `filled`."""
+        call = self.call.on(None, [None] * len(self.call.arrays()))
+        return Kept(call, {}, dict.fromkeys(self.arrays), dict.fromkeys(self.masks), self.nbytes, None)
+
+    def filled(self, w: Any, arrays: Sequence[Any]) -> Kept:
+        """With these arrays, in the order of `laid_out`, on weights of the same values."""
+        w, each = w.steps(), iter(arrays)
+        call = self.call.on(w, [next(each) for _ in self.call.arrays()])
+        kept, masks = {field: next(each) for field in self.arrays}, {name: next(each) for name in self.masks}
+        read = dropped(w, masks)
+        return Kept(call, read, kept, masks, self.nbytes, w.made(*arrays, *read.values()))
 
 
 class Call:
@@ -373,7 +395,9 @@ class Backward(Call):
     def _give_parameters(self) -> None:
         """Memory for the gradients of weights, of the dtype in which kernels compute."""
         fields = {("weight_ih", 0): "dweight_ih", ("bias_ih", 0): "dbias_ih", ("bias_hh", 0): "dbias_hh"}
-        fields |= {("vectors", 0): "dvectors"} | {("matrix", m): "dmatrix" for m in range(len(self.w.facts["matrices"]))}
+        fields |= {("vectors", 0): "dvectors"} | {
+            ("matrix", m): "dmatrix" for m in range(len(self.w.facts["matrices"]))
+        }
         for (name, i), field in fields.items():
             weights = self.w.read.get((name, i))
             if weights is not None:  # what a unit does not see has no gradient, and is not written
