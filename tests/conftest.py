@@ -3,7 +3,7 @@ from __future__ import annotations
 import ctypes
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +79,29 @@ def roomy(driver: Path) -> Iterator[ctypes.CDLL]:
     """An emulated GPU."""
     with fakegpu.installed(driver, "roomy") as library:
         yield library
+
+
+@pytest.fixture
+def on_gpu(
+    roomy: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator
+) -> Iterator[Callable[[bool], None]]:
+    """All of PyTorch's tensors count as tensors on the emulated GPU; and a function that says whether they do."""
+    torch = pytest.importorskip("torch")
+    import fusedrnn.torch as frt
+    from cuda_cases import TensorsOnCpu
+    from fusedrnn.backends import arrays
+    from fusedrnn.torch import gpu, routing
+
+    def switch(on: bool) -> None:
+        monkeypatch.setattr(routing, "is_on_cpu", lambda t: not on)
+
+    monkeypatch.setitem(arrays.LIBRARIES, "torch", TensorsOnCpu)
+    torch.manual_seed(int(rng.integers(2**31)))
+    frt.reset_routes()
+    switch(True)
+    yield switch
+    gpu.plan_of.cache_clear()
+    frt.set_fallback("warn")
 
 
 @pytest.fixture

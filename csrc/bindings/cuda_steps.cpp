@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "../cuda/steps.hpp"
 #include "../empty.hpp"
@@ -32,17 +33,30 @@ struct Field {
   std::size_t offset, count;
 };
 #define RNN_FIELD(name) {#name, offsetof(cuda::StepArguments, name), sizeof(cuda::StepArguments::name) / sizeof(void*)}
-constexpr Field kFields[] = {
-    RNN_FIELD(lengths),     RNN_FIELD(resets),       RNN_FIELD(weight_ih), RNN_FIELD(weight_ih_t), RNN_FIELD(matrix),
-    RNN_FIELD(matrix_t),    RNN_FIELD(bias_ih),      RNN_FIELD(bias_hh),   RNN_FIELD(vectors),     RNN_FIELD(x),
-    RNN_FIELD(state0),      RNN_FIELD(reset_state),  RNN_FIELD(below),     RNN_FIELD(c),           RNN_FIELD(y),
-    RNN_FIELD(state_n),     RNN_FIELD(slots),        RNN_FIELD(zoned_c),   RNN_FIELD(run),         RNN_FIELD(pre),
-    RNN_FIELD(sums),        RNN_FIELD(row_sums),     RNN_FIELD(mask),      RNN_FIELD(dy),          RNN_FIELD(dc),
-    RNN_FIELD(dstate_n),    RNN_FIELD(dx),           RNN_FIELD(dbelow),    RNN_FIELD(dstate0),     RNN_FIELD(dreset),
-    RNN_FIELD(dreset_of_all),
-    RNN_FIELD(gradients),   RNN_FIELD(stage_sums),   RNN_FIELD(kept),      RNN_FIELD(reset_sum),   RNN_FIELD(operand),
-    RNN_FIELD(dweight_ih),  RNN_FIELD(dmatrix),      RNN_FIELD(dbias_ih),  RNN_FIELD(dbias_hh),    RNN_FIELD(dvectors),
-    RNN_FIELD(pairs),       RNN_FIELD(stretch_ends), RNN_FIELD(counts)};
+constexpr Field kFields[] = {RNN_FIELD(periods),     RNN_FIELD(start),
+                             RNN_FIELD(counted),     RNN_FIELD(lengths),
+                             RNN_FIELD(resets),      RNN_FIELD(weight_ih),
+                             RNN_FIELD(weight_ih_t), RNN_FIELD(matrix),
+                             RNN_FIELD(matrix_t),    RNN_FIELD(bias_ih),
+                             RNN_FIELD(bias_hh),     RNN_FIELD(vectors),
+                             RNN_FIELD(x),           RNN_FIELD(state0),
+                             RNN_FIELD(reset_state), RNN_FIELD(below),
+                             RNN_FIELD(c),           RNN_FIELD(y),
+                             RNN_FIELD(state_n),     RNN_FIELD(slots),
+                             RNN_FIELD(zoned_c),     RNN_FIELD(run),
+                             RNN_FIELD(pre),         RNN_FIELD(sums),
+                             RNN_FIELD(row_sums),    RNN_FIELD(mask),
+                             RNN_FIELD(dy),          RNN_FIELD(dc),
+                             RNN_FIELD(dstate_n),    RNN_FIELD(dx),
+                             RNN_FIELD(dbelow),      RNN_FIELD(dstate0),
+                             RNN_FIELD(dreset),      RNN_FIELD(dreset_of_all),
+                             RNN_FIELD(gradients),   RNN_FIELD(stage_sums),
+                             RNN_FIELD(kept),        RNN_FIELD(reset_sum),
+                             RNN_FIELD(operand),     RNN_FIELD(dweight_ih),
+                             RNN_FIELD(dmatrix),     RNN_FIELD(dbias_ih),
+                             RNN_FIELD(dbias_hh),    RNN_FIELD(dvectors),
+                             RNN_FIELD(pairs),       RNN_FIELD(stretch_ends),
+                             RNN_FIELD(counts)};
 #undef RNN_FIELD
 
 // A cell on one device: what all calls on its weights have in common.
@@ -50,6 +64,7 @@ struct CudaSteps {
   cuda::Driver& driver;
   const cuda::Device& device;
   cuda::StepArguments a{};
+  std::vector<Clock> clocks;
 
   CudaSteps(const cuda::Paths& paths, int ordinal) : driver(cuda::driver(paths)), device(driver.device(ordinal)) {}
 };
@@ -70,11 +85,14 @@ struct CudaStepsCall {
   }
   void forward(int64_t first, int64_t last, std::uintptr_t stream) const {
     with_device([&] {
-      cuda::run_forward_steps(owner->driver, owner->device, a, first, last, reinterpret_cast<void*>(stream));
+      cuda::run_forward_steps(owner->driver, owner->device, a, owner->clocks, first, last,
+                              reinterpret_cast<void*>(stream));
     });
   }
   void backward(std::uintptr_t stream) const {
-    with_device([&] { cuda::run_backward_steps(owner->driver, owner->device, a, reinterpret_cast<void*>(stream)); });
+    with_device([&] {
+      cuda::run_backward_steps(owner->driver, owner->device, a, owner->clocks, reinterpret_cast<void*>(stream));
+    });
   }
 
  private:
@@ -106,6 +124,7 @@ std::shared_ptr<CudaSteps> make_steps(const cuda::Paths& paths, int device, cons
   a.zoneout_h = options.p[kZoneoutH];
   a.zoneout_c = options.p[kZoneoutC];
   for (int m = 0; m < kMasks; ++m) a.scale[m] = options.scale(static_cast<Mask>(m));
+  made->clocks = clocks_of(periods_of(a.facts, hidden, values), hidden);
   for (int s = 0; s < a.facts.states; ++s) a.empty[s] = value_of(a.facts.state[s].empty);
   return made;
 }
@@ -128,16 +147,16 @@ void register_cuda_steps(py::module_& m) {
       .def("forward", [](const CudaStepsCall& call, int64_t first, int64_t last,
                          std::uintptr_t stream) { call.forward(first, last, stream); })
       .def("backward", [](const CudaStepsCall& call, std::uintptr_t stream) { call.backward(stream); });
-  m.def("make_cuda_steps_call", [](const std::shared_ptr<CudaSteps>& steps, int64_t seq_len, int64_t batch,
-                                   bool reverse, bool train) {
-    if (!steps) throw py::type_error("steps: expected CudaSteps, got None");
-    auto call = std::make_unique<CudaStepsCall>(CudaStepsCall{steps, steps->a});
-    call->a.seq_len = seq_len;
-    call->a.batch = batch;
-    call->a.reverse = reverse ? 1 : 0;
-    call->a.train = train ? 1 : 0;
-    return call;
-  });
+  m.def("make_cuda_steps_call",
+        [](const std::shared_ptr<CudaSteps>& steps, int64_t seq_len, int64_t batch, bool reverse, bool train) {
+          if (!steps) throw py::type_error("steps: expected CudaSteps, got None");
+          auto call = std::make_unique<CudaStepsCall>(CudaStepsCall{steps, steps->a});
+          call->a.seq_len = seq_len;
+          call->a.batch = batch;
+          call->a.reverse = reverse ? 1 : 0;
+          call->a.train = train ? 1 : 0;
+          return call;
+        });
 }
 
 }  // namespace fusedrnn

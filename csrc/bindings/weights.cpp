@@ -18,16 +18,15 @@ namespace {
 using std::int64_t;
 
 // A clock for each of as many groups of equal size as there are periods.
-void check_periods(const PyWeights& w) {
-  const auto& periods = w.periods;
+void check_periods(const CellFacts& f, int64_t hidden, const std::vector<int64_t>& periods) {
   const auto count = static_cast<int64_t>(periods.size());
-  if (!w.facts().clocked) {
-    if (count > 0) throw py::value_error(std::string("periods: expected none for cell '") + w.facts().name + "'");
+  if (!f.clocked) {
+    if (count > 0) throw py::value_error(std::string("periods: expected none for cell '") + f.name + "'");
     return;
   }
-  if (count == 0 || w.hidden % count != 0) {
+  if (count == 0 || hidden % count != 0) {
     throw py::value_error("periods: expected as many as there are groups of equal size in hidden_size = " +
-                          std::to_string(w.hidden) + " units, got " + std::to_string(count));
+                          std::to_string(hidden) + " units, got " + std::to_string(count));
   }
   for (std::size_t i = 0; i < periods.size(); ++i) {
     const int64_t least = i == 0 ? 1 : periods[i - 1];
@@ -130,7 +129,7 @@ void fill(PyWeights& w, const py::dict& arrays, double epsilon) {
     w.given.push_back(!array.is_none());
     parts.read(p, array);
   }
-  check_periods(w);
+  check_periods(w.facts(), w.hidden, w.periods);
   WeightArrays<T>& all = parts.arrays();
   all.epsilon = rounded<T>(epsilon);
   const std::vector<Clock> clocks = clocks_of(w.periods, w.hidden);
@@ -252,6 +251,12 @@ Probabilities options_of(const py::dict& values) {
     if (!(p >= 0 && p <= 1)) throw py::value_error(std::string(kMaskNames[m]) + ": expected a number in 0..1");
   }
   return options;
+}
+
+std::vector<int64_t> periods_of(const CellFacts& f, int64_t hidden, const py::dict& values) {
+  const auto periods = value_or(values, "periods", std::vector<int64_t>());
+  check_periods(f, hidden, periods);
+  return periods;
 }
 
 std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, const py::dict& arrays,

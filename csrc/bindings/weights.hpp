@@ -73,6 +73,9 @@ std::unique_ptr<PyWeights> make_weights(std::shared_ptr<const PyCell> cell, cons
 // A parameter: a read-only view of the copy, which lives as long as the view does; None for one that was not given.
 py::object parameter_view(py::handle self, const std::string& name);
 
+// The periods of a cell with clocks among the values, checked; none for other cells.
+std::vector<std::int64_t> periods_of(const CellFacts& f, std::int64_t hidden, const py::dict& values);
+
 const char* dtype_name(const PyWeights& w);   // of arrays
 const char* format_name(const PyWeights& w);  // of weights
 

@@ -32,7 +32,7 @@ struct Normalisation {
     }
   }
   template <int Round, class T>
-  static void finish(T* sums, T count, T epsilon) {
+  static RNN_INLINE void finish(T* sums, T count, T epsilon) {
     for (int j = 0; j < N; ++j) {
       if (Round == 0) sums[j] = sums[j] / count;
       if (Round == 1) sums[N + j] = T(1) / std::sqrt(sums[N + j] / count + epsilon);
@@ -138,7 +138,7 @@ struct LayerNormLstm : OnePhaseCell<4, 14> {
       CellNorm::template terms<Round>(0, V(at.slot(C)), Round == 2 ? e(DL) * at.vector(GAIN_C) : V(0), to, at);
   }
   template <bool kBackward, int Index, int Round, class T>
-  static void finish(T* sums, T count, T epsilon) {
+  static RNN_INLINE void finish(T* sums, T count, T epsilon) {
     if constexpr (Index == (kBackward ? 2 : 1))
       Gates::Norm::template finish<Round>(sums, count, epsilon);
     else
@@ -225,7 +225,7 @@ struct LayerNormGru : OnePhaseCell<3, 10> {
       Gates::template terms<Round, V>(to, at, none, none);
   }
   template <bool kBackward, int Index, int Round, class T>
-  static void finish(T* sums, T count, T epsilon) {
+  static RNN_INLINE void finish(T* sums, T count, T epsilon) {
     Gates::Norm::template finish<Round>(sums, count, epsilon);
   }
 

@@ -12,6 +12,7 @@
 #include "../cells/math.hpp"
 
 #define RNN_DEVICE __device__ __forceinline__
+#define RNN_CALLED __device__ __noinline__  // not put in place, as that would take minutes to compile
 #define RNN_KERNEL extern "C" __global__ void __launch_bounds__(256, 1)
 #define RNN_CONSTANT_ARGUMENT __grid_constant__
 

@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "arguments.hpp"
-#include "step_arguments.hpp"
 #include "nvml.hpp"
+#include "step_arguments.hpp"
 
 namespace fusedrnn {
 namespace cuda {

@@ -2,7 +2,7 @@
 // Compiled without contraction (-fmad=false), and floats with subnormals as zeros (-ftz=true); doubles keep theirs.
 #pragma once
 
-#include "../cells/math.hpp"
+#include "../cells/activations.hpp"
 #include "device.hpp"
 
 namespace {
@@ -35,6 +35,12 @@ struct Exact {
   friend RNN_INLINE Exact abs(Exact a) { return Exact(absolute(a.v)); }
   friend RNN_INLINE Exact copysign(Exact a, Exact s) { return Exact(with_sign(a.v, s.v)); }
   static RNN_INLINE Exact exp2_int(Exact magic) { return Exact(shifted(magic.v)); }
+
+  // Chosen before the templates of activations.hpp, which they are: once in a program, as all cells call them.
+  friend RNN_CALLED Exact sigmoid(Exact x) { return sigmoid<Exact>(x); }
+  friend RNN_CALLED Exact tanh(Exact x) { return tanh<Exact>(x); }
+  friend RNN_CALLED Exact exp_nonpositive(Exact x) { return exp_nonpositive<Exact>(x); }
+  friend RNN_CALLED LogSigmoid<Exact> log_sigmoid(Exact x) { return log_sigmoid<Exact>(x); }
 
  private:
   static RNN_INLINE float shifted(float magic) {

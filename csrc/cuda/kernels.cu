@@ -46,7 +46,7 @@ RNN_DEVICE void exchange(const Arguments& a) {
 RNN_CUDA_FORMATS(RNN_CUDA_KERNELS)
 
 // The stepwise kernels, for both compute types.
-#define RNN_STEP_KERNELS_OF(name)                                                                                     \
-  RNN_KERNEL fusedrnn_step_##name##_float(const RNN_CONSTANT_ARGUMENT StepLaunch l) { step_##name<float>(l); }   \
+#define RNN_STEP_KERNELS_OF(name)                                                                              \
+  RNN_KERNEL fusedrnn_step_##name##_float(const RNN_CONSTANT_ARGUMENT StepLaunch l) { step_##name<float>(l); } \
   RNN_KERNEL fusedrnn_step_##name##_double(const RNN_CONSTANT_ARGUMENT StepLaunch l) { step_##name<double>(l); }
 RNN_STEP_KERNELS(RNN_STEP_KERNELS_OF)

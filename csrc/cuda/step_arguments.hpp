@@ -41,9 +41,10 @@ constexpr int kStepKernels = static_cast<int>(StepKernel::count);
 // steps; one block of the gradient of a matrix; and of a bias or vector.
 enum class Sum : int { input, product, stage, input_gradient, matrix_gradient, vector_gradient };
 
-// What a launch of `states` does: begins or ends a call, forward or backward; adds up gradients of states before
-// episodes that all rows share; and, in backward, what comes before the first stage of a step and after its last.
-enum class StateWork : int { begin, end, begin_backward, end_backward, add_resets, before_stages, after_stages };
+// What a launch of `states` does: counts the steps of clocks; begins or ends a call, forward or backward; adds up
+// gradients of states before episodes that all rows share; and, in backward, what comes before the first stage of a
+// step and after its last.
+enum class StateWork : int { count, begin, end, begin_backward, end_backward, add_resets, before_stages, after_stages };
 
 struct StepArguments {
   CellFacts facts;  // whose name is the host's
@@ -56,6 +57,10 @@ struct StepArguments {
   int reverse, train;
   const int64_t* lengths;      // (B,), each in 0..T, or null
   const std::uint8_t* resets;  // (T, B), other than 0 where an episode begins, or null
+  // Of cells with clocks: (H,), the period of each unit's clock; (B,), steps that rows have counted before; and (T, B),
+  // what a row counts at each step, which a launch finds.
+  const int64_t *periods, *start;
+  int64_t* counted;
 
   // Weights, of the compute type; matrices as users have them, and transposed.
   const void *weight_ih, *weight_ih_t;
@@ -72,13 +77,13 @@ struct StepArguments {
   void* y;
   void* state_n[kMaxStates];
   // Of the compute type.
-  void* slots;             // (T, B, S, H) in training, else (2, B, S, H): steps take turns. Null if none are kept
-  void* zoned_c;           // the same of c after zoneout, (T or 2, B, H), or null
-  void* run[kMaxStates];   // (B, units*H): states that have no slots; in backward, the gradients that are carried
-  void* pre;               // (steps of this part, B, G*H): bias + W x
-  void* sums;              // (B, gates of a product, H)
-  void* row_sums;          // (B, kMaxSums)
-  int64_t pre_first;       // the time of the first row of `pre`
+  void* slots;            // (T, B, S, H) in training, else (2, B, S, H): steps take turns. Null if none are kept
+  void* zoned_c;          // the same of c after zoneout, (T or 2, B, H), or null
+  void* run[kMaxStates];  // (B, units*H): states that have no slots; in backward, the gradients that are carried
+  void* pre;              // (steps of this part, B, G*H): bias + W x
+  void* sums;             // (B, gates of a product, H)
+  void* row_sums;         // (B, kMaxSums)
+  int64_t pre_first;      // the time of the first row of `pre`
 
   // Regularisation: masks are null where an option is 0, and all are in inference; probabilities are those of zoneout.
   const std::uint8_t* mask[kMasks];
@@ -93,16 +98,16 @@ struct StepArguments {
   void* dreset[kMaxStates];         // (B, units*H) or null; of a state that all rows share,
   void* dreset_of_all[kMaxStates];  // (units*H,)
   // Of the compute type:
-  void* gradients;             // (T, B, C, H)
-  void* stage_sums;            // [main, extra 0, ...](B, H)
-  void* kept[2];               // with zoneout, (B, P) and (B, H): the old values' parts of the gradients of h and c
+  void* gradients;              // (T, B, C, H)
+  void* stage_sums;             // [main, extra 0, ...](B, H)
+  void* kept[2];                // with zoneout, (B, P) and (B, H): the old values' parts of the gradients of h and c
   void* reset_sum[kMaxStates];  // (B, units*H): of dreset
-  void* operand;               // (T*B, width): an operand of the gradients of weights, gathered
+  void* operand;                // (T*B, width): an operand of the gradients of weights, gathered
   void *dweight_ih, *dmatrix[kMaxMatrices], *dbias_ih, *dbias_hh, *dvectors;  // null where one is not asked for
-  void* to;                    // of them, the one of a launch
-  int64_t* pairs;              // (T*B,): valid (step, row) pairs, as t * B + row, in the order of sums
-  int64_t* stretch_ends;       // where each stretch of pairs ends
-  int64_t* counts;             // (T + 2,): scratch; first the number of pairs, then of stretches
+  void* to;                                                                   // of them, the one of a launch
+  int64_t* pairs;         // (T*B,): valid (step, row) pairs, as t * B + row, in the order of sums
+  int64_t* stretch_ends;  // where each stretch of pairs ends
+  int64_t* counts;        // (T + 2,): scratch; first the number of pairs, then of stretches
 };
 
 // One launch: its arguments, and its place in the call.
@@ -117,6 +122,8 @@ struct StepLaunch {
   int extra;           // the place of the sums among those of a stage: 0 for the main product
   int from_beginning;  // a stage's product is of each row's first step, for the gradient of its first state
   int backward;        // of `reduce`
+  Clock clock;         // whose units, and steps, sums are of: all units, and a period of 0, for cells without clocks
+  int is_first_clock, is_last_clock;
   // `gather` and sums over pairs: an operand of gradients, of (T, B, width).
   From from;
   int slot;

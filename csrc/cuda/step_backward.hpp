@@ -17,7 +17,7 @@ struct StepBackwardAt {
 
   RNN_DEVICE auto math() const { return StepMath<Cell>::of(place.a); }
   RNN_DEVICE V h() const { return V(place.read(place.after(0, t, row), unit)); }
-  RNN_DEVICE V before(int s) const { return V(place.read(place.before(s, t, row), unit)); }
+  RNN_DEVICE V before(int s) const { return V(place.read_before(s, t, row, unit)); }
   RNN_DEVICE V h_prev() const { return before(0); }
   RNN_DEVICE V c_prev() const { return before(1); }
   RNN_DEVICE V below() const { return V(place.read(place.below(t, row), unit)); }
@@ -78,6 +78,28 @@ RNN_DEVICE C gradient_of_h(const Place<C>& place, int64_t t, int64_t row, int64_
   return keeps ? C(0) : all;
 }
 
+// The same of a unit with a clock, whose gradient is carried until its clock ticks. Units that zoneout keeps are as
+// those that do not tick.
+template <class C>
+RNN_DEVICE C clocked_gradient_of_h(const Place<C>& place, int64_t t, int64_t row, int64_t unit) {
+  const StepArguments& a = place.a;
+  C& carried = place.run_at(0, row)[unit];
+  if (t != place.last_time(row) && place.ends_at(t, row)) {
+    if (a.reset_sum[0]) {
+      C& sum = static_cast<C*>(a.reset_sum[0])[row * a.hidden + unit];
+      sum = sum + carried;
+    }
+    carried = C(0);
+  }
+  if (a.dy) carried = carried + read_stored<C>(a.stored, a.dy, (t * a.batch + row) * a.hidden + unit);
+  if (!place.ticks(a.periods[unit], t, row)) return C(0);
+  if (a.mask[fusedrnn::kZoneoutH] && place.is_masked(fusedrnn::kZoneoutH, t * a.batch + row, a.hidden, unit))
+    return C(0);
+  const C all = carried;
+  carried = C(0);
+  return all;
+}
+
 template <class C, class Cell, int Stage>
 RNN_DEVICE void run_stage(const Place<C>& place, const StepLaunch& launch) {
   constexpr int kProduct = last_product_of<Cell>(Stage ? Cell::kPhases - Stage : 0);
@@ -88,7 +110,9 @@ RNN_DEVICE void run_stage(const Place<C>& place, const StepLaunch& launch) {
     const int64_t row = i / units, unit = i % units;
     if (!place.is_active(t, row)) return;
     C sum = C(0);
-    if (Stage == 0)
+    if (Cell::kClocked)
+      sum = clocked_gradient_of_h(place, t, row, unit);
+    else if (Stage == 0)
       sum = gradient_of_h(place, t, row, unit, kOf.depth > 0);
     else
       sum = sum + (kOf.depth > 0 ? place.stage_sum_at(0, row)[unit] : C(0));
@@ -158,9 +182,8 @@ RNN_DEVICE void reduce_rounds(const StepArguments& a, C* sums, C* chains, int ch
     static_assert(First + N <= kMaxSums, "");
     if constexpr (N > 0) {
       const RowSums<C, N> row{chains, sums, chain, works};
-      row.add_up(a.hidden, First, [&](int64_t unit, Exact<C>* to) {
-        Cell::template terms<kBackward, Index, Round>(to, make_at(unit));
-      });
+      row.add_up(a.hidden, First,
+                 [&](int64_t unit, Exact<C>* to) { Cell::template terms<kBackward, Index, Round>(to, make_at(unit)); });
       if (chain == 0 && works) {
         Cell::template finish<kBackward, Index, Round>(sums, static_cast<C>(a.hidden), static_cast<C>(a.epsilon));
       }

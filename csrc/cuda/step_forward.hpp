@@ -49,7 +49,7 @@ struct StepForwardAt {
         slots(p.has_slots() ? p.slots_at(time, r) : nullptr) {}
 
   RNN_DEVICE auto math() const { return StepMath<Cell>::of(place.a); }
-  RNN_DEVICE V before(int s) const { return V(place.read(place.before(s, t, row), unit)); }
+  RNN_DEVICE V before(int s) const { return V(place.read_before(s, t, row, unit)); }
   RNN_DEVICE V h_prev() const { return before(0); }
   RNN_DEVICE V c_prev() const { return before(1); }
   RNN_DEVICE V below() const { return V(place.read(place.below(t, row), unit)); }
@@ -122,6 +122,11 @@ RNN_DEVICE void run_phase(const Place<C>& place, const StepLaunch& launch) {
     if (!place.is_active(t, row)) return;
     const C* const row_sums = static_cast<const C*>(a.row_sums) + row * kMaxSums;
     const StepForwardAt<C, Cell> at(place, t, row, unit, row_sums);
+    if constexpr (Cell::kClocked) {  // units of other clocks keep what they hold
+      if (!place.ticks(a.periods[unit], t, row)) {
+        return write_stored(a.stored, a.y, (t * a.batch + row) * units + unit, at.h_prev().v);
+      }
+    }
     const C* const sums = static_cast<const C*>(a.sums) + row * kOf.gates * a.hidden + unit;
     V sum[kOf.gates];
     RNN_UNROLL for (int g = 0; g < kOf.gates; ++g) {

@@ -70,13 +70,20 @@ struct Place {
     return t == last_time(row) || begins_anew(time_after(t), row);
   }
 
+  // What a row's clocks count at its step at time t, without resets.
+  RNN_DEVICE int64_t count_at(int64_t t, int64_t row) const {
+    return (a.reverse ? length_of(row) - 1 - t : t) + (a.start ? a.start[row] : 0);
+  }
+  // Whether a step is of a clock with this period; 0: there are none.
+  RNN_DEVICE bool ticks(int64_t period, int64_t t, int64_t row) const {
+    return period == 0 || a.counted[t * a.batch + row] % period == 0;
+  }
+
   RNN_DEVICE int64_t size(int s) const { return s == 0 ? a.proj : a.facts.state[s].units * a.hidden; }
   RNN_DEVICE bool has_slots() const { return a.slots != nullptr; }
   // A state other than h that has no slots is updated in place.
   RNN_DEVICE bool in_place(int s) const { return s > 0 && (!has_slots() || a.facts.state[s].slot < 0); }
-  RNN_DEVICE int64_t kept_at(int64_t t, int64_t row) const {
-    return (a.train ? t : time_of(t) % 2) * a.batch + row;
-  }
+  RNN_DEVICE int64_t kept_at(int64_t t, int64_t row) const { return (a.train ? t : time_of(t) % 2) * a.batch + row; }
   RNN_DEVICE C* slots_at(int64_t t, int64_t row) const {
     return static_cast<C*>(a.slots) + kept_at(t, row) * a.facts.slots * a.hidden;
   }
@@ -115,6 +122,7 @@ struct Place {
     if (t == first_time(row) && !in_place(s)) return initial(s, row);
     return after(s, time_before(t), row);
   }
+  RNN_CALLED C read_before(int s, int64_t t, int64_t row, int64_t unit) const { return read(before(s, t, row), unit); }
   RNN_DEVICE Row<C> below(int64_t t, int64_t row) const { return of_stored(a.below, t * a.batch + row, a.hidden); }
 
   RNN_DEVICE C vector(int k, int64_t unit) const { return static_cast<const C*>(a.vectors)[k * a.hidden + unit]; }

@@ -17,6 +17,21 @@ RNN_DEVICE void for_states(const Place<C>& place, Run&& run) {
   }
 }
 
+// What the clocks of each row count at its steps: they start anew with each episode.
+template <class C>
+RNN_DEVICE void count_steps(const Place<C>& place) {
+  const StepArguments& a = place.a;
+  for_each_of(a.batch, [&](int64_t row) {
+    int64_t count = 0;
+    for (int64_t step = 0; step < a.seq_len; ++step) {
+      const int64_t t = place.time_of(step);
+      if (!place.is_active(t, row)) continue;
+      count = place.begins_anew(t, row) ? 0 : t == place.first_time(row) ? place.count_at(t, row) : count + 1;
+      a.counted[t * a.batch + row] = count;
+    }
+  });
+}
+
 // States that are updated in place begin in `run`.
 template <class C>
 RNN_DEVICE void begin_forward(const Place<C>& place) {
@@ -74,9 +89,10 @@ RNN_DEVICE C gradient_of_first_state(const Place<C>& place, int s, int64_t row, 
   const StepArguments& a = place.a;
   const C carried = place.run_at(s, row)[i];
   const int first = sum_of_state(place, s);
-  if (first < 0) return carried;
+  if (first < 0 || a.facts.clocked) return carried;
   C sum = C(0);
-  if (s > 0 || has_main_product(a.facts)) sum = place.stage_sum_at(first + static_cast<int>(i / a.hidden), row)[i % a.hidden];
+  if (s > 0 || has_main_product(a.facts))
+    sum = place.stage_sum_at(first + static_cast<int>(i / a.hidden), row)[i % a.hidden];
   if (s == 0 && a.mask[fusedrnn::kRecurrentDropout]) {
     sum = left_by(place.factor(fusedrnn::kRecurrentDropout, row, a.proj, i), sum);
   }
@@ -192,6 +208,8 @@ template <class C>
 RNN_DEVICE void step_states(const StepLaunch& launch) {
   const Place<C> place(launch.a);
   switch (launch.work) {
+    case StateWork::count:
+      return count_steps(place);
     case StateWork::begin:
       return begin_forward(place);
     case StateWork::end:
@@ -210,21 +228,27 @@ RNN_DEVICE void step_states(const StepLaunch& launch) {
 }
 
 // Lists the valid (step, row) pairs in the order of sums over them, from the last step to the first, and where
-// stretches end, as chunk_begin (steps.hpp) and weight_gradients (cpu/batched.hpp) cut them. One thread block.
-// counts[2 + step]: first the rows that the step has; then the place of its first pair.
+// stretches end, as chunk_begin (steps.hpp) and weight_gradients (cpu/batched.hpp) cut them; or the pairs of a clock,
+// as cpu/clockwork.hpp does. One thread block. counts[2 + step]: first the rows that the step has; then the place of
+// its first pair.
 template <class C>
 struct PairList {
   Place<C> place;
   int64_t* const counts;
   int64_t stretches = 0, pairs = 0;
 
-  RNN_DEVICE explicit PairList(const StepArguments& a) : place(a), counts(a.counts) {}
+  const int64_t period;
+
+  RNN_DEVICE explicit PairList(const StepLaunch& launch)
+      : place(launch.a), counts(launch.a.counts), period(launch.clock.period) {}
+
+  RNN_DEVICE bool has(int64_t t, int64_t row) const { return place.is_active(t, row) && place.ticks(period, t, row); }
 
   RNN_DEVICE void count_rows() const {
     const StepArguments& a = place.a;
     for (int64_t step = thread_index(); step < a.seq_len; step += thread_count()) {
       int64_t count = 0;
-      for (int64_t row = 0; row < a.batch; ++row) count += place.is_active(place.time_of(step), row);
+      for (int64_t row = 0; row < a.batch; ++row) count += has(place.time_of(step), row);
       counts[2 + step] = count;
     }
   }
@@ -233,7 +257,10 @@ struct PairList {
     const StepArguments& a = place.a;
     int64_t first = last, begun = last;
     valid = 0;
-    if (a.batch == 0) return 0;
+    if (a.batch == 0 || period > 0) {
+      for (; first > 0; --first) valid += a.batch > 0 ? counts[1 + first] : 0;
+      return 0;
+    }
     if (!a.lengths) {
       const int64_t steps = (fusedrnn::kChunkPairs + a.batch - 1) / a.batch;
       first = last > steps ? last - steps : 0;
@@ -246,12 +273,18 @@ struct PairList {
     }
     return first;
   }
+  // Chunks are cut evenly; of a clock's pairs, the last part has the rest.
+  RNN_DEVICE int64_t end_of_part(int64_t valid, int64_t part, int64_t parts) const {
+    if (period == 0) return valid * part / parts;
+    return part == parts ? valid : part * fusedrnn::kChunkPairs;
+  }
   RNN_DEVICE void cut() {
     const StepArguments& a = place.a;
     for (int64_t last = a.seq_len; last > 0;) {
       int64_t valid = 0;
-      const int64_t first = chunk_begin(last, valid), parts = (valid + fusedrnn::kStretch - 1) / fusedrnn::kStretch;
-      for (int64_t i = 1; i <= parts; ++i) a.stretch_ends[stretches++] = pairs + valid * i / parts;
+      const int64_t first = chunk_begin(last, valid), most = period > 0 ? fusedrnn::kChunkPairs : fusedrnn::kStretch;
+      const int64_t parts = (valid + most - 1) / most;
+      for (int64_t i = 1; i <= parts; ++i) a.stretch_ends[stretches++] = pairs + end_of_part(valid, i, parts);
       int64_t at = pairs;
       for (int64_t step = last - 1; step >= first; --step) {
         const int64_t rows = counts[2 + step];
@@ -270,7 +303,7 @@ struct PairList {
       const int64_t t = place.time_of(step);
       int64_t at = counts[2 + step];
       for (int64_t row = 0; row < a.batch; ++row) {
-        if (place.is_active(t, row)) a.pairs[at++] = t * a.batch + row;
+        if (has(t, row)) a.pairs[at++] = t * a.batch + row;
       }
     }
   }
@@ -279,7 +312,7 @@ struct PairList {
 template <class C>
 RNN_DEVICE void step_pairs(const StepLaunch& launch) {
   if (thread_block_index() > 0) return;
-  PairList<C> list(launch.a);
+  PairList<C> list(launch);
   list.count_rows();
   meet_thread_block();
   if (thread_index() == 0) list.cut();

@@ -13,7 +13,7 @@ constexpr std::size_t kComputeBytes[] = {RNN_CUDA_STORED(RNN_STORED_BYTES)};
 #undef RNN_STORED_BYTES
 
 constexpr int kMostThreads = 256, kReduceThreads = 128, kBlocksEach = 8;  // blocks: of a multiprocessor
-constexpr int kThreadsOfRow = 16;                                          // of `reduce`
+constexpr int kThreadsOfRow = 16;                                         // of `reduce`
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -27,18 +27,22 @@ int main_product(const CellFacts& f, int phase) {
 // The launches of one call.
 class Launches {
  public:
-  Launches(const Driver& driver, const Device& device, const StepArguments& a, void* stream)
+  Launches(const Driver& driver, const Device& device, const StepArguments& a, const std::vector<Clock>& clocks,
+           void* stream)
       : driver_(driver),
         device_(device),
+        clocks_(clocks),
         stream_(stream),
         bytes_(kComputeBytes[static_cast<int>(a.stored)]),
         launch_(),
         f_(launch_.a.facts) {
     launch_.a = a;
+    launch_.clock = {0, a.hidden, 0};
+    launch_.is_first_clock = launch_.is_last_clock = 1;
   }
 
   void forward(int64_t first, int64_t last) {
-    if (first == 0) states(StateWork::begin);
+    if (first == 0) begin(StateWork::begin);
     launch_.first = first;
     launch_.last = last;
     StepArguments& a = launch_.a;
@@ -52,7 +56,7 @@ class Launches {
   }
 
   void backward() {
-    states(StateWork::begin_backward);
+    begin(StateWork::begin_backward);
     const StepArguments& a = launch_.a;
     bool shares_reset = false;
     for (int64_t step = a.seq_len - 1; step >= 0; --step) {
@@ -61,16 +65,33 @@ class Launches {
     }
     launch_.from_beginning = 1;
     launch_.phase = 0;
-    if (a.seq_len > 0) first_products();
+    if (a.seq_len > 0 && clocks_.empty()) first_products();
     states(StateWork::end_backward);
     for (int s = 0; s < f_.states; ++s) shares_reset = shares_reset || a.dreset_of_all[s];
-    if (shares_reset) states(StateWork::add_resets);
-    if (a.dx && a.seq_len > 0) sum(Sum::input_gradient, a.seq_len * a.batch, a.input);
-    weights();
+    if (shares_reset) states(StateWork::add_resets, 1);
+    for_each_clock([&] {
+      if (a.dx) sum(Sum::input_gradient, a.seq_len * a.batch, a.input);
+    });
+    for_each_clock([&] { weights(); });
   }
 
  private:
   bool masks(Mask mask) const { return launch_.a.mask[mask] != nullptr; }
+  // run() for all units, or for those of each clock.
+  template <class Run>
+  void for_each_clock(Run&& run) {
+    if (clocks_.empty()) return run();
+    for (const Clock& clock : clocks_) {
+      launch_.clock = clock;
+      launch_.is_first_clock = &clock == &clocks_.front() ? 1 : 0;
+      launch_.is_last_clock = &clock == &clocks_.back() ? 1 : 0;
+      run();
+    }
+  }
+  void begin(StateWork work) {
+    if (!clocks_.empty()) states(StateWork::count);
+    states(work);
+  }
 
   void run_phase(int phase) {
     const StepArguments& a = launch_.a;
@@ -81,7 +102,7 @@ class Launches {
       if (product.phase != phase || product.depth == 0) continue;
       launch_.product = i;
       const int64_t units = product_units(f_, i, a.hidden, a.proj);
-      sum(Sum::product, a.batch, product.gates * units / a.heads, a.heads);
+      for_each_clock([&] { sum(Sum::product, a.batch, product.gates * units / a.heads, a.heads); });
     }
     for_each(StepKernel::forward, a.batch * a.hidden);
   }
@@ -109,6 +130,7 @@ class Launches {
     bool has_extras = false;
     for (int i = 0; i < f_.products; ++i) has_extras = has_extras || state_of(f_.product[i].from) > 0;
     launch_.phase = 0;
+    if (!clocks_.empty()) return run_clocks();
     first_products();
     if (a.resets || zones || has_extras) states(StateWork::before_stages);
     for_each(StepKernel::backward, a.batch * a.hidden);
@@ -120,6 +142,12 @@ class Launches {
       for_each(StepKernel::backward, a.batch * a.hidden);
     }
     if (zones) states(StateWork::after_stages);
+  }
+
+  // The step of a cell with clocks: its gradients, then what they give to the units that they see, clock after clock.
+  void run_clocks() {
+    for_each(StepKernel::backward, launch_.a.batch * launch_.a.hidden);
+    for_each_clock([&] { stage_product(0, 0, 0); });
   }
 
   // Gradients of weights, biases and vectors.
@@ -148,8 +176,8 @@ class Launches {
       launch_.source_offset = operand.slot * a.hidden;
       return;
     }
-    const bool drops = operand.from == From::x ? masks(kInputDropout)
-                                               : operand.from == From::h_prev && masks(kRecurrentDropout);
+    const bool drops =
+        operand.from == From::x ? masks(kInputDropout) : operand.from == From::h_prev && masks(kRecurrentDropout);
     launch_.drops = drops && operand.of_matrix ? 1 : 0;
     for_each(StepKernel::gather, a.seq_len * a.batch * launch_.width);
   }
@@ -178,7 +206,8 @@ class Launches {
   void sum(Sum what, int64_t rows, int64_t columns, int64_t heads = 1) {
     launch_.sum = what;
     int threads = kMostThreads;
-    while (threads > 32 && (threads > most_threads(StepKernel::sum) || tile_bytes(threads) > shared_bytes())) threads /= 2;
+    while (threads > 32 && (threads > most_threads(StepKernel::sum) || tile_bytes(threads) > shared_bytes()))
+      threads /= 2;
     run(StepKernel::sum, heads * divide_up(rows, kSumRows) * divide_up(columns, kSumColumns), threads,
         tile_bytes(threads));
   }
@@ -192,9 +221,10 @@ class Launches {
     run(StepKernel::reduce, divide_up(launch_.a.batch, rows), threads,
         static_cast<std::size_t>(threads) * kMaxSums * bytes_);
   }
-  void states(StateWork work) {
+  void states(StateWork work) { states(work, launch_.a.batch); }
+  void states(StateWork work, int64_t rows) {
     launch_.work = work;
-    for_each(StepKernel::states, launch_.a.batch * launch_.a.hidden);
+    for_each(StepKernel::states, rows * launch_.a.hidden);
   }
   void for_each(StepKernel kernel, int64_t count) { run(kernel, divide_up(count, kMostThreads), kMostThreads, 0); }
 
@@ -215,6 +245,7 @@ class Launches {
 
   const Driver& driver_;
   const Device& device_;
+  const std::vector<Clock>& clocks_;
   void* const stream_;
   const std::size_t bytes_;  // of the compute type
   StepLaunch launch_;
@@ -223,13 +254,14 @@ class Launches {
 
 }  // namespace
 
-void run_forward_steps(const Driver& driver, const Device& device, StepArguments a, int64_t first, int64_t last,
-                       void* stream) {
-  Launches(driver, device, a, stream).forward(first, last);
+void run_forward_steps(const Driver& driver, const Device& device, const StepArguments& a,
+                       const std::vector<Clock>& clocks, int64_t first, int64_t last, void* stream) {
+  Launches(driver, device, a, clocks, stream).forward(first, last);
 }
 
-void run_backward_steps(const Driver& driver, const Device& device, StepArguments a, void* stream) {
-  Launches(driver, device, a, stream).backward();
+void run_backward_steps(const Driver& driver, const Device& device, const StepArguments& a,
+                        const std::vector<Clock>& clocks, void* stream) {
+  Launches(driver, device, a, clocks, stream).backward();
 }
 
 }  // namespace cuda

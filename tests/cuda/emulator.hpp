@@ -27,6 +27,7 @@
 #define RNN_INLINE inline
 
 #define RNN_DEVICE inline
+#define RNN_CALLED __attribute__((noinline))
 #define RNN_KERNEL static void
 #define RNN_CONSTANT_ARGUMENT
 

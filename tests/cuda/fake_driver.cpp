@@ -65,8 +65,8 @@ void run_with(void** parameters) {
   RNN_FAKE_KERNELS_OF(name, 1)        \
   RNN_FAKE_KERNELS_OF(name, 2)        \
   RNN_FAKE_KERNELS_OF(name, 4){"fusedrnn_pack_" #name, run_with<const PackArguments, fusedrnn_pack_##name>},
-#define RNN_FAKE_STEP_KERNEL(name)                                                               \
-  {"fusedrnn_step_" #name "_float", run_with<const StepLaunch, fusedrnn_step_##name##_float>},   \
+#define RNN_FAKE_STEP_KERNEL(name)                                                             \
+  {"fusedrnn_step_" #name "_float", run_with<const StepLaunch, fusedrnn_step_##name##_float>}, \
       {"fusedrnn_step_" #name "_double", run_with<const StepLaunch, fusedrnn_step_##name##_double>},
 const Kernel kKernels[] = {RNN_CUDA_FORMATS(RNN_FAKE_KERNELS) RNN_STEP_KERNELS(RNN_FAKE_STEP_KERNEL)};
 

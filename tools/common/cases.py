@@ -148,12 +148,12 @@ def clockwork(
 ) -> fusedrnn.ClockworkRNNWeights:
     """Weights with these periods; by default as many as divide the units, up to 8: then those of the paper, else some
     that do not divide each other, and some alike. Numbers in weight_hh that must be zeros are taken for zeros."""
-    hidden_size = len(weight_hh)
+    hidden_size = weight_hh.shape[0]
     if not periods:
         groups = max(n for n in range(1, 9) if hidden_size % n == 0)
         periods = [2**i for i in range(8)] if groups == 8 else [1, 2, 2, 3, 5, 5, 8][:groups]
     mask = fusedrnn.ClockworkRNNWeights.mask(hidden_size, periods)
-    if weight_hh[~mask].any():
+    if isinstance(weight_hh, np.ndarray) and weight_hh[~mask].any():
         weight_hh = np.where(mask, weight_hh, 0)
     return fusedrnn.ClockworkRNNWeights(
         weight_hh=weight_hh,

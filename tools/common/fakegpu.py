@@ -103,6 +103,11 @@ class Array:
     def __dlpack__(self, **options: Any) -> Any:
         return self.read().__dlpack__(**options)
 
+    def __array_function__(self, function: Any, types: Any, arguments: Any, options: Any) -> Any:
+        """NumPy's functions of arrays, or of sequences of them, such as np.concatenate and np.split."""
+        found = function(*(_read(a) for a in arguments), **options)
+        return [Array(a, self.device) for a in found] if isinstance(found, list) else Array(found, self.device)
+
     def reshape(self, *shape: Any) -> Array:
         return Array(self.read().reshape(*shape), self.device)
 
@@ -145,7 +150,12 @@ class Array:
         return Array(self.read() < _plain(other), self.device)
 
 
+def _read(a: Any) -> Any:
+    return [_read(one) for one in a] if isinstance(a, list) else _plain(a)
+
+
 def _plain(a: Any) -> Any:
+    assert not isinstance(a, list), "an index that must be copied to the GPU, which waits for it"
     if isinstance(a, tuple):
         return tuple(_plain(one) for one in a)
     return a.read() if isinstance(a, Array) else a

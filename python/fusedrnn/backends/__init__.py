@@ -40,7 +40,8 @@ class Loaded(Protocol):
         self, x: Any, states: States, lengths: Any, reverse: bool, inputs: dict[str, Any]
     ) -> tuple[dict[str, Any], Any, int]:
         """The results, the object that backward needs, and its size in bytes. Where the weights have options of
-        regularisation, an input `masks` says where masks come from (`masks.Source`), which have been checked."""
+        regularisation, an input `masks` says where masks come from (`masks.Source`), which have been checked. On a GPU
+        the object can be taken apart, for PyTorch's autograd: see `cuda.Kept`."""
 
     def backward(self, kept: Any, dy: Any, dstates: States, dabove: Any) -> dict[str, Any]:
         """The gradients. `kept` is left as it is."""

@@ -4,7 +4,8 @@ the text of errors is the native module's in both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .. import _core
@@ -166,6 +167,18 @@ class Arguments:
         if spec.numbered:
             start = inputs[spec.numbered]
             self.start = _core.read_start(0 if start is None else start, B)
+
+    def arrays(self) -> list[Any]:
+        """All arrays of the library, None among them."""
+        return [self.x, self.lengths, self.resets, self.below, *self.states, *self.reset_state]
+
+    def on(self, w: Any, arrays: Sequence[Any]) -> Arguments:
+        """The same call with other arrays, in the order of `arrays`, on other weights."""
+        same = copy.copy(self)
+        same.w, (same.x, same.lengths, same.resets, same.below, *states) = w, arrays
+        count = len(self.states)
+        same.states, same.reset_state = states[:count], tuple(states[count:])
+        return same
 
     def _checked_resets(self, resets: Any) -> Any:
         if resets is None:

@@ -7,7 +7,7 @@ and must be copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -153,6 +153,7 @@ class CudaWeights(CheckedWeights):
             return self.steps().backward(kept, dy, dstates, dabove)
         if dabove is not None:
             raise ValueError(_core.not_taken("dc", self.spec.cell, type(dabove).__name__))
+        assert kept.buffers is not None
         with self._running(), kept.buffers.used(), self.transposed().used():
             return Backward(kept).run(dy, dstates)
 
@@ -236,7 +237,20 @@ class Kept(NamedTuple):
     call: Arguments
     y: Any
     slots: Any
-    buffers: Buffers  # all of these arrays
+    buffers: Buffers | None  # all of these arrays
+
+    def laid_out(self) -> list[Any]:
+        """The arrays that backward reads, None among them, but for the weights'."""
+        return [*self.call.arrays(), self.y, self.slots]
+
+    def emptied(self) -> Kept:
+        """Without arrays and weights, for a caller that keeps them elsewhere until it calls `filled`."""
+        return Kept(self.call.on(None, [None] * len(self.call.arrays())), None, None, None)
+
+    def filled(self, w: CudaWeights, arrays: Sequence[Any]) -> Kept:
+        """With these arrays, in the order of `laid_out`, on weights of the same values."""
+        *of_call, y, slots = arrays
+        return Kept(self.call.on(w, of_call), y, slots, w.made(*arrays))
 
 
 class Backward:
@@ -272,10 +286,11 @@ class Backward:
     def _dx(self) -> Any:
         w, H = self.w, self.w.hidden_size
         terms = [term for term in w.facts["gradients"] if term["of"] == "weight_ih"]
-        rows = [term["rows"] for term in terms]
-        weight = w.arrays["weight_ih"]
-        if rows != list(range(len(rows))):
-            weight = weight.reshape(len(rows), H, -1)[rows].reshape(weight.shape)
+        weight = given = w.arrays["weight_ih"]
+        if [term["rows"] for term in terms] != list(range(len(terms))):
+            weight = w.empty(*given.shape)  # a list of rows as an index would be copied from the CPU, and waited for
+            for to, term in enumerate(terms):
+                weight[to * H : (to + 1) * H] = given[term["rows"] * H : (term["rows"] + 1) * H]
         d = self._columns(terms[0]["column"], len(terms)).reshape(-1, len(terms) * H)
         return w.product(d, weight).reshape(self.call.T, self.call.B, w.input_size)
 

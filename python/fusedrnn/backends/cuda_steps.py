@@ -8,9 +8,11 @@ and must be copied.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from .. import _core, cuda
 from ..cells.spec import HEADS, CellSpec, Parameter
@@ -40,12 +42,11 @@ class CudaSteps(CheckedWeights):
         format: str,
     ) -> None:
         self.facts: dict[str, Any] = _core.describe_cell(spec.cell)
-        if self.facts["numbered"]:
-            raise NotImplementedError(f"cell {spec.cell!r} does not run on CUDA: it runs on NumPy arrays")
         super().__init__(library, spec, arrays, DTYPES, values.get(HEADS, 1))
         self.format = format
         self.computed = "float64" if self.dtype == "float64" else "float32"
         self.itemsize = 8 if self.computed == "float64" else 4
+        self.periods: tuple[int, ...] = values.get("periods", ())
         self.options = {name: values[name] for name in NAMES if name in values}
         sizes = self.input_size, self.hidden_size, self.proj_size, self.num_heads
         epsilon = float(values.get("epsilon", 0.0))
@@ -54,6 +55,10 @@ class CudaSteps(CheckedWeights):
         with library.current(self.device):
             self.read = self._as_kernels_read()
             self.buffers = self.made(*self.arrays.values(), *self.read.values())
+
+    def steps(self) -> CudaSteps:
+        """Itself, as those of `cuda` have such weights beside their own."""
+        return self
 
     def _as_kernels_read(self) -> dict[tuple[str, int], Any]:
         """The weights by the fields of the kernels' arguments: of the dtype in which they compute, matrices transposed
@@ -65,6 +70,9 @@ class CudaSteps(CheckedWeights):
         vectors = [p for p in self.spec.parameters if p.role == "vector"]
         if vectors:
             read["vectors", 0] = self._joined(vectors)
+        if self.periods:
+            of_units = np.repeat(np.array(self.periods, "int64"), self.hidden_size // len(self.periods))
+            read["periods", 0] = self.library.from_numpy(of_units, self.device)
         for m, parameters in enumerate(self._matrices()):
             read["matrix", m] = self._joined(parameters) if len(parameters) > 1 else self._wide(parameters[0])
         for name in ("weight_ih", "matrix"):
@@ -141,6 +149,7 @@ class CudaSteps(CheckedWeights):
         return {name: self.library.from_numpy(mask, self.device) for name, mask in (source or {}).items()}
 
     def backward(self, kept: Kept, dy: Any, dstates: tuple[Any, ...], dabove: Any) -> Results:
+        assert kept.buffers is not None
         with self._running(), kept.buffers.used():
             return Backward(kept).run(dy, dstates, dabove)
 
@@ -168,7 +177,24 @@ class Kept(NamedTuple):
     arrays: dict[tuple[str, int], Any]
     masks: dict[str, Any]
     nbytes: int
-    buffers: Buffers  # all of these arrays
+    buffers: Buffers | None  # all of these arrays
+
+    def laid_out(self) -> list[Any]:
+        """The arrays that backward reads, None among them, but for the weights'."""
+        return [*self.call.arrays(), *self.arrays.values(), *self.masks.values()]
+
+    def emptied(self) -> Kept:
+        """Without arrays and weights, for a caller that keeps them elsewhere until it calls `filled`."""
+        call = self.call.on(None, [None] * len(self.call.arrays()))
+        return Kept(call, {}, dict.fromkeys(self.arrays), dict.fromkeys(self.masks), self.nbytes, None)
+
+    def filled(self, w: Any, arrays: Sequence[Any]) -> Kept:
+        """With these arrays, in the order of `laid_out`, on weights of the same values."""
+        w, each = w.steps(), iter(arrays)
+        call = self.call.on(w, [next(each) for _ in self.call.arrays()])
+        kept, masks = {field: next(each) for field in self.arrays}, {name: next(each) for name in self.masks}
+        read = dropped(w, masks)
+        return Kept(call, read, kept, masks, self.nbytes, w.made(*arrays, *read.values()))
 
 
 class Call:
@@ -184,6 +210,9 @@ class Call:
         self.give(x=call.x, lengths=call.lengths, below=call.below)
         if call.resets is not None:
             self.give(resets=w.library.contiguous(call.resets))
+        if w.periods:
+            start = w.library.from_numpy(np.asarray(call.start), w.device)
+            self.give(start=start, counted=w.empty(call.T, call.B, dtype="int64"))
         for i, s in enumerate(states):
             self.set("state0", i, call.states[i])
             self.set("reset_state", i, self._for_rows(call.reset_state[i], w.length_of(s)))
@@ -366,11 +395,14 @@ class Backward(Call):
     def _give_parameters(self) -> None:
         """Memory for the gradients of weights, of the dtype in which kernels compute."""
         fields = {("weight_ih", 0): "dweight_ih", ("bias_ih", 0): "dbias_ih", ("bias_hh", 0): "dbias_hh"}
-        fields |= {("vectors", 0): "dvectors"} | {("matrix", m): "dmatrix" for m in range(len(self.w.facts["matrices"]))}
+        fields |= {("vectors", 0): "dvectors"} | {
+            ("matrix", m): "dmatrix" for m in range(len(self.w.facts["matrices"]))
+        }
         for (name, i), field in fields.items():
             weights = self.w.read.get((name, i))
-            if weights is not None:
-                self.set(field, i, self.w.empty(*weights.shape))
+            if weights is not None:  # what a unit does not see has no gradient, and is not written
+                zeros = self.w.library.zeros(tuple(weights.shape), self.w.computed, self.w.device)
+                self.set(field, i, zeros)
 
     def _parameters(self) -> Results:
         """The gradients of parameters, after backward."""

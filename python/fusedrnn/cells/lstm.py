@@ -199,7 +199,7 @@ def _with_peepholes(variant: str, arguments: dict[str, Any]) -> CellSpec[LSTMOut
             raise ValueError(
                 f"{name}: expected None, as variant {variant!r} has no gate {PEEPHOLES[name]}, got an array"
             )
-    shapes = {name: p.shape for name, p in given.items() if len(getattr(p, "shape", ())) == 2}
+    shapes = {name: tuple(p.shape) for name, p in given.items() if len(getattr(p, "shape", ())) == 2}
     if not shapes:
         return diagonal
     if variant != "plain":

@@ -28,19 +28,28 @@ def require_dtype(state: Tensor, x: Tensor) -> None:
         raise ValueError(f"hidden state dtype ({state.dtype}) does not match input dtype ({x.dtype})")
 
 
-def of_rows(value: Any, batch_size: Any, name: str, reason: str | None, most: Any) -> Tensor:
-    """A number for each row, as ``(B,)`` int64 on the CPU: of 0..most, if that is not None. A `reason` says why there
-    can be none. Raises ValueError or TypeError for others."""
+def _as_tensor(value: Any, gpu: torch.device | None) -> tuple[Tensor, bool]:
+    """On the CPU, or where it is, if that is this GPU; and whether it stays there, where to read its values would mean
+    to wait."""
+    stays = gpu is not None and isinstance(value, Tensor) and value.device == gpu
+    return (value if stays else torch.as_tensor(value, device="cpu")), stays
+
+
+def of_rows(
+    value: Any, batch_size: Any, name: str, reason: str | None, most: Any, gpu: torch.device | None = None
+) -> Tensor:
+    """A number for each row, as ``(B,)`` int64 on the CPU: of 0..most, if that is not None. What lies on the `gpu` of
+    the input stays there unread. A `reason` says why there can be none. Raises ValueError or TypeError for others."""
     if reason is not None:
         raise ValueError(f"{name}: expected None for {reason}, got {type(value).__name__}")
-    t = torch.as_tensor(value, device="cpu")
+    t, stays = _as_tensor(value, gpu)
     if t.is_floating_point() or t.is_complex() or t.dtype is torch.bool:
         raise TypeError(f"{name}: expected integers, got {t.dtype}")
     if t.dim() > 1 or (t.dim() == 1 and t.shape[0] != batch_size) or (t.dim() == 0 and most is not None):
         raise ValueError(f"{name}: expected ({batch_size},) integers, got shape {tuple(t.shape)}")
     # A copy, as kernels read it without the GIL, and in backward again.
     t = t.to(torch.int64).expand(batch_size).clone(memory_format=torch.contiguous_format)
-    if torch.compiler.is_compiling():  # the values are not known: a kernel checks them
+    if stays or torch.compiler.is_compiling():  # the values are not known: a kernel checks them
         return t
     top = MOST_STEPS if most is None else most
     if t.numel() and (int(t.min()) < 0 or int(t.max()) > top):
@@ -48,10 +57,12 @@ def of_rows(value: Any, batch_size: Any, name: str, reason: str | None, most: An
     return t
 
 
-def lengths_of(value: Any, batch_size: Any, seq_len: Any, unbatched: bool) -> Tensor | None:
+def lengths_of(
+    value: Any, batch_size: Any, seq_len: Any, unbatched: bool, gpu: torch.device | None = None
+) -> Tensor | None:
     if value is None:
         return None
-    return of_rows(value, batch_size, "lengths", "a sequence without a batch" if unbatched else None, seq_len)
+    return of_rows(value, batch_size, "lengths", "a sequence without a batch" if unbatched else None, seq_len, gpu)
 
 
 def start_of(value: Any, batch_size: Any, numbered: bool) -> Tensor | None:
@@ -60,12 +71,12 @@ def start_of(value: Any, batch_size: Any, numbered: bool) -> Tensor | None:
     return of_rows(value, batch_size, "start", None if numbered else "a cell without clocks", None)
 
 
-def resets_of(value: Any, shape: tuple[Any, ...], turned: bool) -> Tensor | None:
-    """Where episodes begin, as ``(T, B)`` bool on the CPU; `turned` from ``(B, T)``. Raises ValueError or TypeError for
-    others."""
+def resets_of(value: Any, shape: tuple[Any, ...], turned: bool, gpu: torch.device | None = None) -> Tensor | None:
+    """Where episodes begin, as ``(T, B)`` bool on the CPU, or on the `gpu` of the input; `turned` from ``(B, T)``.
+    Raises ValueError or TypeError for others."""
     if value is None:
         return None
-    t = torch.as_tensor(value, device="cpu")
+    t, _ = _as_tensor(value, gpu)
     if t.dtype is not torch.bool:
         raise TypeError(f"resets: expected torch.bool, got {t.dtype}")
     if t.shape != shape:

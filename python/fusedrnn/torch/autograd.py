@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import by_torch, native, private
-from .plan import Plan, Steps
+from .plan import Steps
 from .tensors import PLAIN, Found, Maybe, read
 
 NO_SHAPES = (None,) * 8
@@ -20,24 +20,39 @@ class Setting:
 
     __slots__ = ("at", "elements", "plan", "shape", "states", "steps")
 
-    def __init__(self, plan: Plan, steps: Steps, states: int, shape: Any, at: native.Addresses = ()) -> None:
+    def __init__(self, plan: Any, steps: Steps, states: int, shape: Any, at: native.Addresses = ()) -> None:
         self.plan, self.steps, self.shape = plan, steps, shape  # of x
         self.states = states  # how many were given: those of the cell, as many again before episodes, or 0
         self.at = at  # of all tensors of forward
         self.elements = 0  # of the reserve
 
-    def backward(self, reserve: Tensor, tensors: Any, grads: Sequence[Maybe], seeds: Found, wanted: Any) -> list[Maybe]:
+    def forward(self, tensors: Sequence[Any]) -> tuple[list[Tensor], Sequence[Maybe]]:
+        """The outputs by the kernels, and the reserve for backward."""
+        outputs, reserve = native.forward(self.plan, self.steps, tensors[0], self.at)
+        self.elements = reserve.numel()
+        return outputs, (reserve,)
+
+    def seeds(self, grads: Sequence[Maybe]) -> Found:
+        """What `read` finds of the gradients of outputs."""
+        return read(grads, NO_SHAPES[: len(grads)], self.plan.bits)
+
+    def backward(
+        self, reserve: Sequence[Maybe], tensors: Any, grads: Sequence[Maybe], seeds: Found, wanted: Any
+    ) -> list[Maybe]:
         """The gradients by the kernels."""
         shapes = self.plan.shapes_of(self.shape, self.steps.lead, self.states)
-        saved, sizes = (reserve, *tensors), ((self.elements,), *shapes)
+        saved, sizes = (*reserve, *tensors), ((self.elements,), *shapes)
         return native.backward(self.plan, self.steps, saved, sizes, grads, seeds, wanted)
 
     def run(self, tensors: Sequence[Any]) -> list[Tensor]:
-        """The outputs by PyTorch's operators."""
+        """The outputs by PyTorch's operators, which can be differentiated any number of times."""
+        return self._run(by_torch.run, self.steps, tensors)
+
+    def _run(self, by: Any, steps: Steps, tensors: Sequence[Any]) -> list[Tensor]:
         x, first = tensors[0], 1 + self.states
-        whole, states = self.steps.whole(x, list(tensors[1:first]), self.plan.runs)
-        outputs = by_torch.run(self.plan.layout, self.steps, whole, states, tensors[first:])
-        return self.steps.as_given(outputs, x)
+        whole, states = steps.whole(x, list(tensors[1:first]), self.plan.runs)
+        outputs = by(self.plan.layout, steps, whole, states, tensors[first:])
+        return steps.as_given(outputs, x)
 
 
 def gradients_by_torch(setting: Setting, tensors: Sequence[Any], wanted: Any, grads: Sequence[Maybe]) -> list[Maybe]:
@@ -71,14 +86,13 @@ class Layers(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, setting: Setting, *tensors: Any) -> Any:
-        outputs, reserve = native.forward(setting.plan, setting.steps, tensors[0], setting.at)
-        setting.elements = reserve.numel()
+        outputs, reserve = setting.forward(tensors)
         ctx.set_materialize_grads(False)
         needs = ctx.needs_input_grad
         places = setting.plan.places(setting.states, needs[1], True in needs[2 + setting.states :])
-        ctx.save_for_backward(reserve, *[tensors[i] for i in places.saved])
+        ctx.save_for_backward(*reserve, *[tensors[i] for i in places.saved])
         others = [tensors[i] for i in places.others]
-        ctx.kept = setting, places, others, [0 if t.is_inference() else t._version for t in others]
+        ctx.kept = setting, len(reserve), places, others, [0 if t.is_inference() else t._version for t in others]
         return tuple(outputs)
 
     @staticmethod
@@ -88,11 +102,10 @@ class Layers(torch.autograd.Function):
 
 @private.disabled_in_compiler  # compiled autograd would trace addresses of tensors that are gone when its graph runs
 def _backward(ctx: Any, grads: Any) -> Any:
-    setting, places, others, versions = ctx.kept
-    plan, wanted = setting.plan, ctx.needs_input_grad[1:]
-    reserve, *saved = ctx.saved_tensors
-    tensors = places.together(saved, others)
-    seeds = read(grads, NO_SHAPES[: len(grads)], plan.bits)
+    setting, count, places, others, versions = ctx.kept
+    wanted, saved = ctx.needs_input_grad[1:], ctx.saved_tensors
+    reserve, tensors = saved[:count], places.together(saved[count:], others)
+    seeds = setting.seeds(grads)
     special = private.is_forward_ad() or (seeds is None and _are_special(grads))
     if not (special or torch.is_grad_enabled()):
         return None, *setting.backward(reserve, tensors, grads, seeds, wanted)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..cells.families import SPECS
 from ..cells.spec import DEFAULTS
 from ..layers.masks import between as masks_between
-from ..masks import Sizes, of_seed, scale_of
+from ..masks import Mask, Sizes, of_seed, scale_of
 from ..reference import EQUATIONS
 from ..reference.regularised import Regularised
 from . import private
@@ -32,7 +32,7 @@ def run(
     traced = torch.compiler.is_compiling() or private.are_transforms_active()
     if operator is None or (traced and steps.lengths is not None and steps.batch_sizes is None):
         # What is traced cannot see how rows are packed, which the operator needs for lengths.
-        return _by_equations(layout, steps, x, states, parameters, dropout)
+        return by_equations(layout, steps, x, states, parameters, dropout)
     return _by_operator(operator, layout, steps, x, states, parameters, dropout)
 
 
@@ -61,7 +61,8 @@ def _by_operator(
         first = [s.index_select(1, order) for s in first]
     hx: Any = first if len(first) > 1 else first[0]
     sizes = () if batch_sizes is None else (batch_sizes,)
-    settings = (layout.bias, layout.num_layers, dropout, dropout > 0, layout.directions == 2)
+    train = dropout > 0 or (x.is_cuda and torch.is_grad_enabled())  # without which cuDNN has no backward
+    settings = (layout.bias, layout.num_layers, dropout, train, layout.directions == 2)
     y, *last = operator(x, *sizes, hx, list(parameters), *settings, *(() if sizes else (False,)))
     if restore is None:
         return [y, *last]
@@ -77,10 +78,10 @@ def _without_empty_rows(steps: Steps, y: Tensor, last: list[Tensor], first: list
     return [y.masked_fill(empty, 0), *(torch.where(empty, f, s) for f, s in zip(first, last, strict=True))]
 
 
-def _by_equations(
-    layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float
+def by_equations(
+    layout: Layout, steps: Steps, x: Tensor, states: Sequence[Maybe], parameters: Sequence[Tensor], dropout: float = 0.0
 ) -> list[Tensor]:
-    """By the equations of the reference, step by step."""
+    """What `run` does, by the equations of the reference, step by step."""
     if steps.batch_sizes is not None:
         return _padded(layout, steps, x, states, parameters, dropout)
     first = _first_states(layout, steps, x, states)
@@ -101,7 +102,7 @@ def _by_equations(
                 of_state.append(end)
         x = ys[0] if len(ys) == 1 else torch.cat(ys, -1)
         if steps.dropout and number + 1 < layout.num_layers:
-            x = _dropped(layout, steps, x, number)
+            x = dropped(layout, steps, x, number)
         elif dropout and number + 1 < layout.num_layers:
             x = F.dropout(x, dropout, True)
     return [x, *map(torch.stack, last)]
@@ -142,16 +143,20 @@ def _regularised(
     return Regularised(EQUATIONS[layout.spec.family], layout.spec, w, options, masks)
 
 
-@private.disabled_in_compiler
-def _masks(layout: Layout, options: dict[str, float], T: int, B: int, seed: int, *place: int) -> dict[str, Tensor]:
+def masks_of(layout: Layout, options: dict[str, float], T: int, B: int, seed: int, *place: int) -> dict[str, Mask]:
+    """The masks of a run in its place, of a layer alone."""
     h = layout.proj_size or layout.hidden_size
     sizes = Sizes(layout.input_size, layout.hidden_size, h, T, B, layout.num_heads)
-    masks = of_seed(layout.spec, options, sizes, seed, *place)
-    return {name: torch.from_numpy(mask.copy()) for name, mask in masks.items()}
+    return of_seed(layout.spec, options, sizes, seed, *place)
 
 
-def _dropped(layout: Layout, steps: Steps, x: Tensor, number: int) -> Tensor:
-    """The outputs of a layer, after the dropout of the steps."""
+@private.disabled_in_compiler
+def _masks(*arguments: Any) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(mask.copy()) for name, mask in masks_of(*arguments).items()}
+
+
+def dropped(layout: Layout, steps: Steps, x: Tensor, number: int) -> Tensor:
+    """The outputs of a layer after the dropout of the steps, or the gradients before it."""
     mask = _mask_between(steps, number, layout.directions, x.shape[-1]).to(x.device)
     return torch.where(mask, torch.zeros_like(x), x * scale_of(steps.dropout))
 
@@ -168,7 +173,7 @@ def _begins_anew(steps: Steps, reverse: bool) -> Tensor:
     anew = steps.resets
     assert anew is not None
     if steps.lengths is not None:
-        anew = anew & (torch.arange(steps.seq_len).unsqueeze(1) < steps.lengths)
+        anew = anew & (torch.arange(steps.seq_len, device="cpu").unsqueeze(1) < steps.lengths)
     return torch.cat([anew[1:], torch.zeros_like(anew[:1])]) if reverse else anew
 
 
@@ -231,5 +236,5 @@ def _padded(
         resets = pad_packed_sequence(PackedSequence(steps.resets, steps.batch_sizes))[0]
     padded = Steps(steps.seq_len, steps.batch_size, steps.lead, lengths, steps.start, resets=resets)
     padded.seed, padded.dropout = steps.seed, steps.dropout
-    y, *last = _by_equations(layout, padded, x, states, parameters, dropout)
+    y, *last = by_equations(layout, padded, x, states, parameters, dropout)
     return [pack_padded_sequence(y, lengths).data, *last]

@@ -10,6 +10,7 @@ from torch import nn
 from ..layers.config import config_of
 from . import by_torch, drop_ins, private, routing
 from .arguments import are_tensors, empty_states, require_dtype, resets_of, start_of, states_of, states_with_resets
+from .gpu import Refused
 from .module import Recurrent, proxy_in
 from .plan import Layout, Steps
 from .tensors import PLAIN
@@ -123,10 +124,10 @@ class Cell(Recurrent):
         route = routing.of_state()
         if route is not None or type(input) not in PLAIN:
             return self._other(route or routing.of_tensor(input, None) or routing.WRONG, input, hx, start)
-        plan, names = self._own(input.dtype)
+        plan, names = self._own(input.dtype) if routing.is_on_cpu(input) else self._own_elsewhere(input)
         if plan is not None and plan.layout.bias != (self._parameters.get("bias_ih") is not None):
             self._forget_plan()  # biases may have come or gone without a trace, as in functional_call
-            plan, names = self._own(input.dtype)
+            plan, names = self._own(input.dtype) if routing.is_on_cpu(input) else self._own_elsewhere(input)
         if plan is None:
             return self._other(self._why_no_plan(input), input, hx, start)
         shape = input.shape
@@ -146,7 +147,10 @@ class Cell(Recurrent):
             return self._other(route, input, hx, start)
         if start is not None:
             steps.start = start_of(start, B, plan.spec.numbered is not None)
-        new = self._native(plan, steps, every, found)
+        try:
+            new = self._native(plan, steps, every, found)
+        except Refused as e:
+            return self._other(str(e), input, hx, start)
         return new[0] if len(new) == 1 else tuple(new)
 
     def _other(self, route: str, input: Any, hx: Any, start: Any) -> Any:

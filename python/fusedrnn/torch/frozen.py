@@ -8,10 +8,10 @@ from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
-from .. import _core
-from ..backends import native_cell
+from . import routing
+from .gpu import GpuPlan, plan_or_reason
 from .module import Recurrent
-from .plan import DTYPES, Plan, plan_of, values_of
+from .plan import Layout, Plan, plan_of
 from .tensors import PLAIN, read
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -28,19 +28,10 @@ class Seen(NamedTuple):
 class Frozen:
     """The packed weights of a module."""
 
-    def __init__(self, plan: Plan, parameters: Sequence[Tensor], names: Sequence[str]) -> None:
+    def __init__(self, plan: Plan | GpuPlan, parameters: Sequence[Tensor], names: Sequence[str]) -> None:
         self.plan, self.names = plan, names
         self.seen = [Seen(p, p.data_ptr(), p._version) for p in parameters]
-        layout = plan.layout
-        values = dict(values_of(layout.values)) | dict(values_of(layout.drops))
-        each = len(parameters) // plan.runs
-        every = dict.fromkeys(p.name for p in plan.spec.parameters)
-        packed = []
-        for i in range(plan.runs):
-            arrays = [p.detach().contiguous().numpy() for p in parameters[i * each : (i + 1) * each]]
-            given = every | dict(zip(layout.names_of_run, arrays, strict=True))
-            packed.append(_core.make_weights(native_cell(plan.spec), given, values, DTYPES[plan.dtype]))
-        self.stack = _core.make_stack(tuple(packed), layout.directions)
+        self.packed = plan.packed(parameters)
 
     def check(self, parameters: Sequence[Tensor]) -> None:
         """Raises RuntimeError if PyTorch can see that a parameter has changed since."""
@@ -78,11 +69,23 @@ def freeze(model: Model) -> Model:
         if any(type(p) not in PLAIN for p in parameters) or not parameters:
             continue
         assert layout is not None
-        plan = plan_of(replace(layout, drops=module._drops[False]), parameters[0].dtype)
-        takes = plan is not None and read(parameters, plan.shapes, plan.bits) is not None
-        if plan is not None and takes and not any(p.is_inference() for p in parameters):
+        plan = _plan_of(replace(layout, drops=module._drops[False]), parameters)
+        if plan is not None and not any(p.is_inference() for p in parameters):
             module._keeper().frozen = Frozen(plan, parameters, names)
     return model
+
+
+def _plan_of(layout: Layout, parameters: Sequence[Tensor]) -> Plan | GpuPlan | None:
+    """Where the parameters lie; None if no kernel takes them there."""
+    first = parameters[0]
+    if routing.is_on_cpu(first) or not routing.is_on_gpu(first):
+        plan = plan_of(layout, first.dtype)
+        return plan if plan is not None and read(parameters, plan.shapes, plan.bits) is not None else None
+    found = plan_or_reason(layout, first.dtype, first.device)
+    if isinstance(found, str) or [p.shape for p in parameters] != list(found.shapes):
+        return None
+    fit = all(p.is_contiguous() and not routing.of_tensor(p, first.dtype, first.device) for p in parameters)
+    return found if fit else None
 
 
 def unfreeze(model: Model) -> Model:

@@ -14,10 +14,11 @@ from ..layers.config import config_of
 from . import by_torch, drop_ins, private, routing
 from .arguments import are_tensors, require_dtype, resets_of, start_of, states_of, states_with_resets
 from .drop_ins import PackedSequence
-from .module import Recurrent, proxy_in
-from .plan import Layout, Plan, Steps, plan_of
+from .gpu import Refused
+from .module import Recurrent, look, proxy_in
+from .plan import BasePlan, Layout, Steps
 from .routing import OPERATOR
-from .tensors import PLAIN, read
+from .tensors import PLAIN
 from .traced import Output, Rows, TracedLayers
 
 
@@ -129,7 +130,7 @@ class Layers(TracedLayers):
         route = routing.of_state()
         if route is not None or type(x) not in PLAIN:
             return self._other(route or routing.of_tensor(x, None) or routing.WRONG, input, hx, rows)
-        plan, names = self._own(x.dtype)
+        plan, names = self._own(x.dtype) if routing.is_on_cpu(x) else self._own_elsewhere(x)
         if plan is None:
             return self._other(self._why_no_plan(x), input, hx, rows)
         states = () if hx is None else states_of(hx, len(plan.units))
@@ -150,10 +151,13 @@ class Layers(TracedLayers):
             route = self._regularise(steps, found[0])
         if route is not None:
             return self._other(route, input, hx, rows)
-        if self.dropout and steps.seed is None and self.training and plan.layout.num_layers > 1:
-            outputs = self._with_dropout(plan, steps, every)
-        else:
-            outputs = self._native(plan, steps, every, found)
+        try:
+            if self.dropout and steps.seed is None and self.training and plan.layout.num_layers > 1:
+                outputs = self._with_dropout(plan, steps, every)
+            else:
+                outputs = self._native(plan, steps, every, found)
+        except Refused as e:
+            return self._other(str(e), input, hx, rows)
         if turned:
             outputs[0].transpose_(0, 1)  # in place, so that y is no view: some changes of views are refused
         return self._given_back(input if packed else None, outputs)
@@ -169,7 +173,7 @@ class Layers(TracedLayers):
             steps.dropout = self._dropout_between()
         return reason
 
-    def _steps(self, plan: Plan, input: Any, x: Tensor, packed: bool, states: Any, rows: Rows) -> Steps | str:
+    def _steps(self, plan: BasePlan, input: Any, x: Tensor, packed: bool, states: Any, rows: Rows) -> Steps | str:
         """The rows of a call; or why the kernels cannot take it."""
         dims = x.dim()
         if dims not in ((2,) if packed else (2, 3)) or x.shape[-1] != plan.layout.input_size:
@@ -179,7 +183,7 @@ class Layers(TracedLayers):
         if not x.numel():
             return routing.EMPTY
         if packed:
-            return self._packed_steps(plan.layout, input, x, rows) or routing.WRONG
+            return self._packed_steps(plan.layout, input, x, rows, plan.on_gpu) or routing.WRONG
         if dims == 3:
             T, B = (x.shape[1], x.shape[0]) if self.batch_first else (x.shape[0], x.shape[1])
             lead: tuple[int, ...] = (plan.runs, B)
@@ -187,10 +191,11 @@ class Layers(TracedLayers):
             T, B, lead = x.shape[0], 1, (plan.runs,)
         if rows.lengths is None and rows.start is None and rows.resets is None:
             return Steps(T, B, lead)
-        lengths, start, resets = rows.read(B, T, dims == 2, self.batch_first, plan.spec.numbered is not None)
+        of_input = dims == 2, self.batch_first, plan.spec.numbered is not None, x.device if plan.on_gpu else None
+        lengths, start, resets = rows.read(B, T, *of_input)
         return Steps(T, B, lead, lengths, start, resets=resets)
 
-    def _packed_steps(self, layout: Layout, input: Any, x: Tensor, rows: Rows) -> Steps | None:
+    def _packed_steps(self, layout: Layout, input: Any, x: Tensor, rows: Rows, on_gpu: bool = False) -> Steps | None:
         """Those of a PackedSequence; None if it is none."""
         if rows.lengths is not None:
             got = type(rows.lengths).__name__
@@ -203,10 +208,10 @@ class Layers(TracedLayers):
                 return None
             steps.start = start if order is None else start.index_select(0, order.cpu())
         if steps is not None:
-            steps.resets = resets_of(rows.resets, x.shape[:1], False)
+            steps.resets = resets_of(rows.resets, x.shape[:1], False, x.device if on_gpu else None)
         return steps
 
-    def _with_dropout(self, plan: Plan, steps: Steps, every: list[Tensor]) -> Sequence[Tensor]:
+    def _with_dropout(self, plan: BasePlan, steps: Steps, every: list[Tensor]) -> Sequence[Tensor]:
         """A layer after the other, with PyTorch's dropout between them: for one seed its masks are those of
         torch.nn."""
         layout, count = plan.layout, len(every) - len(plan.shapes)
@@ -220,10 +225,9 @@ class Layers(TracedLayers):
         steps.lead = (D, *steps.lead[1:])
         lasts = []
         for n in range(layout.num_layers):
-            of_layer = plan_of(layout.layer(n), plan.dtype)
-            assert of_layer is not None
+            of_layer = plan.layer(n)
             tensors = [x, *(s[n * D : (n + 1) * D] for s in states), *parameters[n * each : (n + 1) * each]]
-            found = read(tensors, of_layer.shapes_of(x.shape, steps.lead, len(states)), plan.bits)
+            found = look(of_layer, tensors, of_layer.shapes_of(x.shape, steps.lead, len(states)))
             x, *last = self._run(of_layer, steps, tensors, found)
             lasts.append(last)
             if n + 1 < layout.num_layers:

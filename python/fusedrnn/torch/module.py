@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,28 +14,38 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.nn import init
 
-from .. import _core
 from ..cells.families import LAYERS
 from ..layers.options import Options
 from ..masks import ZONEOUT
-from . import drop_ins, native, routing
+from . import drop_ins, gpu, native, routing
 from .arguments import signature_of
 from .autograd import Setting, apply_layers
-from .plan import DTYPES, NONE, Layout, Plan, Steps, plan_of, text_of
-from .tensors import read
+from .gpu import GpuPlan
+from .plan import DTYPES, NONE, BasePlan, Layout, Plan, Steps, plan_of, text_of
+from .tensors import Found, Shapes, read
 
 # Entries of a module's __dict__ that belong to it alone, and to this process: ours, and what Module.compile makes.
 _KEPT = ("_fusedrnn", "_compiled_call_impl")
 
 
+class OnGpu(NamedTuple):
+    """What a module is on one GPU."""
+
+    plan: GpuPlan | str  # or why the backend runs no such module there
+    names: list[str]  # of the parameters that it takes
+    dtype: torch.dtype
+    device: torch.device
+
+
 class Own:
     """What a module keeps, but its copies and pickles do not."""
 
-    __slots__ = ("frozen", "owner", "ready")
+    __slots__ = ("frozen", "on_gpu", "owner", "ready")
 
     def __init__(self, owner: int = 0) -> None:
         self.owner = owner  # the module's id: whoever copies a __dict__ copies this too
         self.ready: tuple[Plan | None, list[str]] = None, []  # a plan, and the names of the parameters that it takes
+        self.on_gpu: OnGpu | None = None
         self.frozen: Any = None
 
     def __copy__(self) -> Own:
@@ -185,10 +195,26 @@ class Recurrent(nn.Module):
             ready = own.ready = (None, []) if layout is None else (plan_of(layout, dtype), self._names(layout))
         return ready
 
+    def _own_elsewhere(self, x: Tensor) -> tuple[GpuPlan | None, list[str]]:
+        """The same for an input that is not on the CPU."""
+        if not routing.is_on_gpu(x):
+            return None, []
+        own, dtype = self._keeper(), gpu.dtype_of(x)
+        ready = own.on_gpu
+        if ready is None or ready.dtype is not dtype or ready.device != x.device:
+            layout = self._layout()
+            plan = routing.WRONG if layout is None else gpu.plan_or_reason(layout, dtype, x.device)
+            names = [] if layout is None else self._names(layout)
+            ready = own.on_gpu = OnGpu(plan, names, dtype, x.device)
+        return (None if isinstance(ready.plan, str) else ready.plan), ready.names
+
     def _why_no_plan(self, x: Tensor) -> str:
         layout, dtype = self._layout(), x.dtype
-        if not x.is_cpu:
-            return routing.of_tensor(x, dtype) or routing.WRONG
+        if not routing.is_on_cpu(x):
+            if not routing.is_on_gpu(x):
+                return routing.of_tensor(x, dtype) or routing.WRONG
+            ready = self._keeper().on_gpu
+            return routing.WRONG if ready is None else str(ready.plan)
         parameters = [] if layout is None else self._parameters_of(self._names(layout))
         if layout is None or any(p is None or p.dtype is not dtype for p in parameters):
             return routing.WRONG
@@ -204,7 +230,7 @@ class Recurrent(nn.Module):
     def _forget_plan(self) -> None:
         own = self.__dict__.get("_fusedrnn")
         if own is not None:
-            own.ready = None, []
+            own.ready, own.on_gpu = (None, []), None
 
     def __setattr__(self, name: str, value: Any) -> None:
         self._forget_plan()
@@ -230,7 +256,7 @@ class Recurrent(nn.Module):
     # Calls.
 
     def _prepared(
-        self, plan: Plan, names: Sequence[str], x: Tensor, states: Sequence[Any], lead: tuple[int, ...]
+        self, plan: BasePlan, names: Sequence[str], x: Tensor, states: Sequence[Any], lead: tuple[int, ...]
     ) -> tuple[str | None, list[Any], Any]:
         """The way that tensors need (None for the kernels); x, states and parameters as kernels take them; and what
         `tensors.read` found."""
@@ -242,27 +268,33 @@ class Recurrent(nn.Module):
         if found is not None and 0 not in found[1]:
             return None, every, found
         every = [x, *states, *self._parameters_of(names)]
-        ways = [way for t in every if (way := routing.of_tensor(t, plan.dtype))]
+        device = None
+        if plan.on_gpu:
+            device, every = x.device, [gpu.cast(t) for t in every]
+        ways = [way for t in every if (way := routing.of_tensor(t, plan.dtype, device))]
         if ways:
             return routing.WRONG if routing.WRONG in ways else ways[0], every, None
         if any(t.shape != shape for t, shape in zip(every, shapes, strict=True)):
             return routing.WRONG, every, None
         every = [t.contiguous() for t in every]
-        found = read(every, shapes, plan.bits)
+        found = look(plan, every, shapes)
         return (None if found else "tensors without memory of their own"), every, found
 
-    def _native(self, plan: Plan, steps: Steps, every: Sequence[Tensor], found: Any) -> Sequence[Tensor]:
+    def _native(self, plan: BasePlan, steps: Steps, every: Sequence[Tensor], found: Any) -> Sequence[Tensor]:
         """The outputs by the kernels, with packed weights if the module is frozen."""
         frozen = self.__dict__["_fusedrnn"].frozen
         if frozen is None:
             return self._run(plan, steps, every, found)
+        if frozen.plan is not plan:
+            self._check_frozen()
+            return self._run(plan, steps, every, found)
         frozen.check(every[-len(plan.shapes) :])
-        return self._run(plan, steps, every, found, frozen.stack if frozen.plan is plan else None)
+        return self._run(plan, steps, every, found, frozen.packed)
 
     @staticmethod
-    def _run(
-        plan: Plan, steps: Steps, every: Sequence[Tensor], found: Any, packed: _core.Stack | None = None
-    ) -> Sequence[Tensor]:
+    def _run(plan: Any, steps: Steps, every: Sequence[Tensor], found: Any, packed: Any = None) -> Sequence[Tensor]:
+        if plan.on_gpu:
+            return gpu.run(plan, steps, every, found[0] and torch.is_grad_enabled(), packed)
         routing.COUNTS[routing.NATIVE] += 1
         if found[0] and torch.is_grad_enabled():
             states = len(every) - 1 - len(plan.shapes)
@@ -298,6 +330,13 @@ class Recurrent(nn.Module):
         twin: nn.Module = theirs.__new__(theirs)
         twin.__dict__.update({name: value for name, value in self.__dict__.items() if name not in _KEPT})
         return twin
+
+
+def look(plan: BasePlan, tensors: Sequence[Tensor], shapes: Shapes) -> Found:
+    """What `read` finds of tensors; of those on a GPU, which are known to fit, no addresses."""
+    if plan.on_gpu:
+        return any(t.requires_grad for t in tensors), ()
+    return read(tensors, shapes, plan.bits)
 
 
 def new_seed() -> Tensor:

@@ -126,12 +126,46 @@ class Places:
         return [every[i] for i in self._places] if others else every
 
 
-class Plan:
-    """A layout in a dtype, ready to be called."""
+class BasePlan:
+    """A layout in a dtype, ready to be called; of what calls need, the part that is the same everywhere."""
+
+    on_gpu = False
+
+    def __init__(self, layout: Layout, dtype: torch.dtype, bits: int) -> None:
+        self.layout, self.dtype = layout, dtype
+        self.bits = bits  # of the floats that `read` finds
+        self.spec = layout.spec
+        self.drops = layout.drops != NONE
+        self.width, self.units, self.runs = layout.width, layout.units, layout.runs
+        self.shapes = tuple(layout.shapes())
+        self._shapes: dict[Any, tuple[tuple[int, ...], ...]] = {}
+
+    def shapes_of(self, shape: Any, lead: Any, states: int) -> tuple[tuple[int, ...], ...]:
+        """Of x, which has this one, so many states (none; the first ones; or those before episodes too), and the
+        parameters."""
+        key = shape, lead, states
+        found = self._shapes.get(key)
+        if found is None:
+            if len(self._shapes) > MOST_SHAPES:
+                self._shapes.clear()
+            of_states = [(*lead, units) for units in self.units] * (states // len(self.units))
+            found = self._shapes[key] = (shape, *of_states, *self.shapes)
+        return found
+
+    def places(self, states: int, x_wanted: bool, parameters_wanted: bool) -> Places:
+        """Which tensors of a call are saved for backward."""
+        raise NotImplementedError
+
+    def layer(self, number: int) -> BasePlan:
+        """That of one layer alone."""
+        raise NotImplementedError
+
+
+class Plan(BasePlan):
+    """On the CPU, by a native runner."""
 
     def __init__(self, layout: Layout, dtype: torch.dtype) -> None:
-        self.layout, self.dtype = layout, dtype
-        self.spec = layout.spec
+        super().__init__(layout, dtype, BITS[dtype])
         values = dict(values_of(layout.values))
         self.runner = _core.make_runner(
             native_cell(self.spec),
@@ -146,16 +180,11 @@ class Plan:
             layout.num_heads,
             values | dict(values_of(layout.drops)),
         )
-        self.drops = layout.drops != NONE
-        self.width, self.units, self.runs = layout.width, layout.units, layout.runs
-        self.bits = BITS[dtype]
         self.itemsize = self.bits // 8
-        self.shapes = tuple(layout.shapes())
         given = [layout.bias or not p.is_bias for p in self.spec.parameters] * layout.runs
         self.given = None if all(given) else given
         self.roles = [p.role for p in layout.parameters] * layout.runs
         self._places: dict[Any, Places] = {}
-        self._shapes: dict[Any, tuple[tuple[int, ...], ...]] = {}
 
     def places(self, states: int, x_wanted: bool, parameters_wanted: bool) -> Places:
         """Which tensors of a call backward reads. Biases are none of them; nor weights of the input, where its gradient
@@ -171,17 +200,20 @@ class Plan:
             found = self._places[key] = Places(read)
         return found
 
-    def shapes_of(self, shape: Any, lead: Any, states: int) -> tuple[tuple[int, ...], ...]:
-        """Of x, which has this one, so many states (none; the first ones; or those before episodes too), and the
-        parameters."""
-        key = shape, lead, states
-        found = self._shapes.get(key)
-        if found is None:
-            if len(self._shapes) > MOST_SHAPES:
-                self._shapes.clear()
-            of_states = [(*lead, units) for units in self.units] * (states // len(self.units))
-            found = self._shapes[key] = (shape, *of_states, *self.shapes)
+    def layer(self, number: int) -> Plan:
+        found = plan_of(self.layout.layer(number), self.dtype)
+        assert found is not None
         return found
+
+    def packed(self, parameters: Sequence[Tensor]) -> _core.Stack:
+        """Packed weights, which a call takes in place of the parameters."""
+        layout, each, stack = self.layout, len(parameters) // self.runs, []
+        values = dict(values_of(layout.values)) | dict(values_of(layout.drops))
+        for i in range(self.runs):
+            arrays = [p.detach().contiguous().numpy() for p in parameters[i * each : (i + 1) * each]]
+            given = dict.fromkeys(self.spec.names) | dict(zip(layout.names_of_run, arrays, strict=True))
+            stack.append(_core.make_weights(native_cell(self.spec), given, values, DTYPES[self.dtype]))
+        return _core.make_stack(tuple(stack), layout.directions)
 
     def slots(self, addresses: tuple[int, ...]) -> tuple[int, ...]:
         """An address for each parameter that the cell has: 0 for biases that the layers lack."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..backends.arrays import library_of
 from . import private
 from .tensors import PLAIN
 
@@ -98,7 +101,7 @@ def of_state() -> str | None:
     if private.is_forward_ad():
         return "forward-mode differentiation"
     if private.is_any_autocast_enabled() and torch.is_autocast_enabled("cpu"):
-        return "autocast"
+        return AUTOCAST
     if private.dispatch_modes():
         return OPERATOR
     if private.is_tracing():
@@ -106,6 +109,16 @@ def of_state() -> str | None:
     return None
 
 
+# Asked in every call, before the question below, which costs more.
+is_on_cpu: Callable[[Tensor], bool] = operator.attrgetter("is_cpu")
+
+
+def is_on_gpu(t: Tensor) -> bool:
+    """Whether a tensor that is not on the CPU lies where the CUDA backend computes."""
+    return library_of(t) is not None
+
+
+AUTOCAST = "autocast"
 TRACED = "torch.jit.trace"
 EXPECTED = "gradients of the expectation of zoneout (a module in evaluation)"
 EMPTY = "an empty input"
@@ -115,15 +128,18 @@ TRACED_CELL = "a cell among traced tensors"
 QUIET = frozenset((TRACED, EMPTY, META, WRONG, TRACED_CELL))  # reasons that are the user's own
 
 
-def of_tensor(t: Any, dtype: torch.dtype | None) -> str | None:
-    """The way that a tensor needs that is not plain, on the CPU, strided, and of this dtype."""
+def of_tensor(t: Any, dtype: torch.dtype | None, device: torch.device | None = None) -> str | None:
+    """The way that a tensor needs that is not plain, on this device (the CPU, if None is told), strided, and of this
+    dtype."""
     if type(t) not in PLAIN:
         if isinstance(t, private.fake_tensor()):
             return OPERATOR
         return f"a tensor of type {type(t).__name__}" if isinstance(t, Tensor) else WRONG
     if t.is_meta:
         return META
-    if not t.is_cpu:
+    if device is not None and t.device != device:
+        return WRONG
+    if device is None and not t.is_cpu:
         return f"a tensor on device {t.device.type}"
     if t.layout is not torch.strided:
         return f"a tensor of layout {t.layout}"

@@ -21,7 +21,7 @@ Shapes = Sequence[tuple[int, ...] | None]
 
 def _read_in_python(tensors: Sequence[Any], shapes: Shapes, bits: int) -> Found:
     """What `read` does, where PyTorch has no C exchange (before 2.10)."""
-    dtype, addresses, graph = _DTYPES[bits], [], False
+    dtype, addresses, graph = _DTYPES.get(bits), [], False
     for t, shape in zip(tensors, shapes, strict=True):
         if t is None:
             addresses.append(0)

@@ -28,14 +28,20 @@ class Rows(NamedTuple):
     reset_state: Any
 
     def read(
-        self, batch_size: Any, seq_len: Any, unbatched: bool, batch_first: bool, numbered: bool
+        self,
+        batch_size: Any,
+        seq_len: Any,
+        unbatched: bool,
+        batch_first: bool,
+        numbered: bool,
+        gpu: torch.device | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """lengths, start and resets as kernels take them; see `arguments`."""
         turned = batch_first and not unbatched
         sizes = (seq_len,) if unbatched else (batch_size, seq_len) if turned else (seq_len, batch_size)
-        resets = resets_of(self.resets, sizes, turned)
+        resets = resets_of(self.resets, sizes, turned, gpu)
         return (
-            lengths_of(self.lengths, batch_size, seq_len, unbatched),
+            lengths_of(self.lengths, batch_size, seq_len, unbatched, gpu),
             start_of(self.start, batch_size, numbered),
             resets.unsqueeze(1) if unbatched and resets is not None else resets,
         )
