@@ -27,7 +27,7 @@ from libraries import Jax, Library, Plain, Through, plain
 reads_flags = pytest.mark.skipif(
     np.lib.NumpyVersion(np.__version__) < "2.1.0", reason="for this NumPy, all arrays of others are read-only"
 )
-GPU_CELLS = [c for c in CELLS if c.name in ("lstm", "gru_reset_before", "rnn_tanh")]
+GPU_CELLS = [c for c in CELLS if c.name in ("lstm", "gru_reset_before", "depth_gated_lstm", "clockwork_rnn_tanh")]
 
 
 @pytest.fixture(params=["plain", "array_api_strict", "jax"])
