@@ -350,7 +350,7 @@ def test_under_a_transform(name: str, spec: Spec, bidirectional: bool) -> None:
 @pytest.mark.parametrize("way", ["bfloat16", "autocast", "meta", "float16"])
 def test_what_has_no_kernel(name: str, spec: Spec, way: str) -> None:
     if way == "autocast":
-        skip_without_autocast(name)
+        skip_without_autocast(spec.cell)
     module = make(name, spec, I, H, 2, dtype="float32", bidirectional=True)
     call = Call(module, spec)
     hx, start = one_or_all(call.states), call.start
