@@ -12,8 +12,9 @@ import pytest
 
 import fusedrnn
 from agreement import assert_same_bits, named
-from cases import SHAPES, Cell, make_problem
+from cases import CELLS, DTYPES, SHAPES, Cell, make_problem
 from cuda_cases import (
+    CASES,
     FORMATS,
     KNOWN,
     ONE_OF_EACH,
@@ -21,7 +22,9 @@ from cuda_cases import (
     TorchArrays,
     compare_by_norm,
     compare_exactly,
+    problem_of,
     run,
+    same_bits,
 )
 
 pytestmark = [
@@ -76,6 +79,40 @@ def test_formats(
     cell: Cell, shape: tuple[int, int, int, int], format: str, tensors: TorchArrays, rng: np.random.Generator
 ) -> None:
     compare_by_norm(make_problem(cell, shape, "float32", rng, lengths=shape[0] == 5), format, tensors)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("cell", CELLS, ids=str)
+@pytest.mark.parametrize("shape", [(5, 13, 7, 33), (40, 17, 70, 130)], ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_the_stepwise_kernels_have_the_bits_of_the_cpu(
+    cell: Cell, shape: tuple[int, int, int, int], dtype: str, case: str, tensors: TorchArrays, rng: np.random.Generator
+) -> None:
+    if cell.below:
+        pytest.skip("the test joins sequences by NumPy")
+    problem = problem_of(cell, shape, dtype, case, rng)
+    for got, want in zip(run(problem, same_bits(dtype), tensors), problem.run(), strict=True):
+        assert_same_bits(got, want)
+
+
+@pytest.mark.parametrize("format", ["bfloat16", "float16"])
+@pytest.mark.parametrize("cell", [c for c in CELLS if c not in KNOWN and not c.below], ids=str)
+def test_stepwise_formats(cell: Cell, format: str, tensors: TorchArrays, rng: np.random.Generator) -> None:
+    compare_by_norm(make_problem(cell, (5, 13, 7, 33), "float32", rng, lengths=True), format, tensors)
+
+
+def test_the_stepwise_kernels_in_a_graph(tensors: TorchArrays) -> None:
+    torch = tensors.torch
+    given = [torch.randn(s, device="cuda", dtype=torch.float64) / 8 for s in ((192, 16), (192, 64))]
+    x = torch.randn(50, 4, 16, device="cuda", dtype=torch.float64)
+    w = fusedrnn.GRUWeights(*given)
+    want = fusedrnn.gru(x, w).y
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = fusedrnn.gru(x, w)
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(out.y, want)
 
 
 @pytest.mark.parametrize("cell", ONE_OF_EACH, ids=lambda c: c.name)

@@ -14,6 +14,7 @@ from torch.autograd import forward_ad  # noqa: E402
 from torch.nn.utils.rnn import pack_padded_sequence  # noqa: E402
 
 import fusedrnn.torch as frt  # noqa: E402
+from torch_agreement import skip_without_autocast  # noqa: E402
 from torch_programs import (  # noqa: E402
     CELLS,
     LAYERS,
@@ -286,6 +287,7 @@ def test_compiled_lengths_that_do_not_fit_raise(keywords: Any, error: Any) -> No
 
 @pytest.mark.parametrize("name", ["LSTM", "GRU", "RNN"])
 def test_autocast_compiled_as_eager(name: str) -> None:
+    skip_without_autocast(name)
     theirs, ours = pair(name, torch.float32)
     x = an_input(ours, torch.float32)
     frt.set_fallback("ignore")

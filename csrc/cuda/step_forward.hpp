@@ -1,8 +1,6 @@
 // The pointwise part of a phase of one step, for any cell: a thread for each unit of each row.
 #pragma once
 
-#include <type_traits>
-
 #include "../cells/cells.hpp"
 #include "../cells/facts_of_cell.hpp"
 #include "step_place.hpp"

@@ -16,8 +16,8 @@ row's length are not looked at. ``dreset_h``, ``dreset_c`` are its gradients, ea
 given. One step takes ``resets (B,)``.
 
 With weights that were made from CUDA arrays, all other arrays are CUDA arrays of the same library, device and dtype
-(float32, bfloat16 or float16), and so are the results; see `fusedrnn.cuda`. So it is with weights that were made from
-arrays of another library that has DLPack and ``__array_namespace__``, such as JAX: see `docs/arrays.md`.
+(float32, float64, bfloat16 or float16), and so are the results; see `fusedrnn.cuda`. So it is with weights that were
+made from arrays of another library that has DLPack and ``__array_namespace__``, such as JAX: see `docs/arrays.md`.
 
 All raise ValueError for shapes and values, TypeError for an argument that is no array, or has another dtype.
 """

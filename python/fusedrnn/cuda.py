@@ -41,9 +41,12 @@ def status() -> str:
 
 
 def set_float32_products(precision: str) -> None:
-    """How the recurrent products of float32 weights made from now on are computed: "float32" (the default), or "tf32"
-    on tensor cores, whose operands have 10 bits of mantissa. Sums and states are float32 in both. The products over all
-    steps at once follow the array library's own setting.
+    """How products of float32 weights made from now on are computed: "float32" (the default), or "tf32" on tensor
+    cores, whose operands have 10 bits of mantissa. Sums and states are float32 in both. The products over all steps at
+    once follow the array library's own setting.
+
+    With "same_bits", all results have the bits of the CPU, and calls run step by step, which is slower. That is how
+    cells that have no kernel for a whole sequence, and weights of float64, always run.
 
     Raises:
         ValueError: another precision.

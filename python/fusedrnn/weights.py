@@ -50,9 +50,8 @@ class Weights:
 
     A snapshot: later changes to the arrays have no effect; make a new object after each optimiser step. The arrays can
     be read back, read-only, under their names. Made from CUDA arrays (PyTorch's, CuPy's), they lie on that GPU, and
-    calls on them run there; cells that cannot raise NotImplementedError. Made from arrays of another library that has
-    DLPack and ``__array_namespace__``, such as JAX, they take and give arrays of that library, and copies of the
-    weights. Weights can be copied and pickled.
+    calls on them run there. Made from arrays of another library that has DLPack and ``__array_namespace__``, such as
+    JAX, they take and give arrays of that library, and copies of the weights. Weights can be copied and pickled.
 
     The weights of all cells take the options of regularisation, by name; forward then needs a seed, or masks:
 

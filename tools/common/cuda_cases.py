@@ -9,7 +9,7 @@ import numpy as np
 import fakegpu
 import fusedrnn
 from agreement import assert_agrees, assert_same_bits, named
-from cases import CELLS, Problem, remade
+from cases import CELLS, Cell, Problem, make_problem, options_of, regularised, remade
 from fusedrnn.backends import arrays
 
 FORMATS = ["float32", "tf32", "bfloat16", "float16"]
@@ -22,6 +22,23 @@ KNOWN = [
 ONE_OF_EACH = [
     c for c in KNOWN if c.name in ("rnn_tanh", "lstm", "lstm_coupled_peephole", "gru_reset_after", "gru_reset_before")
 ]
+
+
+CASES = ["plain", "reverse lengths", "resets", "reverse lengths resets", "masks", "reverse lengths resets masks"]
+
+
+def problem_of(
+    cell: Cell, shape: tuple[int, int, int, int], dtype: str, case: str, rng: np.random.Generator
+) -> Problem:
+    """A problem with what the case names."""
+    options = {name: name in case for name in ("lengths", "reverse", "resets")}
+    problem = make_problem(cell, shape, dtype, rng, **options)
+    return regularised(problem, options_of(cell, 0.4), rng) if "masks" in case else problem
+
+
+def same_bits(dtype: str) -> str:
+    """The format whose results have the bits of the CPU's."""
+    return "same_bits" if dtype == "float32" else dtype
 
 
 class Arrays:

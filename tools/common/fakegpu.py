@@ -250,7 +250,7 @@ def build_driver(folder: Path, *flags: str) -> Path:
     assert found is not None
     source = SOURCES / "fake_driver.cpp"
     flags += tuple(os.environ.get("FUSEDRNN_TEST_CXXFLAGS", "").split())
-    command = [found, "-std=c++17", "-O2", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", *flags]
+    command = [found, "-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-fvisibility=hidden", *flags]
     subprocess.run([*command, f"-I{SOURCES}", "-x", "c++", str(source), "-o", str(part)], check=True)
     part.rename(to)
     return to

@@ -4,14 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 import torch
 from torch.nn.utils.rnn import PackedSequence
 
 import fusedrnn.torch as frt
 from agreement import assert_arrays_close, roundings_of
+
+
+@functools.cache
+def _lstm_under_autocast() -> str:
+    """Why PyTorch's own LSTM refuses autocast on this processor; empty if it does not."""
+    try:
+        with torch.no_grad(), torch.autocast("cpu"):
+            torch.nn.LSTM(2, 3)(torch.zeros(1, 1, 2))
+    except RuntimeError as e:
+        if "could not create a primitive descriptor" in str(e):
+            return str(e)
+        raise
+    return ""
+
+
+def skip_without_autocast(name: str) -> None:
+    """Skips a test of a module of this name where PyTorch's own cannot run under autocast: oneDNN has no LSTM in
+    bfloat16 for processors without AVX-512."""
+    if name.lower() == "lstm" and _lstm_under_autocast():
+        pytest.skip(f"torch.nn.LSTM under autocast: {_lstm_under_autocast()}")
 
 
 @contextlib.contextmanager
