@@ -6,7 +6,11 @@ from __future__ import annotations
 import copy
 import ctypes
 import dataclasses
+import os
 import pickle
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -91,6 +95,17 @@ def test_the_order_of_sums(
 def test_thread_blocks_of_any_size(cell: Cell, gpu: ctypes.CDLL, rng: np.random.Generator) -> None:
     """As many warps as shared memory has room for."""
     assert_bits_of_cpu(problem_of(cell, (3, 5, 70, 20), "float32", "lengths", rng), "float32")
+
+
+@pytest.mark.parametrize("cell", FEW, ids=str)
+def test_thread_blocks_of_full_size(
+    cell: Cell, roomy: ctypes.CDLL, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a real GPU."""
+    monkeypatch.setenv("FAKE_CUDA_THREADS", "256")
+    path = fusedrnn.cuda.paths()[0]
+    monkeypatch.setenv("FUSEDRNN_CUDA_DRIVER", f"{os.path.dirname(path.decode())}/./{os.path.basename(path.decode())}")
+    assert_bits_of_cpu(problem_of(cell, (3, 20, 600, 20), "float32", "lengths", rng), "float32")
 
 
 @pytest.mark.parametrize("cell", FEW, ids=str)
@@ -273,6 +288,8 @@ def test_bad_arguments(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
         fusedrnn.lstm(x, w, zeros(2, 2, dtype="float32"))
     with pytest.raises(TypeError, match="resets: expected a CUDA array of fakegpu, got ndarray"):
         fusedrnn.lstm(x, w, resets=np.zeros((4, 2), bool))
+    with pytest.raises(ValueError, match="resets: expected an array on device 0, got one on device 1"):
+        fusedrnn.lstm(x, w, resets=fakegpu.asarray(np.zeros((4, 2)), "bool", device=1))
     with pytest.raises(TypeError, match="resets: expected dtype bool, got float64"):
         fusedrnn.lstm(x, w, resets=zeros(4, 2))
     with pytest.raises(ValueError, match=r"resets: expected shape \(batch_size,\) = \(2,\), got \(4, 2\)"):
@@ -296,6 +313,21 @@ def test_bad_arguments(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
         fusedrnn.layer_norm_gru_forward(x, layer_norm)
 
 
+@pytest.mark.parametrize("cell", ONE_OF_EACH, ids=str)
+def test_episodes_on_another_stream(cell: Cell, roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
+    """Weights that were made on one stream are made anew for such calls on another; and not kept if they are a
+    graph's."""
+    problem = problem_of(cell, (3, 2, 3, 6), "float32", "resets", rng)
+    infer, w = cell.functions(fusedrnn)[0], FAKE.weights(problem, "float32")
+    for stream in (fakegpu.Stream(10, capturing=True), fakegpu.Stream(11), fakegpu.Stream(12)):
+        with fakegpu.on_stream(stream):
+            x, states = FAKE.make(problem.x, "float32"), [FAKE.make(s, "float32") for s in problem.states]
+            out = infer(x, w, *states, resets=FAKE.make(problem.kwargs["resets"], "bool"))
+        assert w._loaded._steps is None or not stream.capturing
+        want = cell.functions()[0](problem.x, problem.w, *problem.states, resets=problem.kwargs["resets"])
+        assert_same_bits(FAKE.back(out), want)
+
+
 def test_parameters_that_are_none(roomy: ctypes.CDLL, rng: np.random.Generator) -> None:
     """Biases and peepholes that nobody gave have no gradients, and count as zeros."""
     fusedrnn.cuda.set_float32_products("same_bits")
@@ -304,3 +336,13 @@ def test_parameters_that_are_none(roomy: ctypes.CDLL, rng: np.random.Generator) 
         none = {name: None for name in cell.shapes(3, 6) if name not in cell.required}
         problem.w = remade(cell, problem.w, replaced=none)
         assert_bits_of_cpu(problem, "float32")
+
+
+def test_arrays_end_at_a_page_that_nobody_may_touch() -> None:
+    """So that the tests above see a kernel that goes beyond one."""
+    read = "import ctypes, fakegpu, numpy as np; a = fakegpu.new((3, 5), np.dtype('float64')); n = {}; "
+    read += "ctypes.string_at(a.ctypes.data + n, 1)"
+    for n, status in ((119, 0), (128, -signal.SIGSEGV)):
+        command = [sys.executable, "-X", "faulthandler=0", "-c", read.format(n)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        assert subprocess.run(command, env=environment, check=False).returncode == status

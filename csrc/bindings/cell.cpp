@@ -134,8 +134,10 @@ py::dict describe_cell(const std::string& name) {
                               "column"_a = term.column, "from"_a = kFromNames[static_cast<int>(term.from)],
                               "slot"_a = term.slot));
   }
+  int extras = 0;  // vectors among the operands of products that read states other than h
   for (int i = 0; i < f.products; ++i) {
     if (f.product[i].depth > 0) products.append(i);
+    if (state_of(f.product[i].from) > 0) extras += f.product[i].depth;
   }
   for (int m = 0; m < f.matrices; ++m) matrices.append(py::make_tuple(f.matrix[m].blocks, f.matrix[m].depth));
   py::dict states, units, empty;
@@ -153,8 +155,9 @@ py::dict describe_cell(const std::string& name) {
   }
   return py::dict("cuda"_a = cuda::runs(f), "gates"_a = f.gates, "recurrent_gates"_a = f.recurrent_gates,
                   "slots"_a = f.slots, "columns"_a = f.columns, "phases"_a = f.phases, "products"_a = products,
-                  "matrices"_a = matrices, "vectors"_a = f.vectors, "states"_a = states, "state_slots"_a = state_slots, "scratch_slots"_a = f.scratch_slots, "state_units"_a = units,
-                  "empty"_a = empty, "heads"_a = takes_heads(f), "below"_a = f.below, "numbered"_a = f.clocked,
+                  "matrices"_a = matrices, "vectors"_a = f.vectors, "states"_a = states, "state_slots"_a = state_slots,
+                  "scratch_slots"_a = f.scratch_slots, "extras"_a = extras, "state_units"_a = units, "empty"_a = empty,
+                  "heads"_a = takes_heads(f), "below"_a = f.below, "numbered"_a = f.clocked,
                   "projects"_a = f.projection >= 0, "gradients"_a = gradients);
 }
 

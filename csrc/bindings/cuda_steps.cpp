@@ -141,6 +141,8 @@ void register_cuda_steps(py::module_& m) {
           return make_steps({library, nvml, image}, device, cell, dtype, input_size, hidden_size, proj_size, num_heads,
                             epsilon, values);
         });
+  m.attr("CUDA_ROW_SUMS") = kMaxSums;        // of a row, in scratch
+  m.attr("CUDA_CHUNK_PAIRS") = kChunkPairs;  // at least, of a stretch that is not its chunk's last
   py::class_<CudaStepsCall>(m, "CudaStepsCall", py::custom_type_setup(refuse_new<11>), py::is_final())
       .def("set", [](CudaStepsCall& call, const std::string& name, std::size_t index,
                      std::uintptr_t address) { call.set(name, index, address); })

@@ -31,12 +31,6 @@ constexpr bool counts_fit_their_arrays(const CellFacts& f) {
          f.phases <= kMaxPhases && f.products <= kMaxProducts && f.matrices <= kMaxMatrices && f.vectors <= kMaxVectors;
 }
 
-constexpr int last_of_phase(const CellFacts& f, int phase) {
-  int last = 0;
-  for (int i = 0; i < f.products; ++i) last = f.product[i].phase == phase ? i : last;
-  return last;
-}
-
 // Phases are 0, 1, ... in the order of products, with at least one product each.
 constexpr bool each_phase_has_a_product(const CellFacts& f) {
   int phase = -1;

@@ -107,6 +107,13 @@ constexpr std::int64_t product_units(const CellFacts& f, int index, std::int64_t
   return index == f.projection ? proj : hidden;
 }
 
+// The last product of a phase.
+constexpr int last_of_phase(const CellFacts& f, int phase) {
+  int last = 0;
+  for (int i = 0; i < f.products; ++i) last = f.product[i].phase == phase ? i : last;
+  return last;
+}
+
 // Whether the recurrence may be cut into heads (heads.hpp): weight_hh is the only matrix, and nothing else of a step
 // leaves a head.
 constexpr bool takes_heads(const CellFacts& f) {

@@ -29,6 +29,7 @@ enum class Stored : int { RNN_CUDA_STORED(RNN_CUDA_STORED_NAME) count };
 constexpr int kSumRows = 8, kSumColumns = 64, kSumBlock = kBlock;
 constexpr int kTileElements = kSumRows * kSumColumns;  // as many as a block's k times rows
 static_assert(kSumRows * kSumBlock == kTileElements, "a warp's operands and its sums share memory");
+constexpr int kChainsOfRow = 16;  // of a sum over the units of a row, each in the hands of one thread
 
 // The launches of a step. Each is a kernel of its own (kernels.cu), for each compute type.
 #define RNN_STEP_KERNELS(X) X(sum) X(forward) X(backward) X(reduce) X(states) X(pairs) X(gather)
@@ -100,7 +101,7 @@ struct StepArguments {
   // Of the compute type:
   void* gradients;              // (T, B, C, H)
   void* stage_sums;             // [main, extra 0, ...](B, H)
-  void* kept[2];                // with zoneout, (B, P) and (B, H): the old values' parts of the gradients of h and c
+  void* kept[2];                // with zoneout, (B, H) each: the old values' parts of the gradients of h and c
   void* reset_sum[kMaxStates];  // (B, units*H): of dreset
   void* operand;                // (T*B, width): an operand of the gradients of weights, gathered
   void *dweight_ih, *dmatrix[kMaxMatrices], *dbias_ih, *dbias_hh, *dvectors;  // null where one is not asked for
@@ -127,9 +128,9 @@ struct StepLaunch {
   // `gather` and sums over pairs: an operand of gradients, of (T, B, width).
   From from;
   int slot;
-  int64_t width, heads;  // heads: of the matrix
-  int drops;             // whether dropout of the input or of h comes between the operand and its product
-  const void* source;    // (T*B, stride) from an offset on, of the compute type; null for ones
+  int64_t width, matrix_heads;
+  int drops;           // whether dropout of the input or of h comes between the operand and its product
+  const void* source;  // (T*B, stride) from an offset on, of the compute type; null for ones
   int64_t source_stride, source_offset;
   int column, block;  // of the gradients, and of the rows of the target
 };

@@ -6,6 +6,7 @@
 namespace {
 
 using fusedrnn::kMaxRounds;
+using fusedrnn::cuda::kChainsOfRow;
 
 // The `at` of cells/cell.hpp, of one unit of one row at time t.
 template <class C, class Cell>
@@ -15,7 +16,7 @@ struct StepBackwardAt {
   const C* row_sums;  // of the row, in stages that take sums over units
   int64_t t, row, unit;
 
-  RNN_DEVICE auto math() const { return StepMath<Cell>::of(place.a); }
+  RNN_DEVICE auto math() const { return math_of<C, Cell>(place.a); }
   RNN_DEVICE V h() const { return V(place.read(place.after(0, t, row), unit)); }
   RNN_DEVICE V before(int s) const { return V(place.read_before(s, t, row, unit)); }
   RNN_DEVICE V h_prev() const { return before(0); }
@@ -102,7 +103,7 @@ RNN_DEVICE C clocked_gradient_of_h(const Place<C>& place, int64_t t, int64_t row
 
 template <class C, class Cell, int Stage>
 RNN_DEVICE void run_stage(const Place<C>& place, const StepLaunch& launch) {
-  constexpr int kProduct = last_product_of<Cell>(Stage ? Cell::kPhases - Stage : 0);
+  constexpr int kProduct = fusedrnn::last_of_phase(facts<Cell>(), Stage ? Cell::kPhases - Stage : 0);
   constexpr auto kOf = Cell::product(kProduct);
   const StepArguments& a = place.a;
   const int64_t units = kOf.from == From::h_prev ? a.proj : a.hidden, t = place.time_of(launch.step);
@@ -143,8 +144,6 @@ RNN_DEVICE void step_backward(const StepLaunch& launch) {
 
 // Sums over the units of a row, in the order of cpu/reduce.hpp: unit u adds to chain u mod 16, and chains are added by
 // halves. 16 threads for each row; all threads of a block meet alike.
-constexpr int kChainsOfRow = 16;
-
 template <class C, int N>
 struct RowSums {
   C* const chains;  // [row of the block][chain][N]

@@ -9,22 +9,25 @@ namespace {
 
 using fusedrnn::kMaxSums;
 
-// Activations that users may choose are chosen at run time.
-template <class Cell, bool kChosen = Cell::kActivates>
-struct StepMath {
-  RNN_DEVICE static OwnMath of(const StepArguments&) { return {}; }
-};
-template <class Cell>
-struct StepMath<Cell, true> {
-  RNN_DEVICE static ChosenMath of(const StepArguments& a) { return ChosenMath(a.activations); }
-};
+// Activations that users may choose, which are looked up at run time: once in a program, as all such cells call them.
+template <class C>
+struct CalledMath {
+  using V = Exact<C>;
+  const fusedrnn::Activations& chosen;
 
-// The last product of a phase.
-template <class Cell>
-constexpr int last_product_of(int phase) {
-  int last = 0;
-  for (int i = 0; i < Cell::kProducts; ++i) last = Cell::product(i).phase == phase ? i : last;
-  return last;
+  RNN_CALLED V gate(V x) const { return ChosenMath(chosen).gate(x); }
+  RNN_CALLED V candidate(V x) const { return ChosenMath(chosen).candidate(x); }
+  RNN_CALLED V output(V x) const { return ChosenMath(chosen).output(x); }
+  RNN_CALLED V gate_slope(V y) const { return ChosenMath(chosen).gate_slope(y); }
+  RNN_CALLED V candidate_slope(V y) const { return ChosenMath(chosen).candidate_slope(y); }
+  RNN_CALLED V output_slope(V y) const { return ChosenMath(chosen).output_slope(y); }
+};
+template <class C, class Cell>
+RNN_DEVICE auto math_of(const StepArguments& a) {
+  if constexpr (Cell::kActivates)
+    return CalledMath<C>{a.activations};
+  else
+    return OwnMath();
 }
 
 // The `at` of cells/cell.hpp, of one unit of one row at time t.
@@ -46,7 +49,7 @@ struct StepForwardAt {
         pre_row(static_cast<C*>(p.a.pre) + ((time - p.a.pre_first) * p.a.batch + r) * p.a.facts.gates * p.a.hidden),
         slots(p.has_slots() ? p.slots_at(time, r) : nullptr) {}
 
-  RNN_DEVICE auto math() const { return StepMath<Cell>::of(place.a); }
+  RNN_DEVICE auto math() const { return math_of<C, Cell>(place.a); }
   RNN_DEVICE V before(int s) const { return V(place.read_before(s, t, row, unit)); }
   RNN_DEVICE V h_prev() const { return before(0); }
   RNN_DEVICE V c_prev() const { return before(1); }
@@ -110,7 +113,7 @@ struct StepForwardAt {
 template <class C, class Cell, int Phase>
 RNN_DEVICE void run_phase(const Place<C>& place, const StepLaunch& launch) {
   using V = Exact<C>;
-  constexpr int kProduct = last_product_of<Cell>(Phase);
+  constexpr int kProduct = fusedrnn::last_of_phase(facts<Cell>(), Phase);
   constexpr auto kOf = Cell::product(kProduct);
   constexpr bool kProjects = kProduct == Cell::kProjection;
   const StepArguments& a = place.a;

@@ -80,7 +80,8 @@ struct Place {
   }
 
   RNN_DEVICE int64_t size(int s) const { return s == 0 ? a.proj : a.facts.state[s].units * a.hidden; }
-  RNN_DEVICE bool has_slots() const { return a.slots != nullptr; }
+  // Told by facts, as arrays of no elements have no address.
+  RNN_DEVICE bool has_slots() const { return a.facts.slots > 0 && (a.train || a.facts.scratch_slots); }
   // A state other than h that has no slots is updated in place.
   RNN_DEVICE bool in_place(int s) const { return s > 0 && (!has_slots() || a.facts.state[s].slot < 0); }
   RNN_DEVICE int64_t kept_at(int64_t t, int64_t row) const { return (a.train ? t : time_of(t) % 2) * a.batch + row; }

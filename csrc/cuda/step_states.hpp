@@ -77,9 +77,7 @@ RNN_DEVICE int sum_of_state(const Place<C>& place, int s) {
 
 // Whether h_prev has a matrix: the last product of phase 0 is its own.
 RNN_DEVICE bool has_main_product(const fusedrnn::CellFacts& f) {
-  int last = 0;
-  for (int i = 0; i < f.products; ++i) last = f.product[i].phase == 0 ? i : last;
-  return f.product[last].depth > 0;
+  return f.product[fusedrnn::last_of_phase(f, 0)].depth > 0;
 }
 
 // The gradient of element i of a state that a step of the row takes and no step of its episode has made: the part that
@@ -133,8 +131,7 @@ RNN_DEVICE void add_resets(const Place<C>& place) {
   }
 }
 
-// Before stage 0 of the step at time t, whose products have been summed up: episodes that begin with the step after
-// end, zoneout parts the gradient of c, and extras get what is carried.
+// Ends an episode that begins with the step after that at time t: the gradient of its first state is not carried on.
 template <class C>
 RNN_DEVICE void end_episode(const Place<C>& place, int64_t t, int s, int64_t row, int64_t i) {
   const StepArguments& a = place.a;
@@ -180,6 +177,8 @@ RNN_DEVICE void finish_extra(const Place<C>& place, int64_t t, int s, int64_t ro
   extra = s == 1 && a.mask[fusedrnn::kZoneoutC] ? part_of_c(place, t, row, i, all, true) : all;
 }
 
+// Before stage 0 of a step, whose products have been summed up: episodes that begin with the step after end, zoneout
+// parts the gradient of c, and extras get what is carried.
 template <class C>
 RNN_DEVICE void before_stages(const Place<C>& place, int64_t step) {
   const StepArguments& a = place.a;
@@ -235,7 +234,7 @@ template <class C>
 struct PairList {
   Place<C> place;
   int64_t* const counts;
-  int64_t stretches = 0, pairs = 0;
+  int64_t stretches = 0, listed = 0;
 
   const int64_t period;
 
@@ -284,17 +283,17 @@ struct PairList {
       int64_t valid = 0;
       const int64_t first = chunk_begin(last, valid), most = period > 0 ? fusedrnn::kChunkPairs : fusedrnn::kStretch;
       const int64_t parts = (valid + most - 1) / most;
-      for (int64_t i = 1; i <= parts; ++i) a.stretch_ends[stretches++] = pairs + end_of_part(valid, i, parts);
-      int64_t at = pairs;
+      for (int64_t i = 1; i <= parts; ++i) a.stretch_ends[stretches++] = listed + end_of_part(valid, i, parts);
+      int64_t at = listed;
       for (int64_t step = last - 1; step >= first; --step) {
         const int64_t rows = counts[2 + step];
         counts[2 + step] = at;
         at += rows;
       }
-      pairs = at;
+      listed = at;
       last = first;
     }
-    counts[0] = pairs;
+    counts[0] = listed;
     counts[1] = stretches;
   }
   RNN_DEVICE void list() const {

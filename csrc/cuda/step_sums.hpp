@@ -12,7 +12,6 @@
 //     give(m, n, sum)
 #pragma once
 
-#include "../cells/gradients.hpp"
 #include "step_place.hpp"
 
 namespace {
@@ -244,8 +243,10 @@ struct ProductSum : OneRange<C> {
     const StepArguments& a = place.a;
     const int state = state_of(product.from);
     const bool drops = product.from == From::h_prev && a.mask[fusedrnn::kRecurrentDropout];
-    Row<C> row =
-        state >= 0 ? place.before(state, t, m) : place.of_computed(place.slots_at(t, m) + product.slot * a.hidden);
+    Row<C> row{nullptr, nullptr, 0, C(0)};  // past the row's length: nothing is there, and nobody reads the sum
+    if (place.is_active(t, m)) {
+      row = state >= 0 ? place.before(state, t, m) : place.of_computed(place.slots_at(t, m) + product.slot * a.hidden);
+    }
     const int64_t first = head * this->depth + clock_first;
     if (row.computed) row.computed += first;
     row.first += first;
@@ -453,7 +454,7 @@ struct MatrixGradientSum : OverPairs<C> {
     const StepArguments& a = l.a;
     const bool of_h = a.facts.projection >= 0 && l.column == a.facts.product[a.facts.projection].column;
     const int64_t units = of_h ? a.proj : a.hidden;
-    this->heads = l.heads;
+    this->heads = l.matrix_heads;
     const bool sees_all = l.clock.period == 0 || l.from == From::x;  // units of a clock see no faster one's
     first = l.clock.first;
     column0 = sees_all ? 0 : first;

@@ -13,16 +13,9 @@ constexpr std::size_t kComputeBytes[] = {RNN_CUDA_STORED(RNN_STORED_BYTES)};
 #undef RNN_STORED_BYTES
 
 constexpr int kMostThreads = 256, kReduceThreads = 128, kBlocksEach = 8;  // blocks: of a multiprocessor
-constexpr int kThreadsOfRow = 16;                                         // of `reduce`
+constexpr int kUnaskedSharedBytes = 48 * 1024;                            // that any kernel may have
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// The last product of a phase.
-int main_product(const CellFacts& f, int phase) {
-  int last = 0;
-  for (int i = 0; i < f.products; ++i) last = f.product[i].phase == phase ? i : last;
-  return last;
-}
 
 // The launches of one call.
 class Launches {
@@ -58,7 +51,6 @@ class Launches {
   void backward() {
     begin(StateWork::begin_backward);
     const StepArguments& a = launch_.a;
-    bool shares_reset = false;
     for (int64_t step = a.seq_len - 1; step >= 0; --step) {
       launch_.step = step;
       run_stages();
@@ -67,6 +59,7 @@ class Launches {
     launch_.phase = 0;
     if (a.seq_len > 0 && clocks_.empty()) first_products();
     states(StateWork::end_backward);
+    bool shares_reset = false;
     for (int s = 0; s < f_.states; ++s) shares_reset = shares_reset || a.dreset_of_all[s];
     if (shares_reset) states(StateWork::add_resets, 1);
     for_each_clock([&] {
@@ -114,7 +107,7 @@ class Launches {
       if (state_of(f_.product[i].from) <= 0) continue;
       for (int part = 0; part < f_.product[i].depth; ++part) stage_product(i, part, extra++);
     }
-    const int main = main_product(f_, 0);
+    const int main = last_of_phase(f_, 0);
     if (f_.product[main].depth > 0) stage_product(main, 0, 0);
   }
   void stage_product(int product, int part, int extra) {
@@ -137,7 +130,7 @@ class Launches {
     for (int stage = 1; stage < f_.phases; ++stage) {
       launch_.phase = stage;
       if (f_.backward_sums[stage] > 0) reduce(true);
-      const int main = main_product(f_, f_.phases - stage);
+      const int main = last_of_phase(f_, f_.phases - stage);
       if (f_.product[main].depth > 0) stage_product(main, 0, 0);
       for_each(StepKernel::backward, a.batch * a.hidden);
     }
@@ -189,14 +182,16 @@ class Launches {
     if (term.of == Of::weight_ih || term.of == Of::matrix) {
       const bool is_input = term.of == Of::weight_ih;
       a.to = is_input ? a.dweight_ih : a.dmatrix[term.index];
-      launch_.heads = is_input ? 1 : a.heads;
-      if (a.to) sum(Sum::matrix_gradient, a.hidden / launch_.heads, launch_.width / launch_.heads, launch_.heads);
+      launch_.matrix_heads = is_input ? 1 : a.heads;
+      if (a.to)
+        sum(Sum::matrix_gradient, a.hidden / launch_.matrix_heads, launch_.width / launch_.matrix_heads,
+            launch_.matrix_heads);
       return;
     }
     if (term.of == Of::vector) launch_.block = term.index;
     a.to = term.of == Of::bias_ih ? a.dbias_ih : term.of == Of::bias_hh ? a.dbias_hh : a.dvectors;
     if (term.operand < 0) launch_.source = nullptr;
-    if (a.to) vectors(Sum::vector_gradient, a.hidden);
+    if (a.to) sum_vector_gradient();
   }
 
   // Launches.
@@ -211,13 +206,13 @@ class Launches {
     run(StepKernel::sum, heads * divide_up(rows, kSumRows) * divide_up(columns, kSumColumns), threads,
         tile_bytes(threads));
   }
-  void vectors(Sum what, int64_t units) {
-    launch_.sum = what;
-    run(StepKernel::sum, divide_up(units, 32), kMostThreads, kMostThreads * bytes_);
+  void sum_vector_gradient() {
+    launch_.sum = Sum::vector_gradient;
+    run(StepKernel::sum, divide_up(launch_.clock.last - launch_.clock.first, 32), kMostThreads, kMostThreads * bytes_);
   }
   void reduce(bool backward) {
     launch_.backward = backward ? 1 : 0;
-    const int threads = std::min(kReduceThreads, most_threads(StepKernel::reduce)), rows = threads / kThreadsOfRow;
+    const int threads = std::min(kReduceThreads, most_threads(StepKernel::reduce)), rows = threads / kChainsOfRow;
     run(StepKernel::reduce, divide_up(launch_.a.batch, rows), threads,
         static_cast<std::size_t>(threads) * kMaxSums * bytes_);
   }
@@ -229,7 +224,9 @@ class Launches {
   void for_each(StepKernel kernel, int64_t count) { run(kernel, divide_up(count, kMostThreads), kMostThreads, 0); }
 
   bool is_wide() const { return bytes_ == sizeof(double); }
-  std::size_t shared_bytes() const { return static_cast<std::size_t>(device_.shared_bytes); }
+  std::size_t shared_bytes() const {
+    return static_cast<std::size_t>(std::min(device_.shared_bytes, kUnaskedSharedBytes));
+  }
   int most_threads(StepKernel kernel) const { return device_.step_threads[static_cast<int>(kernel)][is_wide()]; }
   // Kernels go on with what more blocks, or threads, would have done.
   void run(StepKernel kernel, int64_t blocks, int threads, std::size_t shared) {

@@ -171,6 +171,9 @@ class CudaRun:
     ) -> None: ...
     def launch_exchange(self, times: int, stream: int, /) -> None: ...
 
+CUDA_ROW_SUMS: int
+CUDA_CHUNK_PAIRS: int
+
 class CudaSteps: ...
 
 class CudaStepsCall:

@@ -80,7 +80,9 @@ char context, module;
 
 int launch(void* f, unsigned blocks, unsigned threads, unsigned shared, void* stream, void** parameters) {
   if (contexts == 0) return 201;  // invalid context
-  if (threads > kThreads || blocks == 0 || static_cast<int>(shared) > setting("FAKE_CUDA_SHARED", 49152)) return 1;
+  if (static_cast<int>(threads) > setting("FAKE_CUDA_THREADS", kThreads) || blocks == 0 ||
+      static_cast<int>(shared) > setting("FAKE_CUDA_SHARED", 49152))
+    return 1;
   ++launches;
   last_stream = stream;
   const Kernel& kernel = *static_cast<const Kernel*>(f);

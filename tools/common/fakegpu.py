@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import math
+import mmap
 import os
 import shutil
 import subprocess
@@ -112,10 +114,10 @@ class Array:
         return Array(self.read().reshape(*shape), self.device)
 
     def copy(self) -> Array:
-        return Array(self.read().copy(), self.device)
+        return Array(_copied(self.read()), self.device)
 
     def astype(self, dtype: str) -> Array:
-        return Array(self.read().astype(numpy_dtype(dtype)), self.device)
+        return Array(_copied(self.read().astype(numpy_dtype(dtype))), self.device)
 
     def clip(self, least: int, most: int) -> Array:
         return Array(self.read().clip(least, most), self.device)
@@ -161,9 +163,35 @@ def _plain(a: Any) -> Any:
     return a.read() if isinstance(a, Array) else a
 
 
+ALIGNMENT = 16  # which kernels rely on; allocators of GPUs give more
+
+
+def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """An array that ends, but for its alignment, at a page that nobody may touch: a kernel that goes beyond it ends the
+    process."""
+    nbytes = math.prod(shape) * dtype.itemsize
+    taken, page = -(-nbytes // ALIGNMENT) * ALIGNMENT, mmap.PAGESIZE
+    if taken == 0:
+        return np.empty(shape, dtype)
+    pages = -(-taken // page)
+    memory = mmap.mmap(-1, (pages + 1) * page)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + pages * page
+    assert _libc.mprotect(ctypes.c_void_p(end), ctypes.c_size_t(page), 0) == 0
+    return np.frombuffer(memory, dtype, math.prod(shape), pages * page - taken).reshape(shape)
+
+
+def _copied(a: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    copy = new(a.shape, a.dtype)
+    copy[...] = a
+    return copy
+
+
+_libc = ctypes.CDLL(None)
+
+
 def asarray(a: Any, dtype: str | None = None, device: int = 0) -> Any:
     """A copy, as on a real GPU. (Any, as the signatures of fusedrnn name NumPy's arrays alone.)"""
-    return Array(np.array(a, dtype and numpy_dtype(dtype)), device)
+    return Array(_copied(np.array(a, dtype and numpy_dtype(dtype))), device)
 
 
 def from_dlpack(a: Any) -> Array:
@@ -211,22 +239,24 @@ class Library(arrays.Library):
         lent.extend((_current, self.pointer(a)) for a in arrays)
 
     def pointer(self, a: Array) -> int:
-        a.read()
-        return super().pointer(a)
+        """0 for an array without elements, as PyTorch has it."""
+        return super().pointer(a) if a.read().size else 0
 
     def contiguous(self, a: Any) -> Any:
-        return Array(np.ascontiguousarray(a.read()), a.device)
+        return a if self.is_contiguous(a) else Array(_copied(a.read()), a.device)
 
     def empty(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
-        a = np.empty(shape, numpy_dtype(dtype))
+        a = new(shape, numpy_dtype(dtype))
         a.view("uint8").reshape(-1)[:] = 0xFF  # NaN, if anybody reads what nobody wrote
         return Array(a, _device)
 
     def zeros(self, shape: tuple[int, ...], dtype: str, device: int) -> Array:
-        return Array(np.zeros(shape, numpy_dtype(dtype)), _device)
+        a = new(shape, numpy_dtype(dtype))
+        a[...] = 0
+        return Array(a, _device)
 
     def from_numpy(self, a: np.ndarray[Any, Any], device: int) -> Array:
-        return Array(a.copy(), _device)
+        return Array(_copied(a), _device)
 
     def where(self, condition: Any, a: Any) -> Array:
         return Array(np.where(condition.read(), a.read(), np.zeros((), a.dtype)), a.device)

@@ -186,6 +186,7 @@ class Arguments:
         w = self.w
         if not w.library.owns(resets):
             raise TypeError(_core.wrong_type("resets", w.library.kind, type(resets).__name__))
+        w.require_device("resets", resets)
         if w.library.dtype(resets) != "bool":
             raise TypeError(_core.wrong_dtype("resets", "bool", w.library.dtype(resets)))
         if tuple(resets.shape) != (self.T, self.B):

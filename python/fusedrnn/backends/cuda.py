@@ -71,10 +71,15 @@ class CudaWeights(CheckedWeights):
         self._steps: CudaSteps | None = None
 
     def steps(self) -> CudaSteps:
-        """The same weights for calls that the persistent kernels do not take: made with the first of them."""
-        if self._steps is None:
-            self._steps = CudaSteps(self.library, self.spec, self.arrays, {}, self.format)
-        return self._steps
+        """The same weights for calls that the persistent kernels do not take: made with the first of them that does not
+        go into a CUDA graph, whose memory is the graph's own."""
+        if self._steps is not None:
+            return self._steps
+        with self._running():
+            steps = CudaSteps(self.library, self.spec, self.arrays, {}, self.format)
+        if not steps.buffers.captured:
+            self._steps = steps
+        return steps
 
     def _joined_vectors(self) -> Any:
         """All vectors, one after the other; zeros for a vector that is None."""

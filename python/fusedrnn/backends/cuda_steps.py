@@ -2,8 +2,8 @@
 
 It runs what the persistent kernels of `cuda` do not: all other cells, float64, resets, regularisation, heads,
 projections, chosen activations. All is computed by kernels of this package, no product by the array library. Results of
-float32 and float64 have the bits of the CPU. Nothing here waits for the GPU, unless lengths or masks come from NumPy
-and must be copied.
+float32 and float64 have the bits of the CPU. Nothing here waits for the GPU, unless lengths, masks, or rows' own numbers
+of steps come from NumPy and must be copied.
 """
 
 from __future__ import annotations
@@ -22,9 +22,6 @@ from .checked import Arguments, CheckedWeights
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
 PRE_BYTES = 1 << 28  # of W x: as many steps at once as fit
-ROW_SUMS = 32  # csrc/cells/facts.hpp: kMaxSums
-STRETCH = 512  # csrc/order.hpp: kStretch
-EXTRAS = 3  # csrc/cells/facts.hpp: kMaxDepth
 
 Results = dict[str, Any]
 
@@ -71,8 +68,10 @@ class CudaSteps(CheckedWeights):
         if vectors:
             read["vectors", 0] = self._joined(vectors)
         if self.periods:
-            of_units = np.repeat(np.array(self.periods, "int64"), self.hidden_size // len(self.periods))
-            read["periods", 0] = self.library.from_numpy(of_units, self.device)
+            each = self.hidden_size // len(self.periods)
+            read["periods", 0] = of_units = self.library.zeros((self.hidden_size,), "int64", self.device)
+            for i, period in enumerate(self.periods):
+                of_units[i * each : (i + 1) * each] = period
         for m, parameters in enumerate(self._matrices()):
             read["matrix", m] = self._joined(parameters) if len(parameters) > 1 else self._wide(parameters[0])
         for name in ("weight_ih", "matrix"):
@@ -211,11 +210,19 @@ class Call:
         if call.resets is not None:
             self.give(resets=w.library.contiguous(call.resets))
         if w.periods:
-            start = w.library.from_numpy(np.asarray(call.start), w.device)
-            self.give(start=start, counted=w.empty(call.T, call.B, dtype="int64"))
+            self.give(start=self._start(), counted=w.empty(call.T, call.B, dtype="int64"))
         for i, s in enumerate(states):
             self.set("state0", i, call.states[i])
             self.set("reset_state", i, self._for_rows(call.reset_state[i], w.length_of(s)))
+
+    def _start(self) -> Any:
+        """The numbers of rows' first steps: None for zeros, and copied from the CPU only if they differ."""
+        start, w = np.asarray(self.call.start), self.w
+        if not start.any():
+            return None
+        if (start != start[0]).any():
+            return w.library.from_numpy(start, w.device)
+        return w.library.zeros(start.shape, "int64", w.device) + int(start[0])
 
     def _for_rows(self, a: Any, units: int) -> Any:
         """A state before episodes, ``(B, units)``."""
@@ -271,7 +278,7 @@ class Forward(Call):
         for i, slot in enumerate(facts["state_slots"]):
             if i > 0 and (slot < 0 or not keeps_slots):
                 self.set("run", i, w.empty(B, w.length_of(w.spec.states[i])))
-        self.give(sums=w.empty(B, facts["gates"] * H), row_sums=w.empty(B, ROW_SUMS))
+        self.give(sums=w.empty(B, facts["gates"] * H), row_sums=w.empty(B, _core.CUDA_ROW_SUMS))
 
     def run(self, out: tuple[Any, ...] | None = None) -> Results:
         """The results; `out` are arrays for the last states, or None for each that shall be made."""
@@ -365,11 +372,11 @@ class Backward(Call):
         widest = max(w.input_size, max(facts["state_units"].values()) * H)
         self.give(
             gradients=w.empty(T, B, facts["columns"] * H),
-            stage_sums=w.empty(1 + EXTRAS, B, H),
-            row_sums=w.empty(B, ROW_SUMS),
+            stage_sums=w.empty(1 + facts["extras"], B, H),
+            row_sums=w.empty(B, _core.CUDA_ROW_SUMS),
             operand=w.empty(T * B, widest),
             pairs=w.empty(max(1, T * B), dtype="int64"),
-            stretch_ends=w.empty(T + T * B // STRETCH + 1, dtype="int64"),
+            stretch_ends=w.empty(T + T * B // _core.CUDA_CHUNK_PAIRS + 1, dtype="int64"),
             counts=w.empty(T + 2, dtype="int64"),
         )
 
