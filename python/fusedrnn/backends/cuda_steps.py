@@ -1,9 +1,9 @@
 """The stepwise driver of the CUDA backend: any cell, by some launches for each step.
 
 It runs what the persistent kernels of `cuda` do not: all other cells, float64, resets, regularisation, heads,
-projections, chosen activations. All is computed by kernels of this package, no product by the array library. Results of
-float32 and float64 have the bits of the CPU. Nothing here waits for the GPU, unless lengths, masks, or rows' own numbers
-of steps come from NumPy and must be copied.
+projections, chosen activations. All is computed by kernels of this package, no product by the array library. Results
+of float32 and float64 have the bits of the CPU. Nothing here waits for the GPU, unless lengths, masks, or rows' own
+numbers of steps come from NumPy and must be copied.
 """
 
 from __future__ import annotations
