@@ -24,7 +24,7 @@ import fusedrnn
 from agreement import assert_same_bits, named
 from cases import CELLS, DTYPES, Cell, Problem, make_problem, options_of, regularised, remade
 from cuda_cases import CASES, KNOWN, ONE_OF_EACH, Arrays, compare_by_norm, problem_of, run, same_bits
-from fusedrnn.backends import cuda_steps
+from fusedrnn.backends import step_calls
 
 FAKE = Arrays()
 OTHERS = [c for c in CELLS if c not in KNOWN]  # that the persistent kernels do not run
@@ -122,7 +122,7 @@ def test_parts_of_a_sequence(
     cell: Cell, case: str, roomy: ctypes.CDLL, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = problem_of(cell, (7, 3, 2, 6), "float32", case, rng)
-    monkeypatch.setattr(cuda_steps, "PRE_BYTES", 2 * 3 * cell.gates * 6 * 4)  # two steps
+    monkeypatch.setattr(step_calls, "PRE_BYTES", 2 * 3 * cell.gates * 6 * 4)  # two steps
     assert_bits_of_cpu(problem, "float32")
 
 

@@ -8,16 +8,16 @@ and must be copied.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from .. import _core, cuda
 from ..cells.spec import CellSpec
 from .arrays import Buffers, Library
-from .checked import Arguments, CheckedWeights
+from .checked import Arguments
 from .cuda_steps import CudaSteps
-from .cuda_steps import Kept as KeptSteps
+from .on_gpu import WeightsOnGpu
+from .step_calls import Kept as KeptSteps
 
 DTYPES = ("float32", "bfloat16", "float16")
 FORMATS = (*DTYPES, "tf32")
@@ -44,7 +44,7 @@ def load_on_gpu(
     return (CudaWeights if persistent else CudaSteps)(library, spec, arrays, values, wanted)
 
 
-class CudaWeights(CheckedWeights):
+class CudaWeights(WeightsOnGpu):
     """Copies of a cell's weights on one GPU, and the recurrent ones packed for the kernels, made on the current stream.
     Calls on other streams wait for it."""
 
@@ -75,7 +75,7 @@ class CudaWeights(CheckedWeights):
         go into a CUDA graph, whose memory is the graph's own."""
         if self._steps is not None:
             return self._steps
-        with self._running():
+        with self.running():
             steps = CudaSteps(self.library, self.spec, self.arrays, {}, self.format)
         if not steps.buffers.captured:
             self._steps = steps
@@ -96,18 +96,6 @@ class CudaWeights(CheckedWeights):
 
     def empty(self, *shape: int, dtype: str | None = None) -> Any:
         return self.library.empty(shape, dtype or self.dtype, self.device)
-
-    def stream(self) -> int:
-        return self.library.stream(self.device)
-
-    def made(self, *arrays: Any) -> Buffers:
-        return Buffers(self.library, self.device, arrays)
-
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        """Around all work on the weights."""
-        with self.library.current(self.device), self.library.exact(), self.buffers.used():
-            yield
 
     def _packed(self, backward: bool) -> list[Any]:
         to = [self.empty(size, dtype="uint8") for size in self.kernels.packed_sizes(backward)]
@@ -136,7 +124,7 @@ class CudaWeights(CheckedWeights):
     def infer(self, x: Any, states: Any, lengths: Any, reverse: bool, inputs: dict[str, Any]) -> Results:
         if has_episodes(inputs):
             return self.steps().infer(x, states, lengths, reverse, inputs)
-        with self._running():
+        with self.running():
             return self._run(Arguments(self, x, states, lengths, reverse, inputs), None)
 
     def forward(
@@ -144,7 +132,7 @@ class CudaWeights(CheckedWeights):
     ) -> tuple[Results, Kept | KeptSteps, int]:
         if has_episodes(inputs):
             return self.steps().forward(x, states, lengths, reverse, inputs)
-        with self._running():
+        with self.running():
             call = Arguments(self, x, states, lengths, reverse, inputs)
             self.transposed()
             slots = self.empty(call.T, call.B, self.facts["slots"], self.hidden_size)
@@ -159,13 +147,13 @@ class CudaWeights(CheckedWeights):
         if dabove is not None:
             raise ValueError(_core.not_taken("dc", self.spec.cell, type(dabove).__name__))
         assert kept.buffers is not None
-        with self._running(), kept.buffers.used(), self.transposed().used():
+        with self.running(), kept.buffers.used(), self.transposed().used():
             return Backward(kept).run(dy, dstates)
 
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
         if has_episodes(inputs):
             return self.steps().step(x, states, out, inputs)
-        with self._running():
+        with self.running():
             call = Arguments(self, self.one_step(x), states, None, False, inputs, form="{}")
             results = self._run(call, None, self.outputs(call.B, out))
             h = results["y"][0] if out[0] is None else out[0]
