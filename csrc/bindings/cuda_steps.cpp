@@ -5,6 +5,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "../cuda/steps.hpp"
@@ -32,7 +33,9 @@ struct Field {
   const char* name;
   std::size_t offset, count;
 };
-#define RNN_FIELD(name) {#name, offsetof(cuda::StepArguments, name), sizeof(cuda::StepArguments::name) / sizeof(void*)}
+template <class T>
+constexpr std::size_t kAddresses = std::is_array_v<T> ? std::extent_v<T> : 1;
+#define RNN_FIELD(name) {#name, offsetof(cuda::StepArguments, name), kAddresses<decltype(cuda::StepArguments::name)>}
 constexpr Field kFields[] = {RNN_FIELD(periods),     RNN_FIELD(start),
                              RNN_FIELD(counted),     RNN_FIELD(lengths),
                              RNN_FIELD(resets),      RNN_FIELD(weight_ih),
@@ -132,8 +135,8 @@ std::shared_ptr<CudaSteps> make_steps(const cuda::Paths& paths, int device, cons
 }  // namespace
 
 void register_cuda_steps(py::module_& m) {
-  py::class_<CudaSteps, std::shared_ptr<CudaSteps>>(m, "CudaSteps", py::custom_type_setup(refuse_new<10>),
-                                                    py::is_final());
+  const py::class_<CudaSteps, std::shared_ptr<CudaSteps>> steps_class(
+      m, "CudaSteps", py::custom_type_setup(refuse_new<10>), py::is_final());
   m.def("make_cuda_steps",
         [](const std::string& library, const std::string& nvml, const std::string& image, int device,
            const std::string& cell, const std::string& dtype, int64_t input_size, int64_t hidden_size,
