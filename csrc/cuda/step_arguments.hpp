@@ -108,7 +108,7 @@ struct StepArguments {
   void* to;                                                                   // of them, the one of a launch
   int64_t* pairs;         // (T*B,): valid (step, row) pairs, as t * B + row, in the order of sums
   int64_t* stretch_ends;  // where each stretch of pairs ends
-  int64_t* counts;        // (T + 2,): scratch; first the number of pairs, then of stretches
+  int64_t* counts;        // (T + 1,): the number of stretches, then scratch
 };
 
 // One launch: its arguments, and its place in the call.
@@ -127,7 +127,6 @@ struct StepLaunch {
   int is_first_clock, is_last_clock;
   // `gather` and sums over pairs: an operand of gradients, of (T, B, width).
   From from;
-  int slot;
   int64_t width, matrix_heads;
   int drops;           // whether dropout of the input or of h comes between the operand and its product
   const void* source;  // (T*B, stride) from an offset on, of the compute type; null for ones

@@ -8,7 +8,6 @@
 namespace {
 
 using fusedrnn::From;
-using fusedrnn::kMaxStates;
 using fusedrnn::cuda::StepArguments;
 using fusedrnn::cuda::StepLaunch;
 using fusedrnn::cuda::Stored;

@@ -228,15 +228,14 @@ RNN_DEVICE void step_states(const StepLaunch& launch) {
 
 // Lists the valid (step, row) pairs in the order of sums over them, from the last step to the first, and where
 // stretches end, as chunk_begin (steps.hpp) and weight_gradients (cpu/batched.hpp) cut them; or the pairs of a clock,
-// as cpu/clockwork.hpp does. One thread block. counts[2 + step]: first the rows that the step has; then the place of
+// as cpu/clockwork.hpp does. One thread block. counts[1 + step]: first the rows that the step has; then the place of
 // its first pair.
 template <class C>
 struct PairList {
   Place<C> place;
   int64_t* const counts;
-  int64_t stretches = 0, listed = 0;
-
   const int64_t period;
+  int64_t stretches = 0, listed = 0;
 
   RNN_DEVICE explicit PairList(const StepLaunch& launch)
       : place(launch.a), counts(launch.a.counts), period(launch.clock.period) {}
@@ -248,7 +247,7 @@ struct PairList {
     for (int64_t step = thread_index(); step < a.seq_len; step += thread_count()) {
       int64_t count = 0;
       for (int64_t row = 0; row < a.batch; ++row) count += has(place.time_of(step), row);
-      counts[2 + step] = count;
+      counts[1 + step] = count;
     }
   }
   // The first step of the chunk that ends before the step `last`; and its pairs.
@@ -257,7 +256,7 @@ struct PairList {
     int64_t first = last, begun = last;
     valid = 0;
     if (a.batch == 0 || period > 0) {
-      for (; first > 0; --first) valid += a.batch > 0 ? counts[1 + first] : 0;
+      for (; first > 0; --first) valid += a.batch > 0 ? counts[first] : 0;
       return 0;
     }
     if (!a.lengths) {
@@ -267,7 +266,7 @@ struct PairList {
       return first;
     }
     while (first > 0 && valid < fusedrnn::kChunkPairs && (begun - first) * a.batch < fusedrnn::kMostChunkPairs) {
-      valid += counts[2 + --first];
+      valid += counts[1 + --first];
       if (valid == 0) begun = first;
     }
     return first;
@@ -286,21 +285,20 @@ struct PairList {
       for (int64_t i = 1; i <= parts; ++i) a.stretch_ends[stretches++] = listed + end_of_part(valid, i, parts);
       int64_t at = listed;
       for (int64_t step = last - 1; step >= first; --step) {
-        const int64_t rows = counts[2 + step];
-        counts[2 + step] = at;
+        const int64_t rows = counts[1 + step];
+        counts[1 + step] = at;
         at += rows;
       }
       listed = at;
       last = first;
     }
-    counts[0] = listed;
-    counts[1] = stretches;
+    counts[0] = stretches;
   }
   RNN_DEVICE void list() const {
     const StepArguments& a = place.a;
     for (int64_t step = thread_index(); step < a.seq_len; step += thread_count()) {
       const int64_t t = place.time_of(step);
-      int64_t at = counts[2 + step];
+      int64_t at = counts[1 + step];
       for (int64_t row = 0; row < a.batch; ++row) {
         if (has(t, row)) a.pairs[at++] = t * a.batch + row;
       }

@@ -286,7 +286,7 @@ struct OverPairs {
   int64_t rows = 0, columns = 0, heads = 1;
 
   RNN_DEVICE explicit OverPairs(const StepLaunch& l) : place(l.a), launch(l) {}
-  RNN_DEVICE int64_t ranges() const { return place.a.counts[1]; }
+  RNN_DEVICE int64_t ranges() const { return place.a.counts[0]; }
   RNN_DEVICE int64_t range_end(int64_t i) const { return place.a.stretch_ends[i]; }
   RNN_DEVICE const C* gradients_of(int64_t pair) const {
     return place.gradients_at(0, place.a.pairs[pair]) + launch.column * place.a.hidden;

@@ -97,6 +97,19 @@ class CheckedWeights:
             self.require_rank("x", symbols, 2, x)
         return self.checked("x", symbols, (*getattr(x, "shape", ())[:1], self.input_size), x)[None]
 
+    def inputs_of_step(self, x: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The further inputs of one step, whose input `one_step` has checked, as those of a sequence of one."""
+        B, below, resets = x.shape[0], self.spec.below, inputs.get("resets")
+        if resets is not None and self.library.owns(resets):
+            if tuple(resets.shape) != (B,):
+                raise ValueError(_core.wrong_shape("resets", "(batch_size,)", (B,), tuple(resets.shape)))
+            inputs = inputs | {"resets": resets[None]}
+        if below and inputs[below] is not None:
+            shape = (B, self.hidden_size)
+            one = self.checked(below, "(batch_size, hidden_size)", shape, inputs[below])
+            inputs = inputs | {below: one[None]}
+        return inputs
+
     def states(self, form: str, batch_size: int, states: tuple[Any, ...]) -> list[Any]:
         """The states, or gradients of states, whose names are `form` of the states' own; None where they are None."""
         return [

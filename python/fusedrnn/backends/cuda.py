@@ -16,7 +16,7 @@ from ..cells.spec import CellSpec
 from .arrays import Buffers, Library
 from .checked import Arguments
 from .cuda_steps import CudaSteps
-from .on_gpu import WeightsOnGpu
+from .on_gpu import ITEMSIZES, WeightsOnGpu
 from .step_calls import Kept as KeptSteps
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -40,8 +40,9 @@ def load_on_gpu(
     weight_ih: Any = arrays["weight_ih"]
     dtype = library.dtype(weight_ih) if library.owns(weight_ih) else ""
     wanted = format or (cuda.get_float32_products() if dtype == "float32" else dtype)
-    persistent = _core.describe_cell(spec.cell)["cuda"] and not values and wanted in FORMATS
-    return (CudaWeights if persistent else CudaSteps)(library, spec, arrays, values, wanted)
+    if _core.describe_cell(spec.cell)["cuda"] and not values and wanted in FORMATS:
+        return CudaWeights(library, spec, arrays, wanted)
+    return CudaSteps(library, spec, arrays, values, wanted)
 
 
 class CudaWeights(WeightsOnGpu):
@@ -53,14 +54,12 @@ class CudaWeights(WeightsOnGpu):
         library: Library,
         spec: CellSpec[Any, Any],
         arrays: Mapping[str, Any],
-        values: Mapping[str, Any],
         format: str,
     ) -> None:
-        """`values` has none, and `format` is one of the kernels'."""
         self.facts: dict[str, Any] = _core.describe_cell(spec.cell)
         super().__init__(library, spec, arrays, DTYPES)
         H = self.hidden_size
-        self.itemsize = 4 if self.dtype == "float32" else 2
+        self.itemsize = ITEMSIZES[self.dtype]
         self.format = format
         self.kernels = _core.make_cuda_cell(*cuda.paths(), self.device, spec.cell, self.format, H)
         with library.current(self.device):
@@ -82,17 +81,8 @@ class CudaWeights(WeightsOnGpu):
         return steps
 
     def _joined_vectors(self) -> Any:
-        """All vectors, one after the other; zeros for a vector that is None."""
-        H = self.hidden_size
-        named = [p for p in self.spec.parameters if p.role == "vector"]
-        if not named:
-            return None
-        joined, first = self.library.zeros((sum(p.gates for p in named) * H,), self.dtype, self.device), 0
-        for p in named:
-            if self.arrays[p.name] is not None:
-                joined[first : first + p.gates * H] = self.arrays[p.name]
-            first += p.gates * H
-        return joined
+        vectors = [p for p in self.spec.parameters if p.role == "vector"]
+        return self.joined(vectors, self.dtype) if vectors else None
 
     def empty(self, *shape: int, dtype: str | None = None) -> Any:
         return self.library.empty(shape, dtype or self.dtype, self.device)

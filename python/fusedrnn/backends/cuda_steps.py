@@ -16,7 +16,7 @@ from ..cells.spec import HEADS, CellSpec, Parameter
 from ..masks import NAMES, Sizes, Source, of_seed
 from .arrays import Library
 from .checked import Arguments
-from .on_gpu import WeightsOnGpu
+from .on_gpu import ITEMSIZES, WeightsOnGpu
 from .step_calls import Backward, Forward, Kept, Results
 
 DTYPES = ("float32", "float64", "bfloat16", "float16")
@@ -38,7 +38,7 @@ class CudaSteps(WeightsOnGpu):
         super().__init__(library, spec, arrays, DTYPES, values.get(HEADS, 1))
         self.format = format
         self.computed = "float64" if self.dtype == "float64" else "float32"
-        self.itemsize = 8 if self.computed == "float64" else 4
+        self.itemsize = ITEMSIZES[self.computed]
         self.periods: tuple[int, ...] = values.get("periods", ())
         self.options = {name: values[name] for name in NAMES if name in values}
         sizes = self.input_size, self.hidden_size, self.proj_size, self.num_heads
@@ -59,17 +59,18 @@ class CudaSteps(WeightsOnGpu):
         read: dict[tuple[str, int], Any] = {}
         for p in self.spec.parameters:
             if p.role in ("weight_ih", "bias_ih", "bias_hh"):
-                read[p.role, 0] = self._wide(p)
+                read[p.role, 0] = self.cast(p, self.computed)
         vectors = [p for p in self.spec.parameters if p.role == "vector"]
         if vectors:
-            read["vectors", 0] = self._joined(vectors)
+            read["vectors", 0] = self.joined(vectors, self.computed)
         if self.periods:
             each = self.hidden_size // len(self.periods)
             read["periods", 0] = of_units = self.library.zeros((self.hidden_size,), "int64", self.device)
             for i, period in enumerate(self.periods):
                 of_units[i * each : (i + 1) * each] = period
         for m, parameters in enumerate(self._matrices()):
-            read["matrix", m] = self._joined(parameters) if len(parameters) > 1 else self._wide(parameters[0])
+            alone, dtype = len(parameters) == 1, self.computed
+            read["matrix", m] = self.cast(parameters[0], dtype) if alone else self.joined(parameters, dtype)
         for name in ("weight_ih", "matrix"):
             for (field, m), a in list(read.items()):
                 if field == name:
@@ -86,24 +87,6 @@ class CudaSteps(WeightsOnGpu):
                 taken.append(left.pop(0))
             matrices.append(taken)
         return matrices
-
-    def _wide(self, p: Parameter) -> Any:
-        a = self.arrays[p.name]
-        return a if a is None or self.dtype == self.computed else self.library.cast(a, self.computed)
-
-    def _joined(self, parameters: list[Parameter]) -> Any:
-        """One after the other; zeros for a parameter that is None."""
-        shapes = [self.shape_of(p) for p in parameters]
-        joined = self.library.zeros((sum(s[0] for s in shapes), *shapes[0][1:]), self.computed, self.device)
-        first = 0
-        for p, shape in zip(parameters, shapes, strict=True):
-            if self.arrays[p.name] is not None:
-                joined[first : first + shape[0]] = self._wide(p)
-            first += shape[0]
-        return joined
-
-    def shape_of(self, p: Parameter) -> tuple[int, ...]:
-        return p.shape(self.input_size, self.hidden_size, self.proj_size, self.num_heads)
 
     def stored(self, *shape: int) -> Any:
         return self.library.empty(shape, self.dtype, self.device)
@@ -140,15 +123,7 @@ class CudaSteps(WeightsOnGpu):
             return Backward(kept).run(dy, dstates, dabove)
 
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
-        x, below, resets = self.one_step(x), self.spec.below, inputs.get("resets")
-        if resets is not None and self.library.owns(resets):
-            if tuple(resets.shape) != (x.shape[1],):
-                raise ValueError(_core.wrong_shape("resets", "(batch_size,)", (x.shape[1],), tuple(resets.shape)))
-            inputs = inputs | {"resets": resets[None]}
-        if below and inputs[below] is not None:
-            shape = (x.shape[1], self.hidden_size)
-            one = self.checked(below, "(batch_size, hidden_size)", shape, inputs[below])
-            inputs = inputs | {below: one[None]}
+        x, inputs = self.one_step(x), self.inputs_of_step(x, inputs)
         with self.running():
             call = Arguments(self, x, states, None, False, inputs, form="{}")
             results = Forward(self, call, None).run(self.outputs(call.B, out))

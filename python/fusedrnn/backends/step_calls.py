@@ -12,12 +12,12 @@ from ..cells.spec import Parameter
 from ..masks import NAMES, scale_of
 from .arrays import Buffers
 from .checked import Arguments
+from .on_gpu import ITEMSIZES
 
 if TYPE_CHECKING:
     from .cuda_steps import CudaSteps
 
 PRE_BYTES = 1 << 28  # of W x: as many steps at once as fit
-ITEMSIZES = {"float32": 4, "float64": 8, "bfloat16": 2, "float16": 2}
 
 Results = dict[str, Any]
 
@@ -158,13 +158,11 @@ class Forward(Call):
         """After `run`."""
         arrays = {field: self.held[field] for field in self.kept_fields}
         arrays["y", 0] = self.w.library.copy(y)
-        w, T, B = self.w, self.call.T, self.call.B
+        w, call, T, B = self.w, self.call, self.call.T, self.call.B
         vectors = sum(w.facts["slots"] if name == "slots" else 1 for name, _ in self.kept_fields)
         nbytes = T * B * (vectors * w.hidden_size * w.itemsize + w.proj_size * ITEMSIZES[w.dtype])
-        call = self.call
-        states = *call.states, *call.reset_state
-        others = call.x, call.lengths, call.resets, call.below, *states, *self.masks.values(), *self.read.values()
-        return Kept(call, self.read, arrays, self.masks, nbytes, w.made(*arrays.values(), *others))
+        made = w.made(*arrays.values(), *call.arrays(), *self.masks.values(), *self.read.values())
+        return Kept(call, self.read, arrays, self.masks, nbytes, made)
 
 
 def dropped(w: CudaSteps, masks: dict[str, Any]) -> dict[tuple[str, int], Any]:
@@ -224,7 +222,7 @@ class Backward(Call):
             operand=w.empty(T * B, widest),
             pairs=w.empty(max(1, T * B), dtype="int64"),
             stretch_ends=w.empty(T + T * B // _core.CUDA_CHUNK_PAIRS + 1, dtype="int64"),
-            counts=w.empty(T + 2, dtype="int64"),
+            counts=w.empty(T + 1, dtype="int64"),
         )
 
     def _give_results(self) -> Results:

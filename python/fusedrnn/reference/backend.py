@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import _core
 from ..aliases import Array
 from ..backends.arrays import NumPy
 from ..backends.checked import Arguments, CheckedWeights
@@ -133,16 +132,7 @@ class ReferenceWeights(CheckedWeights):
         return {"dx": dx} | gradients | ({f"d{spec.below}": dbelow} if spec.below else {})
 
     def step(self, x: Any, states: Any, out: tuple[Any, ...], inputs: dict[str, Any]) -> tuple[Any, ...]:
-        x, below = self.one_step(x), self.spec.below
-        resets = inputs.get("resets")
-        if isinstance(resets, np.ndarray):
-            if resets.shape != (x.shape[1],):
-                raise ValueError(_core.wrong_shape("resets", "(batch_size,)", (x.shape[1],), resets.shape))
-            inputs = inputs | {"resets": resets[None]}
-        if below and inputs[below] is not None:
-            shape = (x.shape[1], self.hidden_size)
-            one = self.checked(below, "(batch_size, hidden_size)", shape, inputs[below])
-            inputs = inputs | {below: one[None]}
+        x, inputs = self.one_step(x), self.inputs_of_step(x, inputs)
         results = self.forward(x, states, None, False, inputs, form="{}")[0]
         new = [results[f"{s.name}_n"] for s in self.spec.states]
         for target, value in zip(self.outputs(x.shape[1], out), new, strict=True):
